@@ -1,0 +1,49 @@
+"""Long contexts for open language models at a fraction of the memory.
+
+Names are loaded when first used: `import longreach` imports neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "reader",
+    "AutoCompressor": "compressors.autocompressor",
+    "Corpus": "corpus.store",
+    "Document": "corpus.documents",
+    "LongreachError": "errors",
+    "MeanPool": "compressors.mean_pool",
+    "Policy": "reader",
+    "Reader": "reader",
+    "Sampling": "models.generate",
+    "errors": "",
+    "load": "models.load",
+}
+
+if TYPE_CHECKING:
+    from longreach import errors as errors
+    from longreach.compressors.autocompressor import AutoCompressor as AutoCompressor
+    from longreach.compressors.mean_pool import MeanPool as MeanPool
+    from longreach.corpus.documents import Document as Document
+    from longreach.corpus.store import Corpus as Corpus
+    from longreach.errors import LongreachError as LongreachError
+    from longreach.models.generate import Sampling as Sampling
+    from longreach.models.load import load as load
+    from longreach.reader import Answer as Answer
+    from longreach.reader import Policy as Policy
+    from longreach.reader import Reader as Reader
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'longreach' has no attribute '{name}'")
+    home = _HOMES[name]
+    return getattr(import_module(f"longreach.{home}"), name) if home else import_module(f"longreach.{name}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""Floor 7: the command line, one command a verb."""
+
+from longreach.cli.app import main
+
+__all__ = ["main"]

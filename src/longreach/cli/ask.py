@@ -1,0 +1,60 @@
+"""`longreach ask`: a question to a corpus."""
+
+from pathlib import Path
+
+import typer
+
+from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit
+
+
+def ask(
+    corpus: str = typer.Argument(help="The corpus."),
+    question: str = typer.Argument(help="The question."),
+    budget: int | None = typer.Option(None, "--budget", help="Positions of the whole prompt at most. [default: 2048]"),
+    k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
+    raw: int | None = typer.Option(None, "--raw", help="How many of them are read as raw text. [default: 2]"),
+    compressed: str | None = typer.Option(
+        None, "--compressed", help="Read as vectors: passages, document or none. [default: passages]"
+    ),
+    retriever: str | None = typer.Option(None, "--retriever", help="bm25, dense or hybrid. [default: bm25]"),
+    adapter: Path | None = typer.Option(None, "--adapter", help="PEFT adapter folder. [default: the corpus's own]"),
+    max_new_tokens: int = typer.Option(128, "--max-new-tokens", help="Length of the answer at most, in tokens."),
+    temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
+    top_p: float = typer.Option(1.0, "--top-p", help="Sample from the likeliest tokens of this total probability."),
+    seed: int | None = typer.Option(None, "--seed", help="Makes sampling repeatable."),
+    model: str | None = ModelOption,
+    store: Path | None = StoreOption,
+    device: str | None = DeviceOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Answer a question from a corpus, and say which passages were read.
+
+    Example: longreach ask library "Who stole the tarts?"
+    """
+    from longreach.models.generate import Sampling
+    from longreach.reader import Policy, Reader
+    from longreach.workspace import open_workspace, store_folder
+
+    named = {"budget": budget, "k": k, "raw": raw, "compressed": compressed, "retriever": retriever}
+    policy = Policy(**{key: value for key, value in named.items() if value is not None})  # type: ignore[arg-type]
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
+    workspace = open_workspace(store_folder(store), corpus, model_ref=model, device=device, compressing=False)
+    reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter, policy=policy)
+    stream = reader.stream(question, sampling=sampling)
+    for piece in stream:
+        if not as_json:
+            typer.echo(piece, nl=False)
+    answer = stream.answer
+    assert answer is not None
+    if as_json:
+        emit({"corpus": corpus, "question": question, **answer.to_dict()})
+        return
+    typer.echo("\n")
+    for passage in answer.passages:
+        place = f"{passage.document}, characters {passage.start:,}-{passage.end:,}"
+        typer.echo(f"[{passage.read_as}] {place} (score {passage.score:.2f}): {' '.join(passage.text.split())[:90]}...")
+    usage, timings = answer.usage, answer.timings
+    typer.echo(
+        f"{usage.positions:,} positions read ({usage.vectors:,} vectors, {usage.raw_tokens:,} raw tokens) for "
+        f"{usage.source_tokens:,} tokens of source; first token after {timings.first_token_seconds:.2f} s."
+    )

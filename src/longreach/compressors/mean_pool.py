@@ -1,0 +1,66 @@
+"""Mean pooling: the baseline that every learned compressor has to beat (arXiv 2510.20797)."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from longreach.compressors.base import Compressor
+from longreach.errors import UsageError
+from longreach.jobs import Job, SegmentVectors
+from longreach.models.decoder import hidden_states, window_of
+
+
+class MeanPool(Compressor):
+    """Every `ratio` consecutive tokens of a segment become the mean of their hidden states.
+
+    Needs no training; segments are independent of each other.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        ratio: tokens a vector stands for; the last vector of a segment may stand for fewer.
+        segment_tokens: tokens read together; also the size of a passage.
+        layer: -1 pools the states after the final norm, l > 0 those after layer l, 0 the input embeddings.
+    """
+
+    method = "mean-pool"
+
+    def __init__(
+        self, model: Any, tokenizer: Any, ratio: int = 30, *, segment_tokens: int = 240, layer: int = -1
+    ) -> None:
+        super().__init__(model, tokenizer, segment_tokens=segment_tokens)
+        if ratio < 1:
+            raise UsageError(f"ratio is {ratio}; it must be at least 1 token a vector.")
+        layers = model.config.get_text_config().num_hidden_layers
+        if not -1 <= layer < layers:
+            raise UsageError(f"layer is {layer}; it must lie in -1..{layers - 1}.")
+        window = window_of(model)
+        if window and segment_tokens > window:
+            raise UsageError(f"segment_tokens is {segment_tokens}, more than the model's window of {window}: lower it.")
+        self.ratio = ratio
+        self.layer = layer
+
+    def describe(self) -> dict[str, Any]:
+        """See `Compressor.describe`."""
+        return {
+            "method": self.method,
+            "ratio": self.ratio,
+            "segment_tokens": self.segment_tokens,
+            "layer": self.layer,
+        }
+
+    def vectors_in(self, tokens: int) -> int:
+        """One for every `ratio` tokens begun."""
+        return -(-tokens // self.ratio)
+
+    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+        """See `Compressor.stream`."""
+        return self.stream_segments(jobs, batch_size, self._encode)
+
+    def _encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        states = hidden_states(self.model, rows, self.layer) if self.layer else rows
+        return [
+            torch.stack([chunk.mean(0) for chunk in state[: len(row)].split(self.ratio)])
+            for state, row in zip(states, rows, strict=True)
+        ]

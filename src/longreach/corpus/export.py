@@ -1,0 +1,52 @@
+"""A corpus as plain files that need no LanceDB to read."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+from longreach.corpus.integrity import storage_faults
+from longreach.errors import UsageError
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+
+def export(corpus: "Corpus", out: Path) -> list[str]:
+    """Writes `corpus.json` (settings), `passages.jsonl` (text, spans) and `vectors/<revision>.safetensors`.
+
+    In a vectors file the tensor named "7" holds the vectors [n, d] of passage 7.
+
+    Args:
+        corpus: what to write.
+        out: a folder that does not exist yet; it appears whole or not at all.
+
+    Returns:
+        The files, relative to `out`.
+
+    Raises:
+        UsageError: `out` exists.
+        StorageError: the disk refused.
+    """
+    if out.exists():
+        raise UsageError(f"'{out}' exists already: name a folder that does not.")
+    draft = out.with_name(f".{out.name}.partial")
+    with storage_faults(out):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            (draft / "vectors").mkdir(parents=True)
+            passages = corpus.passages()
+            (draft / "corpus.json").write_text(json.dumps(asdict(corpus.settings), indent=1) + "\n", encoding="utf-8")
+            with (draft / "passages.jsonl").open("w", encoding="utf-8") as file:
+                for passage in passages:
+                    file.write(json.dumps(asdict(passage), ensure_ascii=False) + "\n")
+            for revision in {passage.revision for passage in passages}:
+                tensors = {str(i): vectors for i, vectors in enumerate(corpus.vectors(revision))}
+                save_file(tensors, draft / "vectors" / f"{revision}.safetensors")
+            draft.rename(out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())

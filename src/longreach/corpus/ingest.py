@@ -1,0 +1,272 @@
+"""Adds documents to a corpus: read, cut, compress, append, commit.
+
+Passages are appended while their document is still being compressed; the document itself appears with one row at the
+end. So a reader sees whole documents only, and a writer that was killed goes on after the last appended passage.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from longreach.corpus.documents import Document, Skipped, read_all
+from longreach.corpus.integrity import FileLog, storage_faults
+from longreach.corpus.schema import (
+    DOCUMENTS,
+    PASSAGES,
+    AddReport,
+    Settings,
+    checksum,
+    digest,
+    revision_of,
+    sha256,
+    to_bytes,
+    to_tensor,
+)
+from longreach.corpus.tables import passage_rows
+from longreach.errors import DocumentError, UsageError
+from longreach.jobs import Job
+
+if TYPE_CHECKING:
+    from longreach.compressors.base import Compressor
+
+FLUSH_PASSAGES = 256
+FLUSH_SECONDS = 10.0
+
+
+@dataclass
+class _Piece:
+    """A passage to be: the tokens and the characters of one segment."""
+
+    tokens: range
+    start: int
+    end: int
+
+
+@dataclass
+class _Work:
+    """A revision being compressed, and the documents that will have it."""
+
+    revision: str
+    text: str
+    pieces: list[_Piece]
+    names: list[str]
+    checksums: list[str] = field(default_factory=list)
+    vectors: int = 0
+
+
+def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
+    """Tokenizes a text and cuts it into passages whose character spans tile it.
+
+    Raises:
+        UsageError: the tokenizer cannot say which characters a token stands for.
+    """
+    tokenizer = compressor.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(
+            f"{type(tokenizer).__name__} cannot say which characters a token stands for: load the model with its fast "
+            "tokenizer (tokenizer.json)."
+        )
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    ranges = compressor.segments(len(ids))
+    starts = [0]
+    for tokens in ranges[1:]:  # the tokens of one character share its offsets, and normalizers may step back
+        starts.append(min(max(starts[-1], offsets[tokens.start][0]), len(text)))
+    ends = [*starts[1:], len(text)]
+    return ids, [_Piece(*piece) for piece in zip(ranges, starts, ends, strict=False)]
+
+
+def uninterrupted(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread and waits for its end, so that Ctrl-C cannot let go of the lock amid a commit."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        if thread.ident is not None:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+def vanished(document: str, sources: Sequence[str | Path | Document]) -> bool:
+    """Whether a document came from a file at or under one of `sources` that is no longer there."""
+    path = Path(document)
+    if not path.is_absolute():
+        return False
+    try:
+        path.lstat()
+        return False
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:  # it cannot be told, so it stays
+        return False
+    for source in sources:
+        if isinstance(source, Document) or "\0" in str(source):
+            continue
+        real = Path(os.path.realpath(source))
+        if path == real or (path.is_relative_to(real) and real.exists()):  # not a folder that is itself away
+            return True
+    return False
+
+
+class Ingest:
+    """One run of `Corpus.add`, under the corpus's lock."""
+
+    def __init__(self, database: Any, log: FileLog, settings: Settings, compressor: "Compressor") -> None:
+        self.database = database
+        self.log = log
+        self.settings = settings
+        self.compressor = compressor
+        self.passages = database.open_table("passages")
+        self.documents = database.open_table("documents")
+        self.report = AddReport()
+        self._old = {row["document"]: row["revision"] for row in self.documents.to_arrow().to_pylist()}
+        self._stored = set(self.passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
+        self._work: dict[str, _Work] = {}
+        self._finished: dict[str, dict[str, Any]] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._ready: dict[str, dict[str, Any]] = {}
+        self._flushed_at = time.monotonic()
+
+    def run(self, sources: Sequence[str | Path | Document], *, progress: bool, batch_size: int | None) -> AddReport:
+        """Adds what `sources` stand for, and says what was done."""
+        began = time.monotonic()
+        passages = tokens = 0
+        with tqdm(unit="tok", unit_scale=True, disable=not progress, desc="compress", mininterval=0.5) as bar:
+            for key, segment, vectors in self.compressor.stream(self._jobs(sources), batch_size=batch_size):
+                work = self._work[str(key)]
+                count = self._take(work, segment, vectors)
+                passages, tokens = passages + 1, tokens + count
+                bar.update(count)
+                if len(self._rows) >= FLUSH_PASSAGES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                    self.flush()
+        assert not self._work, f"the compressor left out segments of {next(iter(self._work.values())).names}"
+        self.flush()
+        return replace(self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began)
+
+    def _jobs(self, sources: Sequence[str | Path | Document]) -> Iterator[Job]:
+        for item in read_all(sources):
+            if isinstance(item, Skipped):
+                self.report.skipped.append(item)
+                continue
+            revision = revision_of(item.text, self.settings.fingerprint)
+            if self._old.get(item.name) == revision:
+                self.report.unchanged.append(item.name)
+            elif revision in self._work:
+                self._work[revision].names.append(item.name)
+            elif revision in self._finished:
+                self._publish(item.name, self._finished[revision])
+            else:
+                ids, pieces = cut(item.text, self.compressor)
+                try:
+                    if not ids:
+                        raise DocumentError("It has no tokens in this model's vocabulary: leave it out.")
+                    self.compressor.check(len(ids))
+                except DocumentError as error:
+                    self.report.skipped.append(Skipped(item.name, f"{item.name}: {error}"))
+                    continue
+                work = self._work[revision] = _Work(revision, item.text, pieces, [item.name])
+                done = self._resume(work) if revision in self._stored else []
+                if work.revision in self._work:
+                    yield Job(revision, ids, done)
+
+    def _resume(self, work: _Work) -> list[Any]:
+        """Takes over the passages that an earlier run appended; returns their vectors."""
+        with storage_faults(self.log.folder):
+            rows = passage_rows(self.database, work.revision, vectors=True)[work.revision]
+            good = []
+            for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
+                expected = (number, piece.start, piece.end, len(piece.tokens))
+                if not row["intact"] or expected != (row["index"], row["start"], row["end"], row["tokens"]):
+                    break
+                good.append(row)
+            if len(good) < len(rows):  # a gap, a copy or a damaged row: keep what is good and make the rest again
+                with self.log.change("repair"):
+                    self.passages.delete(f"revision = '{work.revision}'")
+                    if good:
+                        self.passages.add(pa.Table.from_pylist(good, schema=PASSAGES))
+        for row in good:
+            self._note(work, row)
+        return [to_tensor(row) for row in good]
+
+    def _take(self, work: _Work, segment: int, vectors: Any) -> int:
+        assert segment == len(work.checksums), f"segment {segment} of {work.names} came out of order"
+        piece, raw = work.pieces[segment], to_bytes(vectors)
+        row = {
+            "revision": work.revision,
+            "index": segment,
+            "start": piece.start,
+            "end": piece.end,
+            "text": work.text[piece.start : piece.end],
+            "tokens": len(piece.tokens),
+            "n_vectors": vectors.shape[0],
+            "dim": vectors.shape[1],
+            "dtype": str(vectors.dtype).removeprefix("torch."),
+            "fingerprint": self.settings.fingerprint,
+            "model_fingerprint": self.settings.model_fingerprint,
+            "vectors_sha256": sha256(raw),
+            "vectors": raw,
+        }
+        row["checksum"] = checksum(row)
+        self._rows.append(row)
+        self._note(work, row)
+        return len(piece.tokens)
+
+    def _note(self, work: _Work, row: dict[str, Any]) -> None:
+        work.checksums.append(row["checksum"])
+        work.vectors += row["n_vectors"]
+        if len(work.checksums) == len(work.pieces):
+            self._finished[work.revision] = {
+                "revision": work.revision,
+                "characters": len(work.text),
+                "tokens": work.pieces[-1].tokens.stop,
+                "passages": len(work.pieces),
+                "vectors": work.vectors,
+                "digest": digest(work.checksums),
+            }
+            del self._work[work.revision]
+            for name in work.names:
+                self._publish(name, self._finished[work.revision])
+
+    def _publish(self, name: str, finished: dict[str, Any]) -> None:
+        row = {"document": name, "added": datetime.now(UTC).isoformat(timespec="seconds")} | finished
+        self._ready[name] = row | {"checksum": checksum(row)}
+
+    def flush(self) -> None:
+        """Appends the passages that wait, then commits the documents that are complete."""
+        uninterrupted(self._flush)
+
+    def _flush(self) -> None:
+        with storage_faults(self.log.folder):
+            if self._rows:
+                with self.log.change("passages"):
+                    self.passages.add(pa.Table.from_pylist(self._rows, schema=PASSAGES))
+                self._rows = []
+            if self._ready:
+                with self.log.change("documents"):
+                    rows = pa.Table.from_pylist(list(self._ready.values()), schema=DOCUMENTS)
+                    merge = self.documents.merge_insert("document").when_matched_update_all()
+                    merge.when_not_matched_insert_all().execute(rows)
+                for name in self._ready:
+                    (self.report.replaced if name in self._old else self.report.added).append(name)
+                self._ready = {}
+        self._flushed_at = time.monotonic()

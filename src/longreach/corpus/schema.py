@@ -1,0 +1,216 @@
+"""What a corpus stores: its settings, its rows, and the checksum of each.
+
+A row's checksum covers every other field of it in one canonical encoding, so that no reader has to trust the file
+format below. It covers a passage's vectors by their own hash: a row read without them can be checked too.
+d: hidden size, n: vectors of a passage.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import torch
+
+from longreach.errors import CorpusDamaged, CorpusError, UsageError
+
+if TYPE_CHECKING:
+    from longreach.corpus.documents import Skipped
+
+FORMAT = 1
+SETTINGS = "corpus.json"
+
+PASSAGES = pa.schema(
+    [
+        ("revision", pa.string()),
+        ("index", pa.int64()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("text", pa.large_string()),
+        ("tokens", pa.int64()),
+        ("n_vectors", pa.int64()),
+        ("dim", pa.int64()),
+        ("dtype", pa.string()),
+        ("fingerprint", pa.string()),
+        ("model_fingerprint", pa.string()),
+        ("vectors_sha256", pa.string()),
+        ("vectors", pa.large_binary()),
+        ("checksum", pa.string()),
+    ]
+)
+DOCUMENTS = pa.schema(
+    [
+        ("document", pa.string()),
+        ("revision", pa.string()),
+        ("characters", pa.int64()),
+        ("tokens", pa.int64()),
+        ("passages", pa.int64()),
+        ("vectors", pa.int64()),
+        ("added", pa.string()),
+        ("digest", pa.string()),
+        ("checksum", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """A document of a corpus; `characters`, `tokens`, `passages` and `vectors` are counts, `added` is UTC (ISO)."""
+
+    document: str
+    revision: str
+    characters: int
+    tokens: int
+    passages: int
+    vectors: int
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassageInfo:
+    """A passage without its vectors: `text` is characters `start` to `end` of the document."""
+
+    document: str
+    index: int
+    start: int
+    end: int
+    text: str
+    tokens: int
+    n_vectors: int
+    revision: str
+
+
+class Version(NamedTuple):
+    """A state of the corpus one can return to: the number of its `documents`, and when it was written (UTC)."""
+
+    version: int
+    timestamp: datetime
+    documents: int
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What `Corpus.add` did: document names by outcome; `passages` and `tokens` count what was compressed just now."""
+
+    added: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    skipped: "list[Skipped]" = field(default_factory=list)
+    passages: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every vector of a corpus has in common: the content of corpus.json."""
+
+    format: int
+    name: str
+    compressor: dict[str, Any]
+    fingerprint: str
+    model_fingerprint: str
+    model_ref: str
+    compressor_ref: str
+    dim: int
+    dtype: str
+    segment_tokens: int
+    created: str
+
+    def save(self, folder: Path) -> None:
+        """Writes corpus.json with a checksum of its own, whole or not at all."""
+        values = asdict(self)
+        draft = folder / f"{SETTINGS}.tmp"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values | {"sha256": sha256(_canonical(values))}, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / SETTINGS)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Settings":
+        """Reads corpus.json.
+
+        Raises:
+            CorpusDamaged: it is not what `save` wrote.
+            CorpusError: a later release of longreach wrote it.
+        """
+        path = folder / SETTINGS
+        damaged = CorpusDamaged(f"{path} is damaged: restore it from a backup, or delete the corpus and ingest again.")
+        try:
+            values = json.loads(path.read_bytes())
+            intact = values.pop("sha256") == sha256(_canonical(values))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise damaged from error
+        if not intact:
+            raise damaged
+        if values["format"] != FORMAT:
+            raise CorpusError(
+                f"Corpus {folder.name!r} has format {values['format']}, and this release reads {FORMAT}: "
+                "use the release that wrote it, or ingest again."
+            )
+        return cls(**values)
+
+
+def valid_name(name: str) -> str:
+    """Returns `name` if a corpus may be called so, else raises UsageError with the allowed form."""
+    printable = isinstance(name, str) and name.isprintable()
+    if not printable or not re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name) or ".." in name or name != name.strip():
+        raise UsageError(
+            f"{name!r} cannot be the name of a corpus: use 1 to 100 printable characters, no '/', '\\', ':' or '..', "
+            "no '.' in front and no space at either end."
+        )
+    return name
+
+
+def revision_of(text: str, fingerprint: str) -> str:
+    """Names a text as read by one compressor: equal contents have equal revisions, whatever the file is called."""
+    return sha256(text.encode(), b"\0", fingerprint.encode())[:32]
+
+
+def sha256(*parts: bytes) -> str:
+    """The SHA-256 of the parts in order, as hex."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def checksum(row: Mapping[str, Any]) -> str:
+    """The checksum of a row of either table: over all its fields but itself, the vectors by their hash."""
+    fields = {key: value for key, value in row.items() if key != "checksum" and not isinstance(value, bytes)}
+    return sha256(_canonical(fields))
+
+
+def intact(row: Mapping[str, Any]) -> bool:
+    """Whether a row, read with or without its vectors, is what was written."""
+    vectors = row.get("vectors")
+    return row["checksum"] == checksum(row) and (
+        not isinstance(vectors, bytes) or row["vectors_sha256"] == sha256(vectors)
+    )
+
+
+def digest(checksums: Iterable[str]) -> str:
+    """The digest of a document: over the checksums of its passages in order."""
+    return sha256("\n".join(checksums).encode())
+
+
+def to_bytes(vectors: torch.Tensor) -> bytes:
+    """The raw bytes of a tensor [n, d] in its own dtype (little-endian, as every platform torch runs on)."""
+    return vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def to_tensor(row: Mapping[str, Any]) -> torch.Tensor:
+    """The vectors [n, d] of a passages row, in the dtype they were made in."""
+    dtype, shape = getattr(torch, row["dtype"]), (row["n_vectors"], row["dim"])
+    if not row["vectors"]:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(row["vectors"]), dtype=dtype).view(shape)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,80 @@
+"""Every error Longreach raises on purpose.
+
+LongreachError                 everything below; its text is one sentence that says what to do next
+├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be (exit code 2)
+├── MissingDependency          an optional package is not installed; the text holds the command that brings it
+├── ModelError                 a model cannot be found, read or used here
+├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly encoded
+├── CorpusError                a corpus cannot be used
+│   ├── CorpusNotFound         there is no corpus of that name
+│   ├── CorpusExists           there is already a corpus of that name
+│   ├── CorpusBusy             another process is writing to it
+│   ├── FingerprintMismatch    made by another compressor or for another model
+│   ├── CorpusDamaged          stored bytes are not those that were written
+│   └── StorageError           the disk refused a write: full, read-only, not permitted
+└── ContextError               a question and its context do not fit the window or the budget
+
+The command line exits with `exit_code`: 2 for a wrong call, 1 for work that failed.
+"""
+
+
+class LongreachError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(LongreachError, ValueError):
+    """The call itself is wrong. Also a ValueError, so that plain Python code can catch it as one."""
+
+    exit_code = 2
+
+
+class MissingDependency(LongreachError, ImportError):
+    """An optional package is not installed."""
+
+
+class ModelError(LongreachError):
+    """A model cannot be found, read or used here."""
+
+
+class DocumentError(LongreachError):
+    """A file cannot be read as text."""
+
+
+class CorpusError(LongreachError):
+    """A corpus cannot be used."""
+
+
+class CorpusNotFound(CorpusError):
+    """There is no corpus of that name."""
+
+    exit_code = 2
+
+
+class CorpusExists(CorpusError):
+    """There is already a corpus of that name."""
+
+    exit_code = 2
+
+
+class CorpusBusy(CorpusError):
+    """Another process is writing to the corpus."""
+
+
+class FingerprintMismatch(CorpusError):
+    """The corpus was made by another compressor or for another model."""
+
+
+class CorpusDamaged(CorpusError):
+    """Stored bytes are not those that were written."""
+
+
+class StorageError(CorpusError):
+    """The disk refused a write."""
+
+
+class ContextError(LongreachError, ValueError):
+    """A question and its context do not fit the window or the budget."""
+
+    exit_code = 2

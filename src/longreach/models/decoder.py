@@ -1,0 +1,92 @@
+"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of work."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longreach.errors import ModelError
+
+
+def decoder_of(model: Any) -> Any:
+    """The transformer below the LM head: takes `inputs_embeds`, ends with the final norm."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    if decoder is None or decoder is model:
+        raise ModelError(
+            f"{type(model).__name__} has no decoder that takes inputs_embeds; use a causal language model."
+        )
+    return decoder
+
+
+def window_of(model: Any) -> int | None:
+    """Positions the model was made for; None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> torch.Tensor:
+    """Runs rows of input embeddings, each from position 0 on, without adapters.
+
+    Rows are padded on the right. Under causal attention nothing before the padding sees it, so no mask is needed:
+    the fast kernels apply, and a row's result does not depend on the others.
+
+    Args:
+        model: a causal language model.
+        rows: input embeddings, [T_i, d] each.
+        layer: -1 for the states after the final norm, otherwise an index into the layers' outputs (0: embeddings).
+
+    Returns:
+        [B, max T, d]; what lies beyond T_i in row i is meaningless.
+    """
+    batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    with adapters_off(model):
+        if layer == -1:
+            return decoder_of(model)(inputs_embeds=batch, use_cache=False).last_hidden_state
+        return decoder_of(model)(inputs_embeds=batch, use_cache=False, output_hidden_states=True).hidden_states[layer]
+
+
+def add_adapter(model: Any, folder: Path) -> str:
+    """Lays the PEFT adapter in `folder` over the model, switched on, and returns its name.
+
+    Raises:
+        ModelError: the folder holds no adapter that fits the model.
+    """
+    name = f"adapter{len(getattr(model, 'peft_config', {}))}"
+    try:
+        model.load_adapter(str(folder), adapter_name=name)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}: {reason}") from error
+    return name
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """The bare model, whatever adapters lie over it."""
+    with only_adapter(model, None):
+        yield
+
+
+@contextmanager
+def only_adapter(model: Any, name: str | None) -> Iterator[None]:
+    """The model with just this adapter on, or with none; what was on before comes back afterwards."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
+    try:
+        for layer in layers:
+            if name is None:
+                layer.enable_adapters(False)
+            else:
+                layer.set_adapter(name)
+                layer.enable_adapters(True)
+        yield
+    finally:
+        for layer, active, disabled in before:
+            layer.set_adapter(list(active))
+            layer.enable_adapters(not disabled)

@@ -1,0 +1,61 @@
+"""Names for weights and vocabularies: two models with the same fingerprint read each other's vectors."""
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+# Texts whose ids differ when pre-tokenisation does: digits, spaces, case, accents, scripts, emoji, code, newlines.
+_PROBE = (
+    "Hello, world's 1234567 tests!  naïve Straße\r\n\tdef f(x):  return x**2\n日本語 Привет עברית 👩‍🚀 <|im_end|></s>"
+)
+_digests: weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple, str]]] = weakref.WeakKeyDictionary()
+
+
+def base_fingerprint(model: Any, tokenizer: Any) -> str:
+    """Names the model that summary vectors are meant for.
+
+    Weights count to bfloat16, so that a corpus made on a GPU in bfloat16 is read on a CPU in float32. PEFT adapters
+    do not count: they are laid over the same model.
+    """
+    weights = _digest(model, "bfloat16", lambda tensor: tensor.to(torch.bfloat16))
+    return hashlib.sha256(f"{weights} {tokenizer_digest(tokenizer)}".encode()).hexdigest()[:32]
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 of the exact bytes of every weight, adapters left out."""
+    return _digest(model, "exact", lambda tensor: tensor)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of the vocabulary and of how a probe text splits; unlike a serialised tokenizer, stable over versions."""
+    digest = hashlib.sha256()
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
+        digest.update(f"{index} {token}\n".encode("utf-8", "surrogatepass"))
+    digest.update(repr(tokenizer(_PROBE, add_special_tokens=False)["input_ids"]).encode())
+    return digest.hexdigest()
+
+
+def _base_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name and "modules_to_save" not in name:
+            yield name.replace("base_layer.", "").removeprefix("base_model.model."), parameter.detach()
+
+
+def _digest(model: Any, kind: str, convert: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    weights = sorted(_base_weights(model))
+    # Hashing takes ~0.3 s per 100M weights. A tensor's version counter rises with every in-place change.
+    state = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in weights)
+    cached = _digests.setdefault(model, {}).get(kind)
+    if cached and cached[0] == state:
+        return cached[1]
+    digest = hashlib.sha256()
+    for name, tensor in weights:
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        data = convert(tensor).contiguous().cpu().flatten()
+        if data.numel():
+            digest.update(data.view(torch.uint8).numpy().data)
+    _digests[model][kind] = state, digest.hexdigest()
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""Reading a prompt of embeddings and writing tokens after it, one step at a time.
+
+Unlike `model.generate` it takes embeddings after a KV cache, yields each token as it comes, and reads right away.
+Shapes: B prompts, T positions of a prompt, d hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from longreach.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: at most so many tokens a prompt.
+        temperature: 0 is greedy: always the likeliest token.
+        top_p: sample from the likeliest tokens that together have this probability.
+        top_k: sample from so many likeliest tokens; 0 is no limit.
+        seed: the same seed gives the same answer on the same machine; None draws one.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        if not self.temperature >= 0:
+            raise UsageError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; it must lie in (0, 1].")
+        if self.top_k < 0:
+            raise UsageError(f"top_k is {self.top_k}; it must be 0 (no limit) or more.")
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Token ids after which the model has finished speaking."""
+    eos = model.generation_config.eos_token_id
+    known = eos if isinstance(eos, list) else [eos]
+    return frozenset(token for token in [*known, tokenizer.eos_token_id] if token is not None)
+
+
+@torch.no_grad()
+def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
+    """Reads embeddings [T, d] after `cache` and returns the KV cache that holds both (`cache` itself, extended)."""
+    past = cache.get_seq_length() if cache is not None else 0
+    positions = torch.arange(past, past + len(embeds), device=embeds.device)[None]
+    return model(
+        inputs_embeds=embeds[None], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+    ).past_key_values
+
+
+@torch.no_grad()
+def write_tokens(
+    model: Any, prompts: Sequence[torch.Tensor], stops: frozenset[int], sampling: Sampling, cache: Any = None
+) -> Iterator[list[int | None]]:
+    """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer has ended.
+
+    Prompts of unequal length are padded on the left and masked, so that a prompt's answer is the same in any company.
+
+    Args:
+        model: a causal language model.
+        prompts: embeddings, [T_i, d] each, T_i >= 1.
+        stops: token ids that end an answer; they are not yielded.
+        sampling: how to choose.
+        cache: KV cache of a prefix before a single prompt; it is extended in place.
+    """
+    device, rows = prompts[0].device, len(prompts)
+    assert rows == 1 or cache is None, "a prefix belongs to one prompt"
+    longest = max(len(prompt) for prompt in prompts)
+    padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    batch = torch.stack([torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
+    past = cache.get_seq_length() if cache is not None else 0
+    positions = (torch.arange(past, past + longest, device=device)[None] - padding[:, None]).clamp(min=0)
+    mask = None
+    if padding.any():
+        mask = (torch.arange(longest, device=device)[None] >= padding[:, None]).long()
+    choose = _Chooser(sampling, rows, device)
+    ended = [False] * rows
+    inputs: dict[str, torch.Tensor] = {"inputs_embeds": batch}
+    for step in range(sampling.max_new_tokens):
+        output = model(
+            **inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        tokens = choose(output.logits[:, -1])
+        ended = [done or token in stops for done, token in zip(ended, tokens.tolist(), strict=True)]
+        if all(ended):
+            return
+        yield [None if done else token for done, token in zip(ended, tokens.tolist(), strict=True)]
+        if step + 1 < sampling.max_new_tokens:
+            inputs, positions = {"input_ids": tokens[:, None]}, positions[:, -1:] + 1
+            if mask is not None:
+                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+
+
+class _Chooser:
+    """Logits [B, V] to token ids [B]. Every row draws from a generator of its own, so that batches do not matter."""
+
+    def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
+        self.greedy = sampling.temperature == 0
+        self.generators = [torch.Generator(device) for _ in range(rows)]
+        for generator in self.generators:
+            if sampling.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(sampling.seed)
+        self.warpers = LogitsProcessorList()
+        if not self.greedy:
+            self.warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+            if sampling.top_k:
+                self.warpers.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                self.warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.greedy:
+            return logits.argmax(-1)
+        warped = self.warpers(None, logits.float())  # type: ignore[arg-type]  # these three read no ids
+        probabilities = warped.softmax(-1)
+        draws = [
+            torch.multinomial(row, 1, generator=generator)
+            for row, generator in zip(probabilities, self.generators, strict=True)
+        ]
+        return torch.cat(draws)

@@ -1,0 +1,103 @@
+"""A prompt as embeddings: summary vectors and raw text inside the model's own chat template.
+
+Text from documents and users never becomes a control token: a passage that contains "<|im_end|>" is read as those
+ten characters. Shapes: T positions, d hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_SLOT = "\u27e6longreach-slot\u27e7"
+_REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
+_SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads for one question.
+
+    Attributes:
+        embeds: input embeddings [T, d].
+        boundaries: positions where the prompt can be cut for reuse: what lies before is the same for other questions.
+        vectors: positions that are summary vectors.
+        raw_tokens: positions that are raw text of passages.
+    """
+
+    embeds: torch.Tensor
+    boundaries: tuple[int, ...]
+    vectors: int
+    raw_tokens: int
+
+
+class PromptBuilder:
+    """Assembles [system ; vectors ; raw passages ; question] for one model.
+
+    Models without a chat template read the same parts followed by "Answer:".
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._embeddings = model.get_input_embeddings()
+        self._tokenizer = tokenizer
+        before, after = self._frame()
+        self._head, self._tail = self._control(before), self._control(after)
+        self._separator = self._plain(_SEPARATOR)
+
+    def raw(self, text: str) -> list[int]:
+        """Token ids that a raw passage costs, with what separates it from the next part."""
+        return self._plain(text) + self._separator
+
+    def fixed(self, question: str) -> int:
+        """Positions of a prompt without any context."""
+        return len(self._head) + len(self._plain(_REQUEST + question)) + len(self._tail)
+
+    def vectors_cost(self, vectors: int) -> int:
+        """Positions that so many summary vectors cost, with what separates them from the next part."""
+        return vectors + len(self._separator) if vectors else 0
+
+    def build(self, vectors: Sequence[torch.Tensor], passages: Sequence[Sequence[int]], question: str) -> Prompt:
+        """Puts a prompt together.
+
+        Args:
+            vectors: summary vectors [n_i, d], in the order they are read.
+            passages: raw passages as `raw` gave them, in the order they are read.
+            question: the user's words.
+        """
+        weight = self._embeddings.weight
+        parts = [self._embed(self._head)]
+        boundaries = []
+        if vectors:
+            parts += [part.to(weight.device, weight.dtype) for part in vectors]
+            parts.append(self._embed(self._separator))
+            boundaries.append(sum(map(len, parts)))
+        if passages:
+            parts += [self._embed(ids) for ids in passages]
+            boundaries.append(sum(map(len, parts)))
+        parts += [self._embed(self._plain(_REQUEST + question)), self._embed(self._tail)]
+        raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
+        return Prompt(torch.cat(parts), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+
+    def _frame(self) -> tuple[str, str]:
+        """What the template puts before and after a user's words."""
+        if not self._tokenizer.chat_template:
+            return self._tokenizer.bos_token or "", "\n\nAnswer:"
+        message = {"role": "user", "content": _SLOT}
+        # Hybrid reasoning models would spend their tokens on thinking aloud; other templates ignore the variable.
+        text = self._tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        before, _, after = text.partition(_SLOT)
+        return before, after
+
+    def _control(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _plain(self, text: str) -> list[int]:
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"])
+
+    @torch.no_grad()
+    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
+        return self._embeddings(torch.tensor(ids, dtype=torch.long, device=self._embeddings.weight.device))

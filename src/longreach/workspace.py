@@ -1,0 +1,121 @@
+"""A corpus together with the model and the compressor it was made with: what commands and servers open. Floor 5."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from longreach.compressors.autocompressor import AutoCompressor
+from longreach.compressors.base import Compressor
+from longreach.compressors.mean_pool import MeanPool
+from longreach.corpus.store import Corpus
+from longreach.errors import CorpusNotFound, UsageError
+from longreach.models.load import DEFAULT_MODEL, load
+
+DEFAULT_COMPRESSOR = MeanPool.method  # until a trained one ships for the default model
+_METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An open corpus, its model and tokenizer; the corpus can take documents."""
+
+    corpus: Corpus
+    model: Any
+    tokenizer: Any
+
+
+def store_folder(given: str | Path | None = None) -> Path:
+    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder."""
+    data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
+    return Path(given or os.environ.get("LONGREACH_STORE") or data).expanduser()
+
+
+def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
+    """A compressor by the name of its method, with settings, or trained, from a folder.
+
+    Raises:
+        UsageError: an unknown name, or a setting that the method does not have.
+    """
+    if Path(ref).is_dir():
+        return AutoCompressor.from_pretrained(ref, model, tokenizer, **settings)
+    if ref not in _METHODS:
+        raise UsageError(
+            f"There is no compressor '{ref}': use {' or '.join(_METHODS)}, or the folder of a trained one."
+        )
+    try:
+        return _METHODS[ref](model, tokenizer, **settings)
+    except TypeError as error:
+        raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
+
+
+def open_workspace(
+    store: Path, name: str, *, model_ref: str | None = None, device: str | None = None, compressing: bool = True
+) -> Workspace:
+    """Opens a corpus with the model and, unless it is only read, the compressor that it was made with.
+
+    Args:
+        store: the store.
+        name: the corpus.
+        model_ref: load this model instead of the one the corpus names; it must be the same one.
+        device: where to put the model; None takes the GPU where there is one.
+        compressing: make the compressor too, so that documents can be added.
+
+    Raises:
+        CorpusNotFound: there is no such corpus.
+        FingerprintMismatch: the model or compressor found is not the one the corpus was made with.
+    """
+    corpus = Corpus.open(store, name)
+    settings = corpus.settings
+    model, tokenizer = load(model_ref or settings.model_ref or DEFAULT_MODEL, device=device)
+    if not (compressing or settings.compressor_ref):
+        return Workspace(corpus, model, tokenizer)
+    values = dict(settings.compressor)
+    method = values.pop("method")
+    if settings.compressor_ref:  # its folder holds the number of summary tokens, and may change the model
+        values.pop("summary_tokens", None)
+    compressor = make_compressor(settings.compressor_ref or method, model, tokenizer, **values)
+    return Workspace(Corpus.open(store, name, compressor), compressor.model, compressor.tokenizer)
+
+
+def open_or_create(
+    store: Path,
+    name: str,
+    *,
+    model_ref: str | None = None,
+    compressor_ref: str | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Workspace:
+    """Opens a corpus to add documents, or makes it with the compressor described. Arguments and errors as above.
+
+    Raises:
+        UsageError: settings of a compressor were given for a corpus that exists with others.
+    """
+    try:
+        known = Corpus.open(store, name).settings
+    except CorpusNotFound:
+        known = None
+    if known is not None:
+        asked = settings | ({"method": compressor_ref} if compressor_ref in _METHODS else {})
+        differing = [
+            f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
+        ]
+        if differing:
+            raise UsageError(
+                f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or name another corpus."
+            )
+        return open_workspace(store, name, model_ref=model_ref, device=device)
+    model, tokenizer = load(model_ref or DEFAULT_MODEL, device=device)
+    compressor = make_compressor(compressor_ref or DEFAULT_COMPRESSOR, model, tokenizer, **settings)
+    folder = str(Path(compressor_ref).resolve()) if compressor_ref and compressor_ref not in _METHODS else ""
+    model_name = _stable(model_ref or DEFAULT_MODEL)
+    corpus = Corpus.create(store, name, compressor, model_ref=model_name, compressor_ref=folder)
+    return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def _stable(ref: str) -> str:
+    """A model reference that means the same from any folder."""
+    return str(Path(ref).resolve()) if Path(ref).exists() else ref
