@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
-from longreach.errors import CorpusNotFound, UsageError
+from longreach.errors import CorpusNotFound, StorageError, UsageError
 from longreach.models.load import DEFAULT_MODEL, load
 
 DEFAULT_COMPRESSOR = MeanPool.method  # until a trained one ships for the default model
@@ -28,9 +29,25 @@ class Workspace:
 
 
 def store_folder(given: str | Path | None = None) -> Path:
-    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder."""
+    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder; it need not exist yet.
+
+    Raises:
+        UsageError: it cannot be a folder.
+    """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
-    return Path(given or os.environ.get("LONGREACH_STORE") or data).expanduser()
+    folder = Path(given or os.environ.get("LONGREACH_STORE") or data).expanduser()
+    if not next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)).is_dir():
+        raise UsageError(f"The store '{folder}' is not a folder, nor can it be made: give one with --store.")
+    return folder
+
+
+def check_device(device: str | None) -> None:
+    """Raises UsageError where torch has no such device on this machine."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UsageError(f"There is no device '{device}' on this machine: use {there}.") from error
 
 
 def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
@@ -39,20 +56,30 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
     Raises:
         UsageError: an unknown name, or a setting that the method does not have.
     """
-    if Path(ref).is_dir():
-        return AutoCompressor.from_pretrained(ref, model, tokenizer, **settings)
-    if ref not in _METHODS:
-        raise UsageError(
-            f"There is no compressor '{ref}': use {' or '.join(_METHODS)}, or the folder of a trained one."
-        )
+    _check_compressor(ref)
     try:
-        return _METHODS[ref](model, tokenizer, **settings)
+        if ref in _METHODS:
+            return _METHODS[ref](model, tokenizer, **settings)
+        return AutoCompressor.from_pretrained(ref, model, tokenizer, **settings)
     except TypeError as error:
         raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
 
 
+def _check_compressor(ref: str) -> None:
+    if ref not in _METHODS and not Path(ref).is_dir():
+        raise UsageError(
+            f"There is no compressor '{ref}': use {' or '.join(_METHODS)}, or the folder of a trained one."
+        )
+
+
 def open_workspace(
-    store: Path, name: str, *, model_ref: str | None = None, device: str | None = None, compressing: bool = True
+    store: Path,
+    name: str,
+    *,
+    model_ref: str | None = None,
+    compressor_ref: str | None = None,
+    device: str | None = None,
+    compressing: bool = True,
 ) -> Workspace:
     """Opens a corpus with the model and, unless it is only read, the compressor that it was made with.
 
@@ -60,6 +87,7 @@ def open_workspace(
         store: the store.
         name: the corpus.
         model_ref: load this model instead of the one the corpus names; it must be the same one.
+        compressor_ref: the folder of the corpus's trained compressor, if it has moved.
         device: where to put the model; None takes the GPU where there is one.
         compressing: make the compressor too, so that documents can be added.
 
@@ -69,14 +97,18 @@ def open_workspace(
     """
     corpus = Corpus.open(store, name)
     settings = corpus.settings
+    check_device(device)
+    trained = compressor_ref or settings.compressor_ref
+    if trained:
+        _check_compressor(trained)
     model, tokenizer = load(model_ref or settings.model_ref or DEFAULT_MODEL, device=device)
-    if not (compressing or settings.compressor_ref):
+    if not (compressing or trained):
         return Workspace(corpus, model, tokenizer)
     values = dict(settings.compressor)
     method = values.pop("method")
-    if settings.compressor_ref:  # its folder holds the number of summary tokens, and may change the model
+    if trained:  # its folder holds the number of summary tokens, and may change the model
         values.pop("summary_tokens", None)
-    compressor = make_compressor(settings.compressor_ref or method, model, tokenizer, **values)
+    compressor = make_compressor(trained or method, model, tokenizer, **values)
     return Workspace(Corpus.open(store, name, compressor), compressor.model, compressor.tokenizer)
 
 
@@ -99,7 +131,9 @@ def open_or_create(
     except CorpusNotFound:
         known = None
     if known is not None:
-        asked = settings | ({"method": compressor_ref} if compressor_ref in _METHODS else {})
+        folder = None if compressor_ref in _METHODS else compressor_ref
+        method = "a trained compressor" if folder and not known.compressor_ref else compressor_ref
+        asked = settings | ({"method": method} if method and method != folder else {})
         differing = [
             f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
         ]
@@ -107,7 +141,10 @@ def open_or_create(
             raise UsageError(
                 f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or name another corpus."
             )
-        return open_workspace(store, name, model_ref=model_ref, device=device)
+        return open_workspace(store, name, model_ref=model_ref, compressor_ref=folder, device=device)
+    check_device(device)
+    _check_compressor(compressor_ref or DEFAULT_COMPRESSOR)
+    _check_writable(store)
     model, tokenizer = load(model_ref or DEFAULT_MODEL, device=device)
     compressor = make_compressor(compressor_ref or DEFAULT_COMPRESSOR, model, tokenizer, **settings)
     folder = str(Path(compressor_ref).resolve()) if compressor_ref and compressor_ref not in _METHODS else ""
@@ -116,6 +153,17 @@ def open_or_create(
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
+def _check_writable(store: Path) -> None:
+    """Before a model is loaded for nothing."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(store, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise StorageError(f"The store '{store}' cannot be written to ({reason}): give another folder with --store.")
+
+
 def _stable(ref: str) -> str:
     """A model reference that means the same from any folder."""
-    return str(Path(ref).resolve()) if Path(ref).exists() else ref
+    return str(Path(ref).resolve()) if ref != DEFAULT_MODEL and Path(ref).exists() else ref

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -10,13 +10,19 @@ from longreach.cli import ask, corpus, doctor, ingest
 from longreach.cli.output import fail
 from longreach.errors import LongreachError
 
+HELP = """Long contexts for open language models at a fraction of the memory.
+
+Example: longreach ingest book.txt --corpus library && longreach ask library "Who stole the tarts?"
+"""
+
 app = typer.Typer(
     name="longreach",
-    help="Long contexts for open language models at a fraction of the memory.",
+    help=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"terminal_width": 110},  # the same help everywhere, whatever the terminal
 )
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
@@ -33,24 +39,67 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in arguments
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=arguments, prog_name="longreach")
+        _run(arguments, "--json" in options)
+    except OSError as error:  # nothing can be said on stdout any more
+        _silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):  # the reader went away: no noise
+            _silence(sys.stderr)
+        typer.echo(f"longreach: The output cannot be written ({error.strerror}): send it elsewhere.", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(arguments: list[str], as_json: bool) -> None:
+    """Runs one command and ends with `fail` where it did not succeed."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("longreach", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
     except LongreachError as error:
         fail(str(error), type(error).__name__, as_json, error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         fail("Interrupted: nothing is lost, the same command goes on from here.", "KeyboardInterrupt", as_json, 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: no noise at exit
-        sys.exit(1)
-    except MemoryError:
-        fail("Out of memory: lower --segment-tokens, --batch-size or --budget.", "MemoryError", as_json, 1)
+        raise
+    except OSError as error:
+        fail(f"The system refused ({error}): make room or permit access, and try again.", "OSError", as_json, 1)
     except Exception as error:
+        if hasattr(error, "format_message"):  # a wrong call; which package its class lies in depends on typer's release
+            _wrong_call(error, as_json)
+        if _out_of_memory(error):
+            fail("Out of memory: lower --segment-tokens, --batch-size or --budget.", "MemoryError", as_json, 1)
         if os.environ.get("LONGREACH_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         text = f"Something went wrong inside longreach ({' '.join(reason.split())[:300]}): please report it, with the "
         fail(text + "traceback that LONGREACH_DEBUG=1 shows.", type(error).__name__, as_json, 1)
+
+
+def _wrong_call(error: Exception, as_json: bool) -> NoReturn:
+    """Ends a command that was called with options or arguments it does not have."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        typer.echo(context.get_help(), err=True)
+        sys.exit(2)
+    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    path = context.command_path if context is not None else "longreach"
+    fail(f"{text.rstrip('.')}: see `{path} --help`.", "UsageError", as_json, 2)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

@@ -17,7 +17,14 @@ def ask(
         None, "--compressed", help="Read as vectors: passages, document or none. [default: passages]"
     ),
     retriever: str | None = typer.Option(None, "--retriever", help="bm25, dense or hybrid. [default: bm25]"),
-    adapter: Path | None = typer.Option(None, "--adapter", help="PEFT adapter folder. [default: the corpus's own]"),
+    adapter: Path | None = typer.Option(
+        None,
+        "--adapter",
+        exists=True,
+        file_okay=False,
+        resolve_path=True,
+        help="PEFT adapter folder. [default: the corpus's own]",
+    ),
     max_new_tokens: int = typer.Option(128, "--max-new-tokens", help="Length of the answer at most, in tokens."),
     temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
     top_p: float = typer.Option(1.0, "--top-p", help="Sample from the likeliest tokens of this total probability."),

@@ -1,21 +1,36 @@
 """`longreach corpus`: look at corpora, check them, change them."""
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
 from longreach.cli.output import JsonOption, StoreOption, emit, note, table
 
-app = typer.Typer(help="Look at corpora, check them, change them.", no_args_is_help=True)
+_HELP = """Look at corpora, check them, change them.
+
+Example: longreach corpus show library
+"""
+app = typer.Typer(help=_HELP, short_help="Look at corpora, check them, change them.", no_args_is_help=True)
 _NAME = typer.Argument(help="The corpus.")
 
 
-def _open(store: Path | None, name: str) -> Any:
+def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
+    """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or deleted."""
+    from longreach.corpus.integrity import LOG
     from longreach.corpus.store import Corpus
+    from longreach.errors import CorpusDamaged, CorpusNotFound
     from longreach.workspace import store_folder
 
-    return Corpus.open(store_folder(store), name)
+    folder = store_folder(store)
+    try:
+        return Corpus.open(folder, name)
+    except (CorpusDamaged, CorpusNotFound):
+        if not (damaged_too and (folder / name / LOG).exists()):
+            raise
+        return Corpus(folder.absolute() / name, cast(Any, None), None)
 
 
 @app.command("ls")
@@ -59,11 +74,14 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
     if as_json:
         about = {key: getattr(settings, key) for key in ("model_ref", "compressor", "dtype", "dim", "created")}
         prints = {"fingerprint": settings.fingerprint, "model_fingerprint": settings.model_fingerprint}
-        listed = [document._asdict() for document in documents]
+        listed = [asdict(document) for document in documents]
         adapter = str(corpus.adapter_path) if corpus.adapter_path else None
         emit({"corpus": name, "documents": listed, **totals, **about, **prints, "adapter": adapter})
         return
-    typer.echo(f"{name}: model {settings.model_ref or '?'}, compressor {settings.compressor}")
+    method, *values = (
+        str(value) if key == "method" else f"{key} {value}" for key, value in settings.compressor.items()
+    )
+    typer.echo(f"{name}: model {settings.model_ref or '?'}, compressor {method} ({', '.join(values)})")
     typer.echo(f"compressor fingerprint {settings.fingerprint}, model fingerprint {settings.model_fingerprint}\n")
     table(
         ("document", "passages", "tokens", "vectors", "added"),
@@ -89,17 +107,23 @@ def remove(
     """
     from longreach.errors import UsageError
 
-    corpus = _open(store, name)
+    corpus = _open(store, name, damaged_too=not documents)
     if documents:
         known = {document.document for document in corpus.documents()}
-        names = [d if d in known else str(Path(d).resolve()) for d in documents]
+        names = sorted({d if d in known else str(Path(d).resolve()) for d in documents})
         corpus.remove(names)
+        left = len(known) - len(names)
+        done = f"{name}: {len(names)} removed, {left} left. `longreach corpus rollback` brings them back."
     else:
-        if not yes and (as_json or not typer.confirm(f"Delete the whole corpus '{name}'?", err=True)):
+        may_ask = sys.stdin.isatty() and not as_json
+        if not (yes or (may_ask and typer.confirm(f"Delete the whole corpus '{name}'?", err=True))):
             raise UsageError(f"The corpus '{name}' was not deleted: confirm with --yes.")
         corpus.delete()
+        done = f"{name}: deleted."
     if as_json:
         emit({"corpus": name, "removed": names if documents else "all"})
+    else:
+        typer.echo(done)
 
 
 @app.command()
@@ -108,7 +132,7 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
     Example: longreach corpus verify library
     """
-    report = _open(store, name).verify()
+    report = _open(store, name, damaged_too=True).verify()
     if as_json:
         figures = {"documents": report.documents, "passages": report.passages, "files": report.files}
         emit({"corpus": name, "ok": report.ok, "problems": report.problems, **figures})
@@ -130,7 +154,7 @@ def versions(name: str = _NAME, store: Path | None = StoreOption, as_json: bool 
     """
     found = _open(store, name).versions()
     if as_json:
-        emit({"corpus": name, "versions": [version._asdict() for version in found]})
+        emit({"corpus": name, "versions": [{**v._asdict(), "timestamp": v.timestamp.isoformat()} for v in found]})
     else:
         table(("version", "documents", "written"), [(v.version, v.documents, v.timestamp.isoformat()) for v in found])
 
@@ -163,8 +187,11 @@ def compact(name: str = _NAME, store: Path | None = StoreOption, as_json: bool =
     """
     corpus = _open(store, name)
     corpus.compact()
+    documents = len(corpus.documents())
     if as_json:
-        emit({"corpus": name, "documents": len(corpus.documents())})
+        emit({"corpus": name, "documents": documents})
+    else:
+        typer.echo(f"{name}: compacted, {documents} documents.")
 
 
 @app.command()
@@ -174,7 +201,9 @@ def export(
     store: Path | None = StoreOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Write a corpus as plain files: corpus.json, passages.jsonl, and one safetensors file of vectors a revision.
+    """Write a corpus as plain files.
+
+    They are corpus.json, passages.jsonl, and one safetensors file of vectors a revision.
 
     Example: longreach corpus export library library-export
     """

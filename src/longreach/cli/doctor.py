@@ -22,7 +22,7 @@ _EXTRAS = (
 
 
 def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
-    """Say what is installed, which model and device will be used, and the command that brings what is missing.
+    """Say what is installed, what will be used, and how to get what is missing.
 
     Example: longreach doctor
     """
@@ -31,7 +31,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
 
     from longreach import __version__
     from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
-    from longreach.workspace import DEFAULT_COMPRESSOR, store_folder
+    from longreach.workspace import DEFAULT_COMPRESSOR, check_device, store_folder
 
     missing: list[dict[str, str]] = []
     try:
@@ -43,6 +43,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         if not all(util.find_spec(module) for module in modules):
             missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
+    check_device(device)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, Any] = {
         "longreach": __version__,

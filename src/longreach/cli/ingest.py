@@ -1,15 +1,18 @@
 """`longreach ingest`: documents into a corpus."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, note
 
+if TYPE_CHECKING:
+    from longreach.corpus.documents import Skipped
+
 
 def ingest(
-    paths: list[Path] = typer.Argument(metavar="PATH...", help="Files and folders: txt, md, html, pdf, docx, epub."),
+    paths: list[str] = typer.Argument(metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, epub."),
     corpus: str = typer.Option(..., "--corpus", help="The corpus; made where there is none of that name."),
     compressor: str | None = typer.Option(
         None, "--compressor", help="mean-pool, autocompressor, or the folder of a trained one. [default: mean-pool]"
@@ -36,24 +39,45 @@ def ingest(
 
     Example: longreach ingest book.txt papers/ --corpus library
     """
+    from longreach.corpus.schema import AddReport
+    from longreach.corpus.store import Corpus
+    from longreach.errors import UsageError
     from longreach.workspace import open_or_create, store_folder
 
+    if not all(path.strip() for path in paths):
+        raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
     named = {"ratio": ratio, "segment_tokens": segment_tokens, "summary_tokens": summary_tokens, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    workspace = open_or_create(
-        store_folder(store), corpus, model_ref=model, compressor_ref=compressor, device=device, **settings
-    )
-    report = workspace.corpus.add(paths, prune=prune, progress=True, batch_size=batch_size)
+    folder = store_folder(store)
+    sources = [path if "://" in path else Path(path) for path in paths]  # web addresses are refused by that name
+    refused = [] if corpus in Corpus.names(folder) else _all_refused(sources)
+    if refused:  # a mistyped path makes no empty corpus that holds on to these settings
+        report = AddReport(skipped=refused)
+    else:
+        opened = open_or_create(folder, corpus, model_ref=model, compressor_ref=compressor, device=device, **settings)
+        report = opened.corpus.add(sources, prune=prune, progress=True, batch_size=batch_size)
     skipped = [{"document": item.name, "reason": item.reason} for item in report.skipped]
     if as_json:
         outcomes = {key: getattr(report, key) for key in ("added", "replaced", "unchanged", "removed")}
         figures = {"passages": report.passages, "tokens": report.tokens, "seconds": round(report.seconds, 3)}
         emit({"corpus": corpus, **outcomes, "skipped": skipped, **figures})
     else:
-        counts = [(report.added, "added"), (report.replaced, "replaced"), (report.unchanged, "unchanged")]
-        done = ", ".join(f"{len(names)} {word}" for names, word in [*counts, (report.removed, "removed")] if names)
+        words = ("added", "replaced", "unchanged", "removed", "skipped")
+        done = ", ".join(f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word))
         typer.echo(f"{corpus}: {done or 'nothing added'}; {report.tokens:,} tokens read in {report.seconds:.1f} s.")
     for item in report.skipped:
         note(f"skipped: {item.reason}")
     if report.skipped:
         raise typer.Exit(1)
+
+
+def _all_refused(sources: list[str | Path]) -> "list[Skipped]":
+    """Why nothing of `sources` can be read; empty where one document can."""
+    from longreach.corpus.documents import Skipped, read_all
+
+    refused = list[Skipped]()
+    for item in read_all(sources):
+        if not isinstance(item, Skipped):
+            return []
+        refused.append(item)
+    return refused

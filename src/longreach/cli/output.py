@@ -19,7 +19,12 @@ JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout
 
 def emit(value: dict[str, Any]) -> None:
     """Prints the one JSON object of a command."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a stream that is not UTF-8, or a file name that is not
+        text = json.dumps(value)
+    typer.echo(text)
 
 
 def note(text: str) -> None:

@@ -28,11 +28,13 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
         The files, relative to `out`.
 
     Raises:
-        UsageError: `out` exists.
+        UsageError: `out` exists, or cannot be a folder.
         StorageError: the disk refused.
     """
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise UsageError(f"'{out}' exists already: name a folder that does not.")
+    if any(parent.is_file() for parent in out.absolute().parents):
+        raise UsageError(f"'{out}' cannot be made, because a file lies on its path: name another folder.")
     draft = out.with_name(f".{out.name}.partial")
     with storage_faults(out):
         try:

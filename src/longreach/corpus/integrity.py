@@ -55,7 +55,7 @@ def storage_faults(where: Path) -> Iterator[None]:
                 f"The disk refused ({reason.group(0) if reason else error}) under {where}. What was stored before is "
                 "safe: free space or permit access, and run the same command again to go on from there."
             ) from error
-        if isinstance(error, (RuntimeError, ValueError, OSError)) or "Panic" in type(error).__name__:
+        if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
             raise CorpusDamaged(
                 f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
                 "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."

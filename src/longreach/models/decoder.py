@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from longreach.errors import ModelError
+from longreach.models.load import quiet
 
 
 def decoder_of(model: Any) -> Any:
@@ -47,17 +48,20 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
 
 
 def add_adapter(model: Any, folder: Path) -> str:
-    """Lays the PEFT adapter in `folder` over the model, switched on, and returns its name.
+    """Lays the PEFT adapter in `folder` over the model, switched off, and returns the name for `only_adapter`.
 
     Raises:
         ModelError: the folder holds no adapter that fits the model.
     """
     name = f"adapter{len(getattr(model, 'peft_config', {}))}"
+    before = _state(model)
     try:
-        model.load_adapter(str(folder), adapter_name=name)
+        with quiet():
+            model.load_adapter(str(folder), adapter_name=name)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}: {reason}") from error
+    _restore(dict.fromkeys(_state(model), ([], True)) | before)
     return name
 
 
@@ -71,22 +75,26 @@ def adapters_off(model: Any) -> Iterator[None]:
 @contextmanager
 def only_adapter(model: Any, name: str | None) -> Iterator[None]:
     """The model with just this adapter on, or with none; what was on before comes back afterwards."""
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        yield
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    before = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
+    before = _state(model)
     try:
-        for layer in layers:
-            if name is None:
-                layer.enable_adapters(False)
-            else:
-                layer.set_adapter(name)
-                layer.enable_adapters(True)
+        _restore(dict.fromkeys(before, ([name] if name else [], name is None)))
         yield
     finally:
-        for layer, active, disabled in before:
-            layer.set_adapter(list(active))
-            layer.enable_adapters(not disabled)
+        _restore(before)
+
+
+def _state(model: Any) -> dict[Any, tuple[list[str], bool]]:
+    """For each layer that can carry adapters: which are chosen, and whether they are switched off."""
+    if not getattr(model, "peft_config", None):
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return {layer: (list(layer.active_adapters), layer.disable_adapters) for layer in layers}
+
+
+def _restore(state: dict[Any, tuple[list[str], bool]]) -> None:
+    for layer, (active, disabled) in state.items():
+        if active:
+            layer.set_adapter(active)
+        layer.enable_adapters(not disabled)

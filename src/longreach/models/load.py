@@ -44,7 +44,7 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(dtype) if dtype is not None else (torch.float32 if device == "cpu" else torch.bfloat16)
     source = str(ref)
-    with _quiet():
+    with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
         else:
@@ -159,7 +159,7 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars or load reports from transformers: what matters is raised."""
     verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

@@ -1,0 +1,114 @@
+"""`make demo`: a novel into memory, three questions, and an honest table of what was read.
+
+Takes two to four minutes on two CPU cores the first time, under one the second (the memory is kept in `.demo/`).
+"""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import longreach as lr
+from longreach.errors import CorpusNotFound, LongreachError
+from longreach.models.decoder import window_of
+from longreach.models.generate import read_prefix
+
+HERE = Path(__file__).resolve().parent
+BOOK = HERE / "alice.txt"
+QUESTIONS = (
+    "What did the label on the bottle that Alice found say?",
+    "Which animal smokes a hookah on a mushroom?",
+    "What is strange about the Hatter's watch?",
+)
+POLICIES = {
+    "both": lr.Policy(),
+    "raw text only": lr.Policy(compressed="none"),
+    "vectors only": lr.Policy(raw=0),
+}
+
+
+def open_corpus(model, tokenizer):
+    """The demo's corpus with the book in it, and the seconds that reading it took; 0 if that was done before."""
+    compressor = lr.MeanPool(model, tokenizer)
+    try:
+        corpus = lr.Corpus.open(HERE.parent / ".demo", "alice", compressor)
+    except CorpusNotFound:
+        corpus = lr.Corpus.create(HERE.parent / ".demo", "alice", compressor, model_ref="smollm2")
+    report = corpus.add([BOOK], progress=True)
+    return corpus, report.seconds if report.tokens else 0.0
+
+
+def seconds_to_read(model, tokenizer, text, whole):
+    """Seconds to read `whole` tokens raw: a*n + b*n^2 through two measured lengths, the cost of attention."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    lengths, seconds = (1024, 3072), []
+    with torch.no_grad():
+        embeds = model.get_input_embeddings()(torch.tensor(ids[: lengths[1]]))
+    read_prefix(model, embeds[:64])
+    for length in lengths:
+        began = time.perf_counter()
+        read_prefix(model, embeds[:length])
+        seconds.append(time.perf_counter() - began)
+    (n, m), (s, t) = lengths, seconds
+    quadratic = max(0.0, (t / m - s / n) / (m - n))
+    linear = s / n - quadratic * n
+    return linear * whole + quadratic * whole * whole
+
+
+def main():
+    """Runs the demo."""
+    began = time.perf_counter()
+    print("Loading SmolLM2-135M-Instruct (converted once, then cached) ...", flush=True)
+    model, tokenizer = lr.load("smollm2", device="cpu")
+    corpus, ingest_seconds = open_corpus(model, tokenizer)
+    (book,) = corpus.documents()
+    took = f"in {ingest_seconds:.0f} s" if ingest_seconds else "earlier, and kept"
+    print(f"Alice's Adventures in Wonderland: {book.tokens:,} tokens, read {took};")
+    print(f"they are now {book.vectors:,} vectors of {corpus.settings.dim} numbers in {book.passages} passages.\n")
+
+    reader = lr.Reader(corpus, model, tokenizer)
+    sampling = lr.Sampling(max_new_tokens=48)
+    answers = []
+    for question in QUESTIONS:
+        print(f"Q: {question}")
+        print("A: ", end="", flush=True)
+        stream = reader.stream(question, sampling=sampling)
+        for piece in stream:
+            print(piece, end="", flush=True)
+        answers.append(stream.answer)
+        print(f"\n   raw text only: {reader.ask(question, policy=POLICIES['raw text only'], sampling=sampling).text}")
+        print(f"   vectors only:  {reader.ask(question, policy=POLICIES['vectors only'], sampling=sampling).text}")
+        best = answers[-1].passages[0]
+        print(f"   best passage:  characters {best.start:,}-{best.end:,}, read as {best.read_as}\n")
+
+    print("Measuring how long the whole text would take ...", flush=True)
+    whole = seconds_to_read(model, tokenizer, corpus.document_text(book.document), book.tokens)
+    print_table(answers, book, whole, window_of(model))
+    print(
+        "\nWhere the answers come from: compare the lines above. The compressor of this demo (mean pooling) is not\n"
+        "trained, so its vectors carry little: what is answered right comes from the raw passages that retrieval\n"
+        "found. The vectors are read, counted and stored as a trained compressor's would be."
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\nThe demo took {time.perf_counter() - began:.0f} s; peak memory {peak:.1f} GiB.")
+
+
+def print_table(answers, book, whole, window):
+    """Positions and seconds of each question against reading everything."""
+    print(f"\n{'':<22}{'positions':>11}{'vectors':>9}{'raw':>7}{'ratio':>8}{'s to first token':>18}")
+    for number, answer in enumerate(answers, start=1):
+        usage, seconds = answer.usage, answer.timings.first_token_seconds
+        ratio = f"{book.tokens / usage.positions:.0f}x"
+        counts = f"{usage.positions:>11,}{usage.vectors:>9,}{usage.raw_tokens:>7,}{ratio:>8}"
+        print(f"{f'question {number}':<22}{counts}{seconds:>18.1f}")
+    print(f"{'the whole text':<22}{book.tokens:>11,}{0:>9}{book.tokens:>7,}{'1x':>8}{whole:>17.0f}*")
+    print(f"* extrapolated from 1,024 and 3,072 tokens. The text does not fit the model's window of {window:,} tokens.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LongreachError as error:
+        sys.exit(f"demo: {error}")

@@ -1,0 +1,74 @@
+import threading
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from longreach.caches.prefix import PrefixCache, cache_bytes
+
+
+def filled(value, tokens=4):
+    cache = DynamicCache()
+    for layer in range(2):
+        cache.update(torch.full((1, 2, tokens, 8), float(value)), torch.full((1, 2, tokens, 8), float(value)), layer)
+    return cache
+
+
+SIZE = 2 * 2 * 2 * 4 * 8 * 4  # layers, keys and values, heads, tokens, head size, bytes of a float
+
+
+def test_bytes_are_those_of_keys_and_values():
+    assert cache_bytes(filled(1)) == SIZE
+
+
+def test_what_comes_out_is_a_copy():
+    prefixes = PrefixCache(10 * SIZE)
+    mine = filled(1)
+    prefixes.put("a", mine)
+    for cache in (mine, prefixes.get("a")):
+        cache.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8), 0)
+        cache.layers[0].keys[:] = 9
+    kept = prefixes.get("a")
+    assert kept.get_seq_length() == 4 and kept.layers[0].keys.eq(1).all()
+
+
+def test_the_least_recently_used_goes_first():
+    prefixes = PrefixCache(2 * SIZE)
+    prefixes.put("a", filled(1))
+    prefixes.put("b", filled(2))
+    assert prefixes.get("a") is not None
+    prefixes.put("c", filled(3))
+    assert prefixes.get("b") is None and prefixes.get("a") is not None and prefixes.get("c") is not None
+    assert prefixes.bytes == 2 * SIZE and len(prefixes) == 2
+
+
+def test_replacing_an_entry_counts_it_once():
+    prefixes = PrefixCache(2 * SIZE)
+    for value in (1, 2, 3):
+        prefixes.put("a", filled(value))
+    assert prefixes.bytes == SIZE and prefixes.get("a").layers[0].keys.eq(3).all()
+
+
+@pytest.mark.parametrize("room", [0, SIZE - 1])
+def test_what_does_not_fit_is_not_kept(room):
+    prefixes = PrefixCache(room)
+    prefixes.put("a", filled(1))
+    assert prefixes.get("a") is None and prefixes.bytes == 0
+
+
+def test_threads_share_it():
+    prefixes, failures = PrefixCache(3 * SIZE), []
+
+    def work(name):
+        for _ in range(50):
+            prefixes.put(name, filled(name))
+            cache = prefixes.get(name)
+            if cache is not None and not cache.layers[0].keys.eq(name).all():
+                failures.append(name)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and prefixes.bytes == SIZE * len(prefixes) <= 3 * SIZE

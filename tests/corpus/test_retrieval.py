@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+
+from longreach import Corpus, Document, MeanPool
+from longreach.corpus import retrieval
+from longreach.errors import MissingDependency, UsageError
+from tests.conftest import make_model, make_tokenizer
+
+FACTS = {
+    "whale": "The captain hunted a white whale across every ocean of the world.",
+    "tarts": "The Knave of Hearts stole the tarts on a summer day.",
+    "watch": "His watch told the day of the month, but not the hour.",
+    "garden": "Roses were painted red by gardeners who feared the Queen.",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    compressor = MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=200)
+    corpus = Corpus.create(tmp_path_factory.mktemp("store"), "facts", compressor)
+    corpus.add([Document(name, text) for name, text in FACTS.items()])
+    return corpus
+
+
+@pytest.mark.parametrize("method", ["bm25", "dense", "hybrid"])
+@pytest.mark.parametrize(
+    ("question", "document"),
+    [("Who stole the tarts?", "tarts"), ("which whales were hunted", "whale"), ("what did the watch tell", "watch")],
+)
+def test_the_passage_asked_for_comes_first(corpus, method, question, document):
+    best, *rest = corpus.search(question, k=3, retriever=method)
+    assert best.document == document and best.text == FACTS[document]
+    assert (best.start, best.end) == (0, len(FACTS[document]))
+    scores = [passage.score for passage in (best, *rest)]
+    assert scores == sorted(scores, reverse=True) and all(score > 0 for score in scores)
+    assert corpus.search(question, k=3, retriever=method) == [best, *rest]
+
+
+def test_dense_finds_what_shares_no_word(corpus):
+    question = "Which sea mammal was pursued?"
+    assert all(passage.document != "whale" for passage in corpus.search(question, k=1))
+    assert corpus.search(question, k=1, retriever="dense")[0].document == "whale"
+
+
+def test_bm25_equals_the_formula(corpus):
+    """Lucene's variant on one term: idf * tf / (tf + k1 * (1 - b + b * length / average)), k1 1.5, b 0.75."""
+    lengths = [8, 8, 6, 6]  # words that are no stop words: whale, garden, tarts, watch
+    average = sum(lengths) / 4
+    idf = math.log(1 + (4 - 1 + 0.5) / (1 + 0.5))
+    wanted = idf / (1 + 1.5 * (0.25 + 0.75 * 6 / average))
+    assert corpus.search("tarts", k=1)[0].score == pytest.approx(wanted, rel=1e-5)
+
+
+def test_fewer_come_where_fewer_match(corpus):
+    assert len(corpus.search("tarts", k=4)) == 1
+    assert corpus.search("zebra crossing", k=4) == []
+    assert corpus.search("the of and", k=4) == []
+    assert len(corpus.search("tarts", k=400, retriever="dense")) <= 4
+
+
+def test_fusion_is_the_sum_of_reciprocal_ranks():
+    scores = retrieval._fuse([[2, 0], [0, 1]], 4)
+    assert scores.tolist() == [1 / 62 + 1 / 61, 1 / 62, 1 / 61, 0]
+
+
+def test_equal_scores_come_in_document_order():
+    assert retrieval._best(np.array([1.0, 3.0, 1.0, 3.0, 0.0]), 4) == [1, 3, 0, 2]
+
+
+def test_the_index_follows_the_corpus(tmp_path):
+    corpus = Corpus.create(tmp_path, "c", MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=200))
+    assert corpus.search("tarts") == []
+    corpus.add([Document("a", FACTS["tarts"])])
+    assert corpus.search("tarts")[0].document == "a"
+    reader = Corpus.open(tmp_path, "c")
+    assert reader.search("tarts")
+    corpus.remove("a")
+    assert corpus.search("tarts") == [] == reader.search("tarts")
+
+
+def test_no_part_of_a_long_passage_is_beyond_the_dense_encoder(tmp_path):
+    filler = "The weather was fine and nothing happened at all. " * 60
+    text = filler + "The whale swam away. " + filler
+    compressor = MeanPool(make_model(max_position_embeddings=9000), make_tokenizer(), 30, segment_tokens=8000)
+    corpus = Corpus.create(tmp_path, "c", compressor)
+    corpus.add([Document("long", text), Document("short", "A short remark on gardening.")])
+    assert corpus.search("whale", k=1, retriever="dense")[0].document == "long"
+
+
+def test_wrong_calls_are_refused(corpus, monkeypatch):
+    for arguments in ({"k": 0}, {"retriever": "magic"}):
+        with pytest.raises(UsageError):
+            corpus.search("tarts", **arguments)
+    with pytest.raises(UsageError, match="empty"):
+        corpus.search("  \n")
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    retrieval._indices.clear()
+    with pytest.raises(MissingDependency, match="pip install sentence-transformers"):
+        corpus.search("tarts", retriever="dense")
+    assert corpus.search("tarts")

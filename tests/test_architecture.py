@@ -1,0 +1,128 @@
+"""The floors of the house: a room imports from lower floors or its own room, never sideways or upwards."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "longreach"
+FLOORS = {
+    "errors": 0,
+    "jobs": 0,
+    "pattern": 0,
+    "kernels": 1,
+    "caches": 2,
+    "models": 3,
+    "compressors": 4,
+    "corpus": 4,
+    "training": 5,
+    "reader": 5,
+    "workspace": 5,
+    "evals": 6,
+    "serving": 6,
+    "scale": 6,
+    "cli": 7,
+}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree):
+    """Absolute names of longreach modules imported at run time; imports for type checkers carry no code."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            if node.module == "longreach":
+                yield from (f"longreach.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def sideways(path, text):
+    room, found = room_of(path), []
+    for name in imports(ast.parse(text)):
+        parts = name.split(".")
+        if parts[0] == "longreach" and len(parts) > 1 and parts[1] != room:
+            other = parts[1]
+            if other in FLOORS and FLOORS[other] >= FLOORS[room]:
+                found.append(
+                    f"{path.relative_to(PACKAGE)} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+                )
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards_only(path):
+    assert room_of(path) in FLOORS, f"give the room '{room_of(path)}' a floor here and in docs/structure.md"
+    assert sideways(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_above_can_fail():
+    path = PACKAGE / "corpus" / "store.py"
+    assert sideways(path, "from longreach.reader import Reader")
+    assert sideways(path, "def f():\n    import longreach.compressors.base")
+    assert sideways(path, "from longreach import cli")
+    assert not sideways(path, "if TYPE_CHECKING:\n    from longreach.reader import Reader")
+    assert not sideways(path, "from longreach.corpus.schema import Settings\nfrom longreach.errors import UsageError")
+
+
+def test_only_models_touch_transformers_internals():
+    allowed = {"models", "caches", "training", "serving", "evals"}
+    for path in modules():
+        names = set(imports(ast.parse(path.read_text(encoding="utf-8"))))
+        if room_of(path) not in allowed:
+            assert not any(name.startswith("transformers") for name in names), path
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_stay_small(path):
+    limit = 500 if path.name.startswith("triton_") else 420
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+def test_structure_md_lists_every_module():
+    listed = (PACKAGE.parents[1] / "docs" / "structure.md").read_text(encoding="utf-8")
+    for path in modules():
+        if path.name != "__init__.py":
+            assert f"`{path.relative_to(PACKAGE)}`" in listed, f"docs/structure.md says nothing about {path}"
+
+
+def test_importing_longreach_has_no_side_effects():
+    code = (
+        "import sys, longreach; "
+        "heavy = {'torch', 'transformers', 'lancedb', 'numpy', 'typer'} & set(sys.modules); "
+        "assert not heavy, heavy; assert set(longreach.__all__) <= set(dir(longreach))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_exists():
+    import longreach
+
+    for name in longreach.__all__:
+        assert getattr(longreach, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = longreach.nonsense
+
+
+def test_every_error_is_in_the_tree_and_has_an_exit_code():
+    from longreach import errors
+
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(classes) > 10
+    for cls in classes:
+        assert issubclass(cls, errors.LongreachError) and cls.exit_code in (1, 2)
+        assert cls.__name__ in errors.__doc__
