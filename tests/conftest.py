@@ -11,6 +11,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # the random models are so small that a second thread only waits
+
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -78,8 +80,15 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def smollm2():
-    """The real model; the conversion out of GGUF is cached as for any user."""
+def _real_model():
     import longreach
 
     return longreach.load("smollm2", device="cpu")
+
+
+@pytest.fixture
+def smollm2(_real_model):
+    """The real model; the conversion out of GGUF is cached as for any user."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield _real_model
+    torch.set_num_threads(1)

@@ -211,11 +211,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers(reader):
         reader.ask("why " * 500)
     with pytest.raises(ContextError, match="window of 2048"):
         reader.ask("why", policy=Policy(budget=2048))
+    assert reader.ask("why", policy=Policy()).usage.positions <= 2048 - 128  # what the window leaves
+    with pytest.raises(ContextError, match="window of 2048"):
+        reader.ask("why", policy=Policy(), sampling=Sampling(max_new_tokens=2048))
     with pytest.raises(ContextError, match="raise the budget"):
         reader.ask("What did the queen say?", policy=Policy(budget=105))
     with pytest.raises(UsageError, match="empty"):
         reader.ask("   ")
-    for settings in ({"budget": 0}, {"budget": -5}, {"k": 0}, {"raw": -1}, {"compressed": "all"}):
+    for settings in ({"budget": 0}, {"budget": -5}, {"k": 0}, {"raw": -1}, {"compressed": "all"}, {"retriever": "x"}):
         with pytest.raises(UsageError):
             Policy(**settings)
 

@@ -5,6 +5,7 @@ raw. The prompt is [system ; vectors ; raw passages ; question] in the model's o
 """
 
 import hashlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 
 from longreach.caches.prefix import PrefixCache
-from longreach.corpus.retrieval import Passage
+from longreach.corpus.retrieval import Method, Passage
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
@@ -23,6 +24,7 @@ from longreach.models.generate import Sampling, read_prefix, stop_tokens, write_
 from longreach.models.prompt import Prompt, PromptBuilder
 
 Compressed = Literal["passages", "document", "none"]
+DEFAULT_BUDGET = 2048
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Policy:
         raw: how many of them, best first, are read as raw text.
         compressed: what is read as vectors: the retrieved passages that are not read raw ("passages"), all of the best
             passage's document ("document", or "passages" where that does not fit), or nothing ("none").
-        budget: positions of the whole prompt at most: template, vectors, raw text and question.
+        budget: positions of the whole prompt at most: template, vectors, raw text and question. None: 2048, or what
+            the model's window leaves beside the answer where that is less.
         retriever: "bm25", "dense" or "hybrid".
     """
 
     k: int = 5
     raw: int = 2
     compressed: Compressed = "passages"
-    budget: int = 2048
+    budget: int | None = None
     retriever: str = "bm25"
 
     def __post_init__(self) -> None:
@@ -49,8 +52,10 @@ class Policy:
             raise UsageError(f"k is {self.k}; at least 1 passage has to be retrieved.")
         if self.raw < 0:
             raise UsageError(f"raw is {self.raw}; it must be 0 or more passages.")
-        if self.budget < 1:
+        if self.budget is not None and self.budget < 1:
             raise UsageError(f"The budget is {self.budget} positions; a prompt needs some hundreds (default 2048).")
+        if self.retriever not in get_args(Method):
+            raise UsageError(f"There is no retriever '{self.retriever}': use one of {', '.join(get_args(Method))}.")
         if self.compressed not in get_args(Compressed):
             raise UsageError(f"compressed is '{self.compressed}'; use one of {', '.join(get_args(Compressed))}.")
 
@@ -239,7 +244,14 @@ class Reader:
     def _plan(self, question: str, policy: Policy, sampling: Sampling) -> _Plan:
         """Chooses what is read as raw text and what as vectors, and assembles it in document order."""
         began = time.perf_counter()
-        room = policy.budget - self._fixed(question, policy, sampling)
+        budget = self._budget(policy, sampling)
+        room = budget - self._builder.fixed(question)
+        if room <= 0:
+            left = "" if policy.budget or budget == DEFAULT_BUDGET else " (what the answer leaves of the window)"
+            raise ContextError(
+                f"The question takes {budget - room} positions, the budget is {budget}{left}: shorten it, raise the "
+                f"budget, or ask for fewer than {sampling.max_new_tokens} new tokens."
+            )
         found = self.corpus.search(question, policy.k, policy.retriever)
         if not found:  # a question without a word of the corpus ("Sum it up."): read from the start
             found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages()[: policy.k]]
@@ -264,7 +276,7 @@ class Reader:
                     room -= passage.n_vectors
         if not as_raw and not as_vectors:
             raise ContextError(
-                f"No passage fits the {policy.budget} positions of the budget beside the question: raise the budget."
+                f"No passage fits the {budget} positions of the budget beside the question: raise the budget."
             )
         chosen = {(revision, index) for revision, index, _ in as_vectors}
         vectors: list[torch.Tensor] = []
@@ -282,19 +294,14 @@ class Reader:
         citations = [Citation(**vars(passage), read_as=read_as) for passage, read_as in zip(found, how, strict=True)]
         return _Plan(prompt, citations, sum(source.values()), retrieved, time.perf_counter() - began)
 
-    def _fixed(self, question: str, policy: Policy, sampling: Sampling) -> int:
-        """Positions of the question and its template, if they leave room for anything else."""
-        fixed, window = self._builder.fixed(question), window_of(self.model)
-        if fixed >= policy.budget:
-            raise ContextError(
-                f"The question takes {fixed} positions, the budget is {policy.budget}: shorten it or raise the budget."
-            )
-        if window and policy.budget + sampling.max_new_tokens > window:
-            raise ContextError(
-                f"A budget of {policy.budget} positions and {sampling.max_new_tokens} new tokens exceed the model's "
-                f"window of {window}: lower one of them."
-            )
-        return fixed
+    def _budget(self, policy: Policy, sampling: Sampling) -> int:
+        """The positions a prompt may take, so that the answer fits the window after it."""
+        window = window_of(self.model) or sys.maxsize
+        left = window - sampling.max_new_tokens
+        if left < (policy.budget or 1):
+            asked = f"A prompt of {policy.budget or 1} positions and {sampling.max_new_tokens} new tokens"
+            raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
+        return policy.budget or min(DEFAULT_BUDGET, left)
 
     def _read_context(self, prompt: Prompt) -> tuple[Any, int, int]:
         """The KV cache after the part that does not depend on the question, its length, and how much of it was hot."""

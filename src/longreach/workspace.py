@@ -35,7 +35,7 @@ def store_folder(given: str | Path | None = None) -> Path:
         UsageError: it cannot be a folder.
     """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
-    folder = Path(given or os.environ.get("LONGREACH_STORE") or data).expanduser()
+    folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)
     if not next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)).is_dir():
         raise UsageError(f"The store '{folder}' is not a folder, nor can it be made: give one with --store.")
     return folder
@@ -45,7 +45,7 @@ def check_device(device: str | None) -> None:
     """Raises UsageError where torch has no such device on this machine."""
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"There is no device '{device}' on this machine: use {there}.") from error
 

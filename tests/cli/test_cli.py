@@ -226,6 +226,7 @@ def test_a_full_disk(run, library, texts, tmp_path, monkeypatch, at):
         (["--raw", -1], ["raw is -1"]),
         (["--compressed", "all"], ["'all'", "passages, document, none"]),
         (["--device", "warp"], ["no device 'warp'", "cpu"]),
+        (["--device", "hpu"], ["no device 'hpu'", "cpu"]),
         (["--adapter", "nowhere"], ["--adapter", "nowhere", "does not exist"]),
     ],
 )

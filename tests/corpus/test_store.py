@@ -22,6 +22,7 @@ from longreach.errors import (
     StorageError,
     UsageError,
 )
+from longreach.jobs import Job
 from tests.corpus.corpus_fakes import FakeCompressor, dump
 
 A = Document("a", "It was a bright cold day in April 😀,\r\nand the clocks were striking thirteen.")
@@ -51,7 +52,7 @@ def test_a_document_comes_back_exactly(corpus):
 def test_vectors_are_those_the_compressor_made(corpus):
     compressor = FakeCompressor()
     ids = compressor.tokenizer(A.text, add_special_tokens=False)["input_ids"]
-    expected = [result.vectors for result in compressor.stream([ingest._Job("k", ids)])]
+    expected = [result.vectors for result in compressor.stream([Job("k", ids)])]
     revision = corpus.documents()[0].revision
     stored = corpus.vectors(revision)
     assert stored[0].dtype == torch.bfloat16

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from longreach.errors import MissingDependency, UsageError
+from longreach.models.load import quiet
 
 if TYPE_CHECKING:
     from longreach.corpus.schema import PassageInfo
@@ -141,7 +142,8 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
-    encoder = SentenceTransformer(str(get_model_path()))
+    with quiet():
+        encoder = SentenceTransformer(str(get_model_path()))
     windows = [(i, window) for i, passage in enumerate(passages) for window in _windows(encoder, passage.text)]
     owners = np.array([i for i, _ in windows])
     vectors = encoder.encode([text for _, text in windows], normalize_embeddings=True, show_progress_bar=False)
