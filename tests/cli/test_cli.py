@@ -459,23 +459,21 @@ def test_names_outside_the_encoding_of_the_terminal(run, models, tmp_path, monke
 
 
 def test_an_error_of_our_own_asks_for_a_report(run, library, monkeypatch):
-    from longreach import reader
 
     def broken(*args, **kwargs):
         raise KeyError("oops")
 
-    monkeypatch.setattr(reader, "base_fingerprint", broken)
+    monkeypatch.setattr("longreach.reader.reader.base_fingerprint", broken)
     result = run("ask", "library", QUESTION, "--json")
     assert result.code == 1 and "LONGREACH_DEBUG=1" in result.json["error"] and result.json["type"] == "KeyError"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_no_memory_left(run, library, monkeypatch, error):
-    from longreach import reader
 
     def broken(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(reader, "base_fingerprint", broken)
+    monkeypatch.setattr("longreach.reader.reader.base_fingerprint", broken)
     result = run("ask", "library", QUESTION, "--json")
     assert result.code == 1 and "Out of memory: lower" in result.json["error"]

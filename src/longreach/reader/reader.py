@@ -7,109 +7,25 @@ raw. The prompt is [system ; vectors ; raw passages ; question] in the model's o
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 
 from longreach.caches.prefix import PrefixCache
-from longreach.corpus.retrieval import Method, Passage
+from longreach.corpus.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.generate import Sampling, read_prefix, stop_tokens, write_tokens
 from longreach.models.prompt import Prompt, PromptBuilder
+from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
+from longreach.reader.policy import Key, Policy, choose
 
-Compressed = Literal["passages", "document", "none"]
 DEFAULT_BUDGET = 2048
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the reader reads for a question.
-
-    Attributes:
-        k: passages retrieved.
-        raw: how many of them, best first, are read as raw text.
-        compressed: what is read as vectors: the retrieved passages that are not read raw ("passages"), all of the best
-            passage's document ("document", or "passages" where that does not fit), or nothing ("none").
-        budget: positions of the whole prompt at most: template, vectors, raw text and question. None: 2048, or what
-            the model's window leaves beside the answer where that is less.
-        retriever: "bm25", "dense" or "hybrid".
-    """
-
-    k: int = 5
-    raw: int = 2
-    compressed: Compressed = "passages"
-    budget: int | None = None
-    retriever: str = "bm25"
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"k is {self.k}; at least 1 passage has to be retrieved.")
-        if self.raw < 0:
-            raise UsageError(f"raw is {self.raw}; it must be 0 or more passages.")
-        if self.budget is not None and self.budget < 1:
-            raise UsageError(f"The budget is {self.budget} positions; a prompt needs some hundreds (default 2048).")
-        if self.retriever not in get_args(Method):
-            raise UsageError(f"There is no retriever '{self.retriever}': use one of {', '.join(get_args(Method))}.")
-        if self.compressed not in get_args(Compressed):
-            raise UsageError(f"compressed is '{self.compressed}'; use one of {', '.join(get_args(Compressed))}.")
-
-
-@dataclass(frozen=True)
-class Citation(Passage):
-    """A retrieved passage and how it was read: as "raw" text, as "vectors", or "not read" for want of room."""
-
-    read_as: str
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Positions the model read, and where they came from.
-
-    Attributes:
-        positions: the whole prompt.
-        vectors: positions that were summary vectors.
-        raw_tokens: positions that were raw text of passages.
-        cached: positions taken from the KV cache of an earlier question.
-        source_tokens: tokens of source text behind the vectors and the raw text, each passage counted once.
-        answer_tokens: tokens written.
-    """
-
-    positions: int
-    vectors: int
-    raw_tokens: int
-    cached: int
-    source_tokens: int
-    answer_tokens: int
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Wall-clock seconds since the question was asked; questions asked together share those of their batch."""
-
-    retrieved_seconds: float
-    assembled_seconds: float
-    first_token_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a question got: the text, the passages it may cite, what was read, and how long it took."""
-
-    text: str
-    passages: list[Citation]
-    usage: Usage
-    timings: Timings
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
-        return asdict(self)
 
 
 class _Plan(NamedTuple):
@@ -120,21 +36,6 @@ class _Plan(NamedTuple):
     source_tokens: int
     retrieved_seconds: float
     assembled_seconds: float
-
-
-class AnswerStream:
-    """The pieces of an answer's text as they are written; after the last one, `answer` holds the whole."""
-
-    def __init__(self, pieces: Iterator[str | Answer]) -> None:
-        self._pieces = pieces
-        self.answer: Answer | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        for piece in self._pieces:
-            if isinstance(piece, Answer):
-                self.answer = piece
-            else:
-                yield piece
 
 
 class Reader:
@@ -207,6 +108,8 @@ class Reader:
         batch_size: int = 8,
     ) -> list[Answer]:
         """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there."""
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         sampling, answers = sampling or Sampling(), list[Answer]()
         for first in range(0, len(questions), batch_size):
             began = time.perf_counter()
@@ -242,57 +145,40 @@ class Reader:
         yield self._answer(plan, tokens, cached, first_token, time.perf_counter() - began)
 
     def _plan(self, question: str, policy: Policy, sampling: Sampling) -> _Plan:
-        """Chooses what is read as raw text and what as vectors, and assembles it in document order."""
+        """Retrieves, chooses what is read and how, and assembles it in document order."""
         began = time.perf_counter()
         budget = self._budget(policy, sampling)
         room = budget - self._builder.fixed(question)
         if room <= 0:
-            left = "" if policy.budget or budget == DEFAULT_BUDGET else " (what the answer leaves of the window)"
-            raise ContextError(
-                f"The question takes {budget - room} positions, the budget is {budget}{left}: shorten it, raise the "
-                f"budget, or ask for fewer than {sampling.max_new_tokens} new tokens."
-            )
+            advice = "raise the budget"
+            if policy.budget is None and budget < DEFAULT_BUDGET:
+                advice = f"lower the {sampling.max_new_tokens} new tokens, which leave no more of the window"
+            needed = f"The question takes {budget - room} positions, the budget is {budget}"
+            raise ContextError(f"{needed}: shorten it or {advice}.")
         found = self.corpus.search(question, policy.k, policy.retriever)
         if not found:  # a question without a word of the corpus ("Sum it up."): read from the start
             found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages()[: policy.k]]
         if not found:
             raise CorpusError(f"Corpus '{self.corpus.name}' holds no documents: add some with ingest first.")
         retrieved = time.perf_counter() - began
-        document = [info for info in self.corpus.passages(found[0].document)] if policy.compressed == "document" else []
-        whole = self._builder.vectors_cost(sum(info.n_vectors for info in document))
-        as_vectors = [(info.revision, info.index, info.tokens) for info in document] if whole <= room else []
-        room -= whole if as_vectors else 0
-        as_raw: dict[tuple[str, int], list[int]] = {}
-        for passage in found[: policy.raw]:
-            ids = self._builder.raw(passage.text)
-            if len(ids) <= room:
-                as_raw[passage.revision, passage.index] = ids
-                room -= len(ids)
-        if policy.compressed != "none" and not as_vectors:
-            room -= self._builder.vectors_cost(1) - 1
-            for passage in found:
-                if (passage.revision, passage.index) not in as_raw and passage.n_vectors <= room:
-                    as_vectors.append((passage.revision, passage.index, passage.tokens))
-                    room -= passage.n_vectors
-        if not as_raw and not as_vectors:
+        document = self.corpus.passages(found[0].document) if policy.compressed == "document" else []
+        choice = choose(found, document, room, policy, self._builder)
+        if not choice.raw and not choice.vectors:
             raise ContextError(
-                f"No passage fits the {budget} positions of the budget beside the question: raise the budget."
+                f"No passage fits the budget of {budget} positions beside the question: raise the budget."
             )
-        chosen = {(revision, index) for revision, index, _ in as_vectors}
+        prompt = self._builder.build(
+            self._vectors(choice.vectors), [choice.raw[key] for key in sorted(choice.raw)], question
+        )
+        citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
+        return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began)
+
+    def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
+        """The stored vectors of passages, in document order, with one read a document."""
         vectors: list[torch.Tensor] = []
-        for revision in sorted({revision for revision, _ in chosen}):
-            vectors += self.corpus.vectors(revision, sorted(index for owner, index in chosen if owner == revision))
-        prompt = self._builder.build(vectors, [as_raw[key] for key in sorted(as_raw)], question)
-        keys = [(passage.revision, passage.index) for passage in found]
-        how = ["raw" if key in as_raw else "vectors" if key in chosen else "not read" for key in keys]
-        source = {
-            (passage.revision, passage.index): passage.tokens
-            for passage in found
-            if (passage.revision, passage.index) in as_raw
-        }
-        source |= {(revision, index): tokens for revision, index, tokens in as_vectors}
-        citations = [Citation(**vars(passage), read_as=read_as) for passage, read_as in zip(found, how, strict=True)]
-        return _Plan(prompt, citations, sum(source.values()), retrieved, time.perf_counter() - began)
+        for revision in sorted({revision for revision, _ in keys}):
+            vectors += self.corpus.vectors(revision, sorted(index for owner, index in keys if owner == revision))
+        return vectors
 
     def _budget(self, policy: Policy, sampling: Sampling) -> int:
         """The positions a prompt may take, so that the answer fits the window after it."""

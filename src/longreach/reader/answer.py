@@ -1,0 +1,74 @@
+"""What a question gets: text, citations, positions and timings."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from longreach.corpus.retrieval import Passage
+
+
+@dataclass(frozen=True)
+class Citation(Passage):
+    """A retrieved passage and how it was read: as "raw" text, as "vectors", or "not read" for want of room."""
+
+    read_as: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Positions the model read, and where they came from.
+
+    Attributes:
+        positions: the whole prompt.
+        vectors: positions that were summary vectors.
+        raw_tokens: positions that were raw text of passages.
+        cached: positions taken from the KV cache of an earlier question.
+        source_tokens: tokens of source text behind the vectors and the raw text, each passage counted once.
+        answer_tokens: tokens written.
+    """
+
+    positions: int
+    vectors: int
+    raw_tokens: int
+    cached: int
+    source_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds since the question was asked; questions asked together share those of their batch."""
+
+    retrieved_seconds: float
+    assembled_seconds: float
+    first_token_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question got: the text, the passages it may cite, what was read, and how long it took."""
+
+    text: str
+    passages: list[Citation]
+    usage: Usage
+    timings: Timings
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values for JSON."""
+        return asdict(self)
+
+
+class AnswerStream:
+    """The pieces of an answer's text as they are written; after the last one, `answer` holds the whole."""
+
+    def __init__(self, pieces: Iterator[str | Answer]) -> None:
+        self._pieces = pieces
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            if isinstance(piece, Answer):
+                self.answer = piece
+            else:
+                yield piece
