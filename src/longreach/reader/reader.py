@@ -165,7 +165,7 @@ class Reader:
         choice = choose(found, document, room, policy, self._builder)
         if not choice.raw and not choice.vectors:
             raise ContextError(
-                f"No passage fits the budget of {budget} positions beside the question: raise the budget."
+                f"No passage fits the {budget} positions of the budget with the question: raise the budget."
             )
         prompt = self._builder.build(
             self._vectors(choice.vectors), [choice.raw[key] for key in sorted(choice.raw)], question

@@ -1,0 +1,159 @@
+"""Reading a corpus: no lock, always the newest committed state, from several threads."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import UTC
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from longreach.corpus.integrity import locked, require, storage_faults
+from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version, to_tensor
+from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
+from longreach.corpus.verify import VerifyReport, verify
+from longreach.errors import CorpusDamaged, UsageError
+
+if TYPE_CHECKING:
+    from longreach.compressors.base import Compressor
+
+LOCK_SECONDS = 60.0
+_T = TypeVar("_T")
+
+
+class CorpusReading:
+    """The half of `Corpus` that changes nothing."""
+
+    def __init__(
+        self, path: Path, settings: Settings, compressor: "Compressor | None", *, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.compressor = compressor
+        self.lock_seconds = lock_seconds
+
+    def __repr__(self) -> str:
+        return f"Corpus({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """What the corpus is called: the name of its folder."""
+        return self.path.name
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The folder of the PEFT adapter trained for this corpus, None while there is none."""
+        folder = self.path / "adapter"
+        return folder if folder.is_dir() else None
+
+    def state(self) -> str:
+        """A string that changes whenever the documents do."""
+        return f"{self.settings.created}:{self._read(lambda db: db.open_table('documents').version)}"
+
+    def documents(self) -> list[DocumentInfo]:
+        """The documents, sorted by name."""
+        return [_info(DocumentInfo, row) for row in self._read(document_rows)]
+
+    def passages(self, name: str | None = None) -> list[PassageInfo]:
+        """The passages of one document in order, or of all, without vectors; texts are checked against their checksums.
+
+        Raises:
+            UsageError: there is no document of that name.
+        """
+
+        def read(database: Any) -> list[PassageInfo]:
+            documents = document_rows(database)
+            if name is not None:
+                documents = [row for row in documents if row["document"] == name]
+            if name is not None and not documents:
+                raise self._unknown([name])
+            only = documents[0]["revision"] if name is not None else None
+            rows = passage_rows(database, only, vectors=False, check=False)
+            found = []
+            for document in documents:
+                mine = rows[document["revision"]]
+                check_document(document, mine)
+                found += [_info(PassageInfo, row, document=document["document"]) for row in mine]
+            return found
+
+        return self._read(read)
+
+    def document_text(self, name: str) -> str:
+        """The text of a document, exactly as it was read.
+
+        Raises:
+            UsageError: there is no document of that name.
+        """
+        return "".join(passage.text for passage in self.passages(name))
+
+    def vectors(self, revision: str, indices: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """The vectors [n, d] of passages of a revision, on the CPU, in the order of `indices`; None means all.
+
+        Raises:
+            CorpusDamaged: a passage is not there, or not what was written.
+        """
+
+        def read(database: Any) -> list[torch.Tensor]:
+            rows = {row["index"]: row for row in passage_rows(database, revision, indices, vectors=True)[revision]}
+            wanted = range(max(rows, default=0) + 1) if indices is None else indices
+            for index in wanted:
+                if index not in rows or not rows[index]["intact"]:
+                    raise CorpusDamaged(
+                        f"Passage {index} of revision {revision} of corpus {self.name!r} is not there or not what was "
+                        "written: `longreach corpus verify` says more."
+                    )
+            return [to_tensor(rows[index]) for index in wanted]
+
+        return self._read(read)
+
+    def search(self, query: str, k: int = 5, retriever: str = "bm25") -> list[Any]:
+        """The `k` passages nearest to `query`, best first."""
+        from longreach.corpus.retrieval import search
+
+        return search(self, query, k, retriever)
+
+    def versions(self) -> list[Version]:
+        """The states that `rollback` can return to, oldest first; the last one is the present."""
+        listed = self._read(lambda db: db.open_table("documents").list_versions())
+        return [
+            Version(entry["version"], entry["timestamp"].astimezone(UTC), int(entry["metadata"]["total_rows"]))
+            for entry in listed
+        ]
+
+    def verify(self, *, lock_seconds: float = 5.0) -> VerifyReport:
+        """Reads every byte of the corpus and says what is not as it was written.
+
+        Raises:
+            CorpusBusy: a writer did not end within `lock_seconds`; what it writes cannot be judged meanwhile.
+        """
+        with locked(self.path, lock_seconds, reading=True):
+            return verify(self.path)
+
+    @cached_property
+    def _database(self) -> Any:
+        return connect(self.path)
+
+    def _read(self, read: Callable[[Any], _T]) -> _T:
+        for attempt in range(3):
+            try:
+                with storage_faults(self.path):
+                    return read(self._database)
+            except CorpusDamaged:
+                require(self.path)
+                if attempt == 2:
+                    raise
+            time.sleep(0.1)  # another process may have compacted the files away under this read
+        raise AssertionError
+
+    def _unknown(self, names: Sequence[str]) -> UsageError:
+        return UsageError(
+            f"Corpus {self.name!r} has no document {', '.join(map(repr, names))}: `longreach corpus show` lists them."
+        )
+
+
+def _info(kind: type[_T], row: dict[str, Any], **more: Any) -> _T:
+    """The fields of a row that `kind`, a dataclass, has."""
+    row = row | more
+    return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]
