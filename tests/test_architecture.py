@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import longreach
+
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "longreach"
 FLOORS = {
     "errors": 0,
@@ -44,9 +46,11 @@ def imports(tree):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module
-            if node.module == "longreach":
-                yield from (f"longreach.{alias.name}" for alias in node.names)
+            if node.module != "longreach":
+                yield node.module
+            else:
+                homes = (longreach._HOMES.get(alias.name) or alias.name for alias in node.names)
+                yield from (f"longreach.{home}" for home in homes if home != "__version__")
         else:
             yield from imports(node)
 
@@ -55,7 +59,9 @@ def sideways(path, text):
     room, found = room_of(path), []
     for name in imports(ast.parse(text)):
         parts = name.split(".")
-        if parts[0] == "longreach" and len(parts) > 1 and parts[1] != room:
+        if name == "longreach":
+            found.append(f"{path.relative_to(PACKAGE)} imports the whole package")
+        elif parts[0] == "longreach" and parts[1] != room:
             other = parts[1]
             if other in FLOORS and FLOORS[other] >= FLOORS[room]:
                 found.append(
@@ -75,6 +81,8 @@ def test_the_check_above_can_fail():
     assert sideways(path, "from longreach.reader import Reader")
     assert sideways(path, "def f():\n    import longreach.compressors.base")
     assert sideways(path, "from longreach import cli")
+    assert sideways(path, "from longreach import Reader")
+    assert sideways(path, "import longreach as lr")
     assert not sideways(path, "if TYPE_CHECKING:\n    from longreach.reader import Reader")
     assert not sideways(path, "from longreach.corpus.schema import Settings\nfrom longreach.errors import UsageError")
 
@@ -110,8 +118,6 @@ def test_importing_longreach_has_no_side_effects():
 
 
 def test_every_public_name_exists():
-    import longreach
-
     for name in longreach.__all__:
         assert getattr(longreach, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 import torch
@@ -218,6 +217,10 @@ def test_what_does_not_fit_is_refused_with_the_numbers(reader):
         reader.ask("What did the queen say?", policy=Policy(budget=105))
     with pytest.raises(UsageError, match="empty"):
         reader.ask("   ")
+    with pytest.raises(UsageError, match="UTF-8"):
+        reader.ask("what \udcff?")
+    with pytest.raises(UsageError, match="batch_size"):
+        reader.ask_many(["queen?"], batch_size=0)
     for settings in ({"budget": 0}, {"budget": -5}, {"k": 0}, {"raw": -1}, {"compressed": "all"}, {"retriever": "x"}):
         with pytest.raises(UsageError):
             Policy(**settings)
@@ -266,6 +269,4 @@ def test_a_real_model_answers_from_a_real_book(smollm2, tmp_path):
     questions = ["What did the label on the bottle say?", "What animal had a watch in its waistcoat-pocket?"]
     batched = reader.ask_many(questions, sampling=Sampling(max_new_tokens=12))
     assert [a.text for a in batched] == [reader.ask(q, sampling=Sampling(max_new_tokens=12)).text for q in questions]
-    began = time.perf_counter()
     assert Corpus.open(tmp_path / "store", "book", corpus.compressor).add([source]).unchanged == [str(source)]
-    assert time.perf_counter() - began < 20

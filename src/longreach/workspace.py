@@ -10,6 +10,7 @@ import torch
 
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
+from longreach.compressors.checkpoint import base_model
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
@@ -101,7 +102,9 @@ def open_workspace(
     trained = compressor_ref or settings.compressor_ref
     if trained:
         _check_compressor(trained)
-    model, tokenizer = load(model_ref or settings.model_ref or DEFAULT_MODEL, device=device)
+    base = model_ref or settings.model_ref or DEFAULT_MODEL
+    # Vectors are added in the dtype of those that are there; to read, any will do.
+    model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else None)
     if not (compressing or trained):
         return Workspace(corpus, model, tokenizer)
     values = dict(settings.compressor)
@@ -109,7 +112,9 @@ def open_workspace(
     if trained:  # its folder holds the number of summary tokens, and may change the model
         values.pop("summary_tokens", None)
     compressor = make_compressor(trained or method, model, tokenizer, **values)
-    return Workspace(Corpus.open(store, name, compressor), compressor.model, compressor.tokenizer)
+    if compressing:
+        corpus = Corpus.open(store, name, compressor)
+    return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
 def open_or_create(
@@ -131,9 +136,9 @@ def open_or_create(
     except CorpusNotFound:
         known = None
     if known is not None:
-        folder = None if compressor_ref in _METHODS else compressor_ref
-        method = "a trained compressor" if folder and not known.compressor_ref else compressor_ref
-        asked = settings | ({"method": method} if method and method != folder else {})
+        moved = None if compressor_ref in _METHODS else compressor_ref
+        method = "a trained compressor" if moved and not known.compressor_ref else compressor_ref
+        asked = settings | ({"method": method} if method and method != moved else {})
         differing = [
             f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
         ]
@@ -141,15 +146,17 @@ def open_or_create(
             raise UsageError(
                 f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or name another corpus."
             )
-        return open_workspace(store, name, model_ref=model_ref, compressor_ref=folder, device=device)
+        return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
     check_device(device)
     _check_compressor(compressor_ref or DEFAULT_COMPRESSOR)
     _check_writable(store)
-    model, tokenizer = load(model_ref or DEFAULT_MODEL, device=device)
+    folder = Path(compressor_ref).resolve() if compressor_ref and compressor_ref not in _METHODS else None
+    base = model_ref or (base_model(folder) if folder else DEFAULT_MODEL)
+    model, tokenizer = load(base, device=device)
     compressor = make_compressor(compressor_ref or DEFAULT_COMPRESSOR, model, tokenizer, **settings)
-    folder = str(Path(compressor_ref).resolve()) if compressor_ref and compressor_ref not in _METHODS else ""
-    model_name = _stable(model_ref or DEFAULT_MODEL)
-    corpus = Corpus.create(store, name, compressor, model_ref=model_name, compressor_ref=folder)
+    corpus = Corpus.create(
+        store, name, compressor, model_ref=_stable(base), compressor_ref=str(folder) if folder else ""
+    )
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 

@@ -72,3 +72,9 @@ def test_threads_share_it():
     for thread in threads:
         thread.join()
     assert not failures and prefixes.bytes == SIZE * len(prefixes) <= 3 * SIZE
+
+
+def test_a_view_counts_as_what_a_copy_of_it_holds():
+    cache = filled(1)
+    cache.layers[0].keys = torch.zeros(1, 2, 400, 8)[:, :, :4]
+    assert cache_bytes(cache) == SIZE - 2 * 4 * 8 * 4 + 2 * 400 * 8 * 4

@@ -290,3 +290,36 @@ def test_refuses_folders_that_are_no_compressor(model, tokenizer, tmp_path):
         AutoCompressor.from_pretrained(tmp_path / "own", make_model(hidden_size=64), tokenizer)
     with pytest.raises(ModelError, match="give model and tokenizer"):
         AutoCompressor.from_pretrained(tmp_path / "own")
+
+
+def test_fingerprint_covers_how_the_model_computes(tokenizer):
+    plain = AutoCompressor(make_model(), tokenizer, segment_tokens=10)
+    turned = make_model(rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
+    other = AutoCompressor(turned, tokenizer, segment_tokens=10)
+    assert plain.model_fingerprint != other.model_fingerprint and plain.fingerprint != other.fingerprint
+
+
+def test_fingerprint_notices_weights_merged_behind_its_back(model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    compressor = AutoCompressor(model, tokenizer, segment_tokens=10)
+    before = compressor.fingerprint, compressor.model_fingerprint
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    assert (compressor.fingerprint, compressor.model_fingerprint) == before
+    wrapped.merge_and_unload()
+    assert compressor.fingerprint != before[0] and compressor.model_fingerprint != before[1]
+
+
+def test_refuses_a_compressor_of_another_model_of_the_same_size(model, tokenizer, tmp_path):
+    AutoCompressor(model, tokenizer, 2, 10).save(tmp_path)
+    with pytest.raises(ModelError, match="made for another model"):
+        AutoCompressor.from_pretrained(tmp_path, make_model(seed=5), tokenizer)
+    assert AutoCompressor.from_pretrained(tmp_path, make_model().to(torch.bfloat16), tokenizer)
+
+
+def test_refuses_weight_files_that_are_no_tensors(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04\x95 no pickle of tensors")
+    with pytest.raises(ModelError, match="cannot be read"):
+        AutoCompressor.from_pretrained(tmp_path, model, tokenizer)

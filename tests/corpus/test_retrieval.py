@@ -60,6 +60,14 @@ def test_fewer_come_where_fewer_match(corpus):
     assert len(corpus.search("tarts", k=400, retriever="dense")) <= 4
 
 
+def test_the_same_text_twice_takes_one_place(tmp_path):
+    corpus = Corpus.create(tmp_path, "c", MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=200))
+    corpus.add([Document(name, FACTS["tarts"]) for name in "abc"])
+    corpus.add([Document("d", "More tarts.")])
+    assert len(corpus.search("tarts", k=2)) == 2
+    assert {passage.text for passage in corpus.search("tarts", k=2)} == {FACTS["tarts"], "More tarts."}
+
+
 def test_fusion_is_the_sum_of_reciprocal_ranks():
     scores = retrieval._fuse([[2, 0], [0, 1]], 4)
     assert scores.tolist() == [1 / 62 + 1 / 61, 1 / 62, 1 / 61, 0]

@@ -339,3 +339,31 @@ def test_every_error_is_a_corpus_error(corpus):
     (corpus.path / "corpus.json").write_text("{}")
     with pytest.raises(CorpusError, match="restore it from a backup"):
         Corpus.open(corpus.path.parent, "c")
+
+
+def test_a_corpus_made_anew_is_not_the_one_that_was_opened(tmp_path):
+    old = Corpus.create(tmp_path, "c", FakeCompressor())
+    old.add(A)
+    Corpus.open(tmp_path, "c").delete()
+    new = Corpus.create(tmp_path, "c", FakeCompressor(seed=1))
+    for use in (lambda: old.add(A), old.documents, old.state, lambda: old.remove("a")):
+        with pytest.raises(CorpusNotFound, match="made anew"):
+            use()
+    assert new.documents() == [] and new.verify().ok
+
+
+def test_a_killed_writer_excuses_no_damage_to_the_adapter(tmp_path):
+    corpus = Corpus.create(tmp_path, "c", FakeCompressor())
+    with corpus.changing("study") as folder:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights").write_bytes(b"trained")
+    integrity.FileLog(corpus.path)._append({"intent": "passages"})  # what a kill in the middle of a flush leaves
+    assert corpus.verify().ok
+    (corpus.path / "adapter" / "weights").write_bytes(b"trainee")
+    assert not corpus.verify().ok
+
+
+def test_folders_that_are_no_corpora_are_not_listed(tmp_path):
+    corpus = Corpus.create(tmp_path, "c", FakeCompressor())
+    shutil.copytree(corpus.path, tmp_path / "a..b")
+    assert Corpus.names(tmp_path) == ["c"]

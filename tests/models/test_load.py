@@ -1,6 +1,5 @@
 import math
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -53,9 +52,7 @@ def test_perplexity_guards_the_query_key_permutation(smollm2):
 @pytest.mark.real
 def test_the_default_model_is_converted_once(smollm2, monkeypatch):
     monkeypatch.setattr(loading, "_dequantise", lambda path: pytest.fail("converted again"))
-    began = time.perf_counter()
     model, tokenizer = lr.load("smollm2", device="cpu")
-    assert time.perf_counter() - began < 10
     assert model.config.hidden_size == 576 and model.config.rope_parameters["rope_theta"] == 100_000
     assert tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.chat_template
     assert torch.equal(model.lm_head.weight, smollm2[0].lm_head.weight)
@@ -76,6 +73,23 @@ def test_an_unwritable_cache_costs_time_but_no_model(monkeypatch, tmp_path, fold
     monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="not cached"):
         assert lr.load(gguf, device="cpu")[0] is model
+
+
+def test_a_full_disk_costs_time_but_no_model(monkeypatch, tmp_path):
+    from safetensors import SafetensorError
+
+    def full(self, folder, **settings):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    gguf = tmp_path / "tiny.gguf"
+    gguf.write_bytes(b"GGUF" + bytes(100))
+    model = make_model()
+    monkeypatch.setattr(loading, "_dequantise", lambda path: (model, make_tokenizer()))
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="No space left"):
+        assert lr.load(gguf, device="cpu")[0] is model
+    assert not list((tmp_path / "cache" / "models").iterdir())
 
 
 def test_a_conversion_is_cached_whole_or_not_at_all(monkeypatch, tmp_path):
@@ -103,16 +117,16 @@ def test_a_conversion_is_cached_whole_or_not_at_all(monkeypatch, tmp_path):
     ("ref", "said"),
     [("no-such-model", "check the name"), ("some/where", "check the name"), ("missing.gguf", "check the path")],
 )
-def test_an_unknown_model_is_refused_at_once(ref, said, monkeypatch):
+def test_an_unknown_model_is_refused_at_once(ref, said, monkeypatch, caplog):
     def offline(*args, **kwargs):
         raise socket.gaierror("no network")
 
     monkeypatch.setattr(loading.socket, "getaddrinfo", offline)
-    began = time.perf_counter()
+    monkeypatch.setattr(loading.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=said) as caught:
         lr.load(ref)
     assert ref in str(caught.value) and "\n" not in str(caught.value)
-    assert time.perf_counter() - began < 5
+    assert "Retrying" not in caplog.text  # the hub client would try for most of a minute
 
 
 def test_files_that_are_no_model_are_refused(tmp_path):

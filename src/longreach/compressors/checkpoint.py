@@ -7,6 +7,7 @@ Our own folder holds `compressor.json` (settings, name of the base model) and `c
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from longreach.errors import ModelError, UsageError
+from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
 
 if TYPE_CHECKING:
@@ -56,15 +58,16 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
         )
     summary = _summary_embeddings(folder)
     if model is None or tokenizer is None:
-        base = str(folder) if config else settings.get("model") or lora.get("base_model_name_or_path")
-        if not base:
-            raise ModelError(f"'{folder}' does not say which model it belongs to: give model and tokenizer.")
-        model, tokenizer = load(base)
+        model, tokenizer = load(base_model(folder))
     if lora:
         model = _merge_lora(model, folder, lora)
     fits = model.get_input_embeddings().weight.shape[1]
     if summary.shape[1] != fits:
         raise ModelError(f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}.")
+    made_for = settings.get("model_fingerprint")
+    if made_for and made_for != base_fingerprint(model, tokenizer):
+        name = settings.get("model") or made_for
+        raise ModelError(f"The compressor in '{folder}' was made for another model ({name}): load that one.")
     found = {"model": model, "tokenizer": tokenizer, "summary_tokens": summary.shape[0], "embed_summary": summary}
     if "segment_tokens" in settings:
         found["segment_tokens"] = settings["segment_tokens"]
@@ -73,6 +76,21 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     elif config.get("accumulate_summary") is False:
         found["mode"] = "replace"
     return found
+
+
+def base_model(folder: Path) -> str:
+    """The model that a compressor's folder holds or names, as `longreach.load` takes it.
+
+    Raises:
+        ModelError: it does not say.
+    """
+    if (folder / "config.json").is_file():
+        return str(folder)
+    named = _json(folder / SETTINGS_FILE).get("model")
+    base = named or _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"'{folder}' does not say which model it belongs to: give model and tokenizer (--model).")
+    return str(base)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -93,11 +111,11 @@ def _summary_embeddings(folder: Path) -> torch.Tensor:
                     if _SUMMARY in name and name.endswith("weight"):
                         return file.get_tensor(name)
         # The first published models are .bin files; weights_only admits nothing but tensors.
-        for path in sorted(folder.glob("*.bin")):
+        for path in sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("adapter_model.bin")]):
             for name, tensor in torch.load(path, weights_only=True, map_location="cpu", mmap=True).items():
                 if _SUMMARY in name and name.endswith("weight"):
                     return tensor.clone()
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise ModelError(f"A weight file in '{folder}' cannot be read ({error}): copy the checkpoint again.") from error
     raise ModelError(f"'{folder}' holds no {_SUMMARY}.weight: it is no AutoCompressor checkpoint.")
 

@@ -27,6 +27,7 @@ from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, Longreac
 
 LOG = "files.jsonl"
 LOCK = ".lock"
+CHANGING = "changing: "  # intents of work outside the database
 _HINT = "latest_version_hint.json"  # the one file Lance rewrites
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSED_TEXT = re.compile(
@@ -54,6 +55,10 @@ def storage_faults(where: Path) -> Iterator[None]:
             raise StorageError(
                 f"The disk refused ({reason.group(0) if reason else error}) under {where}. What was stored before is "
                 "safe: free space or permit access, and run the same command again to go on from there."
+            ) from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise StorageError(
+                f"The system refused under {where} ({error.strerror}): mend that and try again."
             ) from error
         if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
             raise CorpusDamaged(
@@ -199,7 +204,14 @@ class FileLog:
             return
         present = self.present()
         gone = [path for path in self.files if path not in present] if self.intent == "compact" else []
-        self._record(self.intent, [p for p in present if p not in self.files or _mutable(p)], gone)
+        self._record(self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone)
+
+    def _mutable(self, path: str) -> bool:
+        """Whether the writer that was killed may have been changing this file."""
+        if self.intent is None:
+            return False
+        other_work = self.intent.startswith(CHANGING)
+        return path.endswith("/" + _HINT) or (other_work and not path.startswith(DATABASE + "/") and path != SETTINGS)
 
     def _record(self, what: str, news: list[str], gone: list[str]) -> None:
         lines: list[dict[str, Any]] = []
@@ -225,7 +237,7 @@ class FileLog:
             except OSError as error:
                 problems.append(f"{path} cannot be read: {error.strerror}.")
                 continue
-            if not same and not (self.intent is not None and _mutable(path)):
+            if not same and not self._mutable(path):
                 problems.append(f"{path} is not what was written.")
         if self.intent is None and not self.problems:
             problems.extend(f"{path} was not written by longreach." for path in present if path not in self.files)
@@ -234,10 +246,6 @@ class FileLog:
 
 def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _mutable(path: str) -> bool:
-    return path.endswith("/" + _HINT) or not (path.startswith(DATABASE + "/") or path == SETTINGS)
 
 
 def _hash(path: Path, *, sync: bool = False) -> Recorded:

@@ -14,7 +14,7 @@ from longreach.corpus.integrity import locked, require, storage_faults
 from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
-from longreach.errors import CorpusDamaged, UsageError
+from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
 
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
@@ -99,7 +99,8 @@ class CorpusReading:
             rows = {row["index"]: row for row in passage_rows(database, revision, indices, vectors=True)[revision]}
             wanted = range(max(rows, default=0) + 1) if indices is None else indices
             for index in wanted:
-                if index not in rows or not rows[index]["intact"]:
+                row = rows.get(index)
+                if row is None or not row["intact"] or row["fingerprint"] != self.settings.fingerprint:
                     raise CorpusDamaged(
                         f"Passage {index} of revision {revision} of corpus {self.name!r} is not there or not what was "
                         "written: `longreach corpus verify` says more."
@@ -139,6 +140,7 @@ class CorpusReading:
         for attempt in range(3):
             try:
                 with storage_faults(self.path):
+                    self._check_same()
                     return read(self._database)
             except CorpusDamaged:
                 require(self.path)
@@ -146,6 +148,13 @@ class CorpusReading:
                     raise
             time.sleep(0.1)  # another process may have compacted the files away under this read
         raise AssertionError
+
+    def _check_same(self) -> None:
+        """Raises CorpusNotFound where another corpus was made in the place of this one since it was opened."""
+        require(self.path)
+        now = Settings.load(self.path)
+        if (now.created, now.fingerprint) != (self.settings.created, self.settings.fingerprint):
+            raise CorpusNotFound(f"Corpus {self.name!r} was deleted and made anew: open it again.")
 
     def _unknown(self, names: Sequence[str]) -> UsageError:
         return UsageError(

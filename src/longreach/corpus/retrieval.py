@@ -88,7 +88,13 @@ def search(corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25"
         scores = _fuse(rankings, len(index.passages))
     else:
         scores = index.scores(method, query)
-    return [_passage(index.passages[i], float(scores[i])) for i in _best(scores, k)]
+    found: dict[tuple[str, int], Passage] = {}
+    for i in _best(scores, len(index.passages)):
+        info = index.passages[i]
+        found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))  # the same text twice is one
+        if len(found) == k:
+            break
+    return list(found.values())
 
 
 def _best(scores: np.ndarray, k: int) -> list[int]:

@@ -159,10 +159,15 @@ class Settings:
         return cls(**values)
 
 
+def is_valid_name(name: str) -> bool:
+    """Whether a corpus may be called so."""
+    fits = isinstance(name, str) and name.isprintable() and re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name)
+    return bool(fits) and ".." not in name and name == name.strip()
+
+
 def valid_name(name: str) -> str:
     """Returns `name` if a corpus may be called so, else raises UsageError with the allowed form."""
-    printable = isinstance(name, str) and name.isprintable()
-    if not printable or not re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name) or ".." in name or name != name.strip():
+    if not is_valid_name(name):
         raise UsageError(
             f"{name!r} cannot be the name of a corpus: use 1 to 100 printable characters, no '/', '\\', ':' or '..', "
             "no '.' in front and no space at either end."

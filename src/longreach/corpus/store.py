@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from longreach.corpus.documents import Document
 from longreach.corpus.ingest import Ingest, vanished
-from longreach.corpus.integrity import LOG, FileLog, locked, storage_faults
+from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked, storage_faults
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
 from longreach.corpus.schema import (
     DOCUMENTS,
@@ -32,6 +32,7 @@ from longreach.corpus.schema import (
     SETTINGS,
     AddReport,
     Settings,
+    is_valid_name,
     valid_name,
 )
 from longreach.corpus.tables import connect, document_rows
@@ -60,7 +61,7 @@ class Corpus(CorpusReading):
         """The corpora of the store at `path`, sorted."""
         with storage_faults(Path(path)):
             found = sorted(Path(path).glob(f"*/{SETTINGS}"))
-        return [file.parent.name for file in found if not file.parent.name.startswith(".")]
+        return [file.parent.name for file in found if is_valid_name(file.parent.name)]
 
     @classmethod
     def create(
@@ -146,9 +147,10 @@ class Corpus(CorpusReading):
             settings = Settings.load(folder)
         if compressor is not None and compressor.fingerprint != settings.fingerprint:
             other = "another model" if compressor.model_fingerprint != settings.model_fingerprint else "other settings"
+            described = ", ".join(f"{key} {value}" for key, value in settings.compressor.items())
             raise FingerprintMismatch(
-                f"Corpus {name!r} was made with {other} (model {settings.model_ref or settings.model_fingerprint}, "
-                f"compressor {settings.compressor}): use those, or ingest into a new corpus."
+                f"Corpus {name!r} was made with {other} (model {settings.model_ref or settings.model_fingerprint} in "
+                f"{settings.dtype}, {described}): use those, or ingest into a new corpus."
             )
         return cls(folder, settings, compressor, lock_seconds=lock_seconds)
 
@@ -246,13 +248,14 @@ class Corpus(CorpusReading):
 
         Yields the folder; what is there at the end is recorded, so that `verify` answers for it.
         """
-        with self._writing() as log, storage_faults(self.path), log.change(what):
+        with self._writing() as log, storage_faults(self.path), log.change(CHANGING + what):
             yield self.path
 
     @contextmanager
     def _writing(self) -> Iterator[FileLog]:
         with locked(self.path, self.lock_seconds):
             with storage_faults(self.path):
+                self._check_same()
                 log = FileLog(self.path)
                 log.recover()
             yield log

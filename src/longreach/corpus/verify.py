@@ -32,15 +32,19 @@ def verify(folder: Path) -> VerifyReport:
             problems, files = log.check(), len(log.files)
             if problems:  # Lance may allocate what a damaged length says, so it is not given damaged files
                 return VerifyReport([*problems, "Rows were not checked, because of these files."], files=files)
-            Settings.load(folder)
+            settings = Settings.load(folder)
             database = connect(folder)
             documents = database.open_table("documents").to_arrow().to_pylist()
             passages = passage_rows(database, vectors=False)
     except CorpusError as error:
         return VerifyReport([str(error)])
     for document in documents:
+        mine = passages[document["revision"]]
         try:
-            check_document(document, passages[document["revision"]])
+            check_document(document, mine)
+            if any(row["fingerprint"] != settings.fingerprint for row in mine):
+                name = repr(document["document"])
+                raise CorpusDamaged(f"Document {name} holds vectors of another compressor: add it again.")
         except CorpusDamaged as error:
             problems.append(str(error))
     return VerifyReport(problems, len(documents), sum(map(len, passages.values())), files)

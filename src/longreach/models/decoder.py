@@ -1,11 +1,14 @@
 """What every decoder family has in common, and PEFT adapters switched on and off around a piece of work."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import load_peft_weights
 
 from longreach.errors import ModelError
 from longreach.models.load import quiet
@@ -48,20 +51,41 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
 
 
 def add_adapter(model: Any, folder: Path) -> str:
-    """Lays the PEFT adapter in `folder` over the model, switched off, and returns the name for `only_adapter`.
+    """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for `only_adapter`.
+
+    The same adapter is laid over a model once, however often it is asked for.
 
     Raises:
-        ModelError: the folder holds no adapter that fits the model.
+        ModelError: the folder holds no LoRA adapter that fits the model.
     """
-    name = f"adapter{len(getattr(model, 'peft_config', {}))}"
-    before = _state(model)
+    refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
+    try:
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        weights = load_peft_weights(str(folder), device="cpu")
+    except Exception as error:
+        raise ModelError(f"{refused}: its files are missing or damaged ({type(error).__name__}).") from error
+    if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
+        raise ModelError(f"{refused}: only LoRA without modules_to_save can be switched on and off around an answer.")
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for key, tensor in sorted(weights.items()):
+        digest.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    name, before = f"longreach-{digest.hexdigest()[:16]}", _state(model)
+    if name in getattr(model, "peft_config", {}):
+        return name
     try:
         with quiet():
             model.load_adapter(str(folder), adapter_name=name)
+        marks = (f".{name}.", f".{name}")
+        laid = {key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])}
+        if len(laid) != len(weights):
+            raise ValueError(f"{len(weights)} weights in the folder, places for {len(laid)} in the model")
     except Exception as error:
+        if name in getattr(model, "peft_config", {}):
+            model.delete_adapter(name)
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}: {reason}") from error
-    _restore(dict.fromkeys(_state(model), ([], True)) | before)
+        raise ModelError(f"{refused}: {reason}") from error
+    finally:
+        _restore(dict.fromkeys(_state(model), ([], True)) | before)
     return name
 
 

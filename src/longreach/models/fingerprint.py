@@ -1,6 +1,7 @@
 """Names for weights and vocabularies: two models with the same fingerprint read each other's vectors."""
 
 import hashlib
+import json
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,21 @@ import torch
 # Texts whose ids differ when pre-tokenisation does: digits, spaces, case, accents, scripts, emoji, code, newlines.
 _PROBE = (
     "Hello, world's 1234567 tests!  naïve Straße\r\n\tdef f(x):  return x**2\n日本語 Привет עברית 👩‍🚀 <|im_end|></s>"
+)
+_COMPUTATION = (
+    "model_type",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "longreach",
 )
 _digests: weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple, str]]] = weakref.WeakKeyDictionary()
 
@@ -21,7 +37,8 @@ def base_fingerprint(model: Any, tokenizer: Any) -> str:
     do not count: they are laid over the same model.
     """
     weights = _digest(model, "bfloat16", lambda tensor: tensor.to(torch.bfloat16))
-    return hashlib.sha256(f"{weights} {tokenizer_digest(tokenizer)}".encode()).hexdigest()[:32]
+    parts = f"{weights} {tokenizer_digest(tokenizer)} {_computation(model)}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def weights_digest(model: Any) -> str:
@@ -38,16 +55,27 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def _computation(model: Any) -> str:
+    """What a config says about the computation. A list of its own: new keys of later releases must not count."""
+    config = model.config.get_text_config().to_dict()
+    return json.dumps({key: config[key] for key in _COMPUTATION if config.get(key) is not None}, sort_keys=True)
+
+
 def _base_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for name, parameter in model.named_parameters():
         if "lora_" not in name and "modules_to_save" not in name:
             yield name.replace("base_layer.", "").removeprefix("base_model.model."), parameter.detach()
 
 
+def _sample(tensor: torch.Tensor) -> float:
+    return float(tensor.flatten()[:: max(1, tensor.numel() // 64)].double().sum()) if tensor.numel() else 0.0
+
+
 def _digest(model: Any, kind: str, convert: Callable[[torch.Tensor], torch.Tensor]) -> str:
     weights = sorted(_base_weights(model))
-    # Hashing takes ~0.3 s per 100M weights. A tensor's version counter rises with every in-place change.
-    state = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in weights)
+    # Hashing takes ~0.3 s per 100M weights. A tensor's version counter rises with every in-place change but those
+    # through `.data`, which is how PEFT merges: hence the sample.
+    state = tuple((name, tensor.data_ptr(), tensor._version, _sample(tensor)) for name, tensor in weights)
     cached = _digests.setdefault(model, {}).get(kind)
     if cached and cached[0] == state:
         return cached[1]

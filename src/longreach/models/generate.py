@@ -39,6 +39,8 @@ class Sampling:
             raise UsageError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; it must lie in (0, 1].")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}; it must fit 64 bits.")
         if self.top_k < 0:
             raise UsageError(f"top_k is {self.top_k}; it must be 0 (no limit) or more.")
 

@@ -17,6 +17,7 @@ import huggingface_hub
 import platformdirs
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longreach.errors import MissingDependency, ModelError
@@ -42,7 +43,7 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         MissingDependency: "smollm2" without its package.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = _dtype(dtype) if dtype is not None else (torch.float32 if device == "cpu" else torch.bfloat16)
+    dtype = _dtype(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
     source = str(ref)
     with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
@@ -108,7 +109,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         model, tokenizer = _dequantise(path)
         try:
             _save(model, tokenizer, folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             warnings.warn(f"The converted model is not cached in {folder}: {error}.", stacklevel=4)
             return model.to(dtype), tokenizer
     try:
@@ -144,7 +145,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(scratch)
         if not folder.exists():
             scratch.rename(folder)
-    except OSError:
+    except (OSError, SafetensorError):
         if not folder.exists():  # else another process was faster
             raise
     finally:

@@ -1,7 +1,9 @@
 """A prompt as embeddings: summary vectors and raw text inside the model's own chat template.
 
-Text from documents and users never becomes a control token: a passage that contains "<|im_end|>" is read as those
-ten characters. Shapes: T positions, d hidden size.
+Text from documents and users never becomes a special token: a passage that contains "<|im_end|>" is read as those
+ten characters. (Tokens that a tokenizer adds without marking them special are ordinary words.)
+
+Shapes: T positions, d hidden size.
 """
 
 from collections.abc import Sequence
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from longreach.errors import ModelError
 
 _SLOT = "\u27e6longreach-slot\u27e7"
 _REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
@@ -88,6 +92,10 @@ class PromptBuilder:
         text = self._tokenizer.apply_chat_template(
             [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
+        if text.count(_SLOT) != 1:
+            raise ModelError(
+                "The model's chat template does not keep a user's words: use a model with another template."
+            )
         before, _, after = text.partition(_SLOT)
         return before, after
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from longreach.caches.prefix import PrefixCache
+from longreach.corpus.encoding import encodable
 from longreach.corpus.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
@@ -147,6 +148,8 @@ class Reader:
     def _plan(self, question: str, policy: Policy, sampling: Sampling) -> _Plan:
         """Retrieves, chooses what is read and how, and assembles it in document order."""
         began = time.perf_counter()
+        if not encodable(question):
+            raise UsageError("The question holds bytes that are not text: write it in UTF-8.")
         budget = self._budget(policy, sampling)
         room = budget - self._builder.fixed(question)
         if room <= 0:
