@@ -97,6 +97,28 @@ def test_no_part_of_a_long_passage_is_beyond_the_dense_encoder(tmp_path):
     assert corpus.search("whale", k=1, retriever="dense")[0].document == "long"
 
 
+def test_dense_embeddings_are_made_once(tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "cache"))
+    corpus = Corpus.create(tmp_path, "c", MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=40))
+    corpus.add([Document(name, text) for name, text in FACTS.items()] + [Document("copy", FACTS["tarts"])])
+    first = corpus.search("sea mammal", k=3, retriever="dense")
+    encoded, encode = [], SentenceTransformer.encode
+
+    def counting(self, texts, **settings):
+        encoded.append(texts)
+        return encode(self, texts, **settings)
+
+    monkeypatch.setattr(SentenceTransformer, "encode", counting)
+    assert Corpus.open(tmp_path, "c").search("sea mammal", k=3, retriever="dense") == first
+    assert encoded == ["sea mammal"]
+    for path in (tmp_path / "cache" / "dense").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert Corpus.open(tmp_path, "c").search("sea mammal", k=3, retriever="dense") == first
+    assert len(encoded) == 2 + len(FACTS)
+
+
 def test_wrong_calls_are_refused(corpus, monkeypatch):
     for arguments in ({"k": 0}, {"retriever": "magic"}):
         with pytest.raises(UsageError):

@@ -1,14 +1,16 @@
 """Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
 
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 
 from longreach.errors import MissingDependency, UsageError
-from longreach.models.load import quiet
+from longreach.models.load import cache_folder, quiet
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
@@ -150,9 +152,7 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
     with quiet():
         encoder = SentenceTransformer(str(get_model_path()))
-    windows = [(i, window) for i, passage in enumerate(passages) for window in _windows(encoder, passage.text)]
-    owners = np.array([i for i, _ in windows])
-    vectors = encoder.encode([text for _, text in windows], normalize_embeddings=True, show_progress_bar=False)
+    owners, vectors = _embed(encoder, passages)
 
     def score(query: str) -> np.ndarray:
         best = np.full(len(passages), -1.0)
@@ -160,6 +160,46 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         return best
 
     return score
+
+
+def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of all passages, [W, e], and the passage of each. A revision is embedded once and kept on disk."""
+    by_revision: dict[str, list[int]] = {}
+    for i, passage in enumerate(passages):
+        by_revision.setdefault(passage.revision, []).append(i)
+    owners, vectors = [np.empty(0, int)], [np.empty((0, encoder.get_embedding_dimension()), np.float32)]
+    for revision, members in by_revision.items():
+        first = {passages[i].index: passages[i].text for i in members}  # the same text may be there under other names
+        counts, rows = _embed_revision(encoder, revision, [first[index] for index in sorted(first)])
+        starts = np.cumsum([0, *counts])
+        for i in members:
+            start, end = starts[passages[i].index], starts[passages[i].index + 1]
+            owners.append(np.full(end - start, i))
+            vectors.append(rows[start:end])
+    return np.concatenate(owners), np.concatenate(vectors)
+
+
+def _embed_revision(encoder: Any, revision: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """How many windows each passage has, and their embeddings."""
+    kept = cache_folder() / "dense" / f"all-minilm-l6-v2-{revision}.npz"
+    try:
+        with np.load(kept) as file:
+            if len(file["counts"]) == len(texts) and file["counts"].sum() == len(file["vectors"]):
+                return file["counts"], file["vectors"]
+    except (OSError, ValueError, KeyError, BadZipFile):
+        pass  # not there yet, or cut short: made again below
+    windows = [_windows(encoder, text) for text in texts]
+    flat = [window for part in windows for window in part]
+    rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=len(flat) > 500)
+    counts = np.array([len(part) for part in windows])
+    draft = kept.with_suffix(f".{os.getpid()}.tmp.npz")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(draft, counts=counts, vectors=rows)
+        draft.replace(kept)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk costs time, no answer
+    return counts, rows
 
 
 def _windows(encoder: Any, text: str) -> list[str]:
