@@ -110,10 +110,8 @@ def print_table(answers, book, whole, window):
         counts = f"{usage.positions:>11,}{usage.vectors:>9,}{usage.raw_tokens:>7,}{ratio:>8}"
         print(f"{f'question {number}':<22}{counts}{seconds:>18.1f}")
     print(f"{'the whole text':<22}{book.tokens:>11,}{0:>9}{book.tokens:>7,}{'1x':>8}{whole:>17.0f}*")
-    print(
-        f"* not measured: scaled up from {MEASURED_TOKENS:,} tokens by the number of operations. The text would not even"
-    )
-    print(f"  fit the model's window of {window:,} tokens.")
+    print(f"* not measured: scaled up from {MEASURED_TOKENS:,} tokens by the number of operations.")
+    print(f"  The text would not even fit the model's window of {window:,} tokens.")
 
 
 if __name__ == "__main__":
