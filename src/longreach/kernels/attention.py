@@ -1,0 +1,127 @@
+"""The public calls: check the arguments, choose an implementation, run it.
+
+Shapes: B rows, Hq query heads, Hkv KV heads (Hq a multiple), Tq <= Tk tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from longreach.errors import UsageError
+from longreach.kernels.view import HeadView
+from longreach.pattern import AttentionPattern
+
+IMPLEMENTATIONS = ("auto", "reference", "cpu", "flex", "triton")
+
+
+def sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: AttentionPattern,
+    layer: int = 0,
+    scale: float | None = None,
+    impl: str = "auto",
+    *,
+    starts: Tensor | None = None,
+    heads: tuple[int, int] | None = None,
+) -> Tensor:
+    """Causal attention restricted to the blocks of a pattern, with gradients for q, k and v.
+
+    Queries are the last Tq of Tk positions, so a prompt may come in chunks. Keys are in position order, all of them
+    present; for a cache that holds only retained keys see `retained_attention`.
+
+    Args:
+        q: [B, Hq, Tq, D].
+        k: [B, Hkv, Tk, D], after rotary embedding.
+        v: [B, Hkv, Tk, D].
+        pattern: Which blocks are visible.
+        layer: Index of the layer, which shifts the strided blocks.
+        scale: Factor of the scores; 1 / sqrt(D) where None.
+        impl: `reference` (dense mask), `cpu` (portable PyTorch), `flex` (FlexAttention), `triton`, or `auto`: triton
+            for CUDA tensors, cpu for CPU tensors, the reference elsewhere. A named one never falls back to another.
+        starts: [B] integers, the index in k of each row's first real token (left padding); None for 0 everywhere.
+            Blocks are counted from there, earlier keys are unseen, and the output of earlier queries is zero. Padding
+            on the right needs nothing: no real query sees it, and its own outputs are to be ignored.
+        heads: (index of this tensor's first KV head in the model, KV heads of the model) on a rank that holds only
+            some heads; None for (0, Hkv).
+
+    Returns:
+        [B, Hq, Tq, D] in q's dtype.
+
+    Raises:
+        UsageError: Shapes, dtypes or devices do not fit, or the implementation cannot run here.
+
+    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+    """
+    _check_tensors(q, k, v, starts)
+    view = _view(pattern, layer, heads, k.shape[1])
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    impl = _choose(impl, q.device)
+    if 0 in q.shape:
+        return q * 1
+    if impl == "reference":
+        from longreach.kernels import reference
+
+        return reference.attend(q, k, v, view, scale, starts)
+    if impl == "flex":
+        from longreach.kernels import flex
+
+        return flex.attend(q, k, v, view, scale, starts)
+    if impl == "triton":
+        from longreach.kernels import triton_op
+
+        return triton_op.attend(q, k, v, starts, view, scale)
+    from longreach.kernels import cpu
+
+    return cpu.attention(q, k, v, starts, view.pack(), scale)[0]
+
+
+def _choose(impl: str, device: torch.device) -> str:
+    if impl not in IMPLEMENTATIONS:
+        raise UsageError(f"There is no implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}.")
+    if impl == "auto":
+        return {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
+    if impl == "cpu" and device.type != "cpu":
+        raise UsageError(f"impl='cpu' got tensors on {device}; move them to the CPU, or use impl='auto'.")
+    return impl
+
+
+def _view(pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, num_kv_heads: int) -> HeadView:
+    if layer < 0:
+        raise UsageError(f"layer is {layer}; give the index of the layer, from 0.")
+    first, total = heads or (0, num_kv_heads)
+    if not 0 <= first <= total - num_kv_heads:
+        raise UsageError(
+            f"heads is ({first}, {total}), but the tensor has {num_kv_heads} KV heads; give (first, total) with "
+            "0 <= first <= total - heads of the tensor."
+        )
+    return HeadView(pattern, layer, first, total)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.dim() != 4:
+            raise UsageError(f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads, tokens, dim].")
+        if not tensor.is_floating_point():
+            raise UsageError(f"{name} is {tensor.dtype}; give float32, bfloat16 or float16.")
+        if tensor.dtype != q.dtype or tensor.device != q.device:
+            raise UsageError(
+                f"q is {q.dtype} on {q.device} and {name} {tensor.dtype} on {tensor.device}; give all three alike."
+            )
+    if k.shape != v.shape:
+        raise UsageError(f"k is {tuple(k.shape)} and v {tuple(v.shape)}; give keys and values of one shape.")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UsageError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}; rows and head dim must be the same.")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise UsageError(f"{q.shape[1]} query heads on {k.shape[1]} KV heads; give a multiple of the KV heads.")
+    if q.shape[2] > k.shape[2]:
+        raise UsageError(f"{q.shape[2]} queries on {k.shape[2]} keys; queries are the last positions of the keys.")
+    if starts is not None and (starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device):
+        raise UsageError(
+            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one whole number for "
+            f"each of the {q.shape[0]} rows, on {q.device}."
+        )
