@@ -166,19 +166,21 @@ def forward(
     """The op's forward: see `define_attention_op`."""
     view = HeadView.unpack(numbers)
     size = view.pattern.block_size
-    out = torch.zeros(q.shape, dtype=q.dtype)
-    lse = torch.zeros(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    for rows, start, span in _rows(q, k, starts):
+
+    def run(rows: list[int] | slice, start: int, span: Span) -> tuple[Tensor, Tensor]:
         keys, values = k[rows, :, start:], v[rows, :, start:]
         far = _far_indices(view, (keys.shape[2] - 1) // size, k.shape[1])
-        out[rows, :, -span.q_len :], lse[rows, :, -span.q_len :] = attend(
-            q[rows, :, -span.q_len :],
-            Keys(_gather(keys, far, size), keys),
-            Keys(_gather(values, far, size), values),
-            span,
-            view,
-            scale,
-        )
+        queries = q[rows, :, -span.q_len :]
+        pairs = [Keys(_gather(x, far, size), x) for x in (keys, values)]
+        return attend(queries, *pairs, span, view, scale)
+
+    parts = list(_rows(q, k, starts))
+    if len(parts) == 1 and isinstance(parts[0][0], slice) and parts[0][2].q_len == q.shape[2]:
+        return run(*parts[0])
+    out = torch.zeros(q.shape, dtype=q.dtype)
+    lse = torch.zeros(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    for rows, start, span in parts:
+        out[rows, :, -span.q_len :], lse[rows, :, -span.q_len :] = run(rows, start, span)
     return out, lse
 
 

@@ -53,8 +53,8 @@ class Parts:
         """[B, H, T, D] -> [B, K, N, G * R, D]: the query heads of one KV head become rows."""
         b, h, t, d = x_BHTD.shape
         k, n, r = self.num_kv_heads, self.count, self.rows
-        x = F.pad(x_BHTD, (0, 0, self.lead, n * r - t - self.lead))
-        return x.view(b, k, h // k, n, r, d).transpose(2, 3).reshape(b, k, n, h // k * r, d)
+        x = x_BHTD if t == n * r else F.pad(x_BHTD, (0, 0, self.lead, n * r - t - self.lead))
+        return x.reshape(b, k, h // k, n, r, d).transpose(2, 3).reshape(b, k, n, h // k * r, d)
 
     def unfold(self, x_BKNRD: Tensor) -> Tensor:
         """The inverse of `fold`."""
