@@ -61,7 +61,7 @@ def attend(q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: 
             q[:, heads, a:b].flatten(2, 3), k.far_BKTD[:, heads, :tokens], v.far_BKTD[:, heads, :tokens], scale=scale
         )
         _merge(out[:, heads, a:b].flatten(2, 3), lse[:, heads, a:b].flatten(2, 3), *part)
-    return parts.unfold(out).to(q.dtype), parts.unfold(lse[..., None])[..., 0]
+    return parts.unfold(out).to(q.dtype).contiguous(), parts.unfold(lse[..., None])[..., 0].contiguous()
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
