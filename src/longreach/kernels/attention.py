@@ -6,6 +6,7 @@ Shapes: B rows, Hq query heads, Hkv KV heads (Hq a multiple), Tq <= Tk tokens, D
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +81,146 @@ def sparse_attention(
     return cpu.attention(q, k, v, starts, view.pack(), scale)[0]
 
 
+class Retained(NamedTuple):
+    """What a cache holds of a sparse layer.
+
+    Attributes:
+        far_k: Keys [B, Hkv, F, D] of the permanent blocks outside the window, in order and without gaps
+            (`AttentionPattern.far_blocks`). Heads may differ in how many there are; the rest of F holds anything.
+        far_v: Values, likewise.
+        near_k: Keys [B, Hkv, R, D] of the window: see `chunk_attention` and `decode_attention`.
+        near_v: Values, likewise.
+    """
+
+    far_k: Tensor
+    far_v: Tensor
+    near_k: Tensor
+    near_v: Tensor
+
+
+def chunk_attention(
+    q: Tensor,
+    kept: Retained,
+    pattern: AttentionPattern,
+    length: int,
+    layer: int = 0,
+    scale: float | None = None,
+    impl: str = "auto",
+    *,
+    heads: tuple[int, int] | None = None,
+) -> Tensor:
+    """A chunk of a prompt against what a cache retains; equal to `sparse_attention` with all keys. No gradients.
+
+    Args:
+        q: [B, Hq, Tq, D], positions length - Tq to length - 1 in every row.
+        kept: `far` up to the window of the *last* query, so append the chunk's permanent blocks first; `near` the
+            consecutive positions up to length - 1, from a block boundary no later than the first query's window.
+        pattern: Which blocks are visible.
+        length: Tokens so far, the chunk included.
+        layer: Index of the layer.
+        scale: Factor of the scores; 1 / sqrt(D) where None.
+        impl: `cpu`, `triton` or `auto`.
+        heads: As in `sparse_attention`.
+
+    Returns:
+        [B, Hq, Tq, D].
+
+    Raises:
+        UsageError: Tensors do not fit each other, or the cache holds too little.
+    """
+    view = _check_retained(q, kept, pattern, layer, heads)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    impl = _choose_retained(impl, q.device)
+    near_start = length - kept.near_k.shape[2]
+    first = (length - q.shape[2]) // pattern.block_size
+    window = pattern.local_start(first) * pattern.block_size
+    if q.shape[2] > length or near_start % pattern.block_size or not 0 <= near_start <= window:
+        raise UsageError(
+            f"near holds {kept.near_k.shape[2]} of {length} positions; give those from a block boundary up to "
+            f"{window} on, the window of the first of {q.shape[2]} queries."
+        )
+    far = max(view.far_count((length - 1) // pattern.block_size, g) for g in range(kept.near_k.shape[1]))
+    if kept.far_k.shape[2] < far * pattern.block_size:
+        raise UsageError(f"far holds {kept.far_k.shape[2]} positions; give {far * pattern.block_size}, {far} blocks.")
+    if impl == "triton":
+        from longreach.kernels import triton_op
+
+        return triton_op.chunk(q, kept[:2], kept[2:], view, scale, length)
+    from longreach.kernels import cpu, parts
+
+    span = parts.Span(length - q.shape[2], q.shape[2], near_start)
+    return cpu.attend(q, parts.Keys(*kept[0::2]), parts.Keys(*kept[1::2]), span, view, scale)[0]
+
+
+def decode_attention(
+    q: Tensor,
+    kept: Retained,
+    pattern: AttentionPattern,
+    lengths: Tensor,
+    layer: int = 0,
+    scale: float | None = None,
+    impl: str = "auto",
+    *,
+    heads: tuple[int, int] | None = None,
+) -> Tensor:
+    """The last few positions of ragged rows against what a cache retains. No gradients.
+
+    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA graph.
+
+    Args:
+        q: [B, Hq, Tq, D], the last Tq positions of each row.
+        kept: `far` up to the window of the last query; `near` a ring, position p in slot p % R, with R at least
+            the window plus Tq - 1 tokens. Rows count positions from their own first real token.
+        pattern: Which blocks are visible.
+        lengths: [B] integers on q's device: tokens of each row so far, the queries included.
+        layer: Index of the layer.
+        scale: Factor of the scores; 1 / sqrt(D) where None.
+        impl: `cpu`, `triton` or `auto`.
+        heads: As in `sparse_attention`.
+
+    Returns:
+        [B, Hq, Tq, D]; zeros where a row has fewer than Tq tokens.
+
+    Raises:
+        UsageError: Tensors do not fit each other, or the ring is too short.
+    """
+    view = _check_retained(q, kept, pattern, layer, heads)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    impl = _choose_retained(impl, q.device)
+    need = pattern.window_tokens + q.shape[2] - 1
+    if kept.near_k.shape[2] < need:
+        raise UsageError(f"The ring holds {kept.near_k.shape[2]} positions; {q.shape[2]} queries need {need}.")
+    if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
+        raise UsageError(f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on {q.device}.")
+    if impl == "triton":
+        from longreach.kernels import triton_op
+
+        return triton_op.decode(q, kept[:2], kept[2:], view, scale, lengths)
+    from longreach.kernels import cpu_decode
+
+    return cpu_decode.decode(q, kept[:2], kept[2:], view, scale, lengths)
+
+
+def _choose_retained(impl: str, device: torch.device) -> str:
+    impl = _choose(impl, device)
+    if impl not in ("cpu", "triton"):
+        raise UsageError(f"impl is {impl!r}; a compact cache on {device} can be read by 'cpu' (on a CPU) and 'triton'.")
+    return impl
+
+
+def _check_retained(
+    q: Tensor, kept: Retained, pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None
+) -> HeadView:
+    far_k, far_v, near_k, near_v = kept
+    _check_tensors(q[:, :, :0], far_k, far_v, None)
+    _check_tensors(q[:, :, :0], near_k, near_v, None)
+    if far_k.shape[:2] != near_k.shape[:2]:
+        raise UsageError(
+            f"far is {tuple(far_k.shape)} and near {tuple(near_k.shape)}; rows and heads must be the same."
+        )
+    return _view(pattern, layer, heads, near_k.shape[1])
+
+
 def _choose(impl: str, device: torch.device) -> str:
     if impl not in IMPLEMENTATIONS:
         raise UsageError(f"There is no implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}.")
@@ -105,7 +246,9 @@ def _view(pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
-            raise UsageError(f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads, tokens, dim].")
+            raise UsageError(
+                f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads, tokens, dim]."
+            )
         if not tensor.is_floating_point():
             raise UsageError(f"{name} is {tensor.dtype}; give float32, bfloat16 or float16.")
         if tensor.dtype != q.dtype or tensor.device != q.device:

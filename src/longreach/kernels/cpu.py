@@ -16,8 +16,8 @@ Shapes: B rows, H query heads, K KV heads, G = H / K, N query blocks, R query ro
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from longreach.kernels.ops import define_attention_op
 from longreach.kernels.parts import Keys, Parts, Span, window
@@ -69,6 +69,37 @@ def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
     torch.logaddexp(lse, part_lse, out=lse)
 
 
+def merge_parts(q: Tensor, pairs: list[tuple[Tensor, Tensor]], masks: list[Tensor], scale: float) -> Tensor:
+    """Attention over several sets of keys and values as if they were one; rows that see nothing give zeros.
+
+    Args:
+        q: [B, K, R, D].
+        pairs: Keys and values [B, K, S, D] of each set.
+        masks: [B, K, R, S] of each set, True where seen.
+        scale: Factor of the scores.
+    """
+    out: Tensor | None = None
+    for (key, value), mask in zip(pairs, masks, strict=True):
+        if not mask.any():
+            continue
+        # Zeros instead of what unseen slots hold: it may be anything, and 0 * NaN is NaN.
+        empty = ~mask.any(2)[..., None]
+        key, value = key.masked_fill(empty, 0), value.masked_fill(empty, 0)
+        bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+        part, part_lse = _flash(q, key, value, attn_mask=bias, scale=scale)
+        nothing = ~mask.any(-1)
+        part_lse = part_lse.masked_fill(nothing, float("-inf"))
+        part = part.to(part_lse.dtype).masked_fill(nothing[..., None], 0)
+        if out is None:
+            out, lse = part.contiguous(), part_lse.contiguous()
+        else:
+            new = torch.logaddexp(lse, part_lse)
+            weight = torch.where(new == float("-inf"), 0.0, torch.exp(part_lse - new))
+            out.lerp_(part, weight[..., None])
+            lse = new
+    return torch.zeros_like(q) if out is None else out.to(q.dtype)
+
+
 def attend_backward(
     grad_BHTD: Tensor,
     q_BHTD: Tensor,
@@ -117,7 +148,7 @@ def attend_backward(
             total[:, heads, :tokens] += share
     length = k.near_BKTD.shape[2]
     shape = k.near_BKTD.shape[:2]
-    near_dk, near_dv = (F.pad(x, (0, 0, 0, length - x.shape[1])).unflatten(0, shape) for x in near)
+    near_dk, near_dv = (functional.pad(x, (0, 0, 0, length - x.shape[1])).unflatten(0, shape) for x in near)
     return parts.unfold(dq), Keys(far[0], near_dk), Keys(far[1], near_dv)
 
 
@@ -171,8 +202,8 @@ def forward(
         keys, values = k[rows, :, start:], v[rows, :, start:]
         far = _far_indices(view, (keys.shape[2] - 1) // size, k.shape[1])
         queries = q[rows, :, -span.q_len :]
-        pairs = [Keys(_gather(x, far, size), x) for x in (keys, values)]
-        return attend(queries, *pairs, span, view, scale)
+        pair = (Keys(_gather(x, far, size), x) for x in (keys, values))
+        return attend(queries, next(pair), next(pair), span, view, scale)
 
     parts = list(_rows(q, k, starts))
     if len(parts) == 1 and isinstance(parts[0][0], slice) and parts[0][2].q_len == q.shape[2]:

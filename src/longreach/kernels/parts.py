@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from longreach.kernels.view import HeadView
 
@@ -21,8 +21,8 @@ class Keys(NamedTuple):
         near_BKTD: Consecutive positions up to the last query, from the first query's window at the latest.
     """
 
-    far_BKTD: Tensor  # noqa: N815
-    near_BKTD: Tensor  # noqa: N815
+    far_BKTD: Tensor
+    near_BKTD: Tensor
 
 
 class Span(NamedTuple):
@@ -53,7 +53,7 @@ class Parts:
         """[B, H, T, D] -> [B, K, N, G * R, D]: the query heads of one KV head become rows."""
         b, h, t, d = x_BHTD.shape
         k, n, r = self.num_kv_heads, self.count, self.rows
-        x = x_BHTD if t == n * r else F.pad(x_BHTD, (0, 0, self.lead, n * r - t - self.lead))
+        x = x_BHTD if t == n * r else functional.pad(x_BHTD, (0, 0, self.lead, n * r - t - self.lead))
         return x.reshape(b, k, h // k, n, r, d).transpose(2, 3).reshape(b, k, n, h // k * r, d)
 
     def unfold(self, x_BKNRD: Tensor) -> Tensor:
@@ -63,10 +63,10 @@ class Parts:
         return x.reshape(b, k * (gr // self.rows), n * self.rows, d)[:, :, self.lead : self.lead + self.span.q_len]
 
     def blocks(self, near_BKTD: Tensor) -> Tensor:
-        """The near region up to the end of the last query block: [B * K, T, D]; a copy only where that end is beyond."""
+        """The near region up to the end of the last query block: [B * K, T, D]; copied only where it is shorter."""
         want = self.last * self.size + self.width - self.span.near_start
         x = near_BKTD[:, :, :want].flatten(0, 1)
-        return F.pad(x, (0, 0, 0, want - x.shape[1])) if x.shape[1] < want else x
+        return functional.pad(x, (0, 0, 0, want - x.shape[1])) if x.shape[1] < want else x
 
     def diagonal(self, near_KTD: Tensor) -> Tensor:
         """The queries' own blocks [B * K, N, size, D] (fewer keys where there is but one block), a view."""
@@ -105,6 +105,6 @@ class Parts:
 
 
 def window(near_KTD: Tensor, start: int, runs: int, blocks: int, size: int) -> Tensor:
-    """`runs` overlapping windows of `blocks` blocks, each one block further: [B * K, runs, blocks * size, D], a view."""
+    """`runs` overlapping windows, each one block further: [B * K, runs, blocks * size, D], a view."""
     tokens = near_KTD[:, start * size : (start + runs - 1 + blocks) * size]
     return tokens.unfold(1, blocks * size, size).transpose(-1, -2)

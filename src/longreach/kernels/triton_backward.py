@@ -348,7 +348,9 @@ def backward(
     # A left-padded row is shorter, so slot counts from 0 bound every row.
     last = (tk - 1) // view.pattern.block_size
     permanent = max(view.far_count(last, head) for head in range(hkv)) * view.pattern.block_size
-    shares = 0 if not permanent else max(1, min(16, 512 // (b * hkv * triton.cdiv(permanent, 64)), triton.cdiv(tq, 512)))
+    shares = (
+        0 if not permanent else max(1, min(16, 512 // (b * hkv * triton.cdiv(permanent, 64)), triton.cdiv(tq, 512)))
+    )
     parts = torch.empty((2, b * hkv, shares, permanent, block_d), dtype=torch.float32, device=q.device)
     common |= {"HKV": hkv, "SHARES": shares}
     if shares:

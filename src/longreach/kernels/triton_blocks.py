@@ -35,10 +35,7 @@ def far_tokens(i, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.const
 def permanent_position(c, first, SIZE: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr):
     """Position of the permanent token with virtual index `c`."""
     f = c // SIZE
-    if STRIDE == 0:
-        block = f
-    else:
-        block = tl.where(f < SINK, f, first + (f - SINK) * STRIDE)
+    block = f if STRIDE == 0 else tl.where(f < SINK, f, first + (f - SINK) * STRIDE)
     return block * SIZE + c % SIZE
 
 
@@ -46,10 +43,7 @@ def permanent_position(c, first, SIZE: tl.constexpr, SINK: tl.constexpr, STRIDE:
 def permanent_index(k, first, SIZE: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr):
     """Virtual index of the permanent token at position `k`: the inverse of `permanent_position`."""
     j = k // SIZE
-    if STRIDE == 0:
-        f = j
-    else:
-        f = tl.where(j < SINK, j, SINK + (j - first) // STRIDE)
+    f = j if STRIDE == 0 else tl.where(j < SINK, j, SINK + (j - first) // STRIDE)
     return f * SIZE + k % SIZE
 
 

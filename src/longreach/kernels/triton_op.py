@@ -70,3 +70,81 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: HeadVie
     """Attention over all keys: the arguments and result of `attention.sparse_attention`."""
     check(q)
     return attention(q, k, v, starts, view.pack(), scale)[0]
+
+
+@torch.library.custom_op("longreach::triton_chunk", mutates_args=())
+def _chunk(
+    q: Tensor,
+    far_k: Tensor,
+    far_v: Tensor,
+    near_k: Tensor,
+    near_v: Tensor,
+    view: Sequence[int],
+    scale: float,
+    length: int,
+) -> Tensor:
+    q, far_k, far_v, near_k, near_v = (dense_rows(x) for x in (q, far_k, far_v, near_k, near_v))
+    return triton_prefill.forward(
+        q,
+        (far_k, far_v),
+        (near_k, near_v),
+        HeadView.unpack(view),
+        scale,
+        q_first=length - q.shape[2],
+        near_start=length - near_k.shape[2],
+        compact=True,
+    )[0]
+
+
+@torch.library.custom_op("longreach::triton_decode", mutates_args=())
+def _decode(
+    q: Tensor,
+    far_k: Tensor,
+    far_v: Tensor,
+    near_k: Tensor,
+    near_v: Tensor,
+    lengths: Tensor,
+    view: Sequence[int],
+    scale: float,
+) -> Tensor:
+    q, far_k, far_v, near_k, near_v = (dense_rows(x) for x in (q, far_k, far_v, near_k, near_v))
+    kept = ((far_k, far_v), (near_k, near_v))
+    return triton_decode.decode(q, *kept, HeadView.unpack(view), scale, lengths=lengths)[0]
+
+
+@_chunk.register_fake
+@_decode.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def chunk(
+    q: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    scale: float,
+    length: int,
+) -> Tensor:
+    """A chunk over a compact cache: `attention.chunk_attention`."""
+    check(q)
+    return _chunk(q, *far, *near, view.pack(), scale, length)
+
+
+def decode(
+    q: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    scale: float,
+    lengths: Tensor,
+) -> Tensor:
+    """The last few positions over a compact cache: `attention.decode_attention`."""
+    check(q)
+    rows = q.shape[1] // near[0].shape[1] * q.shape[2]
+    if rows > triton_decode.MAX_ROWS:
+        raise UsageError(
+            f"{q.shape[2]} queries times {q.shape[1] // near[0].shape[1]} heads for each KV head are {rows} rows; "
+            f"decode at most {triton_decode.MAX_ROWS}, and use chunk_attention for more."
+        )
+    return _decode(q, *far, *near, lengths, view.pack(), scale)
