@@ -58,7 +58,8 @@ def sparse_attention(
 
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
     """
-    _check_tensors(q, k, v, starts)
+    _check_tensors(q, k, v)
+    _check_starts(starts, q, k.shape[2])
     view = _view(pattern, layer, heads, k.shape[1])
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     impl = _choose(impl, q.device)
@@ -212,8 +213,8 @@ def _check_retained(
     q: Tensor, kept: Retained, pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None
 ) -> HeadView:
     far_k, far_v, near_k, near_v = kept
-    _check_tensors(q[:, :, :0], far_k, far_v, None)
-    _check_tensors(q[:, :, :0], near_k, near_v, None)
+    _check_tensors(q[:, :, :0], far_k, far_v)
+    _check_tensors(q[:, :, :0], near_k, near_v)
     if far_k.shape[:2] != near_k.shape[:2]:
         raise UsageError(
             f"far is {tuple(far_k.shape)} and near {tuple(near_k.shape)}; rows and heads must be the same."
@@ -243,7 +244,22 @@ def _view(pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, 
     return HeadView(pattern, layer, first, total)
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None) -> None:
+def _check_starts(starts: Tensor | None, q: Tensor, kv_len: int) -> None:
+    if starts is None:
+        return
+    if starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device:
+        raise UsageError(
+            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one whole number for "
+            f"each of the {q.shape[0]} rows, on {q.device}."
+        )
+    # Reading the values would make a GPU wait; there, a kernel simply finds no query in a row that starts beyond.
+    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.numel():
+        low, high = int(starts.min()), int(starts.max())
+        if low < 0 or high > kv_len:
+            raise UsageError(f"starts holds {low} to {high}; give 0 to {kv_len}, the slots of k.")
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
             raise UsageError(
@@ -263,8 +279,3 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None) -> No
         raise UsageError(f"{q.shape[1]} query heads on {k.shape[1]} KV heads; give a multiple of the KV heads.")
     if q.shape[2] > k.shape[2]:
         raise UsageError(f"{q.shape[2]} queries on {k.shape[2]} keys; queries are the last positions of the keys.")
-    if starts is not None and (starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device):
-        raise UsageError(
-            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one whole number for "
-            f"each of the {q.shape[0]} rows, on {q.device}."
-        )

@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from longreach.kernels.triton_blocks import (
+    dot,
+    dot_add,
     far_tokens,
     first_strided,
     in_window,
@@ -57,12 +59,12 @@ def _dq_steps(
         k_pos = permanent_position(index, first, SIZE, SINK, STRIDE) if FAR else index
         k = load_rows(k_ptr, k_pos + start, stride_k, d, ok, D, BLOCK_D, MASKED)
         v = load_rows(v_ptr, k_pos + start, stride_v, d, ok, D, BLOCK_D, MASKED)
-        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="ieee") * scale2 - lse[:, None])
+        weights = tl.exp2(dot(q, tl.trans(k)) * scale2 - lse[:, None])
         if MASKED:
             seen = visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE) & ok[None, :]
             weights = tl.where(seen, weights, 0.0)
-        d_scores = weights * (tl.dot(grad, tl.trans(v), input_precision="ieee") - delta[:, None])
-        dq = tl.dot(d_scores.to(k.dtype), k, dq, input_precision="ieee")
+        d_scores = weights * (dot(grad, tl.trans(v)) - delta[:, None])
+        dq = dot_add(d_scores.to(k.dtype), k, dq)
     return dq
 
 
@@ -139,16 +141,16 @@ def _dkv_steps(
         grad = load_rows(grad_ptr, row, sgt, d, ok, D, BLOCK_D, MASKED)
         lse = tl.load(lse_ptr + row, mask=ok, other=0.0) * 1.4426950408889634
         delta = tl.load(delta_ptr + row, mask=ok, other=0.0)
-        weights = tl.exp2(tl.dot(k, tl.trans(q), input_precision="ieee") * scale2 - lse[None, :])
+        weights = tl.exp2(dot(k, tl.trans(q)) * scale2 - lse[None, :])
         if MASKED:
             if FAR:
                 seen = q_pos[None, :] // SIZE - k_pos[:, None] // SIZE >= LOCAL
             else:
                 seen = in_window(q_pos[None, :], k_pos[:, None], SIZE, LOCAL)
             weights = tl.where(seen & ok[None, :] & k_ok[:, None], weights, 0.0)
-        dv = tl.dot(weights.to(grad.dtype), grad, dv, input_precision="ieee")
-        d_scores = weights * (tl.dot(v, tl.trans(grad), input_precision="ieee") - delta[None, :])
-        dk = tl.dot(d_scores.to(q.dtype), q, dk, input_precision="ieee")
+        dv = dot_add(weights.to(grad.dtype), grad, dv)
+        d_scores = weights * (dot(v, tl.trans(grad)) - delta[None, :])
+        dk = dot_add(d_scores.to(q.dtype), q, dk)
     return dk, dv
 
 

@@ -11,6 +11,9 @@ tile of c's is dense however short the blocks are.
 import triton
 import triton.language as tl
 
+# The interpreter multiplies the bits of bfloat16 numbers as integers: there, widen the operands first.
+_WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def first_strided(head, shift, STEP: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr):
@@ -67,6 +70,22 @@ def in_window(q, k, SIZE: tl.constexpr, LOCAL: tl.constexpr):
 def visible(q, k, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr):
     """Whether the query at position `q` sees the key at position `k`."""
     return (k <= q) & ((q // SIZE - k // SIZE < LOCAL) | is_permanent(k, first, SIZE, SINK, STRIDE))
+
+
+@triton.jit
+def dot(a, b):
+    """Matrix product with a float32 sum; float32 operands are not rounded to TF32."""
+    if _WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def dot_add(a, b, total):
+    """`total` plus the matrix product."""
+    if _WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit

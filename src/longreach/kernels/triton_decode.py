@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longreach.kernels.triton_blocks import far_tokens, first_strided, load_rows, permanent_position
+from longreach.kernels.triton_blocks import dot, dot_add, far_tokens, first_strided, load_rows, permanent_position
 from longreach.kernels.triton_launch import launch, pattern_args
 from longreach.kernels.view import HeadView
 
@@ -69,7 +69,7 @@ def _split_kernel(
         else:
             k = load_rows(near_k, k_pos + start, snkt, d, ok, D, BLOCK_D, True)
             v = load_rows(near_v, k_pos + start, snvt, d, ok, D, BLOCK_D, True)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+        scores = dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
         # A permanent block that leaves the window between two of the queries is in both lists, each query in one.
         local = q_pos[:, None] // SIZE - k_pos[None, :] // SIZE < LOCAL
         seen = ok[None, :] & (k_pos[None, :] <= q_pos[:, None]) & (local != is_far[None, :])
@@ -79,7 +79,7 @@ def _split_kernel(
         weights = tl.exp2(scores - safe[:, None])
         alpha = tl.exp2(top - safe)
         total = total * alpha + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
+        acc = dot_add(weights.to(v.dtype), v, acc * alpha[:, None])
         top = new_top
 
     out = acc / tl.where(total == 0.0, 1.0, total)[:, None]

@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from longreach.kernels.triton_blocks import (
+    dot,
+    dot_add,
     far_tokens,
     first_strided,
     key_range,
@@ -34,7 +36,7 @@ def _softmax_step(scores, v, acc, top, total, MASKED: tl.constexpr):
     alpha = tl.exp2(top - safe)
     total = total * alpha + tl.sum(weights, 1)
     acc = acc * alpha[:, None]
-    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    acc = dot_add(weights.to(v.dtype), v, acc)
     return acc, new_top, total
 
 
@@ -50,7 +52,7 @@ def _window_steps(
         ok = k_pos < end
         k = load_rows(near_k, k_pos + base, stride_k, d, ok, D, BLOCK_D, MASKED)
         v = load_rows(near_v, k_pos + base, stride_v, d, ok, D, BLOCK_D, MASKED)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = dot(q, tl.trans(k)) * scale
         if MASKED:
             seen = visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE) & ok[None, :]
             scores = tl.where(seen, scores, float("-inf"))
@@ -103,7 +105,7 @@ def _forward_kernel(
         RAGGED: tl.constexpr = SIZE % BLOCK_N != 0
         k = load_rows(far_k, slot, sfkt, d, ok, D, BLOCK_D, RAGGED)
         v = load_rows(far_v, slot, sfvt, d, ok, D, BLOCK_D, RAGGED)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
+        scores = dot(q, tl.trans(k)) * scale2
         if RAGGED:
             scores = tl.where(ok[None, :], scores, float("-inf"))
         acc, top, total = _softmax_step(scores, v, acc, top, total, False)
