@@ -67,7 +67,9 @@ def test_error_is_within_that_of_naive_low_precision(impl, dtype):
     naive = worst([out.detach(), *torch.autograd.grad(out, tensors, seed)], truth)
     device = device_of(impl)
     got = worst(case.run(impl, [x.detach().to(device).requires_grad_() for x in tensors]), truth)
-    tolerance = torch.finfo(dtype).eps / 2 + 1e-6
+    # Triton's interpreter cuts bfloat16 off instead of rounding it: a whole unit in the last place, not half.
+    cut = dtype == torch.bfloat16 and impl == "triton" and device == "cpu"
+    tolerance = torch.finfo(dtype).eps * (1 if cut else 0.5) + 1e-6
     assert all(error <= budget + tolerance for error, budget in zip(got, naive, strict=True)), (got, naive)
 
 
