@@ -1,11 +1,13 @@
 """Every implementation against the reference, forward and gradients, and against itself."""
 
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import given, settings
 from torch.nn import functional
 
-from longreach.errors import UsageError
+from longreach.errors import MissingDependency, UsageError
 from longreach.kernels.attention import sparse_attention
 from longreach.pattern import AttentionPattern
 from tests.kernels.cases import HAS_TRITON, OWN, Case, cases, device_of, needs_triton, worst
@@ -216,3 +218,10 @@ def test_triton_without_gpu_or_interpreter_says_what_to_do():
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert "TRITON_INTERPRET=1" in done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is not None, reason="triton is installed")
+def test_triton_not_installed_says_how():
+    q, k, v = good()
+    with pytest.raises(MissingDependency, match="pip install triton"):
+        sparse_attention(q, k, v, AttentionPattern(), impl="triton")

@@ -151,8 +151,10 @@ def decode(
     hkv, capacity = near[0].shape[1:3]
     rows = max(16, triton.next_power_of_2(hq // hkv * tq))
     if splits is None:
-        keys = capacity + (far[0].shape[2] if lengths is not None else 0)
-        splits = _splits(b * hkv, keys, q.device)
+        # An upper bound from shapes and the pattern alone, so that a recorded graph fits every later step.
+        blocks = view.far_count(capacity // view.pattern.block_size, 0) + 1
+        stored = blocks * view.pattern.block_size if lengths is None else far[0].shape[2]
+        splits = _splits(b * hkv, stored + min(capacity, view.pattern.window_tokens + tq), q.device)
     block_d = max(16, triton.next_power_of_2(dim))
     part = torch.empty((b * hkv, splits, rows, block_d), dtype=torch.float32, device=q.device)
     part_lse = torch.empty((b * hkv, splits, rows), dtype=torch.float32, device=q.device)

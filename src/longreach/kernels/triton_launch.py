@@ -48,7 +48,7 @@ def launch(
     if INTERPRETED:
         # Its time goes by steps, not by work: small blocks only where they meet more of a pattern's edges.
         block = 32 if q.shape[-2] <= 160 else 128
-        blocks = {name: block for name in ("BLOCK_M", "BLOCK_N") if name in configs[0]}
+        blocks = {name: block for name in configs[0] if name.startswith("BLOCK_")}
         kernel[grid(blocks)](*tensors, *numbers, **named, **blocks)
         return
     sizes = tuple(int(n).bit_length() for n in q.shape)
