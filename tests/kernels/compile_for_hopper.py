@@ -15,7 +15,7 @@ from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 
 FLOAT32 = {"lse_ptr", "delta_ptr", "dk_part", "dv_part", "part_ptr", "part_lse_ptr"}
-DIM = {"D": 128, "BLOCK_D": 128}
+DIM = {"D": 64, "BLOCK_D": 64}
 
 
 def compile_kernel(kernel, config, named):

@@ -30,7 +30,7 @@ def test_cpu_is_the_reference(case):
 
 
 @needs_triton
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(case=cases(sizes=(1, 16, 64), longest=130, most=2))
 def test_triton_is_the_reference(case):
     got = case.run("triton", case.tensors(device=device_of("triton")))
@@ -79,7 +79,7 @@ def test_error_is_within_that_of_naive_low_precision(impl, dtype):
 def test_density_one_is_full_attention(impl):
     for p in (AttentionPattern(16, 0, 20), AttentionPattern(16, 20, 1), AttentionPattern(16, 0, 1, 1)):
         assert p.density(150) == 1
-        case = Case(p, 2, 1, 3, 150, 150, 32)
+        case = Case(p, 1, 1, 2, 150, 150, 32)
         got = case.run(impl, case.tensors(device=device_of(impl)))
         q, k, v = tensors = case.tensors()
         out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -102,7 +102,7 @@ def test_chunks_are_the_whole(impl):
 
 @pytest.mark.parametrize("impl", OWN)
 def test_padded_batches_are_single_rows(impl):
-    case = Case(AttentionPattern(16, 1, 2, 3), 3, 2, 2, 100, 100, 16, layer=1, starts=[0, 37, 96])
+    case = Case(AttentionPattern(16, 1, 2, 3), 3, 1, 2, 100, 100, 16, layer=1, starts=[0, 37, 96])
     tensors = case.tensors(device=device_of(impl))
     batch = case.run(impl, tensors)
     q, k, v = (x.detach() for x in tensors)
@@ -132,7 +132,7 @@ def test_heads_on_two_ranks_are_the_heads_of_one(impl):
 
 @pytest.mark.parametrize("impl", OWN)
 def test_any_strides_will_do(impl):
-    case = Case(AttentionPattern(16, 1, 2, 3), 2, 2, 2, 70, 70, 16)
+    case = Case(AttentionPattern(16, 1, 2, 3), 1, 2, 1, 50, 50, 16)
     plain = case.tensors(device=device_of(impl))
     turned = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in plain]
     crossed = [x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_() for x in plain]
@@ -154,17 +154,15 @@ def test_sixteen_thousand_tokens_on_a_cpu():
 
 @pytest.mark.parametrize("impl", OWN)
 def test_ops_survive_torch_compile(impl):
-    case = Case(AttentionPattern(16, 1, 2, 3), 2, 1, 2, 70, 70, 16)
-    from longreach.kernels import cpu
-
-    if impl == "triton":
-        from longreach.kernels import triton_op
-
-    op = {"cpu": torch.ops.longreach.cpu, "triton": getattr(torch.ops.longreach, "triton", None)}[impl]
-    q, k, v = case.tensors(device=device_of(impl))
-    view = [16, 1, 2, 3, 0, 0, 1]
-    torch.library.opcheck(op.default, (q, k, v, None, view, 0.25), atol=1e-5, rtol=1e-4)
-    assert cpu.attention is not None and (impl == "cpu" or triton_op.attention is not None)
+    case = Case(AttentionPattern(16, 1, 2, 3), 1, 1, 2, 40, 40, 16)
+    q, k, v = tensors = case.tensors(device=device_of(impl))
+    want = case.run(impl, tensors)
+    op = getattr(torch.ops.longreach, impl).default
+    torch.library.opcheck(op, (q, k, v, None, [16, 1, 2, 3, 0, 0, 1], 0.25), atol=1e-5, rtol=1e-4)
+    compiled = torch.compile(sparse_attention, fullgraph=True, backend="aot_eager")
+    out = compiled(q, k, v, case.p, impl=impl)
+    seed = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).view_as(out).to(out)
+    assert max(worst([out.detach(), *torch.autograd.grad(out, tensors, seed)], want)) < 1e-6
 
 
 def good():
