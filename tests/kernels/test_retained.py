@@ -100,6 +100,7 @@ def test_bad_caches_are_refused():
         (lambda: decode_attention(q, kept, p, lengths[:1]), "2 whole numbers"),
         (lambda: decode_attention(q, kept, p, lengths, impl="reference"), "compact cache"),
         (lambda: decode_attention(q, kept._replace(far_k=far[:1], far_v=far[:1]), p, lengths), "rows"),
+        (lambda: decode_attention(q, kept._replace(far_k=far[:, :, 1:], far_v=far[:, :, 1:]), p, lengths), "far holds"),
         (lambda: chunk_attention(q, kept, p, 50), "block boundary"),
         (lambda: chunk_attention(q, kept._replace(far_k=far[:, :, 1:], far_v=far[:, :, 1:]), p, 56), "far holds"),
     ):

@@ -140,9 +140,7 @@ def chunk_attention(
             f"near holds {kept.near_k.shape[2]} of {length} positions; give those from a block boundary up to "
             f"{window} on, the window of the first of {q.shape[2]} queries."
         )
-    far = max(view.far_count((length - 1) // pattern.block_size, g) for g in range(kept.near_k.shape[1]))
-    if kept.far_k.shape[2] < far * pattern.block_size:
-        raise UsageError(f"far holds {kept.far_k.shape[2]} positions; give {far * pattern.block_size}, {far} blocks.")
+    _check_far(kept, view, length)
     if impl == "triton":
         from longreach.kernels import triton_op
 
@@ -170,8 +168,9 @@ def decode_attention(
 
     Args:
         q: [B, Hq, Tq, D], the last Tq positions of each row.
-        kept: `far` up to the window of the last query; `near` a ring, position p in slot p % R, with R at least
-            the window plus Tq - 1 tokens. Rows count positions from their own first real token.
+        kept: `far` up to the window of the last query (checked only where `lengths` is on the CPU); `near` a ring,
+            position p in slot p % R, with R at least the window plus Tq - 1 tokens. Rows count positions from their
+            own first real token.
         pattern: Which blocks are visible.
         lengths: [B] integers on q's device: tokens of each row so far, the queries included.
         layer: Index of the layer.
@@ -193,6 +192,8 @@ def decode_attention(
         raise UsageError(f"The ring holds {kept.near_k.shape[2]} positions; {q.shape[2]} queries need {need}.")
     if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
         raise UsageError(f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on {q.device}.")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+        _check_far(kept, view, int(lengths.max()))
     if impl == "triton":
         from longreach.kernels import triton_op
 
@@ -207,6 +208,15 @@ def _choose_retained(impl: str, device: torch.device) -> str:
     if impl not in ("cpu", "triton"):
         raise UsageError(f"impl is {impl!r}; a compact cache on {device} can be read by 'cpu' (on a CPU) and 'triton'.")
     return impl
+
+
+def _check_far(kept: Retained, view: HeadView, length: int) -> None:
+    size = view.pattern.block_size
+    blocks = max(view.far_count((length - 1) // size, head) for head in range(kept.far_k.shape[1]))
+    if kept.far_k.shape[2] < blocks * size:
+        raise UsageError(
+            f"far holds {kept.far_k.shape[2]} positions; after {length} tokens give {blocks * size}, {blocks} blocks."
+        )
 
 
 def _check_retained(
