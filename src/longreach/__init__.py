@@ -20,6 +20,7 @@ _HOMES = {
     "Policy": "reader",
     "Reader": "reader",
     "Sampling": "models.generate",
+    "convert": "models.convert",
     "errors": "",
     "load": "models.load",
     "sparse_attention": "kernels.attention",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from longreach.corpus.store import Corpus as Corpus
     from longreach.errors import LongreachError as LongreachError
     from longreach.kernels.attention import sparse_attention as sparse_attention
+    from longreach.models.convert import convert as convert
     from longreach.models.generate import Sampling as Sampling
     from longreach.models.load import load as load
     from longreach.pattern import AttentionPattern as AttentionPattern
