@@ -195,6 +195,20 @@ def test_a_plain_dynamic_cache_gives_the_same(hybrid):
         hybrid(ids, attention_mask=torch.ones_like(ids).index_fill(1, torch.tensor([0]), 0), past_key_values=cache)
 
 
+def test_the_reader_answers_alike_from_a_hot_context(tmp_path):
+    tokenizer = make_tokenizer()
+    model = make_hybrid(pattern=longreach.AttentionPattern(16, 1, 2, 3))
+    corpus = longreach.Corpus.create(tmp_path, "c", longreach.MeanPool(model, tokenizer, 10, segment_tokens=100))
+    corpus.add([longreach.Document("a.txt", " ".join(f"Chapter {i}. The rabbit said {i}." for i in range(20)))])
+    reader = longreach.Reader(corpus, model, tokenizer, policy=longreach.Policy(budget=900))
+    sampling = longreach.Sampling(max_new_tokens=8)
+    first = reader.ask("What did the rabbit say?", sampling=sampling)
+    again = reader.ask("What did the rabbit say?", sampling=sampling)
+    assert first.text == again.text
+    fresh = longreach.Reader(corpus, model, tokenizer, policy=longreach.Policy(budget=900))
+    assert fresh.ask("What did the rabbit say?", sampling=sampling).text == first.text
+
+
 # -- what is made of it ----------------------------------------------------------------------------------------------
 
 
