@@ -282,6 +282,7 @@ class RetainedLayer(CacheLayerMixin):
 
     def check_crop(self, tokens_to_remove: int) -> None:
         """Raises UsageError where `crop` could not restore the shorter sequence."""
+        tokens_to_remove = int(tokens_to_remove)
         if tokens_to_remove > 0:
             raise UsageError(f"crop got {tokens_to_remove}; give minus the number of tokens to remove.")
         if not self.is_initialized or tokens_to_remove == 0:
@@ -306,6 +307,7 @@ class RetainedLayer(CacheLayerMixin):
         Raises:
             UsageError: What the shorter sequence needs has been freed.
         """
+        tokens_to_remove = int(tokens_to_remove)  # assisted decoding counts with tensors
         self.check_crop(tokens_to_remove)
         if not self.is_initialized:
             return
@@ -371,10 +373,17 @@ class RetainedCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last `-tokens_to_remove` tokens from all layers, or refuses and leaves all as they are."""
+        tokens_to_remove = int(tokens_to_remove)
         for layer in self.layers:
             if isinstance(layer, RetainedLayer):
                 layer.check_crop(tokens_to_remove)
         super().crop(tokens_to_remove)
+
+    def prefetch(self, layer_idx: int, only_non_sliding: bool = True) -> None:
+        """Brings back the next full layer: sparse ones are never away, and do not ask."""
+        full = [index for index, layer in enumerate(self.layers) if not isinstance(layer, RetainedLayer)]
+        following = next((index for index in full if index >= layer_idx), full[0])
+        super().prefetch(following, only_non_sliding)
 
     def stop_recording(self) -> None:
         """Ends what `activate_past_recording` began; the extra memory goes with the next tokens or `crop`."""
