@@ -153,6 +153,38 @@ def test_beams_samples_and_drafts(hybrid):
         assert torch.equal(greedy(hybrid, ids, assistant_model=assistant), plain)
 
 
+def test_a_static_cache_gives_the_same(hybrid):
+    for ids in (ids_of(37), ids_of(3), ids_of(8), ids_of(30, rows=2)):
+        assert torch.equal(greedy(hybrid, ids, cache_implementation="static"), greedy(hybrid, ids))
+    ids = ids_of(37)
+    assert torch.equal(
+        greedy(hybrid, ids, 20, cache_implementation="static", num_beams=3), greedy(hybrid, ids, 20, num_beams=3)
+    )
+    # Padding on the left, then steps, a chunk, and steps again; no tensor ever moves.
+    ids, mask = ids_of(90, rows=2), torch.ones(2, 90, dtype=torch.long)
+    mask[0, :13] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    want, cache, got = (
+        hybrid(ids, attention_mask=mask, position_ids=positions).logits,
+        hybrid.new_cache(max_length=90),
+        [],
+    )
+    at, places = 0, set()
+    for size in [30, *[1] * 15, 11, 5, *[1] * 29]:
+        part = slice(at, at + size)
+        at += size
+        got.append(
+            hybrid(
+                ids[:, part], attention_mask=mask[:, :at], position_ids=positions[:, part], past_key_values=cache
+            ).logits
+        )
+        layer = cache.layers[0]
+        places.add((layer.keys.data_ptr(), layer.far_keys.data_ptr(), layer.lengths.data_ptr()))
+    close(torch.cat(got, 1)[0, 13:], want[0, 13:])
+    close(torch.cat(got, 1)[1], want[1])
+    assert len(places) == 1
+
+
 def test_a_cache_after_drafting_goes_on(hybrid):
     cache, ids = hybrid.new_cache(), ids_of(6).repeat(1, 6)
     first = greedy(hybrid, ids, 20, prompt_lookup_num_tokens=4, past_key_values=cache)
@@ -376,7 +408,9 @@ def test_calls_that_would_be_wrong_are_refused(hybrid):
     with pytest.raises(UsageError, match="start again"):
         hybrid(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]]))
     with pytest.raises(UsageError, match="'static'"):
-        greedy(hybrid, ids, cache_implementation="static")
+        greedy(hybrid, ids, cache_implementation="quantized")
+    with pytest.raises(UsageError, match="static cache of 9"):
+        hybrid(ids, past_key_values=hybrid.new_cache(max_length=9))
     other = make_hybrid(pattern=longreach.AttentionPattern(4, 1, 3)).new_cache()
     with pytest.raises(UsageError, match="The cache was made for"):
         hybrid(ids, past_key_values=other)

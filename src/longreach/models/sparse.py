@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from longreach.caches.retained import RetainedCache, RetainedLayer
+from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
 from longreach.models.rows import Rows, refuse_packing
@@ -79,10 +80,10 @@ class SparseAttention:
         if cache is None:
             return sparse_attention(q, k, v, pattern, layer, scale, impl)
         store = cache.layers[layer] if layer < len(cache.layers) else None
-        if isinstance(store, RetainedLayer):
+        if isinstance(store, RetainedLayer | StaticRetainedLayer):
             if store.pattern != pattern:
                 raise UsageError(f"The cache was made for {store.pattern}, the model has {pattern}; make a new cache.")
-            if store.slots and torch.is_grad_enabled() and self.training:  # type: ignore[attr-defined]
+            if torch.is_grad_enabled() and self.training and store.get_seq_length():  # type: ignore[attr-defined]
                 raise UsageError(
                     "No gradients flow through a cache that frees keys; train on whole sequences with use_cache=False, "
                     "or read under torch.no_grad()."
@@ -138,6 +139,9 @@ class HybridDecoder:
             use_cache = False
         if use_cache and past_key_values is None:
             past_key_values = RetainedCache(pattern_of(module.config), plan_of(module.config))
+        rows = Rows.of(attention_mask, given.shape[1])
+        if isinstance(past_key_values, StaticRetainedCache):
+            attention_mask = _static_mask(past_key_values, attention_mask, given, module)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -145,7 +149,7 @@ class HybridDecoder:
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            rows=Rows.of(attention_mask, given.shape[1]),
+            rows=rows,
             **kwargs,
         )
 
@@ -161,9 +165,11 @@ class HybridCausalLM:
         module.model.__class__ = self.decoder_class
         module.model.make_sparse()
 
-    def new_cache(self, *, offloading: bool = False) -> RetainedCache:
-        """An empty cache for this model."""
+    def new_cache(self, *, max_length: int | None = None, offloading: bool = False) -> Any:
+        """An empty cache for this model; with `max_length` a static one, whose tensors never move."""
         config: Any = self.config  # type: ignore[attr-defined]
+        if max_length is not None:
+            return StaticRetainedCache(pattern_of(config), plan_of(config), max_length)
         return RetainedCache(pattern_of(config), plan_of(config), offloading=offloading)
 
     def _prepare_cache_for_generation(
@@ -174,11 +180,16 @@ class HybridCausalLM:
         if isinstance(given, RetainedCache) and not generation_config.is_assistant:
             given.stop_recording()  # assisted decoding begins it anew
         if given is None and generation_config.use_cache is not False:
-            if kind not in (None, "dynamic", "dynamic_full", "offloaded"):
+            if kind not in (None, "dynamic", "dynamic_full", "offloaded", "static"):
                 raise UsageError(
-                    f"cache_implementation is {kind!r}; a hybrid model takes 'dynamic' or 'offloaded', and frees what "
-                    "its pattern does not retain by itself."
+                    f"cache_implementation is {kind!r}; a hybrid model takes 'dynamic', 'static' or 'offloaded', "
+                    "and frees what its pattern does not retain by itself."
                 )
+            if kind == "static":
+                # Slots for the longest answer, as transformers' own `generate` counts them.
+                most = max(generation_config.max_length, generation_config.max_cache_len or 0)
+                model_kwargs["past_key_values"] = self.new_cache(max_length=most)
+                return None
             cache = self.new_cache(offloading=kind == "offloaded")
             if generation_config.is_assistant:
                 cache.activate_past_recording()
@@ -187,6 +198,27 @@ class HybridCausalLM:
         return super()._prepare_cache_for_generation(  # type: ignore[misc]
             generation_config, model_kwargs, *args, **kwargs
         )
+
+
+def _static_mask(cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any) -> Tensor | None:
+    """What full layers see of a static cache: [B, 1, T, slots].
+
+    transformers leaves this mask away for single tokens, unless it takes the cache for one that `generate` compiles.
+    """
+    implementation = module.config._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        raise UsageError(
+            f"A static cache takes attn_implementation 'sdpa' or 'eager'; the model has {implementation!r}."
+        )
+    slots = torch.arange(cache.get_max_length(), device=given.device)
+    at = (torch.arange(given.shape[1], device=given.device) + cache.get_seq_length())[:, None]
+    seen = (slots <= at)[None, None].expand(given.shape[0], 1, -1, -1)
+    if padding is not None:
+        real = torch.nn.functional.pad(padding.bool(), (0, len(slots) - padding.shape[1]), value=True)
+        seen = seen & real[:, None, None, :] | (slots == at)  # padding sees itself: nothing at all would give NaN
+    if implementation == "sdpa":
+        return seen
+    return torch.zeros(seen.shape, dtype=module.dtype, device=seen.device).masked_fill(~seen, float("-inf"))
 
 
 def refuse_flash_on_cpu(implementation: Any, device: torch.device) -> None:
