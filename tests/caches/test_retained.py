@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longreach.caches.retained import RetainedCache, RetainedLayer
+from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -130,6 +131,26 @@ def test_cropping_restores_or_refuses(p, data, tokens):
     got = layer.attend(q[:, :, part], k[:, :, part], v[:, :, part])
     want = oracle(q[:, :, part], k[:, :, : length + 5], v[:, :, : length + 5], p)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(p=patterns(), data=st.data(), tokens=st.integers(1, 90))
+def test_a_static_layer_is_the_whole_and_never_moves(p, data, tokens):
+    q, k, v = tensors(2, tokens)
+    want = oracle(q, k, v, p)
+    layer, at, places = StaticRetainedLayer(p, LAYER, tokens), 0, set()
+    for _ in range(2):
+        for size in [*chunks_of(data, max(1, tokens // 2)), *[1] * (tokens - max(1, tokens // 2))]:
+            part = slice(at, at + size)
+            got = layer.attend(q[:, :, part], k[:, :, part], v[:, :, part])
+            at += size
+            torch.testing.assert_close(got, want[:, :, part], atol=1e-5, rtol=1e-4)
+            places.add(tuple(x.data_ptr() for x in (layer.keys, layer.values, layer.far_keys, layer.lengths)))
+        assert int(layer.get_seq_length()) == tokens and len(places) == 1
+        with pytest.raises(UsageError, match=f"static cache of {tokens}"):
+            layer.attend(q[:, :, :1], k[:, :, :1], v[:, :, :1])
+        layer.reset()
+        at = 0
 
 
 def test_recording_ends_with_its_memory():

@@ -192,6 +192,18 @@ def test_a_cache_after_drafting_goes_on(hybrid):
     assert cache.layers[0].keys.shape[2] == PATTERN.window_tokens  # nothing is recorded any more
 
 
+def test_in_bfloat16_a_cache_changes_no_more_than_rounding_does():
+    ids, exact = ids_of(61), make_hybrid()(ids_of(61)).logits
+    model = make_hybrid().to(torch.bfloat16)
+    rounded, cache = model(ids, use_cache=False).logits, None
+    parts = []
+    for part in ids.split([40, *[1] * 21], 1):
+        output = model(part, past_key_values=cache)
+        cache = output.past_key_values
+        parts.append(output.logits)
+    assert (torch.cat(parts, 1) - exact).abs().max() <= 1.5 * (rounded - exact).abs().max() + 0.02
+
+
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 

@@ -210,6 +210,11 @@ def _static_mask(cache: StaticRetainedCache, padding: Tensor | None, given: Tens
         raise UsageError(
             f"A static cache takes attn_implementation 'sdpa' or 'eager'; the model has {implementation!r}."
         )
+    if given.shape[1] > cache.get_max_length():
+        raise UsageError(
+            f"{given.shape[1]} tokens do not fit a static cache of {cache.get_max_length()}; make one for at least "
+            "the prompt and the answer, or use the dynamic one."
+        )
     slots = torch.arange(cache.get_max_length(), device=given.device)
     at = (torch.arange(given.shape[1], device=given.device) + cache.get_seq_length())[:, None]
     seen = (slots <= at)[None, None].expand(given.shape[0], 1, -1, -1)
