@@ -231,11 +231,28 @@ def test_freed_tokens_cannot_matter(hybrid):
     assert torch.equal(model(ids).logits[:, -1], model(other).logits[:, -1])
 
 
+def test_what_was_read_in_inference_mode_goes_on_outside(hybrid):
+    ids = ids_of(50)
+    with torch.inference_mode():
+        cache = hybrid(ids[:, :40]).past_key_values
+    close(hybrid(ids[:, 40:], past_key_values=cache).logits, hybrid(ids).logits[:, 40:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_can_be_asked_for(family, tmp_path):
+    model, ids = make_hybrid(family), ids_of(20)
+    model.save_pretrained(tmp_path)
+    for one in (model, AutoModelForCausalLM.from_pretrained(tmp_path)):
+        states = one(ids, output_hidden_states=True).hidden_states
+        assert len(states) == 4
+        close(one.lm_head(states[-1]), model(ids).logits)
+
+
 def test_a_plain_dynamic_cache_gives_the_same(hybrid):
     ids = ids_of(50)
     cache = hybrid(ids[:, :40], past_key_values=DynamicCache()).past_key_values
     close(hybrid(ids[:, 40:], past_key_values=cache).logits, hybrid(ids).logits[:, 40:])
-    with pytest.raises(UsageError, match="new_cache"):
+    with pytest.raises(UsageError, match="padding from text"):
         hybrid(ids, attention_mask=torch.ones_like(ids).index_fill(1, torch.tensor([0]), 0), past_key_values=cache)
 
 

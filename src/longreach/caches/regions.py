@@ -131,6 +131,9 @@ class Regions(CacheLayerMixin):
                 capacity = max(capacity, p.window_tokens + _RECORDING_BLOCKS * size)
         self._resize(capacity)
         self._resize_far(lengths)
+        if self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            for name in ("keys", "values", "far_keys", "far_values"):  # the only tensors that may be written to now
+                setattr(self, name, getattr(self, name).clone())
 
     def _resize(self, capacity: int) -> None:
         """Gives the ring a new number of slots; the newest positions stay."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.utils import output_capturing
 
 from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
@@ -93,7 +94,10 @@ class SparseAttention:
             return store.attend(q, k, v, scale, counts=rows.counts, sure=rows.sure, impl=impl)
         # Someone's own DynamicCache keeps every key: right, but nothing is saved. Without padding the slots are the
         # positions; with padding they are not, and its layers do not know.
-        if rows is None and (store is None or type(store) is DynamicLayer):
+        plain = type(store) is DynamicLayer or (store is None and cache.layer_class_to_replicate is DynamicLayer)
+        if plain and rows is not None:
+            raise UsageError("A DynamicCache cannot tell padding from text; give no cache, or model.new_cache().")
+        if plain:
             k, v = cache.update(k, v, layer)
             return sparse_attention(q, k, v, pattern, layer, scale, impl)
         raise UsageError(
@@ -110,7 +114,8 @@ class HybridDecoder:
     def make_sparse(self) -> None:
         """Turns the attention of every sparse layer of a stock decoder into the pattern's."""
         module: Any = self
-        pattern_of(module.config)
+        # transformers notes at construction, by class, which outputs can be asked for (output_hidden_states).
+        dict.__setitem__(output_capturing._CAN_RECORD_REGISTRY, str(type(self)), module._can_record_outputs)
         for index, layer in enumerate(module.layers):
             # Another class for the same module: parameters, their initialisation and quantisation stay untouched.
             if not plan_of(module.config).is_full(index):
