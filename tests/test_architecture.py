@@ -11,7 +11,7 @@ import longreach
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "longreach"
 FLOORS = {
-    "errors": 0,
+    "errors": -1,  # the ground: every floor, 0 included, may raise
     "jobs": 0,
     "pattern": 0,
     "kernels": 1,

@@ -10,16 +10,20 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "reader",
+    "AttentionPattern": "pattern",
     "AutoCompressor": "compressors.autocompressor",
     "Corpus": "corpus.store",
     "Document": "corpus.documents",
+    "LayerPlan": "pattern",
     "LongreachError": "errors",
     "MeanPool": "compressors.mean_pool",
     "Policy": "reader",
     "Reader": "reader",
     "Sampling": "models.generate",
+    "convert": "models.convert",
     "errors": "",
     "load": "models.load",
+    "sparse_attention": "kernels.attention",
 }
 
 if TYPE_CHECKING:
@@ -29,8 +33,12 @@ if TYPE_CHECKING:
     from longreach.corpus.documents import Document as Document
     from longreach.corpus.store import Corpus as Corpus
     from longreach.errors import LongreachError as LongreachError
+    from longreach.kernels.attention import sparse_attention as sparse_attention
+    from longreach.models.convert import convert as convert
     from longreach.models.generate import Sampling as Sampling
     from longreach.models.load import load as load
+    from longreach.pattern import AttentionPattern as AttentionPattern
+    from longreach.pattern import LayerPlan as LayerPlan
     from longreach.reader import Answer as Answer
     from longreach.reader import Policy as Policy
     from longreach.reader import Reader as Reader

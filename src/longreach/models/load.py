@@ -73,6 +73,9 @@ def smollm2_file() -> Path:
 def _load_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     # Without this, a machine without a network waits most of a minute for the hub, files already fetched or not.
     local = Path(source).is_dir() or not _hub_answers()
+    from longreach.models import hybrid
+
+    hybrid.register()  # before the Auto classes meet a hybrid model's config
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=local), tokenizer

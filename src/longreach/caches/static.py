@@ -1,0 +1,209 @@
+"""The cache of a hybrid model with every tensor allocated once: for CUDA graphs and compiled decode steps.
+
+A step of one token has fixed shapes and reads no Python number that changes: lengths live on the device, and a token
+goes into its ring slot and into its permanent slot (or, where it has none, into a block that nobody reads) by
+arithmetic. Everything else (prompts, chunks, further turns) is read by a `RetainedLayer` and copied over.
+
+Shapes: B rows, K KV heads, T new tokens, D head dim.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, StaticLayer
+
+from longreach.caches.retained import RetainedLayer
+from longreach.errors import UsageError
+from longreach.kernels.attention import Retained, decode_attention
+from longreach.pattern import AttentionPattern, LayerPlan
+
+
+class StaticRetainedLayer(CacheLayerMixin):
+    """One sparse layer's cache for at most `max_length` slots."""
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, pattern: AttentionPattern, layer: int, max_length: int) -> None:
+        super().__init__()
+        self.pattern, self.layer, self.max_length = pattern, layer, max_length
+        self.keys: Any = None
+        self.values: Any = None
+        self.far_keys: Any = None
+        self.far_values: Any = None
+        self.lengths: Any = None  # [B] on the device: real tokens of each row
+        self.slots: Any = None  # [] on the device: slots read, padding included
+        self.reader: RetainedLayer | None = None  # holds what was read while prompts are read
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """All memory there will ever be, in the shape, dtype and place of the first keys and values."""
+        p, (rows, heads) = self.pattern, key_states.shape[:2]
+        self.dtype, self.device = key_states.dtype, key_states.device
+        last = max(0, self.max_length - 1) // p.block_size
+        far = max(p.far_count(last, head, heads, self.layer) for head in range(heads)) * p.block_size
+        self.keys, self.values, self.far_keys, self.far_values = (
+            x.new_zeros(rows, heads, slots, x.shape[3])
+            for slots in (p.window_tokens, far + p.block_size)  # the last block is the one that nobody reads
+            for x in (key_states, value_states)
+        )
+        numbers = [p.permanent(head, heads, self.layer) for head in range(heads)]
+        self.first = torch.tensor([number.first for number in numbers], device=self.device)[:, None]
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.slots = torch.zeros((), dtype=torch.long, device=self.device)
+        self.is_initialized = True
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float | None = None,
+        *,
+        counts: Sequence[int] | None = None,
+        sure: int | None = None,
+        impl: str = "auto",
+    ) -> Tensor:
+        """As `RetainedLayer.attend`; a single token a row, none of them padding, is the step of fixed shapes."""
+        if not self.is_initialized:
+            self.lazy_initialization(k, v)
+        if k.shape[0] != self.keys.shape[0]:
+            raise UsageError(f"The cache holds {self.keys.shape[0]} rows and got {k.shape[0]}; make a new cache.")
+        step = k.shape[2] == 1 and counts is None
+        if not step or self.device.type == "cpu":
+            self._check_room(k.shape[2])
+        if not step:
+            reader = self.reader or self._thaw()
+            out = reader.attend(q, k, v, scale, counts=counts, sure=sure, impl=impl)
+            self.lengths.copy_(torch.tensor(reader.lengths, device=self.device))
+            self.slots.add_(k.shape[2])
+            return out
+        if self.reader is not None:
+            self._freeze(self.reader)
+        k, v = k.detach(), v.detach()
+        self._write(self.lengths[:, None] % self.pattern.window_tokens, k, v, self.keys, self.values)
+        self._write_far(self.lengths[:, None], k, v)
+        self.lengths.add_(1)
+        self.slots.add_(1)
+        kept = Retained(self.far_keys, self.far_values, self.keys, self.values)
+        return decode_attention(q.detach(), kept, self.pattern, self.lengths, self.layer, scale, impl)
+
+    def _check_room(self, tokens: int) -> None:
+        have = int(self.slots)
+        if have + tokens > self.max_length:
+            raise UsageError(
+                f"{tokens} tokens after {have} do not fit a static cache of {self.max_length}; make one for at least "
+                f"{have + tokens}, or use the dynamic one."
+            )
+
+    def _write(self, slots: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Writes [B, K, T, D] into slots [B, T] or [B, K, T]."""
+        slots = slots[:, None] if slots.dim() == 2 else slots
+        for target, source in ((keys, k), (values, v)):
+            target.scatter_(2, slots[..., None].expand_as(source), source)
+
+    def _write_far(self, positions: Tensor, k: Tensor, v: Tensor, row: slice = slice(None)) -> None:
+        """Writes tokens of permanent blocks to their place, whether or not they have left the window yet."""
+        size, sink, stride = self.pattern.block_size, self.pattern.sink_blocks, self.pattern.stride
+        block = positions[:, None] // size  # [B, 1, T]
+        rank = torch.where(block < sink, block, -1)
+        if stride:
+            behind = block - self.first
+            rank = torch.where((behind >= 0) & (behind % stride == 0), sink + behind // stride, rank)
+        unread = self.far_keys.shape[2] // size - 1
+        rank = torch.where((rank < 0) | (rank > unread), unread, rank)
+        slots = (rank * size + positions[:, None] % size).expand(-1, k.shape[1], -1)
+        self._write(slots, k, v, self.far_keys[row], self.far_values[row])
+
+    def _freeze(self, reader: RetainedLayer) -> None:
+        """Copies what the reader holds into the tensors of the steps."""
+        size, room = self.pattern.block_size, self.far_keys.shape[2] - self.pattern.block_size
+        for target, source in ((self.keys, reader.keys), (self.values, reader.values)):
+            target[:, :, : source.shape[2]] = source
+        for target, source in ((self.far_keys, reader.far_keys), (self.far_values, reader.far_values)):
+            kept = min(room, source.shape[2])
+            target[:, :, :kept] = source[:, :, :kept]
+        for b, length in enumerate(reader.lengths):  # permanent blocks that are still in the window
+            positions = torch.arange(self.pattern.local_start(length // size) * size, length, device=self.device)
+            slots = positions % max(1, reader.keys.shape[2])
+            row = slice(b, b + 1)
+            self._write_far(positions[None], reader.keys[row, :, slots], reader.values[row, :, slots], row)
+        self.reader = None
+
+    def _thaw(self) -> RetainedLayer:
+        """A reader that holds what the steps have written."""
+        p, reader = self.pattern, RetainedLayer(self.pattern, self.layer)
+        reader.lazy_initialization(self.keys, self.values)
+        reader.lengths = self.lengths.tolist()
+        reader.committed, reader.slots = list(reader.lengths), int(self.slots)
+        if reader.slots:
+            reader.held = [max(0, length - p.window_tokens) for length in reader.lengths]
+            reader.keys, reader.values = self.keys.clone(), self.values.clone()
+            reader.far_keys, reader.far_values = self.far_keys.clone(), self.far_values.clone()
+        self.reader = reader
+        return reader
+
+    # -- the contract of a cache layer ---------------------------------------------------------------------------------
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refused: see `RetainedLayer.update`."""
+        return RetainedLayer(self.pattern, self.layer).update(key_states, value_states)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """As transformers' static layers: the mask is as long as the cache."""
+        return self.max_length, 0
+
+    def get_seq_length(self) -> Any:
+        """Slots read so far, a tensor once there are any."""
+        return self.slots if self.is_initialized else 0
+
+    def get_max_length(self) -> int:
+        """Slots there are."""
+        return self.max_length
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.18
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: drafted tokens need the dynamic cache."""
+        raise UsageError("A static cache cannot be cropped; use the dynamic one for assisted decoding.")
+
+    def reset(self) -> None:
+        """Empties the cache; its memory stays where it is."""
+        self.reader = None
+        if self.is_initialized:
+            self.lengths.zero_()
+            self.slots.zero_()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was."""
+        if self.reader is not None:
+            self.reader.reorder_cache(beam_idx)
+        if self.is_initialized:
+            for tensor in (self.keys, self.values, self.far_keys, self.far_values, self.lengths):
+                tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def offload(self) -> None:
+        """Stays where it is: it is small, and read in every step."""
+
+    def prefetch(self) -> None:
+        """Nothing to fetch: see `offload`."""
+
+
+class StaticRetainedCache(Cache):
+    """The static cache of a hybrid model; full layers are transformers' own.
+
+    Args:
+        pattern: Which blocks the sparse layers see.
+        plan: Which layers are full.
+        max_length: Slots of each row, padding included.
+    """
+
+    def __init__(self, pattern: AttentionPattern, plan: LayerPlan, max_length: int) -> None:
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise UsageError(f"max_length is {max_length!r}; give the slots of the cache, at least 1.")
+        layers: list[Any] = [
+            StaticLayer(max_length) if plan.is_full(layer) else StaticRetainedLayer(pattern, layer, max_length)
+            for layer in range(plan.num_layers)
+        ]
+        super().__init__(layers=layers)

@@ -1,0 +1,86 @@
+"""`longreach convert`: a pretrained model into a hybrid one."""
+
+from pathlib import Path
+
+import typer
+
+from longreach.cli.output import JsonOption, emit
+
+
+def convert(
+    model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'."),
+    out: Path = typer.Argument(help="A folder that does not exist yet, or an empty one."),
+    pattern: str = typer.Option(
+        "sink-window", "--pattern", help="sink-window or strided; the next four options change single values."
+    ),
+    block_size: int | None = typer.Option(None, "--block-size", help="Tokens per block, a power of two."),
+    sink_blocks: int | None = typer.Option(None, "--sink-blocks", help="First blocks that every token sees."),
+    local_blocks: int | None = typer.Option(None, "--local-blocks", help="Blocks of the local window."),
+    stride: int | None = typer.Option(None, "--stride", help="Every so many blocks one stays visible; 0 for none."),
+    full_layers: str = typer.Option(
+        "middle-third", "--full-layers", help="middle-third, a number of layers in the middle, or indices: 4,5,6."
+    ),
+    max_length: int = typer.Option(131072, "--max-length", help="Tokens of the new window."),
+    rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
+    dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16. [default: float32]"),
+    as_json: bool = JsonOption,
+) -> None:
+    """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all others.
+
+    The weights stay as they are; train the result on long texts to use the longer window.
+
+    Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
+    """
+    from longreach.errors import UsageError
+    from longreach.models.convert import convert as convert_model
+    from longreach.models.load import load, quiet
+    from longreach.models.sparse import pattern_of, plan_of
+    from longreach.pattern import AttentionPattern
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"'{out}' exists already: give a folder that does not exist yet, or an empty one.")
+    base = AttentionPattern.preset(pattern)
+    given = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
+    chosen = AttentionPattern(
+        **{name: getattr(base, name) if value is None else value for name, value in given.items()}
+    )
+    layers = _layers(full_layers)
+    loaded, tokenizer = load(model, device="cpu", dtype=dtype)
+    hybrid = convert_model(loaded, chosen, layers, max_length, rope=_number(rope))
+    with quiet():
+        hybrid.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    config = hybrid.config
+    plan, kept = plan_of(config), pattern_of(config)
+    length, heads = config.max_position_embeddings, config.num_key_value_heads
+    report = {
+        "folder": str(out),
+        "model_type": config.model_type,
+        "layers": plan.num_layers,
+        "full_layers": list(plan.full),
+        "sparse_attention": config.sparse_attention,
+        "max_length": length,
+        "rope_parameters": dict(config.rope_parameters),
+        "kv_reduction": plan.kv_reduction(kept, length, heads),
+    }
+    if as_json:
+        emit(report)
+        return
+    typer.echo(
+        f"{out}: {config.model_type}, {len(plan.full)} of {plan.num_layers} layers full, window {length:,} tokens; its "
+        f"KV cache is {report['kv_reduction']:.1%} smaller there."
+    )
+
+
+def _layers(text: str) -> str | int | list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+    except ValueError:
+        return text
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text

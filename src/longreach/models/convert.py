@@ -1,0 +1,158 @@
+"""From a pretrained model to a hybrid one: another config, the same weights, the same memory."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from longreach.errors import UsageError
+from longreach.models.hybrid import FAMILIES, PREFIX
+from longreach.models.sparse import refuse_flash_on_cpu
+from longreach.pattern import AttentionPattern, LayerPlan
+
+ROPE_RULES = ("theta", "yarn", "linear")
+# theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data Engineering for Scaling
+# Language Models to 128K Context) train with 5 million.
+_THETA_POWER = 1.8
+
+
+def convert(
+    model: Any,
+    pattern: AttentionPattern | str = "sink-window",
+    full_layers: str | int | Sequence[int] = "middle-third",
+    max_length: int = 131072,
+    *,
+    rope: str | float = "theta",
+    attn_implementation: str | None = None,
+) -> Any:
+    """A hybrid model with the weights of `model`: full layers stay, all others see only the pattern's blocks.
+
+    Without training on long texts it reads about as far as before; `longreach extend` teaches it the longer window.
+
+    Args:
+        model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it is; both share their
+            weights, so training one changes the other.
+        pattern: What sparse layers see, or the name of a preset.
+        full_layers: "middle-third", a number of layers in the middle, or the indices themselves.
+        max_length: Tokens of the new window. Where it is not above the model's own, that one stays, and so does the
+            rotary embedding.
+        rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta" (ABF, the default):
+            its base times f ** 1.8; a number: that base; "yarn"; "linear".
+        attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the model's own.
+
+    Returns:
+        The hybrid model, with a config of its own model_type: `save_pretrained` and `longreach.load` know it.
+
+    Raises:
+        UsageError: The family is not supported, or a value is out of range.
+
+    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+    """
+    pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
+    stock = _stock_config(model)
+    family = stock.model_type.removeprefix(PREFIX)
+    plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
+    _check_length(max_length, pattern)
+    implementation = attn_implementation or stock._attn_implementation
+    refuse_flash_on_cpu(implementation, next(model.parameters()).device)
+    if getattr(stock, "attention_dropout", 0):
+        raise UsageError(
+            f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to 0 in the config."
+        )
+    config_class, model_class = FAMILIES[family]
+    settings = stock.to_dict()
+    for name in ("model_type", "architectures", "transformers_version", "layer_types", "use_sliding_window"):
+        settings.pop(name, None)
+    settings |= {
+        "sliding_window": None,  # full layers see everything
+        "sparse_attention": {
+            "block_size": pattern.block_size,
+            "sink_blocks": pattern.sink_blocks,
+            "local_blocks": pattern.local_blocks,
+            "stride": pattern.stride,
+        },
+        "full_layers": list(plan.full),
+        "max_position_embeddings": max(max_length, stock.max_position_embeddings),
+        "rope_parameters": longer_rope(dict(stock.rope_parameters), stock.max_position_embeddings, max_length, rope),
+    }
+    config = config_class(**settings)
+    config._name_or_path = stock._name_or_path
+    config.architectures = [model_class.__name__]
+    config._attn_implementation = implementation
+    return _rebuild(model, config, model_class)
+
+
+def longer_rope(
+    parameters: dict[str, Any], window: int, max_length: int, rope: str | float = "theta"
+) -> dict[str, Any]:
+    """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length` tokens."""
+    if isinstance(rope, bool) or not (rope in ROPE_RULES or isinstance(rope, int | float)):
+        raise UsageError(f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base.")
+    if not isinstance(rope, str) and rope <= 1:
+        raise UsageError(f"rope is {rope}; as a number it is the base of the rotary embedding, such as 5e6.")
+    if max_length <= window:
+        return parameters
+    factor, kind = max_length / window, parameters.get("rope_type", "default")
+    if not isinstance(rope, str):
+        return parameters | {"rope_theta": float(rope)}
+    if rope == "theta" and kind in ("default", "llama3"):
+        return parameters | {"rope_theta": float(parameters["rope_theta"]) * factor**_THETA_POWER}
+    if kind != "default":
+        raise UsageError(
+            f"The model's rotary embedding is already scaled ({kind}), and rope={rope!r} would scale it again; give a "
+            f"number, its new base, or keep max_length at {window} or less."
+        )
+    longer = parameters | {"rope_type": rope, "factor": factor}
+    return longer | {"original_max_position_embeddings": window} if rope == "yarn" else longer
+
+
+def _stock_config(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    name = str(getattr(config, "model_type", type(model).__name__))
+    if name.removeprefix(PREFIX) not in FAMILIES or not hasattr(model, "lm_head"):
+        raise UsageError(
+            f"A {type(model).__name__} ({name}) cannot become hybrid; give a causal language model of one of the "
+            f"families {', '.join(FAMILIES)}."
+        )
+    if hasattr(model, "peft_type") or type(model).__module__.startswith("peft."):
+        raise UsageError(f"The model is a {type(model).__name__}; call merge_and_unload() and convert the result.")
+    return config
+
+
+def _check_length(max_length: Any, pattern: AttentionPattern) -> None:
+    least = pattern.window_tokens
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
+        raise UsageError(
+            f"max_length is {max_length!r}; give at least {least}, the tokens of the pattern's local window "
+            f"({pattern.local_blocks} blocks of {pattern.block_size}), or a smaller pattern."
+        )
+
+
+def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
+    """A copy of the modules around the same tensors, so that quantised, tied and placed weights stay what they are."""
+    shared = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo[id(model.config)] = config
+    hybrid = copy.deepcopy(model, memo)
+    # A model that is hybrid already changes its layers' kind: back to the stock classes first.
+    for layer in hybrid.model.layers:
+        layer.self_attn.__class__ = _stock_attention(model_class)
+        layer.self_attn.sliding_window = None
+        layer.self_attn.layer_type = "full_attention"
+    hybrid.model.has_sliding_layers = False
+    hybrid.__class__ = model_class
+    hybrid.make_sparse()
+    rotary = hybrid.model.rotary_emb
+    hybrid.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
+    for module in hybrid.modules():
+        if "_old_forward" in vars(module):  # accelerate's hooks call the forward of the class it had
+            module._old_forward = types.MethodType(type(module).forward, module)
+    return hybrid.train(model.training)
+
+
+def _stock_attention(model_class: Any) -> type[torch.nn.Module]:
+    return model_class.decoder_class.sparse_class.__bases__[1]

@@ -1,0 +1,194 @@
+"""What a model at a length needs and could reach on given cards, full and hybrid: arithmetic, nothing is loaded.
+
+Lives with the models because it is the arithmetic of model shapes; the attention part comes from `longreach.pattern`.
+Times are limits, work over the card's peak (`hardware.json`; 800 TFLOP/s is what dense bf16 products reach on an H100),
+not forecasts. Shapes and cards are data files beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longreach.errors import UsageError
+from longreach.pattern import AttentionPattern, LayerPlan
+
+_HERE = Path(__file__).parent
+_TRAINING_BYTES = 16  # a parameter: bf16 weight and gradient, float32 master copy and two Adam moments
+_BACKWARD_LINEAR, _BACKWARD_ATTENTION = 2.0, 2.5  # times the forward pass
+_ROOM = 0.9  # of a card's memory: the rest is for the runtime, fragments and workspaces
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama-family decoder: sizes of its matrices."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool = False
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of all layers' matrices: what every token is multiplied with."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def parameters(self) -> int:
+        """All weights, embeddings and norms included."""
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        return self.layer_parameters + embeddings + self.hidden * (2 * self.layers + 1)
+
+
+@dataclass(frozen=True)
+class Cards:
+    """One or more equal accelerators."""
+
+    count: int
+    memory_bytes: float
+    flops: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory in bytes over all cards, work in FLOP, times in seconds at the cards' peak.
+
+    `activation_bytes` is training's with gradient checkpointing: each layer's input and one layer recomputed.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+    prefill_flops: int
+    training_flops: int
+    prefill_seconds: float
+    decode_seconds_per_token: float
+    training_seconds: float
+    serving_bytes: int
+    training_bytes: int
+    serving_cards: int
+    training_cards: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Full and hybrid side by side."""
+
+    full: Estimate
+    hybrid: Estimate
+
+    @property
+    def kv_reduction(self) -> float:
+        """Share of the KV cache that the hybrid does not need."""
+        return 1 - self.hybrid.kv_bytes / self.full.kv_bytes
+
+    @property
+    def prefill_speedup(self) -> float:
+        """Upper limit at equal kernel efficiency."""
+        return self.full.prefill_seconds / self.hybrid.prefill_seconds
+
+    @property
+    def decode_speedup(self) -> float:
+        """Upper limit where memory traffic decides."""
+        return self.full.decode_seconds_per_token / self.hybrid.decode_seconds_per_token
+
+    @property
+    def training_speedup(self) -> float:
+        """Upper limit of a training step."""
+        return self.full.training_seconds / self.hybrid.training_seconds
+
+
+def shape(name: str) -> Shape:
+    """The published shape of that name."""
+    return Shape(**_look_up("shapes.json", name, "shape"))
+
+
+def hardware(text: str) -> Cards:
+    """Cards such as `h100` or `8xh100`."""
+    match = re.fullmatch(r"(?:(\d+)x)?(\w+)", text.lower())
+    count = int(match[1] or 1) if match else 0
+    if not match or count < 1:
+        raise UsageError(f"hardware is {text!r}; give a card or a number of them, such as 'h100' or '8xh100'.")
+    return Cards(count, **_look_up("hardware.json", match[2], "card"))
+
+
+def plan(
+    model: Shape,
+    length: int,
+    cards: Cards,
+    pattern: AttentionPattern | None = None,
+    layers: LayerPlan | None = None,
+    *,
+    rows: int = 1,
+    itemsize: int = 2,
+) -> Plan:
+    """Compares a full with a hybrid model.
+
+    Args:
+        model: Sizes.
+        length: Tokens of each row.
+        cards: What it runs on; work and traffic are shared evenly.
+        pattern: Of the sparse layers; variant A of the paper where None.
+        layers: Which layers are full; the middle third where None.
+        rows: Rows of the batch.
+        itemsize: Bytes of a weight and of a cached number.
+
+    Raises:
+        UsageError: A number is below 1, or the layer plan is for another number of layers.
+    """
+    for name, value in (("length", length), ("rows", rows), ("itemsize", itemsize)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; give at least 1.")
+    layers = layers or LayerPlan.make(model.layers)
+    if layers.num_layers != model.layers:
+        raise UsageError(f"The layer plan is for {layers.num_layers} layers; the model has {model.layers}.")
+    pattern = pattern or AttentionPattern.sink_window()
+    everything = LayerPlan.make(model.layers, model.layers)
+    return Plan(*(_estimate(model, length, cards, pattern, chosen, rows, itemsize) for chosen in (everything, layers)))
+
+
+def _estimate(
+    model: Shape, length: int, cards: Cards, pattern: AttentionPattern, layers: LayerPlan, rows: int, itemsize: int
+) -> Estimate:
+    kv = rows * sum(layers.kv_bytes(pattern, length, model.kv_heads, model.head_dim, itemsize))
+    attention = rows * sum(layers.attention_flops(pattern, length, model.heads, model.kv_heads, model.head_dim))
+    linear = rows * 2 * model.layer_parameters * length
+    head = rows * 2 * model.vocab * model.hidden
+    prefill = linear + attention + head  # logits of the last position only
+    training = round((linear + head * length) * (1 + _BACKWARD_LINEAR) + attention * (1 + _BACKWARD_ATTENTION))
+    weights = model.parameters * itemsize
+    widest = 4 * model.hidden + 2 * model.head_dim * (model.heads + model.kv_heads) + 3 * model.intermediate
+    activations = rows * length * itemsize * (model.hidden * model.layers + widest)
+    serving, trained = weights + kv, model.parameters * _TRAINING_BYTES + activations
+    return Estimate(
+        weights_bytes=weights,
+        kv_bytes=kv,
+        activation_bytes=activations,
+        prefill_flops=prefill,
+        training_flops=training,
+        prefill_seconds=prefill / (cards.flops * cards.count),
+        decode_seconds_per_token=(weights + kv) / (cards.bytes_per_second * cards.count),
+        training_seconds=training / (cards.flops * cards.count),
+        serving_bytes=serving,
+        training_bytes=trained,
+        serving_cards=math.ceil(serving / (cards.memory_bytes * _ROOM)),
+        training_cards=math.ceil(trained / (cards.memory_bytes * _ROOM)),
+    )
+
+
+def _look_up(file: str, name: str, what: str) -> dict[str, Any]:
+    known = json.loads((_HERE / file).read_text(encoding="utf-8"))
+    if name not in known:
+        raise UsageError(f"There is no {what} called {name!r}; choose one of {', '.join(known)}.")
+    found: dict[str, Any] = known[name]
+    return found

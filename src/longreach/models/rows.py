@@ -1,0 +1,79 @@
+"""Which slots of a batch are real tokens: what a sparse layer needs to know of the padding, and the only thing.
+
+Shapes: B rows, T new slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from longreach.errors import UsageError
+
+
+class Rows(NamedTuple):
+    """Where the real tokens of a padded batch lie.
+
+    Attributes:
+        order: [B, T] indices that bring each row's real tokens to its front, in order; None where they are there.
+        counts: Real tokens of each row.
+        sure: Of the last slots so many are real in every row.
+    """
+
+    order: Tensor | None
+    counts: list[int]
+    sure: int
+
+    @classmethod
+    def of(cls, attention_mask: Tensor | None, new: int) -> Rows | None:
+        """The rows of a batch with `new` slots; None where all of them are real.
+
+        Args:
+            attention_mask: [B, past + T], 1 for real tokens, as tokenizers and `generate` give it. The past was
+                settled when it was read: only the last T columns are looked at.
+            new: T.
+
+        Raises:
+            UsageError: The mask is not of that kind.
+        """
+        if attention_mask is None:
+            return None
+        if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2 or attention_mask.shape[1] < new:
+            shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+            raise UsageError(
+                f"attention_mask is {shape}; a hybrid model takes two dimensions [rows, at least {new} slots] that "
+                "mark padding. Which blocks are visible comes from its pattern, never from a mask."
+            )
+        real = attention_mask[:, attention_mask.shape[1] - new :].bool()
+        if bool(real.all()):
+            return None
+        sure = int(real.flip(1).cumprod(1).sum(1).min())
+        counts = real.sum(1).tolist()
+        order = (~real).to(torch.int8).argsort(dim=1, stable=True)
+        right = bool((real[:, 1:] <= real[:, :-1]).all())
+        return cls(None if right else order, counts, sure)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, H, T, D] with real tokens first."""
+        return x if self.order is None else _gather(x, self.order)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """The inverse of `pack`."""
+        return x if self.order is None else _gather(x, self.order.argsort(dim=1))
+
+
+def _gather(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(2, order.to(x.device)[:, None, :, None].expand_as(x))
+
+
+def refuse_packing(position_ids: Any, attention_mask: Any) -> None:
+    """Raises UsageError for several sequences in one row, which transformers marks by positions that start again."""
+    if position_ids is None or attention_mask is not None or position_ids.shape[-1] < 2:
+        return
+    if bool((position_ids.diff(dim=-1) < 0).any()):
+        raise UsageError(
+            "position_ids start again inside a row; a hybrid model reads one sequence a row, so give each its own row "
+            "and pad, or cut long texts to one length."
+        )

@@ -1,0 +1,54 @@
+"""`longreach convert`: a folder that every other command reads as a model."""
+
+import json
+
+import pytest
+from transformers import AutoConfig
+
+from tests.cli.conftest import TEXTS
+
+SMALL = ("--block-size", 4, "--local-blocks", 4, "--stride", 8)
+
+
+def test_a_converted_model_is_a_model(run, models, texts, tmp_path):
+    out = tmp_path / "hybrid"
+    result = run("convert", models / "one", out, *SMALL, "--full-layers", "0,2", "--max-length", 8192, "--json")
+    assert result.code == 0 and result.json["full_layers"] == [0, 2] and result.json["max_length"] == 8192
+    assert result.json["sparse_attention"] == {"block_size": 4, "sink_blocks": 1, "local_blocks": 4, "stride": 8}
+    assert 0.2 < result.json["kv_reduction"] < 1 / 3
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "longreach_llama" and config["max_position_embeddings"] == 8192
+    assert AutoConfig.from_pretrained(out).rope_parameters["rope_theta"] > 1e4
+    store = ("--store", tmp_path / "store")
+    assert run("ingest", texts, "--corpus", "c", "--model", out, "--ratio", 7, *store).code == 0
+    answer = run("ask", "c", "Who stole the tarts?", "--max-new-tokens", 4, "--json", *store)
+    assert answer.code == 0 and {passage["document"].rsplit("/")[-1] for passage in answer.json["passages"]} <= {*TEXTS}
+
+
+def test_it_says_what_it_made(run, models, tmp_path):
+    result = run("convert", models / "one", tmp_path / "hybrid", "--full-layers", 1, "--rope", "1e6")
+    assert result.code == 0 and "1 of 3 layers full, window 131,072 tokens" in result.out
+    config = json.loads((tmp_path / "hybrid" / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 1e6
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (("--full-layers", 9), "0 to 3"),
+        (("--full-layers", "1,x"), "middle-third"),
+        (("--pattern", "dense"), "sink-window, strided"),
+        (("--block-size", 48), "power of two"),
+        (("--max-length", 100), "at least 1984"),
+        (("--rope", "ntk"), "theta, yarn, linear"),
+    ],
+)
+def test_wrong_values_are_one_sentence(run, models, tmp_path, options, word):
+    result = run("convert", models / "one", tmp_path / "hybrid", *options)
+    assert result.code == 2 and word in result.sentence and not (tmp_path / "hybrid").exists()
+
+
+def test_nothing_is_overwritten(run, models, tmp_path):
+    (tmp_path / "kept.txt").write_text("kept")
+    result = run("convert", models / "one", tmp_path)
+    assert result.code == 2 and "exists already" in result.sentence

@@ -1,0 +1,57 @@
+"""The block mask is the pattern, block by block, and its storage grows with blocks, not with their square."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from longreach.kernels.attention import sparse_attention
+from longreach.kernels.flex import block_mask
+from longreach.pattern import AttentionPattern
+from tests.kernels.cases import Case, cases, worst
+
+
+def listed(counts, indices, h, row):
+    return indices[0, h, row, : counts[0, h, row]].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(longest=80))
+def test_block_mask_is_the_pattern(case):
+    p, size = case.p, case.p.block_size
+    heads, groups = case.kv_heads, case.groups
+    mask = block_mask(p, case.q_len, case.kv_len, heads * groups, heads, case.layer)
+    dense = p.mask(case.q_len, case.kv_len, heads, case.layer).repeat_interleave(groups, 0)
+    q, k = torch.arange(case.q_len)[:, None], torch.arange(case.kv_len)[None]
+    for h in range(heads * groups):
+        assert torch.equal(mask.mask_mod(torch.tensor(0), torch.tensor(h), q, k), dense[h])
+    for h in range(mask.kv_indices.shape[1]):
+        pairs = set()
+        for i in range(p.blocks(case.q_len)):
+            full = listed(mask.full_kv_num_blocks, mask.full_kv_indices, h, i)
+            part = listed(mask.kv_num_blocks, mask.kv_indices, h, i)
+            for j in range(p.blocks(case.kv_len)):
+                tile = dense[h, i * size : (i + 1) * size, j * size : (j + 1) * size]
+                assert tile.all() if j in full else bool(tile.any()) == (j in part)
+            pairs |= {(i, j) for j in full + part}
+        turned = {
+            (i, j)
+            for j in range(p.blocks(case.kv_len))
+            for counts, table in ((mask.q_num_blocks, mask.q_indices), (mask.full_q_num_blocks, mask.full_q_indices))
+            for i in listed(counts, table, h, j)
+        }
+        assert pairs == turned
+
+
+def test_long_masks_are_small():
+    mask = block_mask(AttentionPattern.strided(), 131072, 131072, 8, 8, backward=False)
+    assert mask.full_kv_indices.untyped_storage().nbytes() < 4 * 8 * 2048 * 33
+
+
+@pytest.mark.parametrize("starts", [None, [0, 130]])
+def test_flex_is_the_reference(starts):
+    case = Case(AttentionPattern(32, 1, 2, 4), 2, 2, 2, 130, 200, 32, layer=1, starts=starts)
+    q, k, v = (x.detach() for x in case.tensors())
+    first = None if starts is None else torch.tensor(starts)
+    got = sparse_attention(q, k, v, case.p, 1, impl="flex", starts=first)
+    want = sparse_attention(q, k, v, case.p, 1, impl="reference", starts=first)
+    assert max(worst([got], [want])) < 1e-5

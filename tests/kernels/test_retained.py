@@ -1,0 +1,108 @@
+"""A cache that holds only what the pattern retains: enough, no more, and equal to keeping everything."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longreach.errors import UsageError
+from longreach.kernels.attention import Retained, chunk_attention, decode_attention, sparse_attention
+from longreach.pattern import AttentionPattern
+from tests.kernels.cases import OWN, Case, cases, device_of, keep, needs_triton, worst
+
+
+def check_decode(impl, case, q_len, lengths):
+    device = device_of(impl)
+    q, k, v = (x.detach() for x in case._replace(starts=None).tensors(device=device))
+    q = q[:, :, :q_len]
+    ring = case.p.window_tokens + q_len - 1 + 3
+    kept = keep(k, v, case, lengths, ring, chunk=q_len)
+    got = decode_attention(
+        q, kept, case.p, torch.tensor(lengths, device=device), case.layer, impl=impl, heads=case.heads
+    )
+    for b, length in enumerate(lengths):
+        one = (x[b : b + 1, :, :length] for x in (q, k, v))
+        want = sparse_attention(*one, case.p, case.layer, impl="reference", heads=case.heads)
+        assert max(worst([got[b : b + 1]], [want])) < 1e-5
+
+
+def draw_lengths(data, case):
+    q_len = data.draw(st.integers(1, min(4, case.q_len)))
+    lengths = st.lists(st.integers(q_len, case.kv_len), min_size=case.rows, max_size=case.rows)
+    return q_len, data.draw(lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(longest=100), data=st.data())
+def test_decoding_on_a_cpu_is_the_reference(case, data):
+    check_decode("cpu", case, *draw_lengths(data, case))
+
+
+@needs_triton
+@settings(max_examples=10, deadline=None)
+@given(case=cases(longest=100, most=2), data=st.data())
+def test_decoding_with_triton_is_the_reference(case, data):
+    check_decode("triton", case, *draw_lengths(data, case))
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_decoding_over_a_block_boundary(impl):
+    # A permanent block leaves the window between the first and the last of the four queries.
+    case = Case(AttentionPattern(16, 1, 2, 2), 2, 2, 2, 4, 70, 16)
+    check_decode(impl, case, 4, [66, 34])
+
+
+@pytest.mark.parametrize("impl", OWN)
+@pytest.mark.parametrize("chunk", [(0, 70), (70, 150), (150, 151), (64, 128)])
+def test_chunks_over_a_cache_are_the_whole(impl, chunk):
+    case = Case(AttentionPattern(16, 1, 2, 3), 2, 2, 2, 151, 151, 16, layer=1)
+    q, k, v = (x.detach() for x in case.tensors(device=device_of(impl)))
+    start, length = chunk
+    near = case.p.local_start(start // 16) * 16
+    kept = keep(k, v, case, [length] * 2, 200, chunk=length - start)._replace(
+        near_k=k[:, :, near:length], near_v=v[:, :, near:length]
+    )
+    got = chunk_attention(q[:, :, start:length], kept, case.p, length, 1, impl=impl)
+    want = sparse_attention(q[:, :, start:length], k[:, :, :length], v[:, :, :length], case.p, 1, impl="reference")
+    assert max(worst([got], [want])) < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases(longest=100), data=st.data())
+def test_retained_keys_are_sufficient_and_minimal(case, data):
+    length = data.draw(st.integers(0, case.kv_len - 1))
+    p, heads = case.p, case.kv_heads
+    q, k, v = (x.detach() for x in case._replace(starts=None, q_len=case.kv_len).tensors())
+    kept = p.retained(length, heads, case.layer)
+    later = q[:, :, length:]
+    before = sparse_attention(later, k, v, p, case.layer, impl="cpu")
+    other_k, other_v = k.clone(), v.clone()
+    for g in range(heads):
+        freed = sorted(set(range(length)) - set(kept[g]))
+        other_k[:, g, freed], other_v[:, g, freed] = 1e4, -1e4
+    assert torch.equal(sparse_attention(later, other_k, other_v, p, case.layer, impl="cpu"), before)
+    for g in range(heads):
+        if kept[g]:
+            changed = v.clone()
+            changed[:, g, data.draw(st.sampled_from(kept[g]))] += 100
+            after = sparse_attention(later, k, changed, p, case.layer, impl="cpu")
+            groups = slice(g * case.groups, (g + 1) * case.groups)
+            assert not torch.allclose(after[:, groups], before[:, groups])
+
+
+def test_bad_caches_are_refused():
+    p = AttentionPattern(16, 1, 2)
+    q, far, near = torch.zeros(2, 4, 3, 8), torch.zeros(2, 2, 16, 8), torch.zeros(2, 2, 40, 8)
+    kept, lengths = Retained(far, far, near, near), torch.tensor([50, 60])
+    decode_attention(q, kept, p, lengths)
+    for call, word in (
+        (lambda: decode_attention(q, kept._replace(near_k=near[:, :, 8:], near_v=near[:, :, 8:]), p, lengths), "34"),
+        (lambda: decode_attention(q, kept, p, lengths[:1]), "2 whole numbers"),
+        (lambda: decode_attention(q, kept, p, lengths, impl="reference"), "compact cache"),
+        (lambda: decode_attention(q, kept._replace(far_k=far[:1], far_v=far[:1]), p, lengths), "rows"),
+        (lambda: decode_attention(q, kept._replace(far_k=far[:, :, 1:], far_v=far[:, :, 1:]), p, lengths), "far holds"),
+        (lambda: chunk_attention(q, kept, p, 50), "block boundary"),
+        (lambda: chunk_attention(q, kept._replace(far_k=far[:, :, 1:], far_v=far[:, :, 1:]), p, 56), "far holds"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            call()

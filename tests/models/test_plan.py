@@ -1,0 +1,81 @@
+"""The plan against published sizes, the limits of research/longgen.md, and caches really allocated."""
+
+import pytest
+import torch
+import transformers
+
+from longreach.errors import UsageError
+from longreach.models.plan import hardware, plan, shape
+from longreach.pattern import AttentionPattern, LayerPlan
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("smollm2", 134_515_008),
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-13b", 13_015_864_320),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3-8b", 8_030_261_248),
+        ("llama3-70b", 70_553_706_496),
+        ("mistral-7b", 7_241_732_096),
+    ],
+)
+def test_parameters_are_the_published_ones(name, parameters):
+    assert shape(name).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("full", "kv", "prefill", "training", "decode", "decode4"),
+    [(10, 0.677, 1.94, 2.01, 2.31, 2.82), (11, 0.646, 1.86, 1.93, 2.18, 2.61), (12, 0.615, 1.79, 1.84, 2.07, 2.42)],
+)
+def test_limits_of_llama2_7b_at_128k(full, kv, prefill, training, decode, decode4):
+    model, cards = shape("llama2-7b"), hardware("h100")
+    found = plan(model, 131072, cards, layers=LayerPlan.make(32, full))
+    batch = plan(model, 131072, cards, layers=LayerPlan.make(32, full), rows=4)
+    assert found.kv_reduction == pytest.approx(kv, abs=1e-3)
+    assert found.prefill_speedup == pytest.approx(prefill, abs=0.01)
+    assert found.training_speedup == pytest.approx(training, abs=0.02)
+    assert found.decode_speedup == pytest.approx(decode, abs=0.01)
+    assert batch.decode_speedup == pytest.approx(decode4, abs=0.01)
+    assert found.full.kv_bytes == 68_719_476_736
+
+
+def test_kv_bytes_and_weights_are_those_really_allocated():
+    model = shape("smollm2")
+    small = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    network = transformers.LlamaForCausalLM(small).float()
+    model = type(model)(3, 48, 6, 2, 8, 64, 64)
+    cache = network(torch.zeros(2, 37, dtype=torch.long), use_cache=True).past_key_values
+    found = plan(model, 37, hardware("h100"), rows=2, itemsize=4).full
+    assert found.kv_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert found.weights_bytes == sum(x.nbytes for x in network.parameters())
+
+
+def test_cards_are_shared_and_counted():
+    model = shape("llama2-70b")
+    one, eight = (plan(model, 131072, hardware(text), rows=4) for text in ("h100", "8xH100"))
+    assert eight.full.prefill_seconds == pytest.approx(one.full.prefill_seconds / 8)
+    assert (one.full.serving_cards, one.hybrid.serving_cards) == (5, 3)
+    assert one.full.training_cards == eight.full.training_cards
+
+
+@pytest.mark.parametrize("text", ["8x", "0xh100", "tpu", "h100x8", ""])
+def test_unknown_hardware_is_refused(text):
+    with pytest.raises(UsageError):
+        hardware(text)
+
+
+def test_unknown_shapes_and_numbers_out_of_range_are_refused():
+    model, cards = shape("smollm2"), hardware("h100")
+    for call in (
+        lambda: shape("gpt-5"),
+        lambda: plan(model, 0, cards),
+        lambda: plan(model, 5, cards, rows=0),
+        lambda: plan(model, 5, cards, AttentionPattern(), LayerPlan.make(4)),
+    ):
+        with pytest.raises(UsageError):
+            call()
