@@ -52,3 +52,18 @@ def test_nothing_is_overwritten(run, models, tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     result = run("convert", models / "one", tmp_path)
     assert result.code == 2 and "exists already" in result.sentence
+
+
+def test_plan_compares_full_and_hybrid(run):
+    result = run("plan", "--shape", "llama2-7b", "--length", "131072", "--hardware", "8xh100", "--json")
+    assert result.code == 0
+    assert result.json["full"]["kv_bytes"] == 131072 * 32 * 2 * 4096 * 2
+    assert 0.6 < result.json["kv_reduction"] < 0.7 and result.json["prefill_speedup"] > 1.5
+    assert "hybrid" in run("plan", "--shape", "smollm2").out
+    for wrong in (
+        ["--shape", "nope"],
+        ["--shape", "smollm2", "--hardware", "0xh100"],
+        ["--shape", "smollm2", "--length", "0"],
+    ):
+        refused = run("plan", *wrong)
+        assert refused.code == 2 and "Traceback" not in refused.err

@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, convert, corpus, doctor, ingest
+from longreach.cli import ask, convert, corpus, doctor, ingest, plan
 from longreach.cli.output import fail
 from longreach.errors import LongreachError
 
@@ -28,6 +28,7 @@ app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 
 

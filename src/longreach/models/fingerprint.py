@@ -25,7 +25,8 @@ _COMPUTATION = (
     "layer_types",
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
-    "longreach",
+    "sparse_attention",
+    "full_layers",
 )
 _digests: weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple, str]]] = weakref.WeakKeyDictionary()
 

@@ -1,0 +1,51 @@
+"""`longreach plan`: what a model at a length needs and could reach on given cards."""
+
+from dataclasses import asdict
+
+import typer
+
+from longreach.cli.output import JsonOption, emit, table
+
+
+def plan(
+    shape: str = typer.Option(..., "--shape", help="smollm2, llama2-7b, llama3-8b, ...: a wrong name lists them."),
+    length: int = typer.Option(131072, "--length", help="Tokens of each row."),
+    hardware: str = typer.Option("h100", "--hardware", help="A card or a number of them: h100, 8xh100."),
+    pattern: str = typer.Option("sink-window", "--pattern", help="Of the sparse layers: sink-window or strided."),
+    rows: int = typer.Option(1, "--rows", help="Rows of the batch."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Compare a full with a hybrid model by arithmetic: memory, work, and times at the cards' peak.
+
+    Times are limits, not forecasts; nothing is loaded or run.
+
+    Example: longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
+    """
+    from longreach.models.plan import hardware as cards
+    from longreach.models.plan import plan as compare
+    from longreach.models.plan import shape as sizes
+    from longreach.pattern import AttentionPattern
+
+    result = compare(sizes(shape), length, cards(hardware), AttentionPattern.preset(pattern), rows=rows)
+    gains = {
+        "kv_reduction": result.kv_reduction,
+        "prefill_speedup": result.prefill_speedup,
+        "decode_speedup": result.decode_speedup,
+        "training_speedup": result.training_speedup,
+    }
+    if as_json:
+        asked = {"shape": shape, "length": length, "hardware": hardware, "pattern": pattern, "rows": rows}
+        emit({**asked, "full": asdict(result.full), "hybrid": asdict(result.hybrid), **gains})
+        return
+    full, hybrid = asdict(result.full), asdict(result.hybrid)
+    table(("", "full", "hybrid"), [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full])
+    typer.echo("\nlimits: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items()))
+
+
+def _shown(name: str, values: dict[str, float]) -> str:
+    value = values[name]
+    if name.endswith("bytes"):
+        return f"{value / 2**30:,.1f} GiB"
+    if name.endswith("flops"):
+        return f"{value / 1e12:,.1f} TFLOP"
+    return f"{value:,.4g} s" if "seconds" in name else str(value)
