@@ -3,6 +3,7 @@
 import importlib.util
 from typing import NamedTuple
 
+import numpy
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -12,16 +13,19 @@ from longreach.pattern import AttentionPattern
 
 
 def _interpreter_works():
-    """Triton before 3.8 cannot loop to a computed bound under NumPy 2.4's scalar rules."""
+    """Triton before 3.8 cannot loop to a computed bound under the scalar rules of NumPy 2.4."""
     if importlib.util.find_spec("triton") is None:
         return False
     import triton
 
-    return torch.cuda.is_available() or tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8)
+    triton_release, numpy_release = (tuple(map(int, m.__version__.split(".")[:2])) for m in (triton, numpy))
+    return torch.cuda.is_available() or triton_release >= (3, 8) or numpy_release < (2, 4)
 
 
 HAS_TRITON = _interpreter_works()
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs triton (3.8 or later for its interpreter)")
+needs_triton = pytest.mark.skipif(
+    not HAS_TRITON, reason="needs triton (its interpreter: 3.8 or later, or NumPy before 2.4)"
+)
 TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OWN = ["cpu", pytest.param("triton", marks=needs_triton)]
 
