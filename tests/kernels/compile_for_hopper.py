@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from longreach.kernels import triton_backward, triton_decode, triton_prefill
+from longreach.kernels import triton_backward, triton_decode, triton_prefill, triton_store
 from longreach.kernels.triton_launch import pattern_args
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
@@ -20,7 +20,7 @@ DIM = {"D": 64, "BLOCK_D": 64}
 
 def compile_kernel(kernel, config, named):
     options = {name: config[name] for name in ("num_warps", "num_stages") if name in config}
-    constants = {name: value for name, value in (named | config).items() if name.isupper()}
+    constants = {name: value for name, value in (named | config).items() if name in kernel.arg_names and name.isupper()}
     signature = {}
     for name in kernel.arg_names:
         if name in constants or name == "starts_ptr":
@@ -61,6 +61,7 @@ def main():
     shape = {"HKV": 8, "GROUPS": 4, "TQ": 1, "ROWS": 16}
     compile_kernel(decode._split_kernel, decode._CONFIGS[0], pattern | rows | shape | {"COMPACT": True})
     compile_kernel(decode._combine_kernel, {}, DIM | shape | {"BLOCK_S": 32})
+    compile_kernel(triton_store._store_kernel, {"num_warps": 1}, pattern | {"HKV": 8})
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ class PrefixCache:
 def cache_bytes(cache: Any) -> int:
     """Bytes of the tensors that a transformers Cache holds."""
     layers = getattr(cache, "layers", [])
-    return sum(
-        tensor.untyped_storage().nbytes()  # a copy of a view copies all that lies behind it
-        for layer in layers
-        for tensor in vars(layer).values()
-        if isinstance(tensor, torch.Tensor)
-    )
+    values = [value for layer in layers for value in vars(layer).values()]
+    tensors = [x for value in values for x in (value if isinstance(value, tuple) else [value]) if torch.is_tensor(x)]
+    # By storage: views share theirs, and a copy of a view copies all that lies behind it.
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())

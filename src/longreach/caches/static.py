@@ -7,6 +7,8 @@ arithmetic. Everything else (prompts, chunks, further turns) is read by a `Retai
 Shapes: B rows, K KV heads, T new tokens, D head dim.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin, StaticLayer
 
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
-from longreach.kernels.attention import Retained, decode_attention
+from longreach.kernels import cpu_decode
+from longreach.kernels.attention import Retained, decode_attention, store_token
+from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern, LayerPlan
 
 
@@ -29,6 +33,7 @@ class StaticRetainedLayer(CacheLayerMixin):
     def __init__(self, pattern: AttentionPattern, layer: int, max_length: int) -> None:
         super().__init__()
         self.pattern, self.layer, self.max_length = pattern, layer, max_length
+        self.counts_slots = True  # whether a step on a CPU looks if there is room
         self.keys: Any = None
         self.values: Any = None
         self.far_keys: Any = None
@@ -36,6 +41,22 @@ class StaticRetainedLayer(CacheLayerMixin):
         self.lengths: Any = None  # [B] on the device: real tokens of each row
         self.slots: Any = None  # [] on the device: slots read, padding included
         self.reader: RetainedLayer | None = None  # holds what was read while prompts are read
+
+    @classmethod
+    def taking(cls, layer: RetainedLayer, max_length: int) -> StaticRetainedLayer:
+        """A static layer that goes on after what a dynamic one has read; that one is not to be used any more.
+
+        Its steps read no number back, on no device: the caller counts the slots.
+        """
+        static = cls(layer.pattern, layer.layer, max_length)
+        static.counts_slots = False
+        if layer.is_initialized:
+            layer.record_past = False
+            static.lazy_initialization(layer.keys, layer.values)
+            static.lengths.copy_(torch.tensor(layer.lengths))
+            static.slots.add_(layer.slots)
+            static.reader = layer
+        return static
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """All memory there will ever be, in the shape, dtype and place of the first keys and values."""
@@ -48,8 +69,6 @@ class StaticRetainedLayer(CacheLayerMixin):
             for slots in (p.window_tokens, far + p.block_size)  # the last block is the one that nobody reads
             for x in (key_states, value_states)
         )
-        numbers = [p.permanent(head, heads, self.layer) for head in range(heads)]
-        self.first = torch.tensor([number.first for number in numbers], device=self.device)[:, None]
         self.lengths = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.slots = torch.zeros((), dtype=torch.long, device=self.device)
         self.is_initialized = True
@@ -71,7 +90,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         if k.shape[0] != self.keys.shape[0]:
             raise UsageError(f"The cache holds {self.keys.shape[0]} rows and got {k.shape[0]}; make a new cache.")
         step = k.shape[2] == 1 and counts is None
-        if not step or self.device.type == "cpu":
+        if not step or (self.counts_slots and self.device.type == "cpu"):
             self._check_room(k.shape[2])
         if not step:
             reader = self.reader or self._thaw()
@@ -82,11 +101,10 @@ class StaticRetainedLayer(CacheLayerMixin):
         if self.reader is not None:
             self._freeze(self.reader)
         k, v = k.detach(), v.detach()
-        self._write(self.lengths[:, None] % self.pattern.window_tokens, k, v, self.keys, self.values)
-        self._write_far(self.lengths[:, None], k, v)
         self.lengths.add_(1)
         self.slots.add_(1)
         kept = Retained(self.far_keys, self.far_values, self.keys, self.values)
+        store_token(k, v, kept, self.pattern, self.lengths, self.layer, impl)
         return decode_attention(q.detach(), kept, self.pattern, self.lengths, self.layer, scale, impl)
 
     def _check_room(self, tokens: int) -> None:
@@ -97,25 +115,6 @@ class StaticRetainedLayer(CacheLayerMixin):
                 f"{have + tokens}, or use the dynamic one."
             )
 
-    def _write(self, slots: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Writes [B, K, T, D] into slots [B, T] or [B, K, T]."""
-        slots = slots[:, None] if slots.dim() == 2 else slots
-        for target, source in ((keys, k), (values, v)):
-            target.scatter_(2, slots[..., None].expand_as(source), source)
-
-    def _write_far(self, positions: Tensor, k: Tensor, v: Tensor, row: slice = slice(None)) -> None:
-        """Writes tokens of permanent blocks to their place, whether or not they have left the window yet."""
-        size, sink, stride = self.pattern.block_size, self.pattern.sink_blocks, self.pattern.stride
-        block = positions[:, None] // size  # [B, 1, T]
-        rank = torch.where(block < sink, block, -1)
-        if stride:
-            behind = block - self.first
-            rank = torch.where((behind >= 0) & (behind % stride == 0), sink + behind // stride, rank)
-        unread = self.far_keys.shape[2] // size - 1
-        rank = torch.where((rank < 0) | (rank > unread), unread, rank)
-        slots = (rank * size + positions[:, None] % size).expand(-1, k.shape[1], -1)
-        self._write(slots, k, v, self.far_keys[row], self.far_values[row])
-
     def _freeze(self, reader: RetainedLayer) -> None:
         """Copies what the reader holds into the tensors of the steps."""
         size, room = self.pattern.block_size, self.far_keys.shape[2] - self.pattern.block_size
@@ -124,11 +123,12 @@ class StaticRetainedLayer(CacheLayerMixin):
         for target, source in ((self.far_keys, reader.far_keys), (self.far_values, reader.far_values)):
             kept = min(room, source.shape[2])
             target[:, :, :kept] = source[:, :, :kept]
+        view = HeadView(self.pattern, self.layer, 0, self.keys.shape[1])
         for b, length in enumerate(reader.lengths):  # permanent blocks that are still in the window
             positions = torch.arange(self.pattern.local_start(length // size) * size, length, device=self.device)
-            slots = positions % max(1, reader.keys.shape[2])
-            row = slice(b, b + 1)
-            self._write_far(positions[None], reader.keys[row, :, slots], reader.values[row, :, slots], row)
+            slots, row = positions % max(1, reader.keys.shape[2]), slice(b, b + 1)
+            far, near = (self.far_keys[row], self.far_values[row]), (self.keys[row], self.values[row])
+            cpu_decode.store(reader.keys[row, :, slots], reader.values[row, :, slots], far, near, view, positions[None])
         self.reader = None
 
     def _thaw(self) -> RetainedLayer:

@@ -168,7 +168,7 @@ def decode_attention(
 
     Args:
         q: [B, Hq, Tq, D], the last Tq positions of each row.
-        kept: `far` up to the window of the last query (checked only where `lengths` is on the CPU); `near` a ring,
+        kept: `far` up to the window of the last query (checked by `cpu` only: others read nothing back); `near` a ring,
             position p in slot p % R, with R at least the window plus Tq - 1 tokens. Rows count positions from their
             own first real token.
         pattern: Which blocks are visible.
@@ -192,7 +192,7 @@ def decode_attention(
         raise UsageError(f"The ring holds {kept.near_k.shape[2]} positions; {q.shape[2]} queries need {need}.")
     if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
         raise UsageError(f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on {q.device}.")
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+    if impl == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
         _check_far(kept, view, int(lengths.max()))
     if impl == "triton":
         from longreach.kernels import triton_op
@@ -201,6 +201,52 @@ def decode_attention(
     from longreach.kernels import cpu_decode
 
     return cpu_decode.decode(q, kept[:2], kept[2:], view, scale, lengths)
+
+
+def store_token(
+    k: Tensor,
+    v: Tensor,
+    kept: Retained,
+    pattern: AttentionPattern,
+    lengths: Tensor,
+    layer: int = 0,
+    impl: str = "auto",
+    *,
+    heads: tuple[int, int] | None = None,
+) -> None:
+    """Writes the newest token of each row into a cache whose tensors never move, where `decode_attention` reads it.
+
+    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA graph.
+
+    Args:
+        k: [B, Hkv, 1, D], after rotary embedding.
+        v: [B, Hkv, 1, D].
+        kept: Written to. `far` has room for all permanent blocks that will ever be far, and one block more, for which
+            there is no promise; or no slots where none will. `near` is a ring.
+        pattern: Which blocks are permanent.
+        lengths: [B] integers on k's device: tokens of each row, the new one included.
+        layer: Index of the layer.
+        impl: `cpu`, `triton` or `auto`.
+        heads: As in `sparse_attention`.
+
+    Raises:
+        UsageError: Tensors do not fit each other.
+    """
+    view = _check_retained(k, kept, pattern, layer, heads)
+    _check_tensors(k, k, v)
+    if k.shape[2] != 1 or k.shape[:2] != kept.near_k.shape[:2] or lengths.shape != k.shape[:1]:
+        raise UsageError(
+            f"k is {tuple(k.shape)}, near {tuple(kept.near_k.shape)} and lengths {tuple(lengths.shape)}; give one "
+            "token and one length for each row, and the heads of the cache."
+        )
+    if _choose_retained(impl, k.device) == "triton":
+        from longreach.kernels import triton_op
+
+        triton_op.store(k, v, kept[:2], kept[2:], view, lengths)
+    else:
+        from longreach.kernels import cpu_decode
+
+        cpu_decode.store(k, v, kept[:2], kept[2:], view, lengths[:, None] - 1)
 
 
 def _choose_retained(impl: str, device: torch.device) -> str:

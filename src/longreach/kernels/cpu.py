@@ -54,17 +54,24 @@ def attend(q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: 
     out, lse = out.to(lse.dtype).contiguous(), lse.contiguous()
     for a, b, start, blocks in parts.windows(parts.count):
         key, value = (window(x, start, b - a, blocks, parts.size) for x in (near_k, near_v))
-        _merge(out[:, a:b], lse[:, a:b], *_flash(flat_q[:, a:b], key, value, scale=scale))
+        merge_into(out[:, a:b], lse[:, a:b], *_flash(flat_q[:, a:b], key, value, scale=scale))
     out, lse = out.view_as(q), lse.view(q.shape[:-1])
     for heads, a, b, tokens in parts.far():
         part = _flash(
             q[:, heads, a:b].flatten(2, 3), k.far_BKTD[:, heads, :tokens], v.far_BKTD[:, heads, :tokens], scale=scale
         )
-        _merge(out[:, heads, a:b].flatten(2, 3), lse[:, heads, a:b].flatten(2, 3), *part)
+        merge_into(out[:, heads, a:b].flatten(2, 3), lse[:, heads, a:b].flatten(2, 3), *part)
     return parts.unfold(out).to(q.dtype).contiguous(), parts.unfold(lse[..., None])[..., 0].contiguous()
 
 
-def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+def flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Dense attention of [B, K, R, D] and its logsumexp [B, K, R], both in the logsumexp's dtype and contiguous."""
+    out, lse = _flash(q, k, v, scale=scale)
+    return out.to(lse.dtype).contiguous(), lse.contiguous()
+
+
+def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Adds a part of the keys to the attention over all others, in place."""
     out.lerp_(part.to(out.dtype), torch.sigmoid(part_lse - lse)[..., None])
     torch.logaddexp(lse, part_lse, out=lse)
 

@@ -186,4 +186,5 @@ def _splits(pairs: int, keys: int, device: torch.device) -> int:
     if device.type != "cuda":
         return min(4, triton.cdiv(keys, 32))
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(64, triton.cdiv(2 * processors, pairs), triton.cdiv(keys, 128)))
+    # Two programs a processor keep its loads going. Rounded down: a few more would wait for a second round.
+    return max(1, min(64, 2 * processors // pairs, triton.cdiv(keys, 128)))

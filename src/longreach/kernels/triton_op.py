@@ -10,7 +10,7 @@ from longreach.kernels.ops import define_attention_op
 from longreach.kernels.view import HeadView
 
 try:
-    from longreach.kernels import triton_backward, triton_decode, triton_launch, triton_prefill
+    from longreach.kernels import triton_backward, triton_decode, triton_launch, triton_prefill, triton_store
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] != "triton":
         raise
@@ -112,6 +112,26 @@ def _decode(
     return triton_decode.decode(q, *kept, HeadView.unpack(view), scale, lengths=lengths)[0]
 
 
+@torch.library.custom_op("longreach::triton_store", mutates_args=("far_k", "far_v", "near_k", "near_v"))
+def _store(
+    k: Tensor,
+    v: Tensor,
+    far_k: Tensor,
+    far_v: Tensor,
+    near_k: Tensor,
+    near_v: Tensor,
+    lengths: Tensor,
+    view: Sequence[int],
+) -> None:
+    kept = ((far_k, far_v), (near_k, near_v))
+    triton_store.store(dense_rows(k), dense_rows(v), *kept, HeadView.unpack(view), lengths)
+
+
+@_store.register_fake
+def _(*_: object) -> None:
+    return None
+
+
 @_chunk.register_fake
 @_decode.register_fake
 def _(q: Tensor, *_: object) -> Tensor:
@@ -148,3 +168,11 @@ def decode(
             f"decode at most {triton_decode.MAX_ROWS}, and use chunk_attention for more."
         )
     return _decode(q, *far, *near, lengths, view.pack(), scale)
+
+
+def store(
+    k: Tensor, v: Tensor, far: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], view: HeadView, lengths: Tensor
+) -> None:
+    """One token a row into a cache whose tensors never move: `attention.store_token`."""
+    check(k)
+    _store(k, v, *far, *near, lengths, view.pack())

@@ -95,7 +95,7 @@ def _forward_kernel(
     scale2 = scale * 1.4426950408889634
 
     first = first_strided(g, shift, STEP, SINK, STRIDE)
-    i0 = m0 // SIZE
+    i0 = tl.maximum(m0, q_start) // SIZE  # a tile may begin before the first query, whose window is all that is kept
     i1 = (tl.minimum(m0 + BLOCK_M, end) - 1) // SIZE
     far = far_tokens(i0, first, SIZE, SINK, LOCAL, STRIDE)
     for c in range(0, far, BLOCK_N):

@@ -43,6 +43,10 @@ class HeadView(NamedTuple):
         """Shift of the strided blocks of the tensor's KV head `head`, in blocks."""
         return self.pattern.offset(self.first_head + head, self.total_heads, self.layer)
 
+    def first_strided(self, head: int) -> int:
+        """First block on the stride after the sinks (0 without a stride)."""
+        return self.pattern.permanent(self.first_head + head, self.total_heads, self.layer).first
+
     def far_count(self, i: int, head: int) -> int:
         """Permanent blocks outside the window of query block `i`."""
         return self.pattern.far_count(i, self.first_head + head, self.total_heads, self.layer)

@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from longreach.errors import UsageError
+from longreach.models.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def write_tokens(
         prompts: embeddings, [T_i, d] each, T_i >= 1.
         stops: token ids that end an answer; they are not yielded.
         sampling: how to choose.
-        cache: KV cache of a prefix before a single prompt; it is extended in place.
+        cache: KV cache of a prefix before a single prompt; it is taken over.
     """
     device, rows = prompts[0].device, len(prompts)
     assert rows == 1 or cache is None, "a prefix belongs to one prompt"
@@ -83,32 +84,19 @@ def write_tokens(
     padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     batch = torch.stack([torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
     past = cache.get_seq_length() if cache is not None else 0
-    positions = (torch.arange(past, past + longest, device=device)[None] - padding[:, None]).clamp(min=0)
-    mask = None
-    if padding.any():
-        mask = (torch.arange(longest, device=device)[None] >= padding[:, None]).long()
+    steps = Steps(model, past + longest + sampling.max_new_tokens - 1, cache=cache)
+    mask = (torch.arange(longest, device=device)[None] >= padding[:, None]).long()
+    logits = steps.read(inputs_embeds=batch, attention_mask=mask)
     choose = _Chooser(sampling, rows, device)
     ended = [False] * rows
-    inputs: dict[str, torch.Tensor] = {"inputs_embeds": batch}
     for step in range(sampling.max_new_tokens):
-        output = model(
-            **inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        tokens = choose(output.logits[:, -1])
+        tokens = choose(logits)
         ended = [done or token in stops for done, token in zip(ended, tokens.tolist(), strict=True)]
         if all(ended):
             return
         yield [None if done else token for done, token in zip(ended, tokens.tolist(), strict=True)]
         if step + 1 < sampling.max_new_tokens:
-            inputs, positions = {"input_ids": tokens[:, None]}, positions[:, -1:] + 1
-            if mask is not None:
-                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            logits = steps.step(tokens)
 
 
 class _Chooser:

@@ -1,0 +1,192 @@
+"""The KV cache of a full layer in memory that is taken once: nothing is copied from step to step.
+
+transformers' DynamicLayer joins old and new keys into a new tensor for every token, which at long lengths takes longer
+than the attention; its StaticLayer hands out all slots, filled or not, and leaves it to a mask to hide the rest. A
+`ReservedLayer` writes into one allocation and hands out the filled part of it, which needs no mask. Once `fix_steps` is
+called, steps of one token have fixed shapes and read their place on the device, so that they can be recorded in a CUDA
+graph: then all slots are handed out, and the attention has to be told the lengths.
+
+Shapes: B rows, K KV heads, T new tokens, D head dim.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from longreach.caches.retained import RetainedLayer
+from longreach.caches.static import StaticRetainedLayer
+from longreach.errors import UsageError
+from longreach.kernels.attention import Retained, store_token
+from longreach.pattern import AttentionPattern
+
+BLOCK = 64  # slots come in whole blocks of the pattern that hides nothing
+
+
+class ReservedLayer(DynamicLayer):
+    """One full layer's cache for at most `max_length` slots; `keys` and `values` are views of what is filled.
+
+    Args:
+        max_length: Slots, padding included.
+        filled: A layer to take over; it is not used any more afterwards.
+    """
+
+    keys: Any
+    values: Any
+
+    def __init__(self, max_length: int, filled: DynamicLayer | None = None) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.slots: tuple[Tensor, Tensor] | None = None
+        self.lengths: Tensor | None = None  # [B] on the device, the newest token included; set while steps are fixed
+        if filled is not None and filled.keys is not None and filled.values is not None:
+            self.update(filled.keys, filled.values)
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """The pattern that hides nothing of the slots: what kernels for compact caches are told."""
+        return AttentionPattern(BLOCK, sink_blocks=0, local_blocks=-(-self.max_length // BLOCK))
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Takes all memory, in the shape, dtype and place of the first keys and values."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        room = self.pattern.window_tokens
+        self.slots = _pair(x.new_zeros(*x.shape[:2], room, x.shape[3]) for x in (key_states, value_states))
+        self._show(0)
+        self.is_initialized = True
+
+    def _show(self, filled: int) -> None:
+        assert self.slots is not None
+        self.keys, self.values = (x[:, :, :filled] for x in self.slots)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Stores [B, K, T, D] and returns all that is filled; while steps are fixed, all slots.
+
+        Raises:
+            UsageError: More than `max_length` slots are needed.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.slots is not None
+        if self.lengths is not None and key_states.shape[2] == 1:
+            none = self.slots[0][:, :, :0]
+            store_token(key_states, value_states, Retained(none, none, *self.slots), self.pattern, self.lengths)
+            return self.slots
+        have, new = self.keys.shape[2], key_states.shape[2]
+        if have + new > self.max_length:
+            raise UsageError(
+                f"{new} tokens after {have} do not fit a cache of {self.max_length}; make one for at least "
+                f"{have + new}."
+            )
+        for target, source in zip(self.slots, (key_states, value_states), strict=True):
+            target[:, :, have : have + new] = source.detach()
+        self._show(have + new)
+        return self.keys, self.values
+
+    def fix_steps(self, lengths: Tensor, order: Tensor | None = None) -> None:
+        """From here on steps have fixed shapes.
+
+        Args:
+            lengths: [B] real tokens of each row, on the device; the caller adds one before each step.
+            order: [B, filled] indices that bring each row's real tokens to its front; None where they are there.
+        """
+        assert self.slots is not None
+        if order is not None:
+            for part in (self.keys, self.values):
+                part.copy_(part.gather(2, order[:, None, :, None].expand_as(part)))
+        self.lengths = lengths
+
+    def end_steps(self, filled: int) -> None:
+        """Back to reading any number of tokens, after `filled` ones in every row."""
+        self.lengths = None
+        self._show(filled)
+
+    def reset(self) -> None:
+        """Forgets everything; the memory stays where it is."""
+        self.lengths = None
+        if self.is_initialized:
+            self._show(0)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last `-tokens_to_remove` tokens."""
+        if tokens_to_remove > 0:
+            raise UsageError(f"crop got {tokens_to_remove}; give minus the number of tokens to remove.")
+        if self.is_initialized:
+            self._show(max(0, self.keys.shape[2] + int(tokens_to_remove)))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows, in this order."""
+        if self.slots is not None:
+            filled = self.keys.shape[2]
+            self.slots = _pair(x[indices] for x in self.slots)
+            self._show(filled)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row `repeats` times."""
+        if self.slots is not None:
+            self.batch_select_indices(torch.arange(self.keys.shape[0], device=self.device).repeat_interleave(repeats))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was."""
+        if self.slots is not None:
+            self.batch_select_indices(beam_idx.to(self.device))
+
+
+def _pair(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    first, second = tensors
+    return first, second
+
+
+class ReservedCache(Cache):
+    """A cache for at most `max_length` slots whose full layers are `ReservedLayer`s.
+
+    Args:
+        cache: What is taken over, empty or not: its plain full layers, and the sparse layers of a hybrid model. Layers
+            of other kinds stay as they are. It is not to be used any more afterwards.
+        max_length: Slots of each row, padding included.
+        fixed: Make sparse layers static as well, so that `fix_steps` can follow.
+    """
+
+    def __init__(self, cache: Cache, max_length: int, *, fixed: bool = False) -> None:
+        layers: list[Any] = []
+        while cache.layers:  # one by one, so that no more than one layer is there twice
+            layer: Any = cache.layers.pop(0)
+            if type(layer) is DynamicLayer:
+                layer = ReservedLayer(max_length, layer)
+            elif fixed and isinstance(layer, RetainedLayer):
+                layer = StaticRetainedLayer.taking(layer, max_length)
+            layers.append(layer)
+        super().__init__(layers=layers)
+
+    @property
+    def can_fix(self) -> bool:
+        """Whether all layers can take steps of fixed shapes."""
+        return all(isinstance(layer, ReservedLayer | StaticRetainedLayer) for layer in self.layers)
+
+    def fix_steps(self, lengths: Tensor, order: Tensor | None = None) -> None:
+        """See `ReservedLayer.fix_steps`."""
+        for layer in self.layers:
+            if isinstance(layer, ReservedLayer):
+                layer.fix_steps(lengths, order)
+
+    def end_steps(self, filled: int) -> None:
+        """See `ReservedLayer.end_steps`."""
+        for layer in self.layers:
+            if isinstance(layer, ReservedLayer):
+                layer.end_steps(filled)
+
+    def _full(self, layer_idx: int) -> Any:
+        """The layer asked about, or the first full one where a sparse one cannot tell what full ones will hand out."""
+        if isinstance(self.layers[layer_idx], StaticRetainedLayer):
+            return next((layer for layer in self.layers if isinstance(layer, ReservedLayer)), self.layers[layer_idx])
+        return self.layers[layer_idx]
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        """Slots read so far, padding included."""
+        return self._full(layer_idx).get_seq_length()
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Length and offset of the mask of full layers."""
+        return self._full(layer_idx).get_mask_sizes(query_length)

@@ -1,0 +1,266 @@
+"""Reading prompts and then token after token, out of a cache whose memory is taken once.
+
+The same path for full and hybrid models, so that comparing them is fair. On a GPU a step of fixed shapes is recorded as
+a CUDA graph and replayed: at one row, starting thousands of kernels takes longer than their work. What is full attends
+there with the split-K decode kernel over a window that hides nothing, because vendor kernels want the length on the
+host. On a CPU full layers attend with SDPA over the filled part, the query heads of a KV head as rows of one call, so
+that keys and values are read once.
+
+Shapes: B rows, T tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from longreach.caches.reserved import BLOCK, ReservedCache
+from longreach.errors import UsageError
+from longreach.kernels.attention import Retained, decode_attention
+from longreach.models.hybrid import FAMILIES, PREFIX
+from longreach.pattern import AttentionPattern
+
+NAME = "longreach_steps"  # of the attention below, among transformers' attention implementations
+
+# Runs a step once, in the way in which it will be repeated, and gives what repeats it and the logits it writes.
+Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
+
+
+class Steps:
+    """One batch of prompts, and the tokens after them.
+
+    Args:
+        model: A causal language model. Full attention and hybrid models of the Llama, Mistral, Qwen2 and Qwen3 families
+            take steps of fixed shapes; all others work as they do by themselves.
+        max_length: Slots of each row, padding and new tokens included: so much memory is taken at the first `read`.
+        cache: KV cache of what was read before; it is taken over.
+        graph: Whether to record steps as a CUDA graph; None where there is a GPU and the model allows it.
+        compile: Run steps through torch.compile, which fuses norms and rotary embeddings; its first step takes minutes.
+        impl: Of sparse layers, and of full ones in steps of fixed shapes: as in `kernels.attention`.
+        record: How to record; CUDA graphs where None.
+
+    Raises:
+        UsageError: A graph is asked for that cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_length: int,
+        *,
+        cache: Any = None,
+        graph: bool | None = None,
+        compile: bool = False,
+        impl: str = "auto",
+        record: Recorder | None = None,
+    ) -> None:
+        self.model, self.max_length = model, max_length
+        self._options = {"impl": impl} if impl != "auto" else {}
+        self.filled = cache.get_seq_length() if cache is not None else 0
+        on_gpu, wanted = model.device.type == "cuda", graph or record is not None
+        if wanted and record is None and not on_gpu:
+            raise UsageError(f"CUDA graphs need a GPU and the model is on {model.device}; use graph=None.")
+        if cache is None:
+            cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
+        known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
+        recorded = graph is not False and (on_gpu or record is not None)
+        self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
+        self.fixed = known and (recorded or compile) and self.cache.can_fix
+        self.recorded = self.fixed and recorded
+        if wanted and not self.recorded:
+            raise UsageError(
+                f"Steps of a {type(model).__name__} cannot be recorded: that takes full or hybrid attention of "
+                f"{', '.join(FAMILIES)}, without sliding windows; use graph=False."
+            )
+        self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
+        self._record = record or record_cuda_graph
+        self._run = torch.compile(self._forward, dynamic=False) if compile else self._forward
+        self._padding: Tensor | None = None  # [B, filled], 1 for real tokens
+        self._positions: Tensor | None = None  # [B, 1] of the newest tokens
+        self._lengths: Tensor | None = None  # [B], while steps are fixed
+        self._replay: Callable[[], Any] | None = None
+
+    @torch.no_grad()
+    def read(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Reads tokens [B, T] or embeddings [B, T, d] after all before them.
+
+        Args:
+            input_ids: [B, T].
+            inputs_embeds: [B, T, d], instead.
+            attention_mask: [B, T], 0 for padding on the left; only for the first tokens of all.
+
+        Returns:
+            Logits [B, V] after the last token.
+
+        Raises:
+            UsageError: The tokens do not fit, or padding comes later than at the start.
+        """
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None:
+            raise UsageError("Give input_ids or inputs_embeds.")
+        rows, new = given.shape[:2]
+        self._check_room(new)
+        if self._lengths is not None:
+            self._unfix()
+        positions = torch.arange(self.filled, self.filled + new, device=given.device).expand(rows, new)
+        if attention_mask is not None and not bool(attention_mask.all()):
+            if self.filled:
+                raise UsageError(
+                    "Padding can only come before the first tokens; read rows of unlike length one by one."
+                )
+            self._padding = attention_mask.to(given.device)
+            positions = (self._padding.cumsum(1) - 1).clamp(min=0)
+        elif self._padding is not None:
+            self._padding = torch.cat([self._padding, self._padding.new_ones(rows, new)], 1)
+            assert self._positions is not None
+            positions = self._positions + 1 + torch.arange(new, device=given.device)
+        self._positions = positions[:, -1:]
+        output = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=self._padding,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._options,
+        )
+        self.filled += new
+        return output.logits[:, -1]
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
+        self._check_room(1)
+        if not self.fixed:
+            with self._attention():
+                return self.read(tokens[:, None])
+        first = self._lengths is None
+        if first:
+            self._fix(tokens)
+        else:
+            self._tokens.copy_(tokens[:, None])
+        if first or not self.recorded:  # before it is recorded once by itself: kernels are compiled and chosen
+            logits = self._run_once()
+        else:
+            if self._replay is None:
+                self._replay, self._logits = self._record(self._run_once)
+            self._replay()
+            logits = self._logits.clone()
+        self.filled += 1
+        return logits
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the keys and values that are allocated."""
+        held = [getattr(layer, name, None) for layer in self.cache.layers for name in _TENSORS]
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held if x is not None}
+        return sum(storages.values())
+
+    def _check_room(self, new: int) -> None:
+        if self.filled + new > self.max_length:
+            raise UsageError(
+                f"{new} tokens after {self.filled} do not fit the {self.max_length} slots that were asked for; make "
+                f"Steps with max_length={self.filled + new} or more."
+            )
+
+    def _fix(self, tokens: Tensor) -> None:
+        self._tokens = tokens[:, None].clone()
+        self._lengths, order = torch.full_like(tokens, self.filled), None
+        if self._padding is not None:
+            self._lengths = self._padding.sum(1).to(tokens.dtype)
+            order = (self._padding == 0).to(torch.int8).argsort(dim=1, stable=True)
+        self.cache.fix_steps(self._lengths, order)
+
+    def _unfix(self) -> None:
+        if self._padding is not None:
+            raise UsageError("Rows of unlike length cannot be read on in one batch after steps; read them one by one.")
+        self.cache.end_steps(self.filled)
+        self._lengths = self._replay = None
+
+    def _run_once(self) -> Tensor:
+        with self._attention():
+            return self._run()
+
+    def _forward(self) -> Tensor:
+        """The step of fixed shapes: nothing of it depends on a number that the host would have to know."""
+        assert self._lengths is not None
+        self._lengths.add_(1)
+        output = self.model(
+            input_ids=self._tokens,
+            position_ids=self._lengths[:, None] - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            lengths=self._lengths,
+            **self._options,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    @contextmanager
+    def _attention(self) -> Iterator[None]:
+        """Full layers attend as in `_attend`. Other threads may: for them it is SDPA."""
+        config = self.model.config
+        usual = config._attn_implementation
+        if not self._own:
+            yield
+            return
+        try:
+            config._attn_implementation = NAME
+            yield
+        finally:
+            config._attn_implementation = "sdpa" if usual == NAME else usual
+
+
+_TENSORS = ("keys", "values", "far_keys", "far_values")
+
+
+def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
+    """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as well."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits = run()
+    return graph.replay, logits
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    lengths: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a full layer as transformers calls it: query [B, H, T, D], key and value [B, K, S, D]."""
+    rows, _, new, dim = query.shape
+    if lengths is not None and new == 1:
+        pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=key.shape[2] // BLOCK)
+        kept = Retained(key[:, :, :0], value[:, :, :0], key, value)
+        out = decode_attention(query, kept, pattern, lengths, 0, scaling, kwargs.get("impl", "auto"))
+    elif new == 1 and attention_mask is None:
+        packed = query.reshape(rows, key.shape[1], -1, dim)
+        out = scaled_dot_product_attention(packed, key, value, scale=scaling).reshape(query.shape)
+    else:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
