@@ -22,6 +22,7 @@ FLOORS = {
     "training": 5,
     "reader": 5,
     "workspace": 5,
+    "bench": 6,
     "evals": 6,
     "serving": 6,
     "scale": 6,

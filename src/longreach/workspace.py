@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
 
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
@@ -14,6 +13,7 @@ from longreach.compressors.checkpoint import base_model
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
+from longreach.models.device import check_device
 from longreach.models.load import DEFAULT_MODEL, load
 
 DEFAULT_COMPRESSOR = MeanPool.method  # until a trained one ships for the default model
@@ -40,15 +40,6 @@ def store_folder(given: str | Path | None = None) -> Path:
     if not next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)).is_dir():
         raise UsageError(f"The store '{folder}' is not a folder, nor can it be made: give one with --store.")
     return folder
-
-
-def check_device(device: str | None) -> None:
-    """Raises UsageError where torch has no such device on this machine."""
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
-        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"There is no device '{device}' on this machine: use {there}.") from error
 
 
 def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:

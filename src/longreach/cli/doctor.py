@@ -25,8 +25,9 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
 
     from longreach import __version__
     from longreach.corpus.retrieval import DENSE_INSTALL
-    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, default_device, smollm2_file
-    from longreach.workspace import DEFAULT_COMPRESSOR, check_device, store_folder
+    from longreach.models.device import check_device, default_device
+    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.workspace import DEFAULT_COMPRESSOR, store_folder
 
     missing: list[dict[str, str]] = []
     try:

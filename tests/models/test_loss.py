@@ -1,0 +1,57 @@
+"""The chunked loss against torch's own, values and gradients."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from longreach.errors import UsageError
+from longreach.models.loss import chunked_cross_entropy
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 26, 1000])
+@pytest.mark.parametrize("ignored", [0, 5])
+def test_value_and_gradients_are_those_of_torch(chunk_tokens, ignored):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 13, 6, requires_grad=True), torch.randn(17, 6, requires_grad=True)
+    labels = torch.randint(0, 17, (2, 13))
+    labels[0, :ignored] = -100
+    wanted = cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten())
+    found = chunked_cross_entropy(hidden, weight, labels, chunk_tokens)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_low_precision_is_summed_in_float32():
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(1, 600, 6), torch.randn(17, 6), torch.randint(0, 17, (1, 600))
+    low = chunked_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels, 16)
+    logits = (hidden.bfloat16() @ weight.bfloat16().T).float()
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, cross_entropy(logits[0], labels[0]), rtol=1e-5, atol=1e-5)
+
+
+def test_logits_of_all_positions_never_exist():
+    hidden, weight = torch.randn(1, 64, 4, requires_grad=True), torch.randn(31, 4, requires_grad=True)
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes.append(result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    with Watch():
+        chunked_cross_entropy(hidden, weight, torch.zeros(1, 64, dtype=torch.long), 8).backward()
+    assert 8 * 31 in sizes and max(sizes) <= max(8 * 31, hidden.numel())
+
+
+def test_what_does_not_fit_is_refused():
+    hidden, weight = torch.zeros(1, 3, 4), torch.zeros(5, 4)
+    for call in (
+        lambda: chunked_cross_entropy(hidden, weight, torch.zeros(1, 3, dtype=torch.long), 0),
+        lambda: chunked_cross_entropy(hidden, weight, torch.zeros(1, 2, dtype=torch.long)),
+        lambda: chunked_cross_entropy(hidden, weight.T, torch.zeros(1, 3, dtype=torch.long)),
+    ):
+        with pytest.raises(UsageError):
+            call()
