@@ -6,8 +6,8 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, convert, corpus, doctor, ingest, plan
-from longreach.cli.output import fail
+from longreach.cli import ask, bench, convert, corpus, doctor, ingest, plan
+from longreach.cli.output import fail, out_of_memory
 from longreach.errors import LongreachError
 
 HELP = """Long contexts for open language models at a fraction of the memory.
@@ -29,6 +29,7 @@ app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 
@@ -82,7 +83,7 @@ def _run(arguments: list[str], as_json: bool) -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # a wrong call; which package its class lies in depends on typer's release
             _wrong_call(error, as_json)
-        if _out_of_memory(error):
+        if out_of_memory(error):
             fail("Out of memory: lower --segment-tokens, --batch-size or --budget.", "MemoryError", as_json, 1)
         if os.environ.get("LONGREACH_DEBUG"):
             raise
@@ -100,8 +101,3 @@ def _wrong_call(error: Exception, as_json: bool) -> NoReturn:
     text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
     path = context.command_path if context is not None else "longreach"
     fail(f"{text.rstrip('.')}: see `{path} --help`.", "UsageError", as_json, 2)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)

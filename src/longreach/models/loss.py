@@ -1,4 +1,6 @@
-"""The loss of long sequences without the logits of long sequences."""
+"""Training on long sequences in little memory: the loss without all logits, layers without their activations."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +41,16 @@ def chunked_cross_entropy(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor
     for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
         total = total + checkpoint(_summed, chunk, lm_head_weight, wanted, use_reentrant=False)
     return total / (targets != IGNORED).sum()
+
+
+def checkpointing(model: Any, on: bool) -> None:
+    """Turns gradient checkpointing of every layer on or off: backward computes each layer a second time."""
+    new = "activation_checkpointing"  # what newer releases of transformers 5 call it; the old name goes in 6
+    prefix = new if hasattr(model, f"{new}_enable") else "gradient_checkpointing"
+    if on:
+        getattr(model, f"{prefix}_enable")(**{f"{prefix}_kwargs": {"use_reentrant": False}})
+    else:
+        getattr(model, f"{prefix}_disable")()
 
 
 def _summed(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -36,6 +36,21 @@ class Shape:
     vocab: int
     tied: bool = False
 
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """The shape that a config of transformers describes."""
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=head_dim,
+            intermediate=config.intermediate_size,
+            vocab=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+        )
+
     @property
     def layer_parameters(self) -> int:
         """Weights of all layers' matrices: what every token is multiplied with."""

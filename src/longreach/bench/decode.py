@@ -1,0 +1,147 @@
+"""Writing tokens one by one after a long prompt: full and hybrid in turn, both on caches allocated once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from longreach.bench.subject import Subject
+from longreach.bench.timing import Progress, Times, measure
+from longreach.caches.retained import RetainedLayer
+from longreach.caches.static import StaticRetainedLayer
+from longreach.errors import UsageError
+from longreach.models.steps import Steps
+
+_WARM_UP = 3
+_FILL_TOKENS = 8192  # tokens written to a cache at a time
+
+DEFINITIONS = {
+    "bytes": "all weights, and the keys and values that the model retains at this length, read once a token",
+    "ideal_speedup": "the ratio of these bytes, full over hybrid (longreach plan)",
+    "kv_bytes": "keys and values that the pattern retains, by arithmetic",
+    "kv_allocated_bytes": "bytes of the tensors really held, with room for the tokens to come",
+    "cache": "filled with random keys and values instead of a prompt; the last of its tokens is really read",
+    "recorded": "whether a step is a CUDA graph",
+}
+
+
+@torch.no_grad()
+def fill_cache(cache: Any, model: Any, length: int, rows: int = 1) -> None:
+    """Leaves a cache in the state that reading `length` tokens leaves, with random keys and values.
+
+    A real prompt would take minutes on a CPU, and its values do not change what a step costs. Sparse layers are filled
+    by their own storing path, chunk by chunk, with one query head for each KV head.
+
+    Args:
+        cache: An empty cache of the model, dynamic or static.
+        model: Full or hybrid.
+        length: Tokens.
+        rows: Rows of the batch.
+    """
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = list(cache.layers)
+    for index in range(config.num_hidden_layers):
+        layer = layers[index] if index < len(layers) else None
+        sparse = isinstance(layer, RetainedLayer | StaticRetainedLayer)
+        # A dynamic layer copies itself at every update, so it is given everything at once.
+        chunk = _FILL_TOKENS if sparse else max(1, length)
+        for begin in range(0, length, chunk):
+            tokens = min(chunk, length - begin)
+            shape = (rows, config.num_key_value_heads, tokens, head_dim)
+            k, v = (torch.randn(shape, dtype=model.dtype, device=model.device) for _ in range(2))
+            if sparse:
+                assert layer is not None
+                layer.attend(k, k, v)
+            else:
+                cache.update(k, v, index)
+
+
+@torch.no_grad()
+def decode(
+    subject: Subject,
+    length: int,
+    rows: int,
+    new_tokens: int,
+    graphs: bool | None,
+    notes: list[str],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Seconds and traffic of a step after `length` tokens; see `DEFINITIONS`.
+
+    Args:
+        subject: The models.
+        length: Tokens in the cache of each row when the first step begins.
+        rows: Rows of the batch.
+        new_tokens: Steps that are timed.
+        graphs: With CUDA graphs, without, or (None) both where there is a GPU.
+        notes: Gets what has to be known about the run.
+        progress: Is told how far it is.
+
+    Returns:
+        One report with and one without graphs, or only one of them.
+    """
+    if graphs and subject.device.type != "cuda":
+        raise UsageError("CUDA graphs need a GPU; leave --graphs out.")
+    modes = [graphs] if graphs is not None else [True, False] if subject.device.type == "cuda" else [False]
+    return [_decode(subject, length, rows, new_tokens, bool(mode), notes, progress) for mode in modes]
+
+
+def _decode(
+    subject: Subject, length: int, rows: int, new_tokens: int, graph: bool, notes: list[str], progress: Progress
+) -> dict[str, Any]:
+    if subject.device.type == "cuda":
+        torch.cuda.empty_cache()
+    last = torch.randint(subject.shape.vocab, (rows, 1), device=subject.device)
+    tokens = torch.randint(subject.shape.vocab, (rows,), device=subject.device)
+    steps = {}
+    for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
+        progress(f"filling the cache of the {name} model with {length:,} tokens")
+        steps[name] = Steps(model, rows=rows, max_length=length + _WARM_UP + new_tokens, graph=graph)
+        fill_cache(steps[name].cache, model, length - 1, rows)
+        steps[name].read(input_ids=last)
+    calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
+    times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
+    for name, one in steps.items():
+        if one.recorded != graph:
+            notes.append(f"decode, {name}: {'no CUDA graph could be' if graph else 'a CUDA graph was'} recorded")
+    found = {name: _figures(subject, length, rows, name, one, times) for name, one in steps.items()}
+    return {
+        "graphs": graph,
+        "new_tokens": new_tokens,
+        "ideal_speedup": subject.ideal(length, rows).decode_speedup,
+        "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
+        "kv_allocated_reduction": 1 - found["hybrid"]["kv_allocated_bytes"] / found["full"]["kv_allocated_bytes"],
+        "variants": found,
+        "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
+        "definitions": DEFINITIONS,
+    }
+
+
+def _figures(
+    subject: Subject, length: int, rows: int, name: str, steps: Steps, times: dict[str, Times]
+) -> dict[str, Any]:
+    mine, ideal = times[name], subject.ideal(length, rows)
+    chosen = ideal.full if name == "full" else ideal.hybrid
+    moved = chosen.weights_bytes + chosen.kv_bytes
+    figures = {
+        "recorded": steps.recorded,
+        "seconds_per_token": mine.median,
+        "best_seconds_per_token": mine.best,
+        "tokens_per_second": rows / mine.median,
+        "bytes": moved,
+        "bytes_per_second": moved / mine.median,
+        "kv_bytes": chosen.kv_bytes,
+        "kv_block_bytes": subject.kv_bytes(name, length, rows, blocks=True),
+        "kv_allocated_bytes": steps.kv_bytes,
+        "peak_memory_bytes": mine.peak_bytes,
+    }
+    if name == "full":
+        return figures
+    speedup = mine.speedup(times["full"])
+    return figures | {
+        "speedup": speedup,
+        "best_speedup": times["full"].best / mine.best,
+        "achieved_over_ideal": speedup / ideal.decode_speedup,
+    }

@@ -1,0 +1,100 @@
+"""Achieved beside ideal speed-ups as a bar chart.
+
+matplotlib is the extra `bench`, imported only when a plot is made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longreach.errors import MissingDependency, UsageError
+
+INSTALL = "pip install -c constraints.txt matplotlib"
+_SUFFIXES = (".png", ".svg")
+
+
+class Bar(NamedTuple):
+    """One row of a report: how many times faster than the baseline it was, and could be."""
+
+    label: str
+    achieved: float
+    ideal: float
+
+
+def check_plot(path: Path) -> None:
+    """Says before anything is measured that a plot cannot be made.
+
+    Raises:
+        UsageError: The file name ends in something other than .png or .svg.
+        MissingDependency: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"The plot is to be '{path}': give a name that ends in {' or '.join(_SUFFIXES)}.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependency(f"Plots need matplotlib, which is not installed: {INSTALL}")
+
+
+def bars(report: Mapping[str, Any]) -> list[Bar]:
+    """The rows of a report of `bench attention` or `bench model` that have a speed-up."""
+    if report["bench"] == "attention":
+        return [
+            Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
+            for row in report["results"]
+            if row.get("speedup")
+        ]
+    return list(_model_bars(report))
+
+
+def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
+    for what in ("prefill", "decode", "train"):
+        parts = report.get(what, [])
+        for part in [parts] if isinstance(parts, dict) else parts:
+            graphs = ", graphs" if part.get("graphs") else ""
+            ideal = part["ideal_speedup_flops" if what == "prefill" else "ideal_speedup"]
+            for name, figures in part["variants"].items():
+                if "speedup" in figures:
+                    yield Bar(f"{what}, {name}{graphs}", figures["speedup"], ideal)
+
+
+def plot(report: Mapping[str, Any], path: Path) -> None:
+    """Draws the report's speed-ups over full attention into a .png or .svg file.
+
+    Raises:
+        UsageError: The report holds no speed-up, or see `check_plot`.
+        MissingDependency: matplotlib is not installed.
+    """
+    check_plot(path)
+    found = bars(report)
+    if not found:
+        raise UsageError("There is nothing to plot: nothing ran beside the baseline (the notes say why).")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.7 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    rows = range(len(found))
+    axes.barh([row - 0.2 for row in rows], [bar.ideal for bar in found], 0.38, color="#c8ccd4", label="ideal")
+    axes.barh([row + 0.2 for row in rows], [bar.achieved for bar in found], 0.38, color="#2f6fb0", label="achieved")
+    for row, bar in enumerate(found):
+        axes.annotate(f"{bar.ideal:.2f}x", (bar.ideal, row - 0.2), (3, 0), textcoords="offset points", va="center")
+        text = f"{bar.achieved:.2f}x ({bar.achieved / bar.ideal:.0%} of ideal)"
+        axes.annotate(text, (bar.achieved, row + 0.2), (3, 0), textcoords="offset points", va="center")
+    axes.axvline(1, color="#555555", linewidth=1, linestyle=":")
+    axes.set_yticks(list(rows), [bar.label for bar in found])
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("speed-up over full attention, same run (dotted line: 1x)")
+    axes.set_ylabel("what was measured")
+    axes.set_title(_title(report), fontsize=10)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.0), ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    where = f"{report['dtype']} on {report.get('hardware', {}).get('device', report['device'])}"
+    size = f"{report.get('source', 'attention')}, {report['rows']} x {report['length_tokens']:,} tokens"
+    part = report.get("slice")
+    return f"{size}, {where}" + (f"\n(a slice of {part['layers']} of {part['of']} layers)" if part else "")

@@ -1,0 +1,157 @@
+"""The two models that `bench model` compares: full attention in every layer, and the hybrid around the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from longreach.errors import UsageError
+from longreach.models.convert import convert
+from longreach.models.plan import Plan, Shape, hardware, plan
+from longreach.models.plan import shape as published
+from longreach.models.sparse import pattern_of, plan_of
+from longreach.models.untrained import random_llama
+from longreach.pattern import AttentionPattern, LayerPlan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Full and hybrid, sharing their weights.
+
+    Attributes:
+        source: Name of the shape, or reference of the model.
+        full: Every layer attends to everything, through scaled_dot_product_attention.
+        hybrid: Sparse layers see what the pattern shows them.
+        shape: Sizes of both; a slice has fewer layers than the published shape.
+        layers: Which layers of the hybrid are full.
+        pattern: Of its sparse layers.
+        of_layers: Layers of the whole model; more than `shape.layers` where this is a slice.
+        of_full_layers: Full layers of the whole hybrid.
+    """
+
+    source: str
+    full: Any
+    hybrid: Any
+    shape: Shape
+    layers: LayerPlan
+    pattern: AttentionPattern
+    of_layers: int
+    of_full_layers: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.full.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.full.device
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights, each counted once."""
+        return sum(parameter.nbytes for parameter in self.full.parameters())
+
+    def ideal(self, length: int, rows: int) -> Plan:
+        """What arithmetic says; its times are those of some card, their ratios are not."""
+        cards = hardware("h100")
+        return plan(self.shape, length, cards, self.pattern, self.layers, rows=rows, itemsize=self.dtype.itemsize)
+
+    def kv_bytes(self, name: str, length: int, rows: int, *, blocks: bool = False) -> int:
+        """Bytes of keys and values after `length` tokens a row, by arithmetic.
+
+        Args:
+            name: "full", or any other for the hybrid.
+            length: Tokens.
+            rows: Rows of the batch.
+            blocks: Sparse layers in whole blocks, as the cache allocates them: the ring of local blocks, and the
+                permanent blocks of the KV head that has most.
+        """
+        s, p = self.shape, self.pattern
+        layers = LayerPlan.make(s.layers, s.layers) if name == "full" else self.layers
+        exact = layers.kv_bytes(p, length, s.kv_heads, s.head_dim, self.dtype.itemsize)
+        if blocks:
+            ring = min(p.blocks(length), p.local_blocks)
+            for layer in layers.sparse:
+                far = max(p.far_count(length // p.block_size, g, s.kv_heads, layer) for g in range(s.kv_heads))
+                exact[layer] = 2 * (far + ring) * p.block_size * s.kv_heads * s.head_dim * self.dtype.itemsize
+        return rows * sum(exact)
+
+    def describe(self) -> dict[str, Any]:
+        """For the report."""
+        part = self.shape.layers < self.of_layers
+        return {
+            "source": self.source,
+            "shape": asdict(self.shape),
+            "slice": {"layers": self.shape.layers, "of": self.of_layers, "full_layers_of_all": self.of_full_layers}
+            if part
+            else None,
+            "full_layers": list(self.layers.full),
+            "sparse_layers": len(self.layers.sparse),
+            "pattern": asdict(self.pattern),
+            "weights_bytes": self.weights_bytes,
+        }
+
+
+def subject(
+    *,
+    shape: str | None = None,
+    model: str | None = None,
+    layers: int | None = None,
+    pattern: AttentionPattern | None = None,
+    full_layers: str | int | Sequence[int] | None = None,
+    length: int,
+    dtype: torch.dtype | None = None,
+    device: torch.device,
+) -> Subject:
+    """Builds both models.
+
+    Args:
+        shape: A published shape, with random weights.
+        model: Or a model to load (a hub id, a folder, a file): stock or hybrid.
+        layers: Only so many of its layers, with the ratio of full to sparse kept; None for all.
+        pattern: Of the sparse layers; None for a hybrid model's own, else variant A of the paper.
+        full_layers: As `convert` takes it, of the whole model; None for a hybrid model's own, else the middle third.
+        length: Tokens that have to fit the window.
+        dtype: Of the weights; None for bfloat16 on a GPU and float32 on a CPU.
+        device: Where they live.
+
+    Raises:
+        UsageError: Not exactly one of shape and model, or a number out of range.
+    """
+    if (shape is None) == (model is None):
+        raise UsageError("Give either a shape, such as llama2-7b, or a model to load.")
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    source, loaded = str(shape or model), None
+    if shape is not None:
+        sizes = published(shape)
+    else:
+        from longreach.models.load import load
+
+        loaded, _ = load(source, device=str(device), dtype=dtype)
+        sizes = Shape.of(loaded.config)
+        if getattr(loaded.config, "sparse_attention", None) is not None:
+            pattern = pattern or pattern_of(loaded.config)
+            full_layers = list(plan_of(loaded.config).full) if full_layers is None else full_layers
+    pattern = pattern or AttentionPattern.sink_window()
+    whole = LayerPlan.make(sizes.layers, "middle-third" if full_layers is None else full_layers)
+    count = sizes.layers if layers is None else layers
+    if not 1 <= count <= sizes.layers:
+        raise UsageError(f"layers is {count}; give 1 to {sizes.layers}, the layers of {source}.")
+    chosen = whole
+    if count < sizes.layers:
+        chosen = LayerPlan.make(count, round(len(whole.full) * count / sizes.layers))
+    window = max(length, pattern.window_tokens)
+    cut = replace(sizes, layers=count)
+    if loaded is None:
+        full = random_llama(cut, window, dtype=dtype, device=device)
+    else:
+        loaded.model.layers = loaded.model.layers[:count]
+        loaded.config.num_hidden_layers = count
+        full = convert(loaded, pattern, count, window)  # every layer full, whatever window the layers had
+    hybrid = convert(full, pattern, list(chosen.full), window)
+    return Subject(source, full, hybrid, cut, chosen, pattern, sizes.layers, len(whole.full))

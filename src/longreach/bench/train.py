@@ -1,0 +1,126 @@
+"""A training step without its optimiser: forward and backward with gradient checkpointing, full and hybrid in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from longreach.bench import dense
+from longreach.bench.prefill import drop_failing, variants
+from longreach.bench.subject import Subject
+from longreach.bench.timing import Progress, Times, measure
+from longreach.errors import UsageError
+from longreach.models.loss import checkpointing, chunked_cross_entropy
+from longreach.models.plan import Estimate
+
+_CHUNK_TOKENS = 2048  # logits that exist at a time
+
+DEFINITIONS = {
+    "step": "forward and backward of one batch, gradient checkpointing of every layer, cross entropy in chunks of "
+    f"{_CHUNK_TOKENS} tokens; no optimiser",
+    "flops": "forward, and backward 2 times that for weights and 2.5 times for attention; without what checkpointing "
+    "computes again (longreach plan)",
+    "executed_flops": "with what checkpointing computes again",
+    "ideal_speedup": "the ratio of flops of the full to the hybrid model",
+    "ideal_speedup_executed": "the ratio of executed_flops",
+    "peak_memory_bytes": "most GPU memory allocated during the call, weights and gradients included; null on a CPU",
+}
+
+
+def train(
+    subject: Subject, length: int, rows: int, repeats: int, flex: bool, notes: list[str], progress: Progress
+) -> dict[str, Any]:
+    """Seconds, work and memory of a step on `rows` rows of `length` tokens; see `DEFINITIONS`."""
+    if length < 2:
+        raise UsageError(f"length is {length}; training predicts the next token, so give at least 2.")
+    if flex and subject.device.type == "cpu":
+        notes.append("train: flex left out: it has no backward pass on a CPU")
+        flex = False
+    s, device = subject.shape, subject.device
+    ids = torch.randint(s.vocab, (rows, length), device=device)
+
+    def step(model: Any, options: dict[str, str]) -> torch.Tensor:
+        hidden = model.model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        loss = chunked_cross_entropy(hidden[:, :-1], model.lm_head.weight, ids[:, 1:], _CHUNK_TOKENS)
+        loss.backward()
+        return loss.detach()
+
+    calls: dict[str, Callable[[], Any]] = {}
+    backend = _backend(subject, length, rows, notes, progress)
+    for name, (model, options) in variants(subject, flex).items():
+        model.train()
+        checkpointing(model, True)
+        calls[name] = dense.within(backend, partial(step, model, options), others=True)
+    losses: dict[str, float] = {}
+
+    def inspect(name: str, loss: torch.Tensor) -> None:
+        losses[name] = float(loss)
+        subject.full.zero_grad(set_to_none=True)  # the weights, and so their gradients, are those of the hybrid too
+
+    try:
+        drop_failing(calls, notes, progress)
+        subject.full.zero_grad(set_to_none=True)
+        times = measure(calls, repeats, device, inspect=inspect, progress=progress)
+    finally:
+        for model in (subject.full, subject.hybrid):
+            checkpointing(model, False)
+            model.eval().zero_grad(set_to_none=True)
+    ideal = subject.ideal(length, rows)
+    executed = [_executed(subject, estimate, length, rows) for estimate in (ideal.full, ideal.hybrid)]
+    return {
+        "attention_backend": backend,
+        "ideal_speedup": ideal.training_speedup,
+        "ideal_speedup_executed": executed[0] / executed[1],
+        "variants": {name: _figures(subject, length, rows, name, times) | {"loss": losses[name]} for name in times},
+        "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
+        "definitions": DEFINITIONS,
+    }
+
+
+def _backend(subject: Subject, length: int, rows: int, notes: list[str], progress: Progress) -> str:
+    """The vendor's fastest kernel for attention of one layer, forward and backward."""
+    s, device = subject.shape, subject.device
+    if device.type != "cuda":
+        return dense.DEFAULT
+    q, kv = (
+        torch.randn(rows, heads, length, s.head_dim, dtype=subject.dtype, device=device, requires_grad=True)
+        for heads in (s.heads, s.kv_heads)
+    )
+
+    def both() -> Any:
+        return torch.autograd.grad(dense.attend(q, kv, kv), (q, kv), q.detach())
+
+    return next(iter(dense.fastest(both, device, notes, progress)))
+
+
+def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> int:
+    """FLOPs with the second forward pass: of the layers, and of the logits of every position."""
+    head = 2 * subject.shape.vocab * subject.shape.hidden * rows
+    return estimate.training_flops + estimate.prefill_flops + head * (length - 1)
+
+
+def _figures(subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]) -> dict[str, Any]:
+    mine, ideal = times[name], subject.ideal(length, rows)
+    estimate = ideal.full if name == "full" else ideal.hybrid
+    executed = _executed(subject, estimate, length, rows)
+    figures = {
+        "seconds": mine.median,
+        "best_seconds": mine.best,
+        "tokens_per_second": rows * length / mine.median,
+        "flops": estimate.training_flops,
+        "flops_per_second": estimate.training_flops / mine.median,
+        "executed_flops": executed,
+        "executed_flops_per_second": executed / mine.median,
+        "peak_memory_bytes": mine.peak_bytes,
+    }
+    if name == "full":
+        return figures
+    speedup = mine.speedup(times["full"])
+    return figures | {
+        "speedup": speedup,
+        "best_speedup": times["full"].best / mine.best,
+        "achieved_over_ideal": speedup / ideal.training_speedup,
+    }

@@ -1,0 +1,32 @@
+"""The options that describe a pattern and which layers are full, and what they mean."""
+
+from collections.abc import Mapping
+
+import typer
+
+from longreach.pattern import AttentionPattern
+
+BlockSizeOption = typer.Option(None, "--block-size", help="Tokens per block, a power of two.")
+SinkBlocksOption = typer.Option(None, "--sink-blocks", help="First blocks that every token sees.")
+LocalBlocksOption = typer.Option(None, "--local-blocks", help="Blocks of the local window.")
+StrideOption = typer.Option(None, "--stride", help="Every so many blocks one stays visible; 0 for none.")
+
+
+def pattern_from(preset: str, **changes: int | None) -> AttentionPattern:
+    """A preset with single values changed; None leaves one as it is."""
+    base = AttentionPattern.preset(preset)
+    values = {name: getattr(base, name) for name in ("block_size", "sink_blocks", "local_blocks", "stride")}
+    return AttentionPattern(**values | given(changes))
+
+
+def given(changes: Mapping[str, int | None]) -> dict[str, int]:
+    """The values that are not None."""
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def layers_from(text: str) -> str | int | list[int]:
+    """A rule, a number, or indices separated by commas."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+    except ValueError:
+        return text
