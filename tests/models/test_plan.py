@@ -3,9 +3,10 @@
 import pytest
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from longreach.errors import UsageError
-from longreach.models.plan import hardware, plan, shape
+from longreach.models.plan import Shape, hardware, plan, shape
 from longreach.pattern import AttentionPattern, LayerPlan
 
 
@@ -53,6 +54,64 @@ def test_kv_bytes_and_weights_are_those_really_allocated():
     found = plan(model, 37, hardware("h100"), rows=2, itemsize=4).full
     assert found.kv_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert found.weights_bytes == sum(x.nbytes for x in network.parameters())
+
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+
+
+def counted(network, length, rows, train):
+    """FLOPs of all products that really run, by torch's own counter; eager attention computes all T x T pairs."""
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        logits = network(ids, use_cache=False, logits_to_keep=0 if train else 1).logits
+        if train:
+            logits.sum().backward()
+    rotary = counter.get_flop_counts().get("LlamaForCausalLM.model.rotary_emb", {})  # a product in some releases
+    return counter.get_total_flops() - sum(rotary.values())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_flops_are_those_that_torch_counts(tied, train):
+    rows, length = 2, 37
+    config = transformers.LlamaConfig(**SMALL, tie_word_embeddings=tied)
+    network = transformers.LlamaForCausalLM._from_config(config, attn_implementation="eager").float()
+    model = Shape.of(network.config)
+    found = plan(model, length, hardware("h100"), rows=rows, itemsize=4).full
+    assert found.weights_bytes == sum(x.nbytes for x in network.parameters())
+    pairs = rows * model.layers * model.heads * 4 * model.head_dim
+    causal, square = pairs * length * (length + 1) // 2, pairs * length**2
+    if train:  # of attention's backward, 2 of 2.5 are products; the rest computes the scores again
+        assert found.training_flops - round(3.5 * causal) == counted(network, length, rows, True) - 3 * square
+    else:
+        assert found.prefill_flops - causal == counted(network, length, rows, False) - square
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+def test_kv_bytes_and_attention_flops_of_a_hybrid_are_those_of_its_mask(stride):
+    p, layers, length = AttentionPattern(4, 1, 2, stride), LayerPlan.make(3, [1]), 50
+    model = Shape.of(transformers.LlamaConfig(**SMALL))
+    full, hybrid = (getattr(plan(model, length, hardware("h100"), p, layers), name) for name in ("full", "hybrid"))
+    masks = [p.mask(length, length, model.kv_heads, layer) for layer in layers.sparse]
+    hidden = sum(length * (length + 1) // 2 * model.kv_heads - int(mask.sum()) for mask in masks)
+    groups = model.heads // model.kv_heads
+    assert full.prefill_flops - hybrid.prefill_flops == 4 * model.head_dim * groups * hidden
+    kept = sum(len(head) for layer in layers.sparse for head in p.retained(length, model.kv_heads, layer))
+    assert hybrid.kv_bytes == 2 * 2 * model.head_dim * (kept + length * model.kv_heads)
+
+
+def test_the_shape_of_a_config():
+    for name in ("smollm2", "llama3-8b"):
+        sizes = shape(name)
+        config = transformers.LlamaConfig(
+            vocab_size=sizes.vocab, hidden_size=sizes.hidden, intermediate_size=sizes.intermediate,
+            num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads,
+            tie_word_embeddings=sizes.tied,
+        )  # fmt: skip
+        assert Shape.of(config) == sizes
 
 
 def test_cards_are_shared_and_counted():

@@ -36,10 +36,11 @@ def variants(subject: Subject, flex: bool) -> dict[str, tuple[Any, dict[str, str
 
 
 def allocated_bytes(cache: Any) -> int:
-    """Bytes of all keys and values that a cache holds."""
+    """Bytes of the storages of all keys and values that a cache holds, whatever views lie on them."""
     names = ("keys", "values", "far_keys", "far_values")
     tensors = [getattr(layer, name, None) for layer in cache.layers for name in names]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def drop_failing(calls: dict[str, Callable[[], Any]], notes: list[str], progress: Progress) -> None:

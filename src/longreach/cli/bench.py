@@ -97,7 +97,7 @@ def model(
     ),
     ref: str | None = typer.Option(None, "--model", help="Or a model: hub id, folder, .gguf file or 'smollm2'."),
     length: int = typer.Option(16384, "--length", help="Tokens of each row."),
-    what: str = typer.Option("prefill,decode", "--what", help="Out of prefill,decode,train, in that order."),
+    what: str = typer.Option("prefill,decode", "--what", help="Any of prefill,decode,train."),
     layers: int | None = typer.Option(
         None, "--layers", help="Only so many layers, the ratio of full to sparse kept. [default: all]"
     ),

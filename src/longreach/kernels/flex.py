@@ -6,7 +6,7 @@ For torchtitan and others who call `flex_attention` themselves: `block_mask(patt
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -139,6 +139,24 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
+@lru_cache(maxsize=64)
+def _kept_mask(
+    view: HeadView,
+    q_len: int,
+    kv_len: int,
+    num_heads: int,
+    num_kv_heads: int,
+    device: torch.device,
+    backward: bool,
+    inference: bool,
+) -> BlockMask:
+    """`_block_mask`, made once: at long lengths its lists take longer than the attention does on a GPU.
+
+    `inference` only keeps apart what was made in inference mode, which no backward pass may save.
+    """
+    return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, device, backward)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None) -> Tensor:
     """Attention through compiled FlexAttention; arguments as `reference.attend`.
 
@@ -149,7 +167,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts
     if train and q.device.type == "cpu":
         raise UsageError("FlexAttention has no backward pass on a CPU; use impl='cpu' (or 'auto') for gradients there.")
     if starts is None:
-        mask = _block_mask(view, q.shape[2], k.shape[2], q.shape[1], k.shape[1], q.device, train)
+        # Without a stride all layers see the same.
+        layer = view if view.pattern.stride else view._replace(layer=0)
+        numbers = (q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+        mask = _kept_mask(layer, *numbers, q.device, train, torch.is_inference_mode_enabled())
         return _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     # Blocks count from each row's first real token, so every row has its own block grid.
     out = []
