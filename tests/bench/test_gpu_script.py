@@ -79,5 +79,29 @@ def test_without_the_dry_mode_sizes_are_those_of_the_goal(run, fake, tmp_path):
     assert [call for call in calls if "--layers" in call] == [call for call in calls if "--layers 12" in call] != []
 
 
+BARE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in {"lancedb", "bm25s", "pyarrow", "pypdf", "markitdown", "Stemmer", "platformdirs",
+                                      "gguf", "psutil", "peft", "sentence_transformers", "matplotlib", "rich"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from longreach.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", [("attention", "--impl", "cpu"), ("model", "--shape", "smollm2", "--layers", "1")])
+def test_the_benches_need_no_more_than_torch_transformers_and_typer(command):
+    options = ["--device", "cpu", "--length", "8", "--repeats", "1", "--json"]
+    what = ["--what", "prefill,decode,train", "--new-tokens", "1"] if command[0] == "model" else []
+    done = subprocess.run([sys.executable, "-c", BARE, "bench", *command, *what, *options], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["bench"] == command[0]
+
+
 def test_it_wants_a_folder(run):
     assert run([]).returncode == 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from longreach.kernels import flex
 from longreach.kernels.attention import sparse_attention
 from longreach.kernels.flex import block_mask
 from longreach.pattern import AttentionPattern
@@ -55,3 +56,18 @@ def test_flex_is_the_reference(starts):
     got = sparse_attention(q, k, v, case.p, 1, impl="flex", starts=first)
     want = sparse_attention(q, k, v, case.p, 1, impl="reference", starts=first)
     assert max(worst([got], [want])) < 1e-5
+
+
+def test_block_masks_are_made_once_for_all_layers_that_see_the_same(monkeypatch):
+    made = []
+    monkeypatch.setattr(flex, "_compiled", lambda: lambda q, k, v, block_mask, **options: made.append(block_mask) or q)
+    q = torch.zeros(1, 2, 70, 8)
+    for pattern in (AttentionPattern(8, 1, 2, 0), AttentionPattern(8, 1, 2, 3)):
+        for layer in (0, 1, 0):
+            sparse_attention(q, q, q, pattern, layer, impl="flex")
+    alike, strided = made[:3], made[3:]
+    assert alike[0] is alike[1] is alike[2] and strided[0] is strided[2] is not strided[1]
+    sparse_attention(q[:, :, :9], q, q, AttentionPattern(8, 1, 2, 0), impl="flex")
+    with torch.inference_mode():  # what is made here may not be saved for a backward pass
+        sparse_attention(q, q, q, AttentionPattern(8, 1, 2, 0), impl="flex")
+    assert made[-2] is not alike[0] and made[-1] is not alike[0]

@@ -229,11 +229,10 @@ def _finish(report: dict[str, Any], out: Path | None, plot: Path | None, as_json
         from longreach.bench.plot import plot as draw
 
         draw(report, plot)
-    if as_json:
-        emit(report)
-        return
     for text in report.get("notes", ()):
         note(text)
+    if as_json:
+        emit(report)
 
 
 def _attention_table(report: dict[str, Any]) -> None:
