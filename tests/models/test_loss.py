@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from longreach.errors import UsageError
-from longreach.models.loss import chunked_cross_entropy
+from longreach.models.loss import checkpointing, chunked_cross_entropy
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 26, 1000])
@@ -55,3 +55,21 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(UsageError):
             call()
+
+
+def test_checkpointing_computes_layers_twice_and_changes_no_gradient(model):
+    ids, calls = torch.arange(9)[None], []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *args: calls.append(1))
+
+    def gradient():
+        calls.clear()
+        model.zero_grad()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        return model.model.layers[0].mlp.up_proj.weight.grad.clone()
+
+    model.train()
+    wanted = gradient()
+    for on in (True, False):
+        checkpointing(model, on)
+        torch.testing.assert_close(gradient(), wanted)
+        assert len(calls) == 1 + on

@@ -22,6 +22,7 @@ DEFINITIONS = {
     "kv_bytes": "keys and values that the pattern retains, by arithmetic",
     "kv_allocated_bytes": "bytes of the tensors really held, with room for the tokens to come",
     "cache": "filled with random keys and values instead of a prompt; the last of its tokens is really read",
+    "peak_memory_bytes": "most GPU memory allocated during a step, both models' caches included; null on a CPU",
     "recorded": "whether a step is a CUDA graph",
 }
 
