@@ -102,6 +102,7 @@ def _decode(
         steps[name] = Steps(model, rows=rows, max_length=length + _WARM_UP + new_tokens, graph=graph)
         fill_cache(steps[name].cache, model, length - 1, rows)
         steps[name].read(input_ids=last)
+        assert int(steps[name].cache.get_seq_length()) == length, "Steps has to count from its cache"
     calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
     for name, one in steps.items():
