@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from longreach.bench.decode import fill_cache
+from longreach.bench.decode import filled_cache
 from longreach.bench.model import ModelCase, run
-from longreach.bench.prefill import allocated_bytes
 from longreach.bench.subject import subject
+from longreach.caches.prefix import cache_bytes
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels import flex, reference
@@ -58,7 +58,7 @@ def test_block_bytes_are_allocated_at_any_length(folder, length, stride):
     with torch.no_grad():
         caches = {name: getattr(one, name)(ids, use_cache=True).past_key_values for name in ("full", "hybrid")}
     for name, cache in caches.items():
-        assert allocated_bytes(cache) == one.kv_bytes(name, length, 1, blocks=True) >= one.kv_bytes(name, length, 1)
+        assert cache_bytes(cache) == one.kv_bytes(name, length, 1, blocks=True) >= one.kv_bytes(name, length, 1)
 
 
 def test_work_and_ideals_are_those_of_the_plan(report, both):
@@ -136,15 +136,10 @@ def test_a_filled_cache_is_in_the_state_that_reading_leaves(both, length, monkey
     ids = torch.zeros(2, length, dtype=torch.long)
     with torch.no_grad():
         both.hybrid(ids, past_key_values=read)
-    filled = both.hybrid.new_cache()
-    fill_cache(filled, both.hybrid, length, rows=2)
+    filled = filled_cache(both.hybrid, length, rows=2)
     assert list(state(filled)) == list(state(read))
-    static = both.hybrid.new_cache(max_length=length + 4)
-    fill_cache(static, both.hybrid, length, rows=2)
-    assert {int(layer.get_seq_length()) for layer in static.layers} == {length}
     with torch.no_grad():
-        for cache in (filled, static):
-            assert both.hybrid(ids[:, :1], past_key_values=cache).logits.isfinite().all()
+        assert both.hybrid(ids[:, :1], past_key_values=filled).logits.isfinite().all()
 
 
 def test_a_slice_keeps_the_ratio_and_is_named(folder):

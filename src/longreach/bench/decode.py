@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
-from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.models.steps import Steps
 
@@ -28,35 +28,32 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-def fill_cache(cache: Any, model: Any, length: int, rows: int = 1) -> None:
-    """Leaves a cache in the state that reading `length` tokens leaves, with random keys and values.
+def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
+    """A cache in the state that reading `length` tokens leaves, with random keys and values.
 
     A real prompt would take minutes on a CPU, and its values do not change what a step costs. Sparse layers are filled
     by their own storing path, chunk by chunk, with one query head for each KV head.
 
     Args:
-        cache: An empty cache of the model, dynamic or static.
         model: Full or hybrid.
         length: Tokens.
         rows: Rows of the batch.
     """
     config = model.config
+    cache: Any = model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=config)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers = list(cache.layers)
-    for index in range(config.num_hidden_layers):
-        layer = layers[index] if index < len(layers) else None
-        sparse = isinstance(layer, RetainedLayer | StaticRetainedLayer)
+    for layer in cache.layers:
+        sparse = isinstance(layer, RetainedLayer)
         # A dynamic layer copies itself at every update, so it is given everything at once.
         chunk = _FILL_TOKENS if sparse else max(1, length)
         for begin in range(0, length, chunk):
-            tokens = min(chunk, length - begin)
-            shape = (rows, config.num_key_value_heads, tokens, head_dim)
+            shape = (rows, config.num_key_value_heads, min(chunk, length - begin), head_dim)
             k, v = (torch.randn(shape, dtype=model.dtype, device=model.device) for _ in range(2))
             if sparse:
-                assert layer is not None
                 layer.attend(k, k, v)
             else:
-                cache.update(k, v, index)
+                layer.update(k, v)
+    return cache
 
 
 @torch.no_grad()
@@ -99,10 +96,9 @@ def _decode(
     steps = {}
     for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
         progress(f"filling the cache of the {name} model with {length:,} tokens")
-        steps[name] = Steps(model, rows=rows, max_length=length + _WARM_UP + new_tokens, graph=graph)
-        fill_cache(steps[name].cache, model, length - 1, rows)
-        steps[name].read(input_ids=last)
-        assert int(steps[name].cache.get_seq_length()) == length, "Steps has to count from its cache"
+        cache = filled_cache(model, length - 1, rows)
+        steps[name] = Steps(model, length + _WARM_UP + new_tokens, cache=cache, graph=graph)
+        steps[name].read(last)
     calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
     for name, one in steps.items():

@@ -11,6 +11,7 @@ import torch
 from longreach.bench import dense
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
+from longreach.caches.prefix import cache_bytes
 
 FLEX = "hybrid-flex"
 _ATTENTION = "attention"
@@ -33,14 +34,6 @@ def variants(subject: Subject, flex: bool) -> dict[str, tuple[Any, dict[str, str
     """By name: a model and what its forward is called with."""
     found: dict[str, tuple[Any, dict[str, str]]] = {"full": (subject.full, {}), "hybrid": (subject.hybrid, {})}
     return found | ({FLEX: (subject.hybrid, {"impl": "flex"})} if flex else {})
-
-
-def allocated_bytes(cache: Any) -> int:
-    """Bytes of the storages of all keys and values that a cache holds, whatever views lie on them."""
-    names = ("keys", "values", "far_keys", "far_values")
-    tensors = [getattr(layer, name, None) for layer in cache.layers for name in names]
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def drop_failing(calls: dict[str, Callable[[], Any]], notes: list[str], progress: Progress) -> None:
@@ -77,7 +70,7 @@ def prefill(
 
     def inspect(name: str, result: Any) -> None:
         if name != _ATTENTION:
-            allocated[name] = allocated_bytes(result)
+            allocated[name] = cache_bytes(result)
 
     times = measure(calls, repeats, device, inspect=inspect, progress=progress)
     attention = times.pop(_ATTENTION)

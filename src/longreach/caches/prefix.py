@@ -50,9 +50,8 @@ class PrefixCache:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the tensors that a transformers Cache holds."""
-    layers = getattr(cache, "layers", [])
-    values = [value for layer in layers for value in vars(layer).values()]
+    """Bytes that a transformers Cache really holds for keys and values: their storages, whatever views lie on them."""
+    values = [value for layer in getattr(cache, "layers", []) for value in vars(layer).values()]
     tensors = [x for value in values for x in (value if isinstance(value, tuple) else [value]) if torch.is_tensor(x)]
-    # By storage: views share theirs, and a copy of a view copies all that lies behind it.
-    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+    storages = [x.untyped_storage() for x in tensors if x.is_floating_point()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

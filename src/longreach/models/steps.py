@@ -22,6 +22,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from longreach.caches.prefix import cache_bytes
 from longreach.caches.reserved import BLOCK, ReservedCache
 from longreach.errors import UsageError
 from longreach.kernels.attention import Retained, decode_attention
@@ -167,9 +168,7 @@ class Steps:
     @property
     def kv_bytes(self) -> int:
         """Bytes of the keys and values that are allocated."""
-        held = [getattr(layer, name, None) for layer in self.cache.layers for name in _TENSORS]
-        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held if x is not None}
-        return sum(storages.values())
+        return cache_bytes(self.cache)
 
     def _check_room(self, new: int) -> None:
         if self.filled + new > self.max_length:
@@ -225,9 +224,6 @@ class Steps:
             yield
         finally:
             config._attn_implementation = "sdpa" if usual == NAME else usual
-
-
-_TENSORS = ("keys", "values", "far_keys", "far_values")
 
 
 def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
