@@ -5,7 +5,6 @@ Only `self_attn` of sparse layers differs from the stock model; names and shapes
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
+from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.models.rows import Rows, refuse_packing
 from longreach.pattern import AttentionPattern, LayerPlan
 
@@ -49,6 +49,7 @@ class SparseAttention:
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         rows: Rows | None = None,
+        ulysses: Ulysses | None = None,
         impl: str = "auto",
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
@@ -68,7 +69,10 @@ class SparseAttention:
             )
         if rows is not None:
             q, k, v = (rows.pack(x) for x in (q, k, v))
-        out = self._attend(q, k, v, pattern, past_key_values, rows, impl)
+        if ulysses is not None:
+            out = ulysses.attend(module, q, k, v, pattern, impl, kwargs.get("position_ids"))
+        else:
+            out = self._attend(q, k, v, pattern, past_key_values, rows, impl)
         if rows is not None:
             out = rows.unpack(out)
         out = out.transpose(1, 2).reshape(*hidden_states.shape[:-1], -1)
@@ -138,7 +142,12 @@ class HybridDecoder:
             raise UsageError("Give input_ids or inputs_embeds.")
         refuse_context_parallel()
         refuse_flash_on_cpu(module.config._attn_implementation, given.device)
-        refuse_packing(position_ids, attention_mask)
+        ulysses = Ulysses.of(module.config._attn_implementation, module.training)
+        if ulysses is not None:
+            ulysses.check(given, position_ids, attention_mask, bool(use_cache) or past_key_values is not None)
+            attention_mask, use_cache = None, False  # no real token sees padding on the right
+        else:
+            refuse_packing(position_ids, attention_mask)
         use_cache = module.config.use_cache if use_cache is None else use_cache
         if module.gradient_checkpointing and module.training:
             use_cache = False
@@ -155,6 +164,7 @@ class HybridDecoder:
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             rows=rows,
+            ulysses=ulysses,
             **kwargs,
         )
 
@@ -237,23 +247,4 @@ def refuse_flash_on_cpu(implementation: Any, device: torch.device) -> None:
         raise UsageError(
             f"attn_implementation is {implementation!r}, which needs a GPU, and the model is on the CPU; use 'sdpa' or "
             "move it to a GPU."
-        )
-
-
-def refuse_context_parallel() -> None:
-    """Raises UsageError inside `torch.distributed.tensor.experimental.context_parallel`.
-
-    It cuts sequences over ranks and puts the pieces together inside scaled_dot_product_attention only: sparse layers
-    would see their own piece and take it for the whole.
-    """
-    name = "torch.distributed.tensor.experimental._context_parallel._attention"
-    internals = sys.modules.get(name) or sys.modules.get("torch.distributed.tensor.experimental._attention")
-    swapped = torch.nn.functional.scaled_dot_product_attention in getattr(internals, "_replaced_functions", {})
-    dispatcher = getattr(getattr(internals, "DTensor", None), "_op_dispatcher", None)
-    handlers = getattr(internals, "custom_ops", None)
-    active = getattr(dispatcher, "_custom_op_handlers", {})
-    if swapped or (handlers and any(op in active for op in handlers)):
-        raise UsageError(
-            "torch context_parallel is on; it cannot express sparse attention and would train another model. Use "
-            "FSDP, gradient checkpointing or tensor parallelism for long sequences."
         )

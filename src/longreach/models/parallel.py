@@ -1,0 +1,186 @@
+"""Sequences cut over ranks: what a hybrid model takes, and what it refuses.
+
+Ulysses (DeepSpeed's and accelerate's; ALST, arXiv 2506.13996) cuts a sequence over ranks and puts it together for
+attention only, where each rank has all tokens of some heads instead of some tokens of all heads. It does so by a
+function put in the place of one of transformers' attention functions. Full layers call that function anyway. Sparse
+layers do not: they look behind it for an object with
+
+    __call__(module, q, k, v, mask, **kwargs)   exchanges, calls `attn` in the same way, and exchanges back
+    attn                                        the attention in the middle: all tokens of this rank's share of heads
+    world_size, sp_rank, process_group          ranks that share a sequence, this one's number, how they talk
+    disable_in_eval                             optional: models in evaluation are left alone
+
+and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2 to 0.19.8 are so.) Whatever else
+stands there is refused: a sparse layer would take its piece of the sequence for the whole.
+
+Shapes: B rows, H query heads, K KV heads, T tokens of this rank, D head dim.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+from transformers.integrations import flash_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from longreach.errors import UsageError
+from longreach.kernels.attention import sparse_attention
+from longreach.pattern import AttentionPattern
+
+_CONTRACT = ("attn", "world_size", "sp_rank", "process_group")
+_OTHERS = "FSDP, gradient checkpointing or DeepSpeed's Ulysses (UlyssesSPAttentionHF)"
+
+
+class Ulysses(NamedTuple):
+    """Ulysses sequence parallelism that is on.
+
+    Attributes:
+        exchange: The object of the contract above.
+    """
+
+    exchange: Any
+
+    @classmethod
+    def of(cls, implementation: str | None, training: bool) -> Ulysses | None:
+        """What is on for models of this `attn_implementation`; None where sequences are whole.
+
+        Raises:
+            UsageError: The attention function is one of which nobody here knows what it does with sequences.
+        """
+        function: Any = ALL_ATTENTION_FUNCTIONS.get(implementation)
+        if function is None or _is_stock(str(implementation), function):
+            return None
+        found = [x for x in _behind(function) if callable(x) and all(hasattr(x, name) for name in _CONTRACT)]
+        if len(found) == 1:
+            idle = found[0].world_size == 1 or (getattr(found[0], "disable_in_eval", False) and not training)
+            return None if idle else cls(found[0])
+        # Under a name of its own it is a kernel that someone chose for full layers, unless there are ranks to cut for.
+        alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if alone and not str(implementation).startswith(("sdpa", "flex_attention", "flash_attention")):
+            return None
+        raise UsageError(
+            f"The attention function {implementation!r} was replaced by {getattr(function, '__module__', '?')}."
+            f"{getattr(function, '__qualname__', type(function).__name__)}, which sparse layers would bypass: where it "
+            f"cuts sequences over ranks, each would see its piece only. Leave it out; for long sequences use {_OTHERS}."
+        )
+
+    def check(self, given: Tensor, position_ids: Tensor | None, attention_mask: Any, caches: bool) -> None:
+        """Raises UsageError, on every rank alike, for what cannot be right when each rank has a piece of the rows.
+
+        Args:
+            given: [B, T, ...] of this rank.
+            position_ids: [1 or B, T] of this rank, counted in the whole sequence.
+            attention_mask: [B, T] of this rank, 1 for real tokens; None where all are.
+            caches: Whether a KV cache was asked for.
+        """
+        if caches:
+            raise UsageError(
+                "Sequence parallelism is on and a KV cache is asked for, which would hold a piece of each sequence; "
+                "pass use_cache=False to train, and generate without sequence parallelism."
+            )
+        if position_ids is None:
+            raise UsageError(
+                "Sequence parallelism is on and there are no position_ids; give each rank those of its piece, counted "
+                "from the beginning of the whole sequence."
+            )
+        real = torch.ones_like(position_ids) if attention_mask is None else attention_mask
+        if not isinstance(real, Tensor) or real.dim() != 2 or real.shape[1] != given.shape[1]:
+            raise UsageError(
+                f"attention_mask is {tuple(getattr(real, 'shape', ()))}; under sequence parallelism give each rank the "
+                f"mask of its piece, [rows, {given.shape[1]}], or none."
+            )
+        mine = torch.stack([x.expand(given.shape[:2]).long() for x in (position_ids, real.bool())])
+        pieces = [torch.empty_like(mine) for _ in range(self.exchange.world_size)]
+        distributed.all_gather(pieces, mine, group=self.exchange.process_group)
+        positions, marks = torch.cat(pieces, dim=2)
+        if bool((marks.diff(dim=1) > 0).any()):
+            raise UsageError("Sequence parallelism is on and rows are padded on the left; pad them on the right.")
+        if bool(((positions.diff(dim=1) <= 0) & (marks[:, 1:] > 0)).any()):
+            raise UsageError(
+                "position_ids start again inside a sequence that is cut over ranks; give each rank those of its piece, "
+                "counted from the beginning of the whole sequence, and one sequence a row."
+            )
+
+    def attend(
+        self,
+        module: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: AttentionPattern,
+        impl: str = "auto",
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The pattern's attention over the whole sequence; [B, H, T, D] for q of that shape, k and v [B, K, T, D]."""
+        exchange, total = copy.copy(self.exchange), k.shape[1]
+        ranks, rank = exchange.world_size, exchange.sp_rank
+        share = (q.shape[1] // ranks, max(1, total // ranks), q.shape[2] * ranks)
+        calls = []
+
+        def core(_: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+            calls.append((q.shape[1], k.shape[1], k.shape[2]))
+            if calls != [share]:
+                raise UsageError(_unknown(f"handed out {calls} query heads, KV heads and tokens, not [{share}]"))
+            # Where there are fewer KV heads than ranks, several ranks hold the same one.
+            heads = (rank * total // ranks, total)
+            out = sparse_attention(q, k, v, pattern, module.layer_idx, module.scaling, impl, heads=heads)
+            return out.transpose(1, 2).contiguous(), None
+
+        exchange.attn = core
+        out = exchange(module, q, k, v, None, position_ids=position_ids)[0]
+        if not calls:
+            raise UsageError(_unknown("did not call its attention"))
+        return out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+
+
+def _unknown(what: str) -> str:
+    return (
+        f"The sequence parallelism that is on {what}; this version of it is not known here, use DeepSpeed 0.18 or 0.19."
+    )
+
+
+def _is_stock(name: str, function: Any) -> bool:
+    """Whether transformers' own function is called under this name, down to the call of the flash attention kernel."""
+    if "/" in name or name.startswith("paged|"):  # kernels from the hub; serving, which never gets here
+        return True
+    while isinstance(function, functools.partial):
+        function = function.func
+    kernel: Any = vars(flash_attention)["_flash_attention_forward"]  # what others like to replace
+    inner = (function, kernel) if "flash" in name else (function,)
+    # Where a function was written, which functools.wraps does not hide.
+    return all(getattr(f, "__globals__", {}).get("__name__", "").startswith("transformers.") for f in inner)
+
+
+def _behind(function: Any) -> list[Any]:
+    """What a function may be a disguise of: itself, the owner of a method, what a closure holds."""
+    seen = [function, getattr(function, "__self__", None)]
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            seen.append(cell.cell_contents)
+        except ValueError:  # a variable that was never set
+            continue
+    return seen
+
+
+def refuse_context_parallel() -> None:
+    """Raises UsageError inside `torch.distributed.tensor.experimental.context_parallel`.
+
+    It cuts sequences over ranks and puts the pieces together inside scaled_dot_product_attention only: sparse layers
+    would see their own piece and take it for the whole.
+    """
+    name = "torch.distributed.tensor.experimental._context_parallel._attention"
+    internals = sys.modules.get(name) or sys.modules.get("torch.distributed.tensor.experimental._attention")
+    swapped = torch.nn.functional.scaled_dot_product_attention in getattr(internals, "_replaced_functions", {})
+    dispatcher = getattr(getattr(internals, "DTensor", None), "_op_dispatcher", None)
+    handlers = getattr(internals, "custom_ops", None)
+    active = getattr(dispatcher, "_custom_op_handlers", {})
+    if swapped or (handlers and any(op in active for op in handlers)):
+        raise UsageError(
+            "torch context_parallel is on; it cannot express sparse attention and would train another model. For long "
+            f"sequences use {_OTHERS}."
+        )
