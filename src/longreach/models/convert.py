@@ -134,7 +134,7 @@ def _check_length(max_length: Any, pattern: AttentionPattern) -> None:
 
 def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
     """A copy of the modules around the same tensors, so that quantised, tied and placed weights stay what they are."""
-    shared = [*model.parameters(), *model.buffers()]
+    shared = [*model.parameters(), *model.buffers(), *_settle_eight_bits(model)]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo[id(model.config)] = config
     hybrid = copy.deepcopy(model, memo)
@@ -152,6 +152,21 @@ def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
         if "_old_forward" in vars(module):  # accelerate's hooks call the forward of the class it had
             module._old_forward = types.MethodType(type(module).forward, module)
     return hybrid.train(model.training)
+
+
+def _settle_eight_bits(model: Any) -> list[torch.Tensor]:
+    """What bitsandbytes' 8-bit modules hold beside their parameters.
+
+    A module takes it out of its parameter when it first runs. Of two that share the parameter the other would find
+    nothing, and quantise the quantised weights once more: so all take it before they are copied.
+    """
+    held = []
+    for module in model.modules():
+        if hasattr(module, "init_8bit_state"):
+            if getattr(module.weight, "CB", None) is not None:
+                module.init_8bit_state()
+            held += [tensor for tensor in (module.state.CB, module.state.SCB) if tensor is not None]
+    return held
 
 
 def _stock_attention(model_class: Any) -> type[torch.nn.Module]:
