@@ -116,7 +116,7 @@ class Regions(CacheLayerMixin):
         """Ring slots for rows of these lengths when nothing is to be taken back."""
         p = self.pattern
         ragged = len(set(lengths)) > 1
-        return p.window_tokens if ragged else min(p.blocks(max(lengths, default=0)), p.local_blocks) * p.block_size
+        return p.window_tokens if ragged else min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
 
     def _make_room(self, counts: Sequence[int]) -> None:
         p = self.pattern
@@ -161,7 +161,7 @@ class Regions(CacheLayerMixin):
         size, heads = self.pattern.block_size, self.keys.shape[1]
         view = HeadView(self.pattern, self.layer, 0, heads)
         starts = [start for start, _ in view.alike(heads)]
-        blocks = max((view.far_count(n // size, head) for n in set(lengths) for head in starts), default=0)
+        blocks = max([0, *(view.far_count(n // size, head) for n in set(lengths) for head in starts)])
         more = blocks * size - self.far_keys.shape[2]
         if more > 0:
             empty = (x.new_zeros(*x.shape[:2], more, x.shape[3]) for x in (self.far_keys, self.far_values))

@@ -34,6 +34,8 @@ _MOST_DECODED = 16
 class RetainedLayer(Regions):
     """The cache of one sparse layer: attention and storage in one step, `attend`."""
 
+    # Shapes and decisions change with every token: it would be compiled anew each time.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(
         self,
         q: Tensor,
@@ -214,10 +216,18 @@ class RetainedCache(Cache):
     Args:
         pattern: Which blocks the sparse layers see.
         plan: Which layers are full.
-        offloading: Full layers wait on the CPU while others run (GPU only).
+        offloading: Full layers wait on the CPU while others run.
+
+    Raises:
+        UsageError: Offloading without a GPU.
     """
 
     def __init__(self, pattern: AttentionPattern, plan: LayerPlan, *, offloading: bool = False) -> None:
+        if offloading and not torch.cuda.is_available():
+            raise UsageError(
+                "offloading keeps a cache in the CPU's memory while a GPU computes, and there is no GPU here; leave it "
+                "out (cache_implementation='dynamic')."
+            )
         layers: list[Any] = [
             DynamicLayer() if plan.is_full(layer) else RetainedLayer(pattern, layer) for layer in range(plan.num_layers)
         ]

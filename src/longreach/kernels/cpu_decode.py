@@ -71,6 +71,8 @@ def store(
     far[1].scatter_(2, slots, v)
 
 
+# Reads lengths: torch.compile would make a program for each.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def decode(
     q: Tensor,
     far: tuple[Tensor, Tensor],
