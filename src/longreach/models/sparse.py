@@ -118,6 +118,7 @@ class HybridDecoder:
     def make_sparse(self) -> None:
         """Turns the attention of every sparse layer of a stock decoder into the pattern's."""
         module: Any = self
+        pattern_of(module.config)  # a config that was edited badly is refused when it is loaded
         # transformers notes at construction, by class, which outputs can be asked for (output_hidden_states).
         dict.__setitem__(output_capturing._CAN_RECORD_REGISTRY, str(type(self)), module._can_record_outputs)
         for index, layer in enumerate(module.layers):
