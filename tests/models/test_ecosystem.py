@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -134,7 +135,10 @@ def test_sparse_and_full_layers_may_wait_on_the_disk(tmp_path):
 # -- torch.compile ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend, lengths", [("eager", (40, 61)), ("inductor", (40,))])
+NO_COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+
+
+@pytest.mark.parametrize("backend, lengths", [("eager", (40, 61)), pytest.param("inductor", (40,), marks=NO_COMPILER)])
 def test_the_whole_forward_is_compiled(backend, lengths):
     model = make_hybrid(num_hidden_layers=2)
     compiled = torch.compile(model, backend=backend, fullgraph=True)

@@ -10,8 +10,8 @@ layers do not: they look behind it for an object with
     world_size, sp_rank, process_group          ranks that share a sequence, this one's number, how they talk
     disable_in_eval                             optional: models in evaluation are left alone
 
-and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2 to 0.19.8 are so.) Whatever else
-stands there is refused: a sparse layer would take its piece of the sequence for the whole.
+and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2, the least that accelerate takes, is
+written so; 0.19.8 was tried.) Whatever else stands there is refused: a sparse layer would take its piece for the whole.
 
 Shapes: B rows, H query heads, K KV heads, T tokens of this rank, D head dim.
 """
