@@ -31,11 +31,11 @@ if [ -n "${LONGREACH_BENCH_DRY:-}" ]; then
     SMALL="--device cpu --dtype float32 --length 96 --block-size 8 --local-blocks 3"
     ATTENTION="--shape smollm2 --repeats 1 --impl cpu $SMALL"
     MODEL="--shape smollm2 --layers 3 --repeats 1 $SMALL"
-    PREFILL="" TRAIN="" DECODE="--new-tokens 2"
+    PREFILL="" TRAIN="" DECODE="--new-tokens 2" COMPILED=""
 else
     ATTENTION="--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda --impl triton,flex"
     MODEL="--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda"
-    PREFILL="--repeats 2" TRAIN="--repeats 2 --layers 12" DECODE="--new-tokens 64"
+    PREFILL="--repeats 2" TRAIN="--repeats 2 --layers 12" DECODE="--new-tokens 64" COMPILED="--graphs --compile"
 fi
 
 failed=""
@@ -74,6 +74,7 @@ step() {
     step model-decode 110 model $MODEL $DECODE --what decode
     step model-train 150 model $MODEL $TRAIN --what train
     step model-prefill 150 model $MODEL $PREFILL --what prefill
+    step model-decode-compiled 150 model $MODEL $DECODE $COMPILED --what decode
 }
 
 if [ -n "$failed" ]; then

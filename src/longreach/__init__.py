@@ -20,6 +20,7 @@ _HOMES = {
     "Policy": "reader",
     "Reader": "reader",
     "Sampling": "models.generate",
+    "Steps": "models.steps",
     "convert": "models.convert",
     "errors": "",
     "load": "models.load",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from longreach.models.convert import convert as convert
     from longreach.models.generate import Sampling as Sampling
     from longreach.models.load import load as load
+    from longreach.models.steps import Steps as Steps
     from longreach.pattern import AttentionPattern as AttentionPattern
     from longreach.pattern import LayerPlan as LayerPlan
     from longreach.reader import Answer as Answer

@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
 STEPS = ["attention-decode", "attention-forward", "attention-train", "model-decode", "model-train", "model-prefill"]
+STEPS.append("model-decode-compiled")
 
 FAKE = """#!/usr/bin/env bash
 # Stands for Python: notes its call, writes what --out names; `train` steps fail, `decode` steps never end.
@@ -46,7 +47,7 @@ def test_every_step_of_a_dry_run_writes_its_json(run, tmp_path):
     assert [line.split()[1].rstrip(":") for line in done.stdout.splitlines()[:-1]] == STEPS
     reports = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in STEPS}
     for name, report in reports.items():
-        bench, what = name.split("-")
+        bench, what = name.split("-")[:2]
         assert report["bench"] == bench and (report.get("what") == what or what in report)
         assert report["hardware"]["device"] == "cpu" and report["density" if bench == "attention" else "slice"]
     prefill = reports["model-prefill"]["prefill"]["variants"]
@@ -77,6 +78,7 @@ def test_without_the_dry_mode_sizes_are_those_of_the_goal(run, fake, tmp_path):
     assert all("--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda" in call for call in calls)
     assert all("--impl triton,flex" in call for call in calls if "attention" in call.split()[:4])
     assert [call for call in calls if "--layers" in call] == [call for call in calls if "--layers 12" in call] != []
+    assert ["--graphs --compile" in call for call in calls] == [name == "model-decode-compiled" for name in STEPS]
 
 
 BARE = """

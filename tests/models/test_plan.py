@@ -122,6 +122,43 @@ def test_cards_are_shared_and_counted():
     assert one.full.training_cards == eight.full.training_cards
 
 
+def test_serving_of_strided_models_is_not_tensor_parallel():
+    model, card = shape("llama3-70b"), hardware("h100")
+    for pattern, recipe in ((None, "tensor parallelism"), (AttentionPattern.strided(), "layers spread over cards")):
+        found = plan(model, 131072, card, pattern)
+        assert (found.full.serving_recipe, found.hybrid.serving_recipe) == ("tensor parallelism", recipe)
+    assert plan(shape("llama2-7b"), 131072, card).hybrid.serving_recipe == "one card"
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama2-7b", "llama3-70b"])
+@pytest.mark.parametrize("length", [4096, 131072, 1048576])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_training_fits_the_cards_and_not_one_less(name, length, rows):
+    model, room = shape(name), 0.9 * 80e9
+    found = plan(model, length, hardware("h100"), rows=rows).hybrid
+    row = found.activation_bytes // rows
+    for cards, recipe, state in (
+        (found.training_cards, found.training_recipe, 16 * model.parameters),
+        (found.lora_cards, found.lora_recipe, found.weights_bytes),
+    ):
+        needs = {  # of each card
+            "one card": lambda n, state=state: state + rows * row,
+            "FSDP2, a row a card at a time": lambda n, state=state: state / n + row,
+            "Ulysses x ZeRO-3, each row over all cards": lambda n, state=state: (state + row) / n,
+            "Ulysses x ZeRO-3, each row over as many cards as heads": lambda n, state=state: (
+                state / n + row / model.heads
+            ),
+        }
+        assert needs[recipe](cards) <= room * 1.0001
+        if cards > 2:
+            assert needs[recipe](cards - 1) > room or cards == model.heads
+
+
+def test_rows_that_fit_no_number_of_cards():
+    found = plan(shape("smollm2"), 10**9, hardware("h100")).full
+    assert (found.training_cards, found.training_recipe) == (0, "does not fit: shorten the rows")
+
+
 @pytest.mark.parametrize("text", ["8x", "0xh100", "tpu", "h100x8", ""])
 def test_unknown_hardware_is_refused(text):
     with pytest.raises(UsageError):

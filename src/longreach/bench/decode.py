@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
-from longreach.models.steps import Steps
+from longreach.models.steps import Steps, empty_cache
 
 _WARM_UP = 3
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
@@ -24,6 +23,7 @@ DEFINITIONS = {
     "cache": "filled with random keys and values instead of a prompt; the last of its tokens is really read",
     "peak_memory_bytes": "most GPU memory allocated during a step, both models' caches included; null on a CPU",
     "recorded": "whether a step is a CUDA graph",
+    "compiled": "whether torch.compile fused what lies between the products and attention, in both models",
 }
 
 
@@ -40,7 +40,7 @@ def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
         rows: Rows of the batch.
     """
     config = model.config
-    cache: Any = model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=config)
+    cache: Any = empty_cache(model)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for layer in cache.layers:
         sparse = isinstance(layer, RetainedLayer)
@@ -63,6 +63,7 @@ def decode(
     rows: int,
     new_tokens: int,
     graphs: bool | None,
+    compile: bool,
     notes: list[str],
     progress: Progress,
 ) -> list[dict[str, Any]]:
@@ -74,6 +75,7 @@ def decode(
         rows: Rows of the batch.
         new_tokens: Steps that are timed.
         graphs: With CUDA graphs, without, or (None) both where there is a GPU.
+        compile: Run the steps of both models through torch.compile.
         notes: Gets what has to be known about the run.
         progress: Is told how far it is.
 
@@ -83,11 +85,18 @@ def decode(
     if graphs and subject.device.type != "cuda":
         raise UsageError("CUDA graphs need a GPU; leave --graphs out.")
     modes = [graphs] if graphs is not None else [True, False] if subject.device.type == "cuda" else [False]
-    return [_decode(subject, length, rows, new_tokens, bool(mode), notes, progress) for mode in modes]
+    return [_decode(subject, length, rows, new_tokens, bool(mode), compile, notes, progress) for mode in modes]
 
 
 def _decode(
-    subject: Subject, length: int, rows: int, new_tokens: int, graph: bool, notes: list[str], progress: Progress
+    subject: Subject,
+    length: int,
+    rows: int,
+    new_tokens: int,
+    graph: bool,
+    compile: bool,
+    notes: list[str],
+    progress: Progress,
 ) -> dict[str, Any]:
     if subject.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -97,7 +106,7 @@ def _decode(
     for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
         progress(f"filling the cache of the {name} model with {length:,} tokens")
         cache = filled_cache(model, length - 1, rows)
-        steps[name] = Steps(model, length + _WARM_UP + new_tokens, cache=cache, graph=graph)
+        steps[name] = Steps(model, length + _WARM_UP + new_tokens, cache=cache, graph=graph, compile=compile)
         steps[name].read(last)
     calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
@@ -107,6 +116,7 @@ def _decode(
     found = {name: _figures(subject, length, rows, name, one, times) for name, one in steps.items()}
     return {
         "graphs": graph,
+        "compiled": compile,
         "new_tokens": new_tokens,
         "ideal_speedup": subject.ideal(length, rows).decode_speedup,
         "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],

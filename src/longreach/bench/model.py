@@ -30,6 +30,7 @@ class ModelCase:
         new_tokens: Steps of decode.
         flex: Measure the hybrid with FlexAttention in its sparse layers too (not in decode, which it cannot do).
         graphs: Decode with CUDA graphs, without, or (None) both where there is a GPU.
+        compile: Decode through torch.compile.
     """
 
     length: int
@@ -39,6 +40,7 @@ class ModelCase:
     new_tokens: int = 32
     flex: bool = False
     graphs: bool | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "rows", "repeats", "new_tokens"):
@@ -84,7 +86,7 @@ def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: Non
         elif one == "train":
             report[one] = train(*common, case.repeats, case.flex, notes, progress)
         else:
-            report[one] = decode(*common, case.new_tokens, case.graphs, notes, progress)
+            report[one] = decode(*common, case.new_tokens, case.graphs, case.compile, notes, progress)
             if case.flex:
                 notes.append("decode: flex left out: it reads no compact cache")
     return report | {"notes": notes}

@@ -52,11 +52,15 @@ def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
     for what in ("prefill", "decode", "train"):
         parts = report.get(what, [])
         for part in [parts] if isinstance(parts, dict) else parts:
-            graphs = ", graphs" if part.get("graphs") else ""
             ideal = part["ideal_speedup_flops" if what == "prefill" else "ideal_speedup"]
             for name, figures in part["variants"].items():
                 if "speedup" in figures:
-                    yield Bar(f"{what}, {name}{graphs}", figures["speedup"], ideal)
+                    yield Bar(f"{what}, {name}{variation(part)}", figures["speedup"], ideal)
+
+
+def variation(part: Mapping[str, Any]) -> str:
+    """What tells one report on decoding from another: ", graphs", ", compiled"."""
+    return "".join(f", {name}" for name in ("graphs", "compiled") if part.get(name))
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:

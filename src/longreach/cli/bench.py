@@ -13,6 +13,7 @@ from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note, out
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
+    PatternOption,
     SinkBlocksOption,
     StrideOption,
     given,
@@ -29,7 +30,6 @@ Example: longreach bench attention --length 16384
 """
 app = typer.Typer(help=HELP, no_args_is_help=True)
 
-PatternOption = typer.Option("sink-window", "--pattern", help="sink-window or strided; the next four change values.")
 OutOption = typer.Option(None, "--out", metavar="FILE", help="Write the JSON there as well.")
 PlotOption = typer.Option(None, "--plot", metavar="FILE", help="Draw achieved beside ideal speed-ups: .png or .svg.")
 DtypeOption = typer.Option(
@@ -118,6 +118,7 @@ def model(
     graphs: bool | None = typer.Option(
         None, "--graphs/--no-graphs", help="Decode with or without CUDA graphs. [default: both on a GPU]"
     ),
+    compile: bool = typer.Option(False, "--compile", help="Decode through torch.compile, full and hybrid alike."),
     dtype: str | None = DtypeOption,
     device: str | None = DeviceOption,
     plot: Path | None = PlotOption,
@@ -132,7 +133,7 @@ def model(
         from longreach.bench.model import ModelCase, run
         from longreach.bench.subject import subject
 
-        case = ModelCase(length, _names(what), rows, repeats, new_tokens, flex, graphs)
+        case = ModelCase(length, _names(what), rows, repeats, new_tokens, flex, graphs, compile)
         changes = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
         chosen = pattern_from(pattern or "sink-window", **changes) if pattern or given(changes) else None
         place, kind = _place(device, dtype, out, plot)
@@ -257,6 +258,8 @@ def _attention_table(report: dict[str, Any]) -> None:
 
 
 def _model_table(report: dict[str, Any]) -> None:
+    from longreach.bench.plot import variation
+
     rows = []
     for what in ("prefill", "decode", "train"):
         parts = report.get(what, [])
@@ -266,7 +269,7 @@ def _model_table(report: dict[str, Any]) -> None:
                 other = one.get("achieved_over_ideal", one.get("achieved_over_ideal_flops"))
                 rows.append(
                     (
-                        what + {True: ", graphs", False: ""}[bool(part.get("graphs"))],
+                        what + variation(part),
                         name,
                         _number(one.get("seconds", one.get("seconds_per_token")), 4),
                         _number(one["tokens_per_second"], 1),

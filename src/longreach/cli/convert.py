@@ -7,7 +7,9 @@ import typer
 from longreach.cli.output import JsonOption, emit
 from longreach.cli.pattern import (
     BlockSizeOption,
+    FullLayersOption,
     LocalBlocksOption,
+    PatternOption,
     SinkBlocksOption,
     StrideOption,
     layers_from,
@@ -18,16 +20,12 @@ from longreach.cli.pattern import (
 def convert(
     model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'."),
     out: Path = typer.Argument(help="A folder that does not exist yet, or an empty one."),
-    pattern: str = typer.Option(
-        "sink-window", "--pattern", help="sink-window or strided; the next four options change single values."
-    ),
+    pattern: str = PatternOption,
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
-    full_layers: str = typer.Option(
-        "middle-third", "--full-layers", help="middle-third, a number of layers in the middle, or indices: 4,5,6."
-    ),
+    full_layers: str = FullLayersOption,
     max_length: int = typer.Option(131072, "--max-length", help="Tokens of the new window."),
     rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
     dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16. [default: float32]"),

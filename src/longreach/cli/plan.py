@@ -1,32 +1,53 @@
 """`longreach plan`: what a model at a length needs and could reach on given cards."""
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
 from longreach.cli.output import JsonOption, emit, table
+from longreach.cli.pattern import (
+    BlockSizeOption,
+    FullLayersOption,
+    LocalBlocksOption,
+    PatternOption,
+    SinkBlocksOption,
+    StrideOption,
+    layers_from,
+    pattern_from,
+)
 
 
 def plan(
     shape: str = typer.Option(..., "--shape", help="smollm2, llama2-7b, llama3-8b, ...: a wrong name lists them."),
     length: int = typer.Option(131072, "--length", help="Tokens of each row."),
     hardware: str = typer.Option("h100", "--hardware", help="A card or a number of them: h100, 8xh100."),
-    pattern: str = typer.Option("sink-window", "--pattern", help="Of the sparse layers: sink-window or strided."),
+    pattern: str = PatternOption,
+    block_size: int | None = BlockSizeOption,
+    sink_blocks: int | None = SinkBlocksOption,
+    local_blocks: int | None = LocalBlocksOption,
+    stride: int | None = StrideOption,
+    full_layers: str = FullLayersOption,
     rows: int = typer.Option(1, "--rows", help="Rows of the batch."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Compare a full with a hybrid model by arithmetic: memory, work, and times at the cards' peak.
+    """Compare a full with a hybrid model by arithmetic: memory, work, times at the cards' peak, and what fits where.
 
-    Times are limits, not forecasts; nothing is loaded or run.
+    Times are limits, not forecasts; nothing is loaded or run. The cards named at the end are the fewest that suffice.
 
     Example: longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
     """
     from longreach.models.plan import hardware as cards
     from longreach.models.plan import plan as compare
     from longreach.models.plan import shape as sizes
-    from longreach.pattern import AttentionPattern
+    from longreach.pattern import LayerPlan
 
-    result = compare(sizes(shape), length, cards(hardware), AttentionPattern.preset(pattern), rows=rows)
+    model = sizes(shape)
+    sparse = pattern_from(
+        pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
+    )
+    layers = LayerPlan.make(model.layers, layers_from(full_layers))
+    result = compare(model, length, cards(hardware), sparse, layers, rows=rows)
     gains = {
         "kv_reduction": result.kv_reduction,
         "prefill_speedup": result.prefill_speedup,
@@ -34,15 +55,19 @@ def plan(
         "training_speedup": result.training_speedup,
     }
     if as_json:
-        asked = {"shape": shape, "length": length, "hardware": hardware, "pattern": pattern, "rows": rows}
+        asked = {"shape": shape, "length": length, "hardware": hardware, "pattern": asdict(sparse), "rows": rows}
+        asked |= {"full_layers": list(layers.full)}
         emit({**asked, "full": asdict(result.full), "hybrid": asdict(result.hybrid), **gains})
         return
     full, hybrid = asdict(result.full), asdict(result.hybrid)
+    for values in (full, hybrid):
+        for use in ("serving", "training", "lora"):
+            values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
     table(("", "full", "hybrid"), [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full])
     typer.echo("\nlimits: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items()))
 
 
-def _shown(name: str, values: dict[str, float]) -> str:
+def _shown(name: str, values: dict[str, Any]) -> str:
     value = values[name]
     if name.endswith("bytes"):
         return f"{value / 2**30:,.1f} GiB"

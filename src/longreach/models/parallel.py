@@ -33,6 +33,7 @@ from longreach.kernels.attention import sparse_attention
 from longreach.pattern import AttentionPattern
 
 _CONTRACT = ("attn", "world_size", "sp_rank", "process_group")
+_WHOLE = ("transformers.", "longreach.")  # modules whose attention functions take sequences to be whole
 _OTHERS = "FSDP, gradient checkpointing or DeepSpeed's Ulysses (UlyssesSPAttentionHF)"
 
 
@@ -145,7 +146,7 @@ def _unknown(what: str) -> str:
 
 
 def _is_stock(name: str, function: Any) -> bool:
-    """Whether transformers' own function is called under this name, down to the call of the flash attention kernel."""
+    """Whether transformers' own function or ours is called under this name, the flash attention kernel included."""
     if "/" in name or name.startswith("paged|"):  # kernels from the hub; serving, which never gets here
         return True
     while isinstance(function, functools.partial):
@@ -153,7 +154,7 @@ def _is_stock(name: str, function: Any) -> bool:
     kernel: Any = vars(flash_attention)["_flash_attention_forward"]  # what others like to replace
     inner = (function, kernel) if "flash" in name else (function,)
     # Where a function was written, which functools.wraps does not hide.
-    return all(getattr(f, "__globals__", {}).get("__name__", "").startswith("transformers.") for f in inner)
+    return all(getattr(f, "__globals__", {}).get("__name__", "").startswith(_WHOLE) for f in inner)
 
 
 def _behind(function: Any) -> list[Any]:

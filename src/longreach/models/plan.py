@@ -78,7 +78,9 @@ class Cards:
 class Estimate:
     """Memory in bytes over all cards, work in FLOP, times in seconds at the cards' peak.
 
-    `activation_bytes` is training's with gradient checkpointing: each layer's input and one layer recomputed.
+    `activation_bytes` is training's with gradient checkpointing: each layer's input and one layer recomputed. The cards
+    are the fewest whose memory suffices in the way that the recipe beside them names; `lora` trains an adapter, whose
+    own few weights are not counted.
     """
 
     weights_bytes: int
@@ -92,7 +94,11 @@ class Estimate:
     serving_bytes: int
     training_bytes: int
     serving_cards: int
+    serving_recipe: str
     training_cards: int
+    training_recipe: str
+    lora_cards: int
+    lora_recipe: str
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,11 @@ def _estimate(
     weights = model.parameters * itemsize
     widest = 4 * model.hidden + 2 * model.head_dim * (model.heads + model.kv_heads) + 3 * model.intermediate
     activations = rows * length * itemsize * (model.hidden * model.layers + widest)
-    serving, trained = weights + kv, model.parameters * _TRAINING_BYTES + activations
+    room = cards.memory_bytes * _ROOM
+    state, each = model.parameters * _TRAINING_BYTES, activations // rows
+    serving_cards = math.ceil((weights + kv) / room)
+    training_cards, training_recipe = _training(state, each, rows, room, model.heads)
+    lora_cards, lora_recipe = _training(weights, each, rows, room, model.heads)
     return Estimate(
         weights_bytes=weights,
         kv_bytes=kv,
@@ -194,11 +204,40 @@ def _estimate(
         prefill_seconds=prefill / (cards.flops * cards.count),
         decode_seconds_per_token=(weights + kv) / (cards.bytes_per_second * cards.count),
         training_seconds=training / (cards.flops * cards.count),
-        serving_bytes=serving,
-        training_bytes=trained,
-        serving_cards=math.ceil(serving / (cards.memory_bytes * _ROOM)),
-        training_cards=math.ceil(trained / (cards.memory_bytes * _ROOM)),
+        serving_bytes=weights + kv,
+        training_bytes=state + activations,
+        serving_cards=serving_cards,
+        serving_recipe=_serving(serving_cards, pattern.stride > 0 and bool(layers.sparse)),
+        training_cards=training_cards,
+        training_recipe=training_recipe,
+        lora_cards=lora_cards,
+        lora_recipe=lora_recipe,
     )
+
+
+def _serving(cards: int, strided: bool) -> str:
+    if cards == 1:
+        return "one card"
+    return "layers spread over cards" if strided else "tensor parallelism"  # a stride's heads are not alike
+
+
+def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple[int, str]:
+    """The fewest cards for weights (with what their training needs) and rows of activations, and how to use them."""
+    if state + rows * row <= room:
+        return 1, "one card"
+    ways = {}
+    if row < room:
+        ways["FSDP2, a row a card at a time"] = max(2, math.ceil(state / (room - row)))
+    together = max(2, math.ceil((state + row) / room))
+    if together <= heads:
+        ways["Ulysses x ZeRO-3, each row over all cards"] = together
+    else:  # a row over as many cards as there are heads, the weights over more
+        apart = math.ceil(row / heads)
+        if apart >= room:
+            return 0, "does not fit: shorten the rows"
+        ways["Ulysses x ZeRO-3, each row over as many cards as heads"] = max(heads, math.ceil(state / (room - apart)))
+    best = min(ways, key=lambda way: ways[way])
+    return ways[best], best
 
 
 def _look_up(file: str, name: str, what: str) -> dict[str, Any]:

@@ -69,8 +69,7 @@ class Steps:
         on_gpu, wanted = model.device.type == "cuda", graph or record is not None
         if wanted and record is None and not on_gpu:
             raise UsageError(f"CUDA graphs need a GPU and the model is on {model.device}; use graph=None.")
-        if cache is None:
-            cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
+        cache = empty_cache(model) if cache is None else cache
         known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
         recorded = graph is not False and (on_gpu or record is not None)
         self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
@@ -224,6 +223,11 @@ class Steps:
             yield
         finally:
             config._attn_implementation = "sdpa" if usual == NAME else usual
+
+
+def empty_cache(model: Any) -> Any:
+    """The cache that a model makes by itself: of a hybrid one it keeps only what the pattern retains."""
+    return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
 
 
 def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
