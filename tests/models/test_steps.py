@@ -160,7 +160,7 @@ def test_memory_is_taken_once_and_counted():
 
 def test_what_cannot_be_recorded_is_refused():
     for model, options, word in (
-        (made(), {"graph": True}, "need a GPU"),
+        (made(), {"graph": True}, "one GPU"),
         (make_model("gemma2"), {"record": print}, "cannot be recorded"),
         (make_model("mistral"), {"record": print}, "sliding"),
     ):
@@ -172,6 +172,22 @@ def test_what_cannot_be_recorded_is_refused():
     with pytest.raises(UsageError, match="max_length=11"):
         steps.read(ids_of(1, 11))
     assert steps.read(ids_of(1, 10)).shape == (1, 260)
+
+
+@needs_triton
+def test_steps_that_turn_out_not_to_be_recordable():
+    def fails(run):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model, ids = made(num_hidden_layers=3), ids_of(1, 12)
+    steps = Steps(model, 40, record=fails, impl="triton")
+    tokens = steps.read(ids).argmax(-1)
+    tokens = steps.step(tokens).argmax(-1)
+    with pytest.raises(UsageError, match=r"not permitted.*graph=False"):
+        steps.step(tokens)
+    steps = Steps(model, 40, record=fails, impl="triton")
+    steps._wanted = False  # as where nobody asked for a graph: then it goes on without
+    assert torch.equal(written(steps, steps.read(ids), 5), wanted(model, ids, 5)) and not steps.recorded
 
 
 def test_an_error_in_a_step_leaves_the_model_as_it_was():

@@ -43,7 +43,7 @@ class Steps:
             take steps of fixed shapes; all others work as they do by themselves.
         max_length: Slots of each row, padding and new tokens included: so much memory is taken at the first `read`.
         cache: KV cache of what was read before; it is taken over.
-        graph: Whether to record steps as a CUDA graph; None where there is a GPU and the model allows it.
+        graph: Whether to record steps as a CUDA graph; None where the model is on one GPU and allows it.
         compile: Run steps through torch.compile, which fuses norms and rotary embeddings; its first step takes minutes.
         impl: Of sparse layers, and of full ones in steps of fixed shapes: as in `kernels.attention`.
         record: How to record; CUDA graphs where None.
@@ -66,15 +66,19 @@ class Steps:
         self.model, self.max_length = model, max_length
         self._options = {"impl": impl} if impl != "auto" else {}
         self.filled = cache.get_seq_length() if cache is not None else 0
-        on_gpu, wanted = model.device.type == "cuda", graph or record is not None
+        on_gpu = {parameter.device for parameter in model.parameters()} == {
+            model.device
+        } and model.device.type == "cuda"
+        wanted = graph or record is not None
         if wanted and record is None and not on_gpu:
-            raise UsageError(f"CUDA graphs need a GPU and the model is on {model.device}; use graph=None.")
+            raise UsageError(f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use graph=None.")
         cache = empty_cache(model) if cache is None else cache
         known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
         recorded = graph is not False and (on_gpu or record is not None)
         self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
         self.fixed = known and (recorded or compile) and self.cache.can_fix
         self.recorded = self.fixed and recorded
+        self._wanted = wanted
         if wanted and not self.recorded:
             raise UsageError(
                 f"Steps of a {type(model).__name__} cannot be recorded: that takes full or hybrid attention of "
@@ -154,11 +158,11 @@ class Steps:
             self._fix(tokens)
         else:
             self._tokens.copy_(tokens[:, None])
-        if first or not self.recorded:  # before it is recorded once by itself: kernels are compiled and chosen
+        if not first and self.recorded and self._replay is None:
+            self._start_recording()
+        if self._replay is None:  # the first step runs by itself: kernels are compiled and chosen
             logits = self._run_once()
         else:
-            if self._replay is None:
-                self._replay, self._logits = self._record(self._run_once)
             self._replay()
             logits = self._logits.clone()
         self.filled += 1
@@ -183,6 +187,16 @@ class Steps:
             self._lengths = self._padding.sum(1).to(tokens.dtype)
             order = (self._padding == 0).to(torch.int8).argsort(dim=1, stable=True)
         self.cache.fix_steps(self._lengths, order)
+
+    def _start_recording(self) -> None:
+        try:
+            self._replay, self._logits = self._record(self._run_once)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # some quantised products read numbers back, which a graph cannot
+            if self._wanted:
+                raise UsageError(f"The steps of this model cannot be recorded ({error}); use graph=False.") from error
+            self.recorded = False
 
     def _unfix(self) -> None:
         if self._padding is not None:
