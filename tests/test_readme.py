@@ -32,6 +32,51 @@ def test_the_measured_table_is_the_json():
     assert said == [round(value, 2) for value in ratios + asks]
 
 
+def results(name):
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+
+
+def hybrid(report):
+    """What `bench model` found of decoding or of prefill."""
+    return report["decode"][0] if "decode" in report else report["prefill"]
+
+
+def of_cpu(report):
+    part = "forward+backward" if report["what"] == "train" else "forward"
+    return next(row for row in report["results"] if (row["impl"], row["part"]) == ("cpu", part))
+
+
+def test_speed_ups_are_those_of_the_json():
+    said = re.findall(r"([\d.]+)x, \[([\d.]+) of ideal\]\(benchmarks/results/(\S+?\.json)\)", README)
+    assert len(said) == 9
+    for speedup, share, name in said:
+        report = results(name)
+        if report["bench"] == "attention":
+            found, ideal = of_cpu(report), "achieved_over_ideal"
+        else:
+            found = hybrid(report)["variants"]["hybrid"]
+            ideal = "achieved_over_ideal" if "decode" in report else "achieved_over_ideal_equal_kernels"
+        assert (f"{found['speedup']:.2f}", f"{found[ideal]:.2f}") == (speedup, share), name
+
+
+def test_the_comparison_with_flex_attention_is_the_json():
+    row = next(line for line in README.splitlines() if line.startswith("| sparse attention over FlexAttention"))
+    kinds = ("16k", "32k", "16k-strided", "32k-strided")
+    found = [of_cpu(results(f"attention-{kind}_cpu-2cores_2026-11-22.json"))["speedup_over_flex"] for kind in kinds]
+    assert re.findall(r"([\d.]+)x", row.split("|")[2]) == [f"{value:.2f}" for value in found]
+
+
+def test_the_saved_cache_is_the_json():
+    rows = "\n".join(line.split("|")[2] for line in README.splitlines() if line.startswith("| KV cache allocated"))
+    names = ("model-decode-32k", "model-decode-128k", "model-kv-32k")
+    reports = [hybrid(results(f"{name}_cpu-2cores_2026-11-22.json")) for name in names]
+    found = [f"{100 * report['kv_allocated_reduction']:.1f}" for report in reports]
+    assert re.findall(r"-([\d.]+)%", rows) == found
+    for report in reports:  # the arithmetic, in whole blocks; slots are taken ahead for the tokens to come
+        figures = report["variants"]["hybrid"]
+        assert 0 <= figures["kv_allocated_bytes"] / figures["kv_block_bytes"] - 1 < 0.002
+
+
 def test_both_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
