@@ -103,7 +103,7 @@ class Regions(CacheLayerMixin):
         """Writes blocks to the far region: tokens before `group.old` lie in the ring, later ones in k and v."""
         size = self.pattern.block_size
         positions = (torch.tensor(blocks)[:, None] * size + torch.arange(size)).flatten()
-        border = int((positions < group.old).sum())
+        border = sum(min(size, max(0, group.old - block * size)) for block in blocks)
         ring, new = positions[:border] % max(1, self.keys.shape[2]), positions[border:] - group.old
         for far, near, fresh in ((self.far_keys, self.keys, k), (self.far_values, self.values, v)):
             target = far[group.rows, heads, to]
