@@ -55,4 +55,6 @@ def test_what_does_not_work_is_noted_and_the_call_stays():
 
     assert dense.attempt(call, "it", notes) is None and notes == ["it did not run here (It cannot be done.)"]
     if not torch.cuda.is_available():
-        assert dense.recorded(call, "a step", notes) is call and "a step as a CUDA graph" in notes[-1]
+        assert (
+            dense.recorded(call, torch.device("cpu"), "a step", notes) is call and "a step as a CUDA graph" in notes[-1]
+        )

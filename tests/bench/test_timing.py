@@ -45,7 +45,9 @@ def test_the_machine_is_recorded():
     assert set(found["hardware"]) == {"device", "processor", "cores", "threads"} and found["hardware"]["processor"]
     assert found["hardware"]["threads"] == torch.get_num_threads()
     versions = found["versions"]
-    assert versions["torch"] == torch.__version__ and versions["lancedb"] and versions["no-such-package"] is None
+    assert (
+        torch.__version__.startswith(versions["torch"]) and versions["lancedb"] and versions["no-such-package"] is None
+    )
     assert set(versions) >= {"longreach", "torch", "triton", "transformers"}
 
 

@@ -1,7 +1,11 @@
 """Steps out of memory that is taken once: the same tokens as `generate`, recorded or not, full and hybrid."""
 
+import gc
+import weakref
+
 import pytest
 import torch
+from transformers import DynamicCache, StaticCache
 
 import longreach as lr
 from longreach.caches.prefix import cache_bytes
@@ -140,11 +144,56 @@ def test_compiled_steps_are_the_same(hybrid, monkeypatch):
 
     def compile(run, **kwargs):
         compiled = real(run, **kwargs)
-        return lambda: runs.append(1) or compiled()
+        return lambda *args: runs.append(1) or compiled(*args)
 
     monkeypatch.setattr(torch, "compile", compile)
     steps = Steps(model, 40, compile=True, impl="triton")
     assert torch.equal(written(steps, steps.read(ids), 8), wanted(model, ids, 8)) and len(runs) == 7
+
+
+@needs_triton
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_nothing_is_compiled_while_recording(hybrid):
+    torch.compiler.reset()
+    model, ids = made(hybrid=hybrid, num_hidden_layers=3), ids_of(1, 21)
+    frames = torch._dynamo.utils.counters["frames"]
+    steps = recorded(model, 40, compile=True)
+    tokens = steps.step(steps.read(ids).argmax(-1)).argmax(-1)
+    before, compiled = frames["total"], []
+
+    def fails(run):
+        compiled.append(frames["total"])
+        run()
+        compiled.append(frames["total"])
+        raise RuntimeError("enough")
+
+    steps._record = fails
+    with pytest.raises(UsageError, match="enough"):
+        steps.step(tokens)
+    assert before > 0 and compiled == [before, before]
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_memory_is_freed_with_the_steps(hybrid):
+    gc.collect()
+    gc.disable()  # what refers to itself would stay
+    try:
+        steps = Steps(made(hybrid=hybrid, num_hidden_layers=3), 30)
+        steps.step(steps.read(ids_of(1, 20)).argmax(-1))
+        layers = [weakref.ref(layer) for layer in steps.cache.layers]
+        assert all(ref() is not None for ref in layers)
+        del steps
+        assert all(ref() is None for ref in layers)
+    finally:
+        gc.enable()
+
+
+def test_what_was_read_in_inference_mode_goes_on_outside():
+    model, ids = made(), ids_of(1, 20)
+    steps = Steps(model, 40)
+    with torch.inference_mode():
+        logits = steps.read(ids)
+    assert torch.equal(written(steps, logits.clone(), 5), wanted(model, ids, 5))
 
 
 def test_memory_is_taken_once_and_counted():
@@ -168,10 +217,23 @@ def test_what_cannot_be_recorded_is_refused():
             Steps(model, 40, **options)
     with pytest.raises(UsageError, match="input_ids"):
         Steps(made(), 40).read()
+    right = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    for mask in (right, right[:, :2], right[:1]):
+        with pytest.raises(UsageError, match="on the left"):
+            Steps(made(), 40).read(ids_of(2, 3), attention_mask=mask)
+    for cache in (made().new_cache(max_length=40), StaticCache(config=made(hybrid=False).config, max_cache_len=40)):
+        with pytest.raises(UsageError, match="taken over"):
+            Steps(made(), 40, cache=cache)
+    padded = made().new_cache()
+    made()(ids_of(2, 3), attention_mask=right.flip(1), past_key_values=padded)
+    with pytest.raises(UsageError, match="with padding"):
+        Steps(made(), 40, cache=padded)
     steps = Steps(made(), 10)
     with pytest.raises(UsageError, match="max_length=11"):
         steps.read(ids_of(1, 11))
     assert steps.read(ids_of(1, 10)).shape == (1, 260)
+    empty = Steps(made(), 10, cache=DynamicCache())  # a cache without layers is none
+    assert torch.equal(empty.read(ids_of(1, 10)), Steps(made(), 10).read(ids_of(1, 10)))
 
 
 @needs_triton

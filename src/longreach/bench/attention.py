@@ -132,7 +132,7 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
     loops = 1
     if case.what == "decode" and case.device.type == "cuda":
         loops = _DECODE_LOOPS
-        ready = {name: dense.recorded(call, name, notes) for name, call in ready.items()}
+        ready = {name: dense.recorded(call, case.device, name, notes) for name, call in ready.items()}
     times = measure(ready, case.repeats, case.device, loops=loops, progress=progress)
     return {
         "bench": "attention",

@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from longreach.bench.timing import Progress, measure
 from longreach.errors import LongreachError, UsageError
+from longreach.models.steps import record_cuda_graph
 
 # By the name that reports give it. On a CPU torch has one fused kernel and chooses it by itself.
 BACKENDS = {
@@ -67,19 +68,14 @@ def fastest(call: Callable[[], Any], device: torch.device, notes: list[str], pro
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def recorded(call: Callable[[], Any], what: str, notes: list[str]) -> Callable[[], Any]:
+def recorded(call: Callable[[], Any], device: torch.device, what: str, notes: list[str]) -> Callable[[], Any]:
     """The call as a CUDA graph, so that its time is the kernels' and not Python's; a note where it cannot be one."""
 
     def record() -> Callable[[], Any]:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
+        for _ in range(3):
             call()
-        return graph.replay
+        torch.cuda.synchronize(device)
+        return record_cuda_graph(call, device)[0]
 
     return attempt(record, f"{what} as a CUDA graph", notes) or call
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from longreach.caches.retained import RetainedLayer
 from longreach.caches.static import StaticRetainedLayer
@@ -74,6 +74,7 @@ class ReservedLayer(DynamicLayer):
             none = self.slots[0][:, :, :0]
             store_token(key_states, value_states, Retained(none, none, *self.slots), self.pattern, self.lengths)
             return self.slots
+        self._leave_inference_mode()
         have, new = self.keys.shape[2], key_states.shape[2]
         if have + new > self.max_length:
             raise UsageError(
@@ -85,6 +86,14 @@ class ReservedLayer(DynamicLayer):
         self._show(have + new)
         return self.keys, self.values
 
+    def _leave_inference_mode(self) -> None:
+        """What was taken in inference mode cannot be written to outside: copies can."""
+        assert self.slots is not None
+        if self.slots[0].is_inference() and not torch.is_inference_mode_enabled():
+            filled = self.keys.shape[2]
+            self.slots = _pair(x.clone() for x in self.slots)
+            self._show(filled)
+
     def fix_steps(self, lengths: Tensor, order: Tensor | None = None) -> None:
         """From here on steps have fixed shapes.
 
@@ -92,7 +101,7 @@ class ReservedLayer(DynamicLayer):
             lengths: [B] real tokens of each row, on the device; the caller adds one before each step.
             order: [B, filled] indices that bring each row's real tokens to its front; None where they are there.
         """
-        assert self.slots is not None
+        self._leave_inference_mode()
         if order is not None:
             for part in (self.keys, self.values):
                 part.copy_(part.gather(2, order[:, None, :, None].expand_as(part)))
@@ -139,6 +148,14 @@ def _pair(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def _refuse(layer: Any) -> None:
+    """Raises UsageError for a layer that cannot be taken over."""
+    if isinstance(layer, StaticLayer | StaticRetainedLayer | ReservedLayer):
+        raise UsageError(f"A {type(layer).__name__} cannot be taken over; give the dynamic cache that the model makes.")
+    if isinstance(layer, RetainedLayer) and any(length != layer.slots for length in layer.lengths):
+        raise UsageError("The cache was read with padding; read the rows again, or one by one.")
+
+
 class ReservedCache(Cache):
     """A cache for at most `max_length` slots whose full layers are `ReservedLayer`s.
 
@@ -147,12 +164,17 @@ class ReservedCache(Cache):
             of other kinds stay as they are. It is not to be used any more afterwards.
         max_length: Slots of each row, padding included.
         fixed: Make sparse layers static as well, so that `fix_steps` can follow.
+
+    Raises:
+        UsageError: A layer has fixed slots already, or was read with padding, which nobody could tell from text later.
     """
 
     def __init__(self, cache: Cache, max_length: int, *, fixed: bool = False) -> None:
         layers: list[Any] = []
         while cache.layers:  # one by one, so that no more than one layer is there twice
-            layer: Any = cache.layers.pop(0)
+            layer: Any = cache.layers[0]
+            _refuse(layer)
+            cache.layers.pop(0)
             if type(layer) is DynamicLayer:
                 layer = ReservedLayer(max_length, layer)
             elif fixed and isinstance(layer, RetainedLayer):
@@ -166,10 +188,12 @@ class ReservedCache(Cache):
         return all(isinstance(layer, ReservedLayer | StaticRetainedLayer) for layer in self.layers)
 
     def fix_steps(self, lengths: Tensor, order: Tensor | None = None) -> None:
-        """See `ReservedLayer.fix_steps`."""
+        """See `ReservedLayer.fix_steps`; sparse layers give up what they read with."""
         for layer in self.layers:
             if isinstance(layer, ReservedLayer):
                 layer.fix_steps(lengths, order)
+            elif isinstance(layer, StaticRetainedLayer):
+                layer.freeze()
 
     def end_steps(self, filled: int) -> None:
         """See `ReservedLayer.end_steps`."""

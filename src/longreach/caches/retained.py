@@ -29,6 +29,7 @@ from longreach.pattern import AttentionPattern, LayerPlan
 
 # Longer runs of queries are read as a chunk: the decode kernel is made for few.
 _MOST_DECODED = 16
+_MOST_ROWS = 64  # of the decode kernel: queries times query heads of a KV head
 
 
 class RetainedLayer(Regions):
@@ -75,7 +76,8 @@ class RetainedLayer(Regions):
         q, k, v = q.detach(), k.detach(), v.detach()
         self._make_room(counts)
         enough = self.keys.shape[2] >= self.pattern.window_tokens + tokens - 1
-        if not first and enough and tokens <= _MOST_DECODED and min(counts) == tokens:
+        few = tokens <= _MOST_DECODED and q.shape[1] // k.shape[1] * tokens <= _MOST_ROWS
+        if not first and enough and few and min(counts) == tokens:
             for group in groups:
                 self._store(group, k[group.rows], v[group.rows])
             lengths = torch.tensor(self.lengths, device=q.device)

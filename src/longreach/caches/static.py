@@ -98,8 +98,7 @@ class StaticRetainedLayer(CacheLayerMixin):
             self.lengths.copy_(torch.tensor(reader.lengths, device=self.device))
             self.slots.add_(k.shape[2])
             return out
-        if self.reader is not None:
-            self._freeze(self.reader)
+        self.freeze()
         k, v = k.detach(), v.detach()
         self.lengths.add_(1)
         self.slots.add_(1)
@@ -115,8 +114,11 @@ class StaticRetainedLayer(CacheLayerMixin):
                 f"{have + tokens}, or use the dynamic one."
             )
 
-    def _freeze(self, reader: RetainedLayer) -> None:
-        """Copies what the reader holds into the tensors of the steps."""
+    def freeze(self) -> None:
+        """Copies what was read into the tensors of the steps, unless that is done."""
+        reader = self.reader
+        if reader is None:
+            return
         size, room = self.pattern.block_size, self.far_keys.shape[2] - self.pattern.block_size
         for target, source in ((self.keys, reader.keys), (self.values, reader.values)):
             target[:, :, : source.shape[2]] = source

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class Steps:
         model: A causal language model. Full attention and hybrid models of the Llama, Mistral, Qwen2 and Qwen3 families
             take steps of fixed shapes; all others work as they do by themselves.
         max_length: Slots of each row, padding and new tokens included: so much memory is taken at the first `read`.
-        cache: KV cache of what was read before; it is taken over.
+        cache: KV cache of what was read before, without padding; it is taken over.
         graph: Whether to record steps as a CUDA graph; None where the model is on one GPU and allows it.
-        compile: Run steps through torch.compile, which fuses norms and rotary embeddings; its first step takes minutes.
+        compile: Run steps through torch.compile, which fuses norms and rotary embeddings; the first one takes minutes.
         impl: Of sparse layers, and of full ones in steps of fixed shapes: as in `kernels.attention`.
         record: How to record; CUDA graphs where None.
 
@@ -65,14 +66,14 @@ class Steps:
     ) -> None:
         self.model, self.max_length = model, max_length
         self._options = {"impl": impl} if impl != "auto" else {}
-        self.filled = cache.get_seq_length() if cache is not None else 0
+        cache = cache if getattr(cache, "layers", None) else empty_cache(model)
+        self.filled = cache.get_seq_length()
         on_gpu = {parameter.device for parameter in model.parameters()} == {
             model.device
         } and model.device.type == "cuda"
         wanted = graph or record is not None
         if wanted and record is None and not on_gpu:
             raise UsageError(f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use graph=None.")
-        cache = empty_cache(model) if cache is None else cache
         known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
         recorded = graph is not False and (on_gpu or record is not None)
         self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
@@ -85,8 +86,11 @@ class Steps:
                 f"{', '.join(FAMILIES)}, without sliding windows; use graph=False."
             )
         self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
-        self._record = record or record_cuda_graph
-        self._run = torch.compile(self._forward, dynamic=False) if compile else self._forward
+        self._record = record or partial(record_cuda_graph, device=model.device)
+        # Nothing here refers to `self`: what it holds is freed with it, not when Python next looks for cycles.
+        # In pieces, each layer's would be another program, and soon too many: it has to be one.
+        whole = on_gpu or impl == "triton"
+        self._run = torch.compile(_step, dynamic=False, fullgraph=whole) if compile else _step
         self._padding: Tensor | None = None  # [B, filled], 1 for real tokens
         self._positions: Tensor | None = None  # [B, 1] of the newest tokens
         self._lengths: Tensor | None = None  # [B], while steps are fixed
@@ -105,13 +109,13 @@ class Steps:
         Args:
             input_ids: [B, T].
             inputs_embeds: [B, T, d], instead.
-            attention_mask: [B, T], 0 for padding on the left; only for the first tokens of all.
+            attention_mask: [B, T], 0 for padding, which is on the left; only for the first tokens of all.
 
         Returns:
             Logits [B, V] after the last token.
 
         Raises:
-            UsageError: The tokens do not fit, or padding comes later than at the start.
+            UsageError: The tokens do not fit, or padding is not on the left of the first ones.
         """
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None:
@@ -205,24 +209,9 @@ class Steps:
         self._lengths = self._replay = None
 
     def _run_once(self) -> Tensor:
-        with self._attention():
-            return self._run()
-
-    def _forward(self) -> Tensor:
-        """The step of fixed shapes: nothing of it depends on a number that the host would have to know."""
         assert self._lengths is not None
-        self._lengths.add_(1)
-        output = self.model(
-            input_ids=self._tokens,
-            position_ids=self._lengths[:, None] - 1,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            lengths=self._lengths,
-            **self._options,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        with self._attention():
+            return self._run(self.model, self.cache, self._tokens, self._lengths, self._options)
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
@@ -244,12 +233,30 @@ def empty_cache(model: Any) -> Any:
     return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
 
 
-def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
+def record_cuda_graph(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
     """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as well."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = run()
+    with torch.cuda.device(device):  # else the stream of another one is recorded, and nothing is on it
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        # Other threads may take memory meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            logits = run()
     return graph.replay, logits
+
+
+def _step(model: Any, cache: ReservedCache, tokens: Tensor, lengths: Tensor, options: dict[str, str]) -> Tensor:
+    """The step of fixed shapes: nothing of it depends on a number that the host would have to know."""
+    lengths.add_(1)
+    output = model(
+        input_ids=tokens,
+        position_ids=lengths[:, None] - 1,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        lengths=lengths,
+        **options,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
 
 
 def _attend(
