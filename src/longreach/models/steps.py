@@ -125,11 +125,13 @@ class Steps:
         if self._lengths is not None:
             self._unfix()
         positions = torch.arange(self.filled, self.filled + new, device=given.device).expand(rows, new)
+        if attention_mask is not None and attention_mask.shape != (rows, new):
+            raise UsageError(f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the tokens.")
         if attention_mask is not None and not bool(attention_mask.all()):
             if self.filled:
-                raise UsageError(
-                    "Padding can only come before the first tokens; read rows of unlike length one by one."
-                )
+                raise UsageError("Padding can only come before the first tokens; read unlike rows one by one.")
+            if bool((attention_mask.diff(dim=1) < 0).any()):
+                raise UsageError("attention_mask has padding after real tokens; pad the rows on the left.")
             self._padding = attention_mask.to(given.device)
             positions = (self._padding.cumsum(1) - 1).clamp(min=0)
         elif self._padding is not None:
