@@ -36,13 +36,14 @@ def compile_kernel(kernel, config, named):
     source = ASTSource(kernel, signature, constants | {"starts_ptr": None} if "starts_ptr" in signature else constants,
                        {(i,): [["tt.divisibility", 16]] for i in aligned})  # fmt: skip
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    ptx = built.asm["ptx"]
+    ptx, loops = built.asm["ptx"], built.asm["ttgir"].split("scf.for")
     line = {
         "kernel": kernel.__name__,
         "shared_bytes": built.metadata.shared,
         "tensor_core_products": ptx.count("wgmma.mma_async") + ptx.count("mma.sync"),
         "asynchronous_copies": ptx.count("cp.async"),
         "spills": ptx.count("ld.local"),
+        "waiting_loads": sum(part.count("tt.load") for part in loops[1:]),
     }
     print(json.dumps(line))
 

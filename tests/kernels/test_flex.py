@@ -3,7 +3,9 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from longreach.errors import UsageError
 from longreach.kernels import flex
 from longreach.kernels.attention import sparse_attention
 from longreach.kernels.flex import block_mask
@@ -16,31 +18,49 @@ def listed(counts, indices, h, row):
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=cases(longest=80))
-def test_block_mask_is_the_pattern(case):
-    p, size = case.p, case.p.block_size
+@given(case=cases(longest=80), coarser=st.sampled_from([1, 2, 3, 8]))
+def test_block_mask_is_the_pattern(case, coarser):
+    p, size = case.p, case.p.block_size * coarser
     heads, groups = case.kv_heads, case.groups
-    mask = block_mask(p, case.q_len, case.kv_len, heads * groups, heads, case.layer)
+    mask = block_mask(p, case.q_len, case.kv_len, heads * groups, heads, case.layer, tile=size)
+    assert (size, size) == mask.BLOCK_SIZE
     dense = p.mask(case.q_len, case.kv_len, heads, case.layer).repeat_interleave(groups, 0)
     q, k = torch.arange(case.q_len)[:, None], torch.arange(case.kv_len)[None]
     for h in range(heads * groups):
         assert torch.equal(mask.mask_mod(torch.tensor(0), torch.tensor(h), q, k), dense[h])
     for h in range(mask.kv_indices.shape[1]):
         pairs = set()
-        for i in range(p.blocks(case.q_len)):
+        for i in range(-(-case.q_len // size)):
             full = listed(mask.full_kv_num_blocks, mask.full_kv_indices, h, i)
             part = listed(mask.kv_num_blocks, mask.kv_indices, h, i)
-            for j in range(p.blocks(case.kv_len)):
+            for j in range(-(-case.kv_len // size)):
                 tile = dense[h, i * size : (i + 1) * size, j * size : (j + 1) * size]
                 assert tile.all() if j in full else bool(tile.any()) == (j in part)
             pairs |= {(i, j) for j in full + part}
         turned = {
             (i, j)
-            for j in range(p.blocks(case.kv_len))
+            for j in range(-(-case.kv_len // size))
             for counts, table in ((mask.q_num_blocks, mask.q_indices), (mask.full_q_num_blocks, mask.full_q_indices))
             for i in listed(counts, table, h, j)
         }
         assert pairs == turned
+
+
+def test_tiles_are_those_of_the_device():
+    pattern = AttentionPattern(64, 1, 4)
+    assert [flex.tile_of(pattern, torch.device(device)) for device in ("cpu", "cuda")] == [64, 128]
+    assert flex.tile_of(AttentionPattern(256), torch.device("cuda")) == 256
+    with pytest.raises(UsageError, match="multiple"):
+        block_mask(pattern, 100, 100, 1, 1, tile=96)
+
+
+@pytest.mark.parametrize("tile", [32, 128])
+def test_any_tile_gives_the_same(tile):
+    case = Case(AttentionPattern(32, 1, 2, 4), 1, 2, 2, 130, 200, 32, layer=1)
+    q, k, v = (x.detach() for x in case.tensors())
+    mask = block_mask(case.p, 130, 200, 4, 2, 1, backward=False, tile=tile)
+    got = flex._compiled()(q, k, v, block_mask=mask, scale=32**-0.5, enable_gqa=True)
+    assert max(worst([got], [sparse_attention(q, k, v, case.p, 1, impl="reference")])) < 1e-5
 
 
 def test_long_masks_are_small():

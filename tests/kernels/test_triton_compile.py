@@ -27,3 +27,4 @@ def test_kernels_compile_for_an_h100(tmp_path):
         assert line["spills"] == 0
         if name not in ("_delta_kernel", "_combine_kernel", "_store_kernel"):
             assert line["tensor_core_products"] and line["asynchronous_copies"], line
+    assert built["_split_kernel"]["waiting_loads"] == 0  # keys are on their way while others are multiplied

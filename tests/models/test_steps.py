@@ -219,7 +219,7 @@ def test_what_cannot_be_recorded_is_refused():
         Steps(made(), 40).read()
     right = torch.tensor([[1, 1, 1], [1, 1, 0]])
     for mask in (right, right[:, :2], right[:1]):
-        with pytest.raises(UsageError, match="on the left|as the tokens"):
+        with pytest.raises(UsageError, match=r"on the left|as the tokens"):
             Steps(made(), 40).read(ids_of(2, 3), attention_mask=mask)
     for cache in (made().new_cache(max_length=40), StaticCache(config=made(hybrid=False).config, max_cache_len=40)):
         with pytest.raises(UsageError, match="taken over"):

@@ -5,6 +5,7 @@ For torchtitan and others who call `flex_attention` themselves: `block_mask(patt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
@@ -16,6 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from longreach.errors import UsageError
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
+
+_GPU_TILE = 128  # what the tiles of FlexAttention's kernels for Hopper divide
 
 
 def block_mask(
@@ -29,11 +32,12 @@ def block_mask(
     heads: tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
     backward: bool = True,
+    tile: int | None = None,
 ) -> BlockMask:
     """The block mask of one sparse layer.
 
     Args:
-        pattern: Which blocks are visible; FlexAttention's blocks are the pattern's.
+        pattern: Which blocks are visible.
         q_len: Queries, the last of kv_len positions.
         kv_len: Keys.
         num_heads: Query heads; the mask has one head where all KV heads see the same (no stride).
@@ -42,18 +46,36 @@ def block_mask(
         heads: (first KV head, KV heads of the model) on a rank that holds only some.
         device: Where the mask's index tensors live.
         backward: Whether to index queries by key as well, as gradients need.
+        tile: Tokens of FlexAttention's own blocks, a multiple of the pattern's. None for the pattern's, but at least
+            128 on a GPU, where FlexAttention's tiles have to divide them.
 
     Returns:
         A BlockMask for q [B, num_heads, q_len, D] and k, v [B, num_kv_heads, kv_len, D], with `enable_gqa=True`.
     """
     first, total = heads or (0, num_kv_heads)
-    return _block_mask(HeadView(pattern, layer, first, total), q_len, kv_len, num_heads, num_kv_heads, device, backward)
+    view = HeadView(pattern, layer, first, total)
+    if tile is not None and (tile < pattern.block_size or tile % pattern.block_size):
+        raise UsageError(f"tile is {tile}; give a multiple of the pattern's block size, {pattern.block_size}.")
+    return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, torch.device(device), backward, tile)
+
+
+def tile_of(pattern: AttentionPattern, device: torch.device) -> int:
+    """Tokens of FlexAttention's own blocks on a device."""
+    return max(pattern.block_size, _GPU_TILE) if device.type == "cuda" else pattern.block_size
 
 
 def _block_mask(
-    view: HeadView, q_len: int, kv_len: int, num_heads: int, num_kv_heads: int, device: Any, backward: bool
+    view: HeadView,
+    q_len: int,
+    kv_len: int,
+    num_heads: int,
+    num_kv_heads: int,
+    device: torch.device,
+    backward: bool,
+    tile: int | None = None,
 ) -> BlockMask:
-    p, size = view.pattern, view.pattern.block_size
+    p = view.pattern
+    size = tile or tile_of(p, device)
     q_start = kv_len - q_len
     shared = p.stride == 0
     full: list[list[list[int]]] = []
@@ -62,11 +84,11 @@ def _block_mask(
         full.append([])
         part.append([])
         for low in range(q_start, kv_len, size):
-            all_see, some_see = _tile(view, low, min(low + size, kv_len), head)
+            all_see, some_see = _coarser(*_tile(view, low, min(low + size, kv_len), head), size // p.block_size)
             full[-1].append(all_see)
             part[-1].append(some_see)
     repeat = 1 if shared else num_heads // num_kv_heads
-    q_blocks, kv_blocks = p.blocks(q_len), p.blocks(kv_len)
+    q_blocks, kv_blocks = -(-q_len // size), -(-kv_len // size)
     by_query = [_table(rows, kv_blocks, repeat, device) for rows in (part, full)]
     by_key: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (None, None)]
     if backward:
@@ -90,10 +112,19 @@ def _tile(view: HeadView, low: int, high: int, head: int) -> tuple[list[int], li
     before, after = p.local_start(i0), p.local_start(i1)
     far = view.far_blocks(i0, head)
     kept = set(view.far_blocks(i1, head))
-    # A tile that is not aligned to blocks spans two: its edges are the window's first block and the last two.
+    # A tile that spans several blocks has edges: the first blocks of the windows, and its own blocks.
     edge = [j for j in range(before, min(after, i0))]
     full = far + [j for j in edge if j in kept] + list(range(max(before, after), i0))
     return full, [j for j in edge if j not in kept] + list(range(i0, i1 + 1))
+
+
+def _coarser(all_see: list[int], some_see: list[int], ratio: int) -> tuple[list[int], list[int]]:
+    """The same in blocks of `ratio` blocks each."""
+    if ratio == 1:
+        return all_see, some_see
+    counts = Counter(j // ratio for j in all_see)
+    full = [tile for tile, count in counts.items() if count == ratio]
+    return full, sorted({j // ratio for j in all_see + some_see} - set(full))
 
 
 def _transpose(rows: list[list[list[int]]], columns: int) -> list[list[list[int]]]:

@@ -25,7 +25,7 @@ def first_strided(head, shift, STEP: tl.constexpr, SINK: tl.constexpr, STRIDE: t
 
 
 @triton.jit
-def far_tokens(i, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr):
+def far_tokens(i, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL, STRIDE: tl.constexpr):
     """Tokens of the permanent blocks outside the window of query block `i`."""
     before = tl.maximum(i - LOCAL + 1, 0)
     count = tl.minimum(before, SINK)

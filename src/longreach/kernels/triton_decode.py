@@ -23,9 +23,9 @@ MAX_ROWS = 64  # of one program: query heads of a KV head times queries
 def _split_kernel(
     q_ptr, far_k, far_v, near_k, near_v, starts_ptr, lengths_ptr, part_ptr, lse_ptr,
     sqb, sqh, sqt, sfkb, sfkh, sfkt, sfvb, sfvh, sfvt, snkb, snkh, snkt, snvb, snvh, snvt,
-    tk, capacity, splits, shift, scale,
+    tk, capacity, splits, shift, scale, local,
     HKV: tl.constexpr, GROUPS: tl.constexpr, TQ: tl.constexpr, HAS_STARTS: tl.constexpr, COMPACT: tl.constexpr,
-    STEP: tl.constexpr, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
+    STEP: tl.constexpr, SIZE: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     split = tl.program_id(0)
@@ -46,8 +46,8 @@ def _split_kernel(
     near_v += b * snvb + g * snvh
 
     first = first_strided(g, shift, STEP, SINK, STRIDE)
-    far = far_tokens((end - 1) // SIZE, first, SIZE, SINK, LOCAL, STRIDE)
-    low = tl.maximum(tl.maximum(end - TQ, 0) // SIZE - LOCAL + 1, 0) * SIZE
+    far = far_tokens((end - 1) // SIZE, first, SIZE, SINK, local, STRIDE)
+    low = tl.maximum(tl.maximum(end - TQ, 0) // SIZE - local + 1, 0) * SIZE
     tiles = (far + end - low + BLOCK_N - 1) // BLOCK_N
     share = (tiles + splits - 1) // splits * BLOCK_N
     stop = tl.minimum(split * share + share, far + end - low)
@@ -61,18 +61,20 @@ def _split_kernel(
         k_pos = tl.where(is_far, permanent_position(index, first, SIZE, SINK, STRIDE), low + index - far)
         ok = index < stop
         if COMPACT:
-            k = load_rows(far_k, index, sfkt, d, ok & is_far, D, BLOCK_D, True)
-            v = load_rows(far_v, index, sfvt, d, ok & is_far, D, BLOCK_D, True)
-            if c + BLOCK_N > far:  # the near region is a ring
-                k += load_rows(near_k, k_pos % capacity, snkt, d, ok & (index >= far), D, BLOCK_D, True)
-                v += load_rows(near_v, k_pos % capacity, snvt, d, ok & (index >= far), D, BLOCK_D, True)
+            # One load for both regions, the near one being a ring: a load under an `if` would not be started ahead.
+            slot = tl.where(is_far, index, k_pos % capacity).to(tl.int64)
+            k_rows = tl.where(is_far, far_k + slot * sfkt, near_k + slot * snkt)
+            v_rows = tl.where(is_far, far_v + slot * sfvt, near_v + slot * snvt)
+            inside = ok[:, None] & (d[None, :] < D)
+            k = tl.load(k_rows[:, None] + d[None, :], mask=inside, other=0.0)
+            v = tl.load(v_rows[:, None] + d[None, :], mask=inside, other=0.0)
         else:
             k = load_rows(near_k, k_pos + start, snkt, d, ok, D, BLOCK_D, True)
             v = load_rows(near_v, k_pos + start, snvt, d, ok, D, BLOCK_D, True)
         scores = dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
         # A permanent block that leaves the window between two of the queries is in both lists, each query in one.
-        local = q_pos[:, None] // SIZE - k_pos[None, :] // SIZE < LOCAL
-        seen = ok[None, :] & (k_pos[None, :] <= q_pos[:, None]) & (local != is_far[None, :])
+        window = q_pos[:, None] // SIZE - k_pos[None, :] // SIZE < local
+        seen = ok[None, :] & (k_pos[None, :] <= q_pos[:, None]) & (window != is_far[None, :])
         scores = tl.where(seen, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         safe = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -162,14 +164,18 @@ def decode(
     lse = torch.empty((b, hq, tq), dtype=torch.float32, device=q.device)
     shape = {"HKV": hkv, "GROUPS": hq // hkv, "TQ": tq, "D": dim, "BLOCK_D": block_d, "ROWS": rows}
     tensors = [q, *far, *near]
-    compact = lengths is not None
+    compact, arguments = lengths is not None, pattern_args(view, scale)
     launch(
         _split_kernel,
         _CONFIGS,
         lambda meta: (splits, b * hkv),
         (*tensors, starts, lengths, part, part_lse),
         (*(s for x in tensors for s in x.stride()[:3]), capacity, capacity, splits),
-        pattern_args(view, scale) | shape | {"HAS_STARTS": starts is not None, "COMPACT": compact},
+        # The window may grow with every answer: as a constant it would be another kernel for each.
+        {name: value for name, value in arguments.items() if name != "LOCAL"}
+        | {"local": arguments["LOCAL"]}
+        | shape
+        | {"HAS_STARTS": starts is not None, "COMPACT": compact},
     )
     launch(
         _combine_kernel,

@@ -52,7 +52,7 @@ def launch(
         kernel[grid(blocks)](*tensors, *numbers, **named, **blocks)
         return
     sizes = tuple(int(n).bit_length() for n in q.shape)
-    key = (kernel, q.device, q.dtype, sizes, *(v for k, v in named.items() if k not in ("shift", "scale")))
+    key = (kernel, q.device, q.dtype, sizes, *(v for k, v in named.items() if k.isupper()))
     with torch.cuda.device(q.device):
         if key not in _best:
             found = _fastest(kernel, configs, grid, tensors, numbers, named)
