@@ -24,7 +24,7 @@ PYTHON=${PYTHON:-python3}
 LIMIT=${LONGREACH_BENCH_SECONDS:-540}
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 
-"$PYTHON" -c 'import typer' 2>/dev/null || "$PYTHON" -m pip install --quiet typer ||
+"$PYTHON" -c 'import typer' 2>/dev/null || timeout 60 "$PYTHON" -m pip install --quiet typer ||
     echo "typer is missing and cannot be installed; the commands need it" >&2
 
 if [ -n "${LONGREACH_BENCH_DRY:-}" ]; then
@@ -35,7 +35,7 @@ if [ -n "${LONGREACH_BENCH_DRY:-}" ]; then
 else
     ATTENTION="--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda --impl triton,flex"
     MODEL="--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda"
-    PREFILL="--repeats 2" TRAIN="--repeats 2 --layers 12" DECODE="--new-tokens 64" COMPILED="--graphs --compile"
+    PREFILL="--repeats 2" TRAIN="--repeats 1 --layers 12" DECODE="--new-tokens 64" COMPILED="--graphs --compile"
 fi
 
 failed=""
@@ -68,12 +68,12 @@ step() {
 # The options are lists of words on purpose.
 # shellcheck disable=SC2086
 {
-    step attention-decode 60 attention $ATTENTION --what decode --repeats 20
-    step attention-forward 80 attention $ATTENTION --what forward --repeats 5
-    step attention-train 100 attention $ATTENTION --what train --repeats 3
-    step model-decode 110 model $MODEL $DECODE --what decode
-    step model-train 150 model $MODEL $TRAIN --what train
-    step model-prefill 150 model $MODEL $PREFILL --what prefill
+    step attention-decode 45 attention $ATTENTION --what decode --repeats 20
+    step attention-forward 70 attention $ATTENTION --what forward --repeats 5
+    step attention-train 80 attention $ATTENTION --what train --repeats 3
+    step model-decode 100 model $MODEL $DECODE --what decode
+    step model-train 110 model $MODEL $TRAIN --what train
+    step model-prefill 95 model $MODEL $PREFILL --what prefill
     step model-decode-compiled 150 model $MODEL $DECODE $COMPILED --what decode
 }
 

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from longreach.cli.app import app
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
 STEPS = ["attention-decode", "attention-forward", "attention-train", "model-decode", "model-train", "model-prefill"]
@@ -78,6 +81,10 @@ def test_without_the_dry_mode_sizes_are_those_of_the_goal(run, fake, tmp_path):
     assert all("--shape llama2-7b --length 131072 --dtype bfloat16 --device cuda" in call for call in calls)
     assert all("--impl triton,flex" in call for call in calls if "attention" in call.split()[:4])
     assert [call for call in calls if "--layers" in call] == [call for call in calls if "--layers 12" in call] != []
+    group = typer.main.get_command(app).commands["bench"]
+    for call in calls:  # what a GPU would be asked is understood, down to the options
+        command, *options = call.split("bench ", 1)[1].split()
+        group.commands[command].make_context(command, options)
     assert ["--graphs --compile" in call for call in calls] == [name == "model-decode-compiled" for name in STEPS]
 
 

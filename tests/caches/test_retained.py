@@ -12,6 +12,7 @@ from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
 from longreach.pattern import AttentionPattern, LayerPlan
+from tests.kernels.cases import device_of, needs_triton
 
 HEADS, GROUPS, DIM, LAYER = 2, 2, 8, 1
 
@@ -151,6 +152,19 @@ def test_a_static_layer_is_the_whole_and_never_moves(p, data, tokens):
             layer.attend(q[:, :, :1], k[:, :, :1], v[:, :, :1])
         layer.reset()
         at = 0
+
+
+@needs_triton
+def test_drafts_for_many_query_heads_are_read_as_a_chunk():
+    # Ten queries of eight heads on one KV head are more rows than the decode kernel takes.
+    p, device = AttentionPattern(4, 1, 2, 3), device_of("triton")
+    q, k, v = (torch.randn(1, heads, 60, 16, device=device) for heads in (8, 1, 1))
+    layer = RetainedLayer(p, 0)
+    layer.activate_past_recording()
+    layer.attend(q[:, :, :45], k[:, :, :45], v[:, :, :45])
+    got = layer.attend(q[:, :, 45:55], k[:, :, 45:55], v[:, :, 45:55], impl="triton")
+    want = sparse_attention(q[:, :, 45:55], k[:, :, :55], v[:, :, :55], p, impl="reference")
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
 def test_recording_ends_with_its_memory():

@@ -93,6 +93,7 @@ def test_a_shape_has_random_weights_of_its_own(run):
     [
         (("--shape", "gpt-5"), ("gpt-5", "smollm2", "llama2-7b")),
         (("--impl", "fast"), ("fast", "reference, cpu, flex, triton")),
+        (("--impl", ","), ("at least one",)),
         (("--pattern", "dense"), ("dense", "sink-window, strided")),
         (("--block-size", 48), ("48", "power of two")),
         (("--length", 0), ("length", "at least 1")),

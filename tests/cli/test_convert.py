@@ -25,6 +25,14 @@ def test_a_converted_model_is_a_model(run, models, texts, tmp_path):
     assert answer.code == 0 and {passage["document"].rsplit("/")[-1] for passage in answer.json["passages"]} <= {*TEXTS}
 
 
+def test_a_hybrid_model_keeps_its_pattern(run, models, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("convert", models / "one", first, *SMALL, "--full-layers", "0,2", "--max-length", 8192).code == 0
+    again = run("convert", first, second, "--stride", 0, "--max-length", 16384, "--json").json
+    assert again["sparse_attention"] == {"block_size": 4, "sink_blocks": 1, "local_blocks": 4, "stride": 0}
+    assert again["full_layers"] == [0, 2] and again["max_length"] == 16384
+
+
 def test_it_says_what_it_made(run, models, tmp_path):
     result = run("convert", models / "one", tmp_path / "hybrid", "--full-layers", 1, "--rope", "1e6")
     assert result.code == 0 and "1 of 3 layers full, window 131,072 tokens" in result.out
@@ -41,6 +49,9 @@ def test_it_says_what_it_made(run, models, tmp_path):
         (("--block-size", 48), "power of two"),
         (("--max-length", 100), "at least 1984"),
         (("--rope", "ntk"), "theta, yarn, linear"),
+        (("--rope", "inf"), "such as 5e6"),
+        (("--full-layers", ","), "indices such as 4,5,6"),
+        (("--dtype", "float8_e4m3fn"), "float32, bfloat16 or float16"),
     ],
 )
 def test_wrong_values_are_one_sentence(run, models, tmp_path, options, word):

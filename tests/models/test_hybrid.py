@@ -407,6 +407,8 @@ def test_the_rotary_embedding_reaches_as_far_as_asked():
         ({"max_length": 8.5}, "8.5"),
         ({"rope": "ntk"}, "theta, yarn, linear"),
         ({"rope": 0.5}, "0.5"),
+        ({"rope": float("nan")}, "nan"),
+        ({"rope": float("inf")}, "inf"),
         ({"pattern": "window"}, "sink-window, strided"),
         ({"attn_implementation": "flash_attention_2"}, "GPU"),
     ],
@@ -415,6 +417,14 @@ def test_bad_values_are_refused(options, word):
     with pytest.raises(UsageError, match=word) as caught:
         longreach.convert(make_model(), **({"pattern": PATTERN, "max_length": 4096} | options))
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_hybrid_model_keeps_what_is_not_changed():
+    first = longreach.convert(make_model(), PATTERN, [0, 2], max_length=4096)
+    longer = longreach.convert(first, max_length=8192).config
+    assert (longer.sparse_attention, longer.full_layers) == (first.config.sparse_attention, [0, 2])
+    assert longer.max_position_embeddings == 8192
+    assert longreach.convert(first, "strided", 1, max_length=4096).config.full_layers == [1]
 
 
 def test_models_that_cannot_be_converted_are_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import longreach as lr
-from longreach.errors import MissingDependency, ModelError
+from longreach.errors import MissingDependency, ModelError, UsageError
 from longreach.models import load as loading
 from tests.conftest import make_model, make_tokenizer
 
@@ -147,7 +147,7 @@ def test_a_missing_package_names_the_command_that_brings_it(monkeypatch):
 
 
 def test_wrong_dtype_and_device_are_refused(folder):
-    with pytest.raises(ModelError, match="float32, bfloat16 or float16"):
+    with pytest.raises(UsageError, match="float32, bfloat16 or float16"):
         lr.load(folder, dtype="float23")
     with pytest.raises(ModelError, match="name another"):
         lr.load(folder, device="nonsense")

@@ -79,6 +79,8 @@ class AttentionCase:
                 raise UsageError(f"{name} is {getattr(self, name)}; give at least {low}.")
         if self.what not in WHAT:
             raise UsageError(f"There is nothing called {self.what!r} to measure; choose one of {', '.join(WHAT)}.")
+        if self.impls is not None and not self.impls:
+            raise UsageError(f"Name at least one implementation: {', '.join(IMPLS)}.")
         for impl in self.impls or ():
             if impl not in IMPLS:
                 raise UsageError(f"There is no implementation {impl!r}; choose from {', '.join(IMPLS)}.")

@@ -49,6 +49,8 @@ class ModelCase:
         for one in self.what:
             if one not in WHAT:
                 raise UsageError(f"There is nothing called {one!r} to measure; choose from {', '.join(WHAT)}.")
+        if "train" in self.what and self.length < 2:
+            raise UsageError(f"length is {self.length}; training predicts the next token, so give at least 2.")
         if not self.what:
             raise UsageError(f"Name at least one thing to measure: {', '.join(WHAT)}.")
 

@@ -12,7 +12,6 @@ from longreach.bench import dense
 from longreach.bench.prefill import drop_failing, variants
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
-from longreach.errors import UsageError
 from longreach.models.loss import checkpointing, chunked_cross_entropy
 from longreach.models.plan import Estimate
 
@@ -34,8 +33,6 @@ def train(
     subject: Subject, length: int, rows: int, repeats: int, flex: bool, notes: list[str], progress: Progress
 ) -> dict[str, Any]:
     """Seconds, work and memory of a step on `rows` rows of `length` tokens; see `DEFINITIONS`."""
-    if length < 2:
-        raise UsageError(f"length is {length}; training predicts the next token, so give at least 2.")
     if flex and subject.device.type == "cpu":
         notes.append("train: flex left out: it has no backward pass on a CPU")
         flex = False

@@ -7,9 +7,7 @@ import typer
 from longreach.cli.output import JsonOption, emit
 from longreach.cli.pattern import (
     BlockSizeOption,
-    FullLayersOption,
     LocalBlocksOption,
-    PatternOption,
     SinkBlocksOption,
     StrideOption,
     layers_from,
@@ -20,12 +18,16 @@ from longreach.cli.pattern import (
 def convert(
     model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'."),
     out: Path = typer.Argument(help="A folder that does not exist yet, or an empty one."),
-    pattern: str = PatternOption,
+    pattern: str | None = typer.Option(
+        None, "--pattern", help="sink-window or strided; the next four change values. [default: sink-window]"
+    ),
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
-    full_layers: str = FullLayersOption,
+    full_layers: str | None = typer.Option(
+        None, "--full-layers", help="middle-third, a number, or indices: 4,5,6. [default: middle-third]"
+    ),
     max_length: int = typer.Option(131072, "--max-length", help="Tokens of the new window."),
     rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
     dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16. [default: float32]"),
@@ -33,7 +35,8 @@ def convert(
 ) -> None:
     """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all others.
 
-    The weights stay as they are; train the result on long texts to use the longer window.
+    The weights stay as they are; train the result on long texts to use the longer window. A model that is hybrid
+    already keeps its own pattern and full layers where no option changes them.
 
     Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
     """
@@ -41,14 +44,18 @@ def convert(
     from longreach.models.convert import convert as convert_model
     from longreach.models.load import load, quiet
     from longreach.models.sparse import pattern_of, plan_of
+    from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' exists already: give a folder that does not exist yet, or an empty one.")
-    chosen = pattern_from(
-        pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
-    )
-    layers = layers_from(full_layers)
+    base = AttentionPattern.preset(pattern or "sink-window")
+    layers = layers_from(full_layers) if full_layers is not None else None
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
+    if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
+        base = pattern_of(loaded.config)
+    chosen = pattern_from(
+        base, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
+    )
     hybrid = convert_model(loaded, chosen, layers, max_length, rope=_number(rope))
     with quiet():
         hybrid.save_pretrained(out)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import typer
 
+from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern
 
 PatternOption = typer.Option("sink-window", "--pattern", help="sink-window or strided; the next four change values.")
@@ -16,9 +17,9 @@ FullLayersOption = typer.Option(
 )
 
 
-def pattern_from(preset: str, **changes: int | None) -> AttentionPattern:
-    """A preset with single values changed; None leaves one as it is."""
-    base = AttentionPattern.preset(preset)
+def pattern_from(preset: str | AttentionPattern, **changes: int | None) -> AttentionPattern:
+    """A preset, or a model's own pattern, with single values changed; None leaves one as it is."""
+    base = AttentionPattern.preset(preset) if isinstance(preset, str) else preset
     values = {name: getattr(base, name) for name in ("block_size", "sink_blocks", "local_blocks", "stride")}
     return AttentionPattern(**values | given(changes))
 
@@ -31,6 +32,9 @@ def given(changes: Mapping[str, int | None]) -> dict[str, int]:
 def layers_from(text: str) -> str | int | list[int]:
     """A rule, a number, or indices separated by commas."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+        found = [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
     except ValueError:
         return text
+    if found == []:
+        raise UsageError(f"--full-layers is '{text}'; give middle-third, a number of layers, or indices such as 4,5,6.")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.models.hybrid import FAMILIES, PREFIX
-from longreach.models.sparse import refuse_flash_on_cpu
+from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
 
 ROPE_RULES = ("theta", "yarn", "linear")
@@ -22,8 +23,8 @@ _THETA_POWER = 1.8
 
 def convert(
     model: Any,
-    pattern: AttentionPattern | str = "sink-window",
-    full_layers: str | int | Sequence[int] = "middle-third",
+    pattern: AttentionPattern | str | None = None,
+    full_layers: str | int | Sequence[int] | None = None,
     max_length: int = 131072,
     *,
     rope: str | float = "theta",
@@ -36,8 +37,9 @@ def convert(
     Args:
         model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it is; both share their
             weights, so training one changes the other.
-        pattern: What sparse layers see, or the name of a preset.
-        full_layers: "middle-third", a number of layers in the middle, or the indices themselves.
+        pattern: What sparse layers see, or the name of a preset. None: a hybrid model's own, else "sink-window".
+        full_layers: "middle-third", a number of layers in the middle, or the indices themselves. None: a hybrid model's
+            own, else "middle-third".
         max_length: Tokens of the new window. Where it is not above the model's own, that one stays, and so does the
             rotary embedding.
         rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta" (ABF, the default):
@@ -52,8 +54,13 @@ def convert(
 
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
     """
-    pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
     stock = _stock_config(model)
+    hybrid = stock.model_type.startswith(PREFIX)
+    if pattern is None:
+        pattern = pattern_of(stock) if hybrid else "sink-window"
+    if full_layers is None:
+        full_layers = plan_of(stock).full if hybrid else "middle-third"
+    pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
     family = stock.model_type.removeprefix(PREFIX)
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
     _check_length(max_length, pattern)
@@ -92,7 +99,7 @@ def longer_rope(
     """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length` tokens."""
     if isinstance(rope, bool) or not (rope in ROPE_RULES or isinstance(rope, int | float)):
         raise UsageError(f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base.")
-    if not isinstance(rope, str) and rope <= 1:
+    if not isinstance(rope, str) and not (1 < rope < math.inf):
         raise UsageError(f"rope is {rope}; as a number it is the base of the rotary embedding, such as 5e6.")
     if max_length <= window:
         return parameters

@@ -2,7 +2,7 @@
 
 import torch
 
-from longreach.errors import ModelError, UsageError
+from longreach.errors import UsageError
 
 
 def default_device() -> str:
@@ -23,9 +23,9 @@ def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
     """A dtype of weights, by its name or as it is.
 
     Raises:
-        ModelError: There is no such dtype, or weights cannot have it.
+        UsageError: There is no such dtype, or weights cannot have it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"'{dtype}' is no dtype: use float32, bfloat16 or float16.")
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UsageError(f"'{dtype}' is no dtype for weights: use float32, bfloat16 or float16.")
     return found
