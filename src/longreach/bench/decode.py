@@ -17,7 +17,7 @@ _WARM_UP = 3
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
 
 DEFINITIONS = {
-    "steps": "with graphs, full layers of both models attend with this package's split-K kernel, which reads the length "
+    "steps": "with graphs, full layers of both models attend with our own split-K kernel, which reads the length "
     "on the device; else with scaled_dot_product_attention",
     "bytes": "all weights, and the keys and values that the model retains at this length, read once a token",
     "ideal_speedup": "the ratio of these bytes, full over hybrid (longreach plan)",
