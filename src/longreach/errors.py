@@ -4,6 +4,7 @@ LongreachError                 everything below; its text is one sentence that s
 ├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be (exit code 2)
 ├── MissingDependency          an optional package is not installed; the text holds the command that brings it
 ├── ModelError                 a model cannot be found, read or used here
+├── TrainingError              training cannot go on: the loss is no number any more
 ├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly encoded
 ├── CorpusError                a corpus cannot be used
 │   ├── CorpusNotFound         there is no corpus of that name
@@ -36,6 +37,10 @@ class MissingDependency(LongreachError, ImportError):
 
 class ModelError(LongreachError):
     """A model cannot be found, read or used here."""
+
+
+class TrainingError(LongreachError):
+    """Training cannot go on."""
 
 
 class DocumentError(LongreachError):

@@ -100,8 +100,6 @@ def open_workspace(
         return Workspace(corpus, model, tokenizer)
     values = dict(settings.compressor)
     method = values.pop("method")
-    if trained:  # its folder holds the number of summary tokens, and may change the model
-        values.pop("summary_tokens", None)
     compressor = make_compressor(trained or method, model, tokenizer, **values)
     if compressing:
         corpus = Corpus.open(store, name, compressor)
@@ -130,6 +128,8 @@ def open_or_create(
         moved = None if compressor_ref in _METHODS else compressor_ref
         method = "a trained compressor" if moved and not known.compressor_ref else compressor_ref
         asked = settings | ({"method": method} if method and method != moved else {})
+        if "ratio" in asked and "ratio" not in known.compressor:  # kept as the number of vectors it came to
+            asked["summary_tokens"] = known.segment_tokens // max(asked.pop("ratio"), 1)
         differing = [
             f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
         ]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from longreach.errors import UsageError
-from longreach.models.loss import checkpointing, chunked_cross_entropy
+from longreach.errors import ModelError, UsageError
+from longreach.models.loss import checkpointing, chunked_cross_entropy, chunked_divergence, likeliest, softcap_of
+from tests.conftest import make_model
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 26, 1000])
@@ -73,3 +74,42 @@ def test_checkpointing_computes_layers_twice_and_changes_no_gradient(model):
         checkpointing(model, on)
         torch.testing.assert_close(gradient(), wanted)
         assert len(calls) == 1 + on
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_divergence_is_that_of_the_likeliest_tokens_and_the_rest(softcap):
+    torch.manual_seed(0)
+    hidden, other, weight = torch.randn(2, 13, 6, requires_grad=True), torch.randn(2, 13, 6), torch.randn(17, 6)
+    capped = lambda x: x if softcap is None else softcap * torch.tanh(x / softcap)  # noqa: E731
+    expected = capped(other @ weight.T).log_softmax(-1)
+    teacher = likeliest(other, weight, 4, 5, softcap=softcap)
+    torch.testing.assert_close(teacher.log_probs, expected.topk(4).values)
+    assert torch.equal(teacher.ids, expected.topk(4).indices)
+
+    def events(log_probs):
+        named = log_probs.gather(-1, teacher.ids).exp()
+        return torch.cat([named, 1 - named.sum(-1, keepdim=True)], dim=-1)
+
+    p, q = events(expected), events(capped(hidden @ weight.T).log_softmax(-1))
+    wanted = (p * (p / q).log()).sum(-1).mean()
+    found = chunked_divergence(hidden, weight, teacher, 7, softcap=softcap)
+    torch.testing.assert_close(found, wanted)
+    ours, theirs = (torch.autograd.grad(x, hidden)[0] for x in (found, wanted))
+    torch.testing.assert_close(ours, theirs)
+    assert chunked_divergence(other, weight, teacher, 7, softcap=softcap).abs() <= 1e-6
+
+
+def test_the_softcap_of_a_model_and_heads_that_are_not_known():
+    assert softcap_of(make_model()) is None
+    capped = make_model("gemma2", final_logit_softcapping=2.0)
+    assert softcap_of(capped) == 2.0
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        output = capped(ids, labels=ids, output_hidden_states=True)
+    labels = torch.cat([ids[:, 1:], torch.tensor([[-100]])], dim=1)
+    found = chunked_cross_entropy(output.hidden_states[-1], capped.lm_head.weight, labels, 16, softcap=2.0)
+    torch.testing.assert_close(found, output.loss, rtol=1e-4, atol=1e-5)
+    scaled = make_model()
+    scaled.lm_head.register_forward_hook(lambda module, args, output: output / 3)
+    with pytest.raises(ModelError, match="more than one matrix"):
+        softcap_of(scaled)

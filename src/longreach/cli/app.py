@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, ingest, plan
+from longreach.cli import ask, bench, convert, corpus, doctor, ingest, plan, pretrain
 from longreach.cli.output import fail, out_of_memory
 from longreach.errors import LongreachError
 
@@ -28,6 +28,7 @@ app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
+app.command("pretrain")(pretrain.pretrain)
 app.command("plan")(plan.plan)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)

@@ -17,12 +17,14 @@ def ingest(
     compressor: str | None = typer.Option(
         None, "--compressor", help="mean-pool, autocompressor, or the folder of a trained one. [default: mean-pool]"
     ),
-    ratio: int | None = typer.Option(None, "--ratio", help="mean-pool: tokens a vector. [default: 30]"),
+    ratio: int | None = typer.Option(
+        None, "--ratio", help="Tokens a vector, of mean-pool or of a trained compressor. [default: 30; as trained]"
+    ),
     segment_tokens: int | None = typer.Option(
         None, "--segment-tokens", help="Tokens of a passage. [default: 240; autocompressor: 1536]"
     ),
     summary_tokens: int | None = typer.Option(
-        None, "--summary-tokens", help="autocompressor: vectors a passage. [default: 50]"
+        None, "--summary-tokens", help="autocompressor: vectors a passage. [default: 50; as trained]"
     ),
     mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
     prune: bool = typer.Option(False, "--prune", help="Remove documents whose files under PATH no longer exist."),

@@ -102,12 +102,15 @@ class AutoCompressor(Compressor):
             model: the base model where the folder holds none; None loads the one the folder names. LoRA weights are
                 merged into it, as in the published models, so read with `compressor.model`.
             tokenizer: its tokenizer.
-            **settings: segment_tokens or mode, where they differ from those stored.
+            **settings: segment_tokens or mode, where they differ from those stored; and how far to compress:
+                summary_tokens=k takes the first k of the summary tokens trained, ratio=r as many as keep at least r
+                tokens a vector (segment_tokens // r). Part of the fingerprint.
 
         Raises:
             ModelError: the folder is none of these, or its parts do not fit.
+            UsageError: more summary tokens are asked for than were trained, or a setting is out of range.
         """
-        return cls(**(checkpoint.read(Path(folder), model, tokenizer) | settings))
+        return cls(**checkpoint.chosen(checkpoint.read(Path(folder), model, tokenizer), settings))
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
         """Writes settings and summary embeddings as safetensors, with the model's own weights if asked.

@@ -2,7 +2,8 @@
 
 Our own folder holds `compressor.json` (settings, name of the base model) and `compressor.safetensors`
 (`embed_summary.weight` [k, d]). The published layout is a whole model whose weight files also hold
-`embed_summary.weight` and whose config says `summary_length` and `accumulate_summary`.
+`embed_summary.weight` and whose config says `summary_length` and `accumulate_summary`. What `longreach pretrain` makes
+is a PEFT folder, LoRA weights and `embed_summary` in one file, with `compressor.json` beside it.
 """
 
 import json
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from longreach.errors import ModelError, UsageError
-from longreach.models.fingerprint import base_fingerprint
+from longreach.models.fingerprint import base_fingerprint, merging, name_merged
 from longreach.models.load import load
 
 if TYPE_CHECKING:
@@ -45,6 +46,73 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
+def write_peft(
+    folder: Path, adapted: Any, summary: torch.Tensor, settings: dict[str, Any], model_ref: str, fingerprint: str
+) -> None:
+    """Writes LoRA weights and summary embeddings as a PEFT folder, a few MB whatever the model's size.
+
+    Args:
+        folder: made where missing.
+        adapted: the PEFT model.
+        summary: embeddings of the summary tokens, [K, d].
+        settings: as `AutoCompressor.describe` gives them.
+        model_ref: the base model, as `longreach.load` takes it.
+        fingerprint: the base model's, so that no other one is taken for it.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(adapted).items()}
+    weights[f"base_model.model.{_SUMMARY}.weight"] = summary.detach().cpu().contiguous()
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    adapted.peft_config["default"].save_pretrained(folder)
+    lora = _json(folder / "adapter_config.json")
+    lora |= {"base_model_name_or_path": model_ref, "inference_mode": True, "modules_to_save": [_SUMMARY]}
+    (folder / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
+    described = settings | {"model": model_ref, "base_fingerprint": fingerprint}
+    (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
+
+
+def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
+    """Loads what `write_peft` wrote into a PEFT model of the same shape; returns the summary embeddings [K, d]."""
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    summary = weights.pop(f"base_model.model.{_SUMMARY}.weight")
+    set_peft_model_state_dict(adapted, weights)
+    return summary
+
+
+def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `AutoCompressor`: those stored, with a user's settings laid over them.
+
+    Args:
+        stored: what `read` found, with all K summary tokens.
+        settings: of `AutoCompressor.from_pretrained`.
+
+    Raises:
+        UsageError: more summary tokens than were trained, or none, or settings that contradict each other.
+    """
+    found, trained = stored | settings, stored["summary_tokens"]
+    ratio, segment = found.pop("ratio", None), found.get("segment_tokens", 1536)
+    if ratio is not None and "summary_tokens" in settings:
+        raise UsageError("Both ratio and summary_tokens say how many vectors a segment becomes: give one of them.")
+    if ratio is not None:
+        if not 1 <= ratio <= segment:
+            raise UsageError(f"ratio is {ratio}; it must lie between 1 and the {segment} tokens of a segment.")
+        found["summary_tokens"] = int(segment // ratio)
+    if found["summary_tokens"] > trained:
+        asked = f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
+        raise UsageError(
+            f"This compressor was trained with {trained} summary tokens, and {asked} takes {found['summary_tokens']} a "
+            f"segment of {segment} tokens: ask for a ratio of {-(-segment // trained)} or more."
+        )
+    if found["summary_tokens"] >= 1 and "embed_summary" not in settings:
+        found["embed_summary"] = found["embed_summary"][: found["summary_tokens"]]
+    return found
+
+
 def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     """The arguments of `AutoCompressor` that a folder holds. See `AutoCompressor.from_pretrained`."""
     if not folder.is_dir():
@@ -59,6 +127,11 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     summary = _summary_embeddings(folder)
     if model is None or tokenizer is None:
         model, tokenizer = load(base_model(folder))
+    name = settings.get("model") or "see its compressor.json"
+    other = ModelError(f"The compressor in '{folder}' was made for another model ({name}): load that one.")
+    trained_on = settings.get("base_fingerprint")
+    if trained_on and trained_on != base_fingerprint(model, tokenizer):
+        raise other
     if lora:
         model = _merge_lora(model, folder, lora)
     fits = model.get_input_embeddings().weight.shape[1]
@@ -66,8 +139,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
         raise ModelError(f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}.")
     made_for = settings.get("model_fingerprint")
     if made_for and made_for != base_fingerprint(model, tokenizer):
-        name = settings.get("model") or made_for
-        raise ModelError(f"The compressor in '{folder}' was made for another model ({name}): load that one.")
+        raise other
     found = {"model": model, "tokenizer": tokenizer, "summary_tokens": summary.shape[0], "embed_summary": summary}
     if "segment_tokens" in settings:
         found["segment_tokens"] = settings["segment_tokens"]
@@ -128,7 +200,9 @@ def _merge_lora(model: Any, folder: Path, config: dict[str, Any]) -> Any:
     weights = {name: tensor for name, tensor in load_peft_weights(str(folder)).items() if _SUMMARY not in name}
     if not weights:
         return model
+    before = merging(model)
     kept = {key: config[key] for key in LoraConfig.__dataclass_fields__ if key in config}
+    kept["base_model_name_or_path"] = None  # PEFT compares it with what the model was called where it was trained
     kept["modules_to_save"] = [name for name in config.get("modules_to_save") or [] if name != _SUMMARY] or None
     try:
         wrapped = get_peft_model(model, LoraConfig(**kept))
@@ -137,4 +211,7 @@ def _merge_lora(model: Any, folder: Path, config: dict[str, Any]) -> Any:
         raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {error}") from error
     if missed := result.unexpected_keys:
         raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {missed[0]} has no place.")
-    return wrapped.merge_and_unload()
+    merged = wrapped.merge_and_unload()
+    scale = {key: config.get(key) for key in ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")}
+    name_merged(merged, before, weights, json.dumps(scale, sort_keys=True))
+    return merged

@@ -90,6 +90,17 @@ def add_adapter(model: Any, folder: Path) -> str:
 
 
 @contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model without dropout; what it was set to comes back afterwards."""
+    training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
     """The bare model, whatever adapters lie over it."""
     with only_adapter(model, None):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ _COMPUTATION = (
     "sparse_attention",
     "full_layers",
 )
+_KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "bfloat16": lambda tensor: tensor.to(torch.bfloat16),
+    "exact": lambda tensor: tensor,
+}
 _digests: weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple, str]]] = weakref.WeakKeyDictionary()
 
 
@@ -37,14 +41,40 @@ def base_fingerprint(model: Any, tokenizer: Any) -> str:
     Weights count to bfloat16, so that a corpus made on a GPU in bfloat16 is read on a CPU in float32. PEFT adapters
     do not count: they are laid over the same model.
     """
-    weights = _digest(model, "bfloat16", lambda tensor: tensor.to(torch.bfloat16))
+    weights = _digest(model, "bfloat16")
     parts = f"{weights} {tokenizer_digest(tokenizer)} {_computation(model)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def weights_digest(model: Any) -> str:
     """SHA-256 of the exact bytes of every weight, adapters left out."""
-    return _digest(model, "exact", lambda tensor: tensor)
+    return _digest(model, "exact")
+
+
+def merging(model: Any) -> dict[str, str]:
+    """What `name_merged` needs of a model before weights are merged into it."""
+    return {kind: _digest(model, kind) for kind in _KINDS}
+
+
+def name_merged(model: Any, before: dict[str, str], added: Mapping[str, torch.Tensor], settings: str) -> None:
+    """Names weights that an adapter was merged into by the two, as long as nothing else changes them.
+
+    The sums themselves are rounded differently on a GPU, on a CPU and in bfloat16; vectors made on one are read on all.
+
+    Args:
+        model: the model after merging.
+        before: what `merging` said of it.
+        added: the adapter's tensors.
+        settings: how they were added, such as the adapter's scale.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(added.items()):
+        data = tensor.detach().cpu().contiguous().view(torch.uint8)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + data.numpy().tobytes())
+    state = _state(model)
+    for kind, name in before.items():
+        merged = hashlib.sha256(f"{name} {digest.hexdigest()}".encode()).hexdigest()
+        _digests.setdefault(model, {})[kind] = state, merged
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -72,18 +102,23 @@ def _sample(tensor: torch.Tensor) -> float:
     return float(tensor.flatten()[:: max(1, tensor.numel() // 64)].double().sum()) if tensor.numel() else 0.0
 
 
-def _digest(model: Any, kind: str, convert: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    weights = sorted(_base_weights(model))
+def _state(model: Any) -> tuple:
+    """Tells whether weights have changed, without reading them all."""
     # Hashing takes ~0.3 s per 100M weights. A tensor's version counter rises with every in-place change but those
     # through `.data`, which is how PEFT merges: hence the sample.
-    state = tuple((name, tensor.data_ptr(), tensor._version, _sample(tensor)) for name, tensor in weights)
+    weights = sorted(_base_weights(model))
+    return tuple((name, tensor.data_ptr(), tensor._version, _sample(tensor)) for name, tensor in weights)
+
+
+def _digest(model: Any, kind: str) -> str:
+    state = _state(model)
     cached = _digests.setdefault(model, {}).get(kind)
     if cached and cached[0] == state:
         return cached[1]
     digest = hashlib.sha256()
-    for name, tensor in weights:
+    for name, tensor in sorted(_base_weights(model)):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        data = convert(tensor).contiguous().cpu().flatten()
+        data = _KINDS[kind](tensor).contiguous().cpu().flatten()
         if data.numel():
             digest.update(data.view(torch.uint8).numpy().data)
     _digests[model][kind] = state, digest.hexdigest()

@@ -1,0 +1,88 @@
+"""`longreach pretrain`: a compressor out of a model and documents."""
+
+from pathlib import Path
+
+import typer
+
+from longreach.cli.output import DeviceOption, JsonOption, emit, note
+
+
+def pretrain(
+    model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
+    data: list[Path] = typer.Argument(help="Files and folders: txt, md, html, pdf, docx, epub."),
+    out: Path = typer.Argument(help="A folder that does not exist yet, is empty, or holds this run, to go on with."),
+    segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
+    min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
+    max_ratio: int = typer.Option(30, "--max-ratio", help="The highest ratio trained."),
+    mode: str = typer.Option("accumulate", "--mode", help="accumulate, independent or replace."),
+    segments: int = typer.Option(2, "--segments", help="Segments of a substep, which gradients pass through."),
+    substeps: int = typer.Option(2, "--substeps", help="Substeps of a sequence."),
+    reconstruction: float = typer.Option(0.0, "--reconstruction", help="Weight of reproducing a segment. 0: none."),
+    distillation: float = typer.Option(0.0, "--distillation", help="Weight of agreeing with the text read. 0: none."),
+    lora_r: int = typer.Option(16, "--lora-r", help="Rank of the adapter on q, k, v, o; its alpha is the same."),
+    steps: int = typer.Option(1000, "--steps", help="Steps of the optimiser; a finished run goes on to more."),
+    batch_size: int = typer.Option(1, "--batch-size", help="Sequences in one forward pass."),
+    accumulate: int = typer.Option(8, "--accumulate", help="Batches of one step."),
+    lr: float = typer.Option(4e-4, "--lr", help="The highest learning rate."),
+    warmup: float = typer.Option(0.04, "--warmup", help="Share of the steps until it is reached."),
+    seed: int = typer.Option(0, "--seed", help="Of data order, draws and the adapter's start."),
+    save_every: int = typer.Option(50, "--save-every", help="Steps between checkpoints; the last two are kept."),
+    checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
+    dtype: str | None = typer.Option(None, "--dtype", help="Of the base model. [default: bfloat16; cpu: float32]"),
+    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
+    device: str | None = DeviceOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Train a compressor: an adapter and summary embeddings, with which ingest turns segments into few vectors.
+
+    One compressor serves every ratio from --min-ratio up, chosen with `ingest --compressor OUT --ratio R`. Stopped
+    anywhere, the same command goes on from the last checkpoint.
+
+    Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
+    """
+    from longreach.errors import UsageError
+    from longreach.training.compressor import Recipe
+    from longreach.training.pretrain import Schedule
+    from longreach.training.pretrain import pretrain as run
+
+    if not 1 <= min_ratio <= max_ratio <= segment_tokens:
+        raise UsageError(
+            f"The ratios are {min_ratio} to {max_ratio} at {segment_tokens} tokens a segment: give 1 <= --min-ratio "
+            "<= --max-ratio <= --segment-tokens."
+        )
+    recipe = Recipe(
+        segment_tokens=segment_tokens,
+        summary_tokens=segment_tokens // min_ratio,
+        min_summary_tokens=segment_tokens // max_ratio,
+        mode=mode,  # type: ignore[arg-type]  # checked there
+        segments=segments,
+        substeps=substeps,
+        reconstruction=reconstruction,
+        distillation=distillation,
+        lora_r=lora_r,
+        lora_alpha=lora_r,
+    )
+    schedule = Schedule(
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        warmup=warmup,
+        seed=seed,
+        save_every=save_every,
+        checkpointing=checkpointing,
+        report_to=tuple(report_to),
+    )
+    report = run(model, data, out, recipe, schedule, device=device, dtype=dtype, progress=True)
+    for item in report.skipped:
+        note(f"skipped: {item.reason}")
+    if as_json:
+        figures = report._asdict() | {"folder": str(out), "skipped": [item._asdict() for item in report.skipped]}
+        per_second = report.tokens / report.seconds if report.seconds else 0.0
+        vectors = {"summary_tokens": recipe.summary_tokens, "min_summary_tokens": recipe.min_summary_tokens}
+        emit(figures | vectors | {"tokens_per_second": per_second, "segment_tokens": segment_tokens, "mode": mode})
+        return
+    typer.echo(
+        f"{out}: step {report.steps}, loss {report.first_loss:.3f} -> {report.last_loss:.3f}, {report.tokens:,} tokens "
+        f"in {report.seconds:.0f} s; ratio {min_ratio} and up at {segment_tokens} tokens a segment."
+    )

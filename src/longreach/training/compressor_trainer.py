@@ -1,0 +1,197 @@
+"""The Trainer of a compressor: substeps, small checkpoints, and what stops it. Floor 5.
+
+<output>/checkpoint-<step>/  adapter_model.safetensors, adapter_config.json, compressor.json: a compressor as it is
+                             optimizer.pt, scheduler.pt, rng_state.pth, trainer_state.json: Trainer's own
+                             complete: written last; without it a checkpoint was cut off and does not count
+"""
+
+import shutil
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback
+
+from longreach.compressors.checkpoint import read_peft, write_peft
+from longreach.errors import ModelError, TrainingError
+from longreach.models.loss import IGNORED
+from longreach.training.compressor import CompressorObjective
+
+COMPLETE = "complete"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step a checkpoint was written at."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    found = (path for path in folder.glob("checkpoint-*") if path.name.rsplit("-", 1)[1].isdigit())
+    return sorted((path for path in found if (path / COMPLETE).is_file()), key=step_of)
+
+
+def drop_incomplete(folder: Path) -> None:
+    """Removes checkpoints that a killed process did not finish writing."""
+    for path in set(folder.glob("checkpoint-*")) - set(checkpoints(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_compressor(objective: CompressorObjective, folder: Path, model_ref: str) -> None:
+    """Writes what was trained, as `AutoCompressor.from_pretrained` reads it."""
+    recipe = objective.recipe
+    settings = {
+        "method": "autocompressor",
+        "summary_tokens": recipe.summary_tokens,
+        "segment_tokens": recipe.segment_tokens,
+        "mode": recipe.mode,
+    }
+    write_peft(folder, objective.adapted, objective.embed_summary, settings, model_ref, objective.base_fingerprint)
+
+
+def load_compressor(objective: CompressorObjective, folder: Path) -> None:
+    """Reads what `save_compressor` wrote, to go on training.
+
+    Raises:
+        ModelError: it is damaged, or of another shape.
+    """
+    try:
+        summary = read_peft(folder, objective.adapted)
+        with torch.no_grad():
+            objective.embed_summary.copy_(summary)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before."
+        ) from error
+
+
+class CompressorTrainer(transformers.Trainer):
+    """Backward after every substep; k and the cuts drawn from (seed, step), so that a resumed run draws the same.
+
+    Args:
+        objective: what is trained.
+        model_ref: the base model, for the checkpoints.
+        progress: show tokens, tokens per second, time left and loss on stderr.
+        **options: of `transformers.Trainer`.
+    """
+
+    def __init__(self, objective: CompressorObjective, *, model_ref: str, progress: bool, **options: Any) -> None:
+        super().__init__(model=objective, **options)
+        self.objective = objective
+        self.model_ref = model_ref
+        self._parts: dict[str, list[torch.Tensor]] = {}
+        self._drawn = (-1, 0)
+        self.remove_callback(PrinterCallback)  # it prints on stdout
+        self.add_callback(_Guard(objective))
+        self.add_callback(_Progress(self, progress))
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens of all rows of one optimiser step, over all processes."""
+        args = self.args
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return rows * self.objective.recipe.sequence_tokens
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of all substeps of a batch; returns their mean loss."""
+        model.train()
+        objective, recipe = self.objective, self.objective.recipe
+        ids = self._prepare_inputs(inputs)["ids"]
+        labels = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], dim=1)
+        draw = objective.draw(self._generator())
+        teacher = objective.teach(ids) if recipe.distillation else None
+        share = 1 / (recipe.substeps * self.current_gradient_accumulation_steps)
+        vectors, total = None, torch.zeros((), device=ids.device)
+        for number, lengths in enumerate(draw.lengths):
+            span = slice(number * recipe.substep_tokens, (number + 1) * recipe.substep_tokens)
+            taught = type(teacher)(*(part[:, span] for part in teacher)) if teacher else None
+            last = number == recipe.substeps - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):  # processes meet once a batch
+                with self.compute_loss_context_manager():
+                    done = model(ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught)
+                if not torch.isfinite(done.loss):
+                    raise _stopped("The loss is", self.args, self.state)
+                self.accelerator.backward(done.loss * share)
+            vectors = done.vectors.detach()
+            total = total + done.loss.detach() * share
+            for name, part in done.parts.items():
+                self._parts.setdefault(name, []).append(part)
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss, each a mean since the last time, to what is logged."""
+        if "loss" in logs and len(self._parts) > 1:
+            logs |= {name: float(torch.stack(parts).mean()) for name, parts in self._parts.items()}
+        self._parts.clear()
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the adapter and the summary embeddings; the base model stays where it is."""
+        if self.args.should_save:
+            save_compressor(self.objective, Path(output_dir or str(self.args.output_dir)), self.model_ref)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_compressor(self.objective, Path(resume_from_checkpoint))
+
+    def _generator(self) -> torch.Generator:
+        """Chance for one batch: the same on every process, and whenever this step is run."""
+        step, batch = self._drawn
+        self._drawn = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
+        seed = (self.args.seed * 1_000_003 + self._drawn[0]) * 1_009 + self._drawn[1]
+        return torch.Generator().manual_seed(seed % 2**63)
+
+
+def _stopped(what: str, args: Any, state: Any) -> TrainingError:
+    kept = checkpoints(Path(args.output_dir))
+    good = f"'{kept[-1]}' is the last good checkpoint" if kept else "there is no checkpoint yet"
+    return TrainingError(f"{what} not finite at step {state.global_step + 1}; {good}: start again with a lower --lr.")
+
+
+class _Guard(TrainerCallback):
+    """Lets no step spoil the weights, so that every checkpoint is good, and marks those written to the end."""
+
+    def __init__(self, objective: CompressorObjective) -> None:
+        self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        largest = [parameter.grad.abs().max() for parameter in self.trained if parameter.grad is not None]
+        if not torch.isfinite(torch.stack(largest)).all():
+            raise _stopped("The gradients are", args, state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class _Progress(TrainerCallback):
+    """A bar in tokens on stderr: tokens per second, time left, loss."""
+
+    def __init__(self, trainer: CompressorTrainer, shown: bool) -> None:
+        self.trainer, self.shown = trainer, shown
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tokens = self.trainer.tokens_a_step
+        self.bar = tqdm(
+            total=state.max_steps * tokens,
+            initial=state.global_step * tokens,
+            unit="tok",
+            unit_scale=True,
+            desc="pretrain",
+            file=sys.stderr,
+            disable=not (self.shown and state.is_world_process_zero),
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(self.trainer.tokens_a_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix_str(f"step {state.global_step} loss {logs['loss']:.4f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()

@@ -1,0 +1,256 @@
+"""`pretrain`: documents in, a compressor out; stopped anywhere, it goes on from its last checkpoint. Floor 5.
+
+<out>/adapter_model.safetensors, adapter_config.json, compressor.json   the result: a folder for `AutoCompressor`
+      checkpoint-<step>/                                                the last two (see compressor_trainer)
+      run.json                                                          what this run is: settings, base model, data
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from longreach.corpus.documents import Document, Skipped, read_all
+from longreach.errors import DocumentError, UsageError
+from longreach.models.device import check_device, default_device
+from longreach.models.load import load, quiet
+from longreach.models.loss import checkpointing
+from longreach.training.compressor import CompressorObjective, Recipe
+from longreach.training.compressor_trainer import (
+    CompressorTrainer,
+    checkpoints,
+    drop_incomplete,
+    load_compressor,
+    save_compressor,
+    step_of,
+)
+
+RUN_FILE = "run.json"
+_FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")  # may differ when a run goes on
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: of the optimiser.
+        batch_size: sequences in one forward pass, on each device.
+        accumulate: batches of one step.
+        lr: the highest learning rate; it falls along a cosine.
+        warmup: share of the steps until it is reached.
+        seed: of the order of the data, the draws and the adapter's start.
+        save_every, log_every: steps from one checkpoint, one logged loss, to the next.
+        checkpointing: compute each layer again in the backward pass: slower, in much less memory.
+        report_to: tensorboard, wandb, trackio: where to send the figures.
+    """
+
+    steps: int = 1000
+    batch_size: int = 1
+    accumulate: int = 8
+    lr: float = 4e-4
+    warmup: float = 0.04
+    seed: int = 0
+    save_every: int = 50
+    log_every: int = 1
+    checkpointing: bool = False
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.lr > 0 or not 0 <= self.warmup < 1:
+            raise UsageError(f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1).")
+
+
+class Sequences(NamedTuple):
+    """Training data: rows of token ids [n, T], and what could not be read."""
+
+    ids: torch.Tensor
+    skipped: list[Skipped]
+
+
+class PretrainReport(NamedTuple):
+    """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds` this process' own."""
+
+    folder: Path
+    steps: int
+    resumed_at: int
+    tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    skipped: list[Skipped]
+
+
+def read_sequences(sources: Sequence[str | Path | Document], tokenizer: Any, length: int) -> Sequences:
+    """Reads documents into rows of `length` tokens, held in memory.
+
+    Each document is cut into whole rows; what is left of all of them is joined, with EOS between, into further rows.
+    The last tokens that fill no row are left out.
+
+    Raises:
+        DocumentError: nothing can be read.
+        UsageError: all of it together fills no row.
+    """
+    rows, left, skipped, tokens = list[list[int]](), list[int](), list[Skipped](), 0
+    for item in read_all(sources):
+        if isinstance(item, Skipped):
+            skipped.append(item)
+            continue
+        ids = tokenizer(item.text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += len(ids)
+        whole = len(ids) - len(ids) % length
+        rows += [ids[start : start + length] for start in range(0, whole, length)]
+        if len(ids) > whole:
+            left += [*ids[whole:], tokenizer.eos_token_id]
+    rows += [left[start : start + length] for start in range(0, len(left) - length + 1, length)]
+    if not rows and not tokens:
+        raise DocumentError(skipped[0].reason if skipped else "There is nothing to train on: name files or folders.")
+    if not rows:
+        raise UsageError(
+            f"The data holds {tokens:,} tokens and one sequence takes {length:,}: give more text, or lower "
+            "--segment-tokens, --segments or --substeps."
+        )
+    return Sequences(torch.tensor(rows, dtype=torch.long), skipped)
+
+
+def pretrain(
+    model: str | Path,
+    data: Sequence[str | Path | Document],
+    out: str | Path,
+    recipe: Recipe | None = None,
+    schedule: Schedule | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: bool = False,
+) -> PretrainReport:
+    """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its checkpoints end.
+
+    Args:
+        model: the base model, as `longreach.load` takes it.
+        data: files, folders, documents.
+        out: folder of the result; new, empty, or of this very run.
+        recipe: what is trained.
+        schedule: how long and how fast.
+        device: cpu or cuda; None takes the GPU where there is one.
+        dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
+        progress: show it on stderr.
+
+    Raises:
+        UsageError: settings out of range, too little text, or a folder that holds something else.
+        DocumentError: no document can be read.
+        ModelError: the model cannot be trained so, or a checkpoint is damaged.
+        TrainingError: the loss is no number any more.
+    """
+    recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
+    _check_folder(folder)
+    check_device(device)
+    on_cpu = (device or default_device()).startswith("cpu")
+    base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
+    torch.manual_seed(schedule.seed)  # LoRA starts at random
+    objective = CompressorObjective(base, tokenizer, recipe)
+    sequences = read_sequences(data, tokenizer, recipe.sequence_tokens)
+    done = _settle(folder, recipe, schedule, objective.base_fingerprint, sequences.ids)
+    if schedule.checkpointing:
+        checkpointing(base, True)
+    model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    with quiet():
+        trainer = CompressorTrainer(
+            objective,
+            model_ref=model_ref,
+            progress=progress,
+            args=_arguments(folder, schedule, on_cpu),
+            train_dataset=[{"ids": row} for row in sequences.ids],
+            data_collator=_stack,
+        )
+        start = time.perf_counter()
+        if done and step_of(done) >= schedule.steps:  # killed between the last checkpoint and the result
+            load_compressor(objective, done)
+            trainer.state = transformers.TrainerState.load_from_json(str(done / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(done) if done else None)
+        seconds = time.perf_counter() - start
+    if trainer.is_world_process_zero():
+        save_compressor(objective, folder, model_ref)
+    resumed_at = step_of(done) if done else 0
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
+    tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
+    return PretrainReport(
+        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1], sequences.skipped
+    )
+
+
+def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {"ids": torch.stack([row["ids"] for row in rows])}
+
+
+def _arguments(folder: Path, schedule: Schedule, on_cpu: bool) -> transformers.TrainingArguments:
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=schedule.accumulate,
+        learning_rate=schedule.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(schedule.warmup * schedule.steps),
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        save_strategy="steps",
+        save_steps=schedule.save_every,
+        save_total_limit=2,
+        logging_steps=schedule.log_every,
+        logging_nan_inf_filter=False,
+        report_to=list(schedule.report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=[],
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        ddp_find_unused_parameters=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs take several processes, not threads of this one
+    return arguments
+
+
+def _check_folder(folder: Path) -> None:
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (folder / RUN_FILE).is_file():
+        raise UsageError(f"'{folder}' exists already: give a folder that does not exist yet, or an empty one.")
+
+
+def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, ids: torch.Tensor) -> Path | None:
+    """The checkpoint to go on from, None for a new run, whose description is written."""
+    settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
+    settings |= {"base_fingerprint": base, "data": hashlib.sha256(ids.numpy().tobytes()).hexdigest()}
+    described = folder / RUN_FILE
+    if not described.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"{RUN_FILE}.tmp"
+        draft.write_text(json.dumps(settings, indent=2) + "\n")
+        draft.replace(described)
+        return None
+    try:
+        before = json.loads(described.read_text())
+    except ValueError as error:
+        raise UsageError(f"'{described}' is damaged: give another folder.") from error
+    differing = [f"{key} {before.get(key)}" for key in settings if before.get(key) != settings[key]]
+    if differing:
+        raise UsageError(
+            f"'{folder}' holds a run with {', '.join(differing)}: give those to go on with it, or another folder."
+        )
+    drop_incomplete(folder)
+    done = checkpoints(folder)
+    if done and step_of(done[-1]) >= schedule.steps and (folder / "compressor.json").is_file():
+        raise UsageError(
+            f"'{folder}' is trained to step {step_of(done[-1])} already: give more steps, or another folder."
+        )
+    return done[-1] if done else None
