@@ -8,6 +8,7 @@ Shapes: B rows, N tokens of a substep, k summary tokens drawn, K at most, P vect
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, get_args
@@ -160,9 +161,12 @@ class CompressorObjective(torch.nn.Module):
             modules_to_save=None,
         )
         try:
-            self.adapted = get_peft_model(model, lora)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
+                self.adapted = get_peft_model(model, lora)
         except ValueError as error:
             raise ModelError(f"{type(model).__name__} has no {', '.join(ADAPTED)} to adapt: use another.") from error
+        self.cue: Tensor
         end = model.get_input_embeddings().weight[tokenizer.eos_token_id].detach()
         self.register_buffer("cue", end.clone(), persistent=False)
         # Trained in float32, whatever the model is in: the steps are smaller than bfloat16 can tell.
@@ -227,7 +231,7 @@ class CompressorObjective(torch.nn.Module):
             own.append(made)
             vectors = torch.cat([vectors, made], dim=1)
         states = torch.cat(read, dim=1)
-        options = {"chunk_tokens": self.recipe.chunk_tokens, "softcap": self._softcap}
+        options: dict[str, Any] = {"chunk_tokens": self.recipe.chunk_tokens, "softcap": self._softcap}
         parts = {"lm": chunked_cross_entropy(states, self._head, labels, **options)}
         loss = parts["lm"]
         if self.recipe.reconstruction:

@@ -82,7 +82,7 @@ class CompressorTrainer(transformers.Trainer):
 
     def __init__(self, objective: CompressorObjective, *, model_ref: str, progress: bool, **options: Any) -> None:
         super().__init__(model=objective, **options)
-        self.objective = objective
+        self.objective: CompressorObjective = objective
         self.model_ref = model_ref
         self._parts: dict[str, list[torch.Tensor]] = {}
         self._drawn = (-1, 0)
