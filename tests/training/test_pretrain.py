@@ -1,0 +1,236 @@
+"""`pretrain`: what it leaves behind, going on after a kill, and what stops it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from longreach import AutoCompressor, Document
+from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
+from longreach.training.compressor import Recipe
+from longreach.training.compressor_trainer import checkpoints
+from longreach.training.pretrain import Schedule, pretrain, read_sequences
+from tests.conftest import make_model, make_tokenizer
+
+TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
+RECIPE = Recipe(segment_tokens=20, summary_tokens=5, min_summary_tokens=1, lora_r=2, lora_alpha=4)
+SCHEDULE = Schedule(steps=6, batch_size=2, accumulate=2, lr=1e-2, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"Chapter {number}. " + TEXT * 20)
+    return folder
+
+
+def train(base, data, out, recipe=RECIPE, schedule=SCHEDULE, **options):
+    return pretrain(base, [data], out, recipe, schedule, device="cpu", **options)
+
+
+def losses(folder):
+    state = json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())
+    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+
+
+@pytest.fixture(scope="module")
+def whole(base, data, tmp_path_factory):
+    """A run that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return out, train(base, data, out)
+
+
+def test_the_result_is_a_compressor(whole, base):
+    out, report = whole
+    assert (report.steps, report.resumed_at, report.tokens) == (6, 0, 6 * 2 * 2 * 80) and report.seconds > 0
+    assert report.last_loss < report.first_loss - 0.1
+    loaded = AutoCompressor.from_pretrained(out, ratio=10)  # finds its base model by itself
+    assert loaded.describe() | {"method": ""} == {
+        "method": "",
+        "summary_tokens": 2,
+        "segment_tokens": 20,
+        "mode": "accumulate",
+    }
+    ids = list(TEXT.encode())
+    untrained = AutoCompressor(make_model(), make_tokenizer(), 2, 20)
+    assert (loaded.compress([ids])[0] - untrained.compress([ids])[0]).abs().max() > 1e-2
+
+
+def test_checkpoints_are_small_and_whole(whole, base):
+    out, _ = whole
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4", "checkpoint-6"]
+    of_base = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    for checkpoint in checkpoints(out):
+        names = {path.name for path in checkpoint.iterdir()}
+        assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= names
+        assert not names & {"model.safetensors", "pytorch_model.bin", "training_args.bin"}
+        assert (checkpoint / "adapter_model.safetensors").stat().st_size < of_base / 2
+    first, last = (AutoCompressor.from_pretrained(path) for path in checkpoints(out))
+    assert first.fingerprint != last.fingerprint == AutoCompressor.from_pretrained(out).fingerprint
+
+
+def test_a_run_repeats_and_takes_more_steps(base, data, whole, tmp_path):
+    out = tmp_path / "out"
+    train(base, data, out, schedule=replace(SCHEDULE, save_every=3))
+    assert losses(out) == losses(whole[0])
+    with pytest.raises(UsageError, match="trained to step 6 already"):
+        train(base, data, out)
+    longer = train(base, data, out, schedule=replace(SCHEDULE, steps=8))
+    assert (longer.steps, longer.resumed_at, longer.tokens) == (8, 6, 2 * 2 * 2 * 80)
+    assert len(losses(out)) == 8 and longer.last_loss < longer.first_loss
+
+
+KILLED = """
+import sys
+from longreach.training.compressor import Recipe
+from longreach.training.pretrain import Schedule, pretrain
+from tests.training.test_pretrain import RECIPE, SCHEDULE
+print("up", flush=True)
+pretrain(sys.argv[1], [sys.argv[2]], sys.argv[3], RECIPE, SCHEDULE, device="cpu")
+"""
+
+
+def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_path):
+    from pathlib import Path
+
+    out, root = tmp_path / "out", Path(__file__).parents[2]
+    paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, base, data, out], env=environment, cwd=root, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not checkpoints(out) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed_at = int(checkpoints(out)[-1].name.split("-")[1])
+    assert killed_at < 6 and not (out / "compressor.json").exists()
+    half = out / f"checkpoint-{killed_at + 1}"  # one more, cut off while it was written
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    report = train(base, data, out)
+    assert report.resumed_at == killed_at and report.steps == 6 and not half.exists()
+    assert losses(out) == losses(whole[0])
+    again, first = AutoCompressor.from_pretrained(out), AutoCompressor.from_pretrained(whole[0])
+    assert again.fingerprint == first.fingerprint  # every trained weight is equal
+
+
+def test_killed_before_the_result_was_written(base, data, tmp_path):
+    out = tmp_path / "out"
+    report = train(base, data, out)
+    wanted = AutoCompressor.from_pretrained(out).fingerprint
+    for name in ("compressor.json", "adapter_model.safetensors", "adapter_config.json"):
+        (out / name).unlink()
+    again = train(base, data, out)
+    assert (again.steps, again.tokens, again.last_loss) == (6, 0, report.last_loss)
+    assert AutoCompressor.from_pretrained(out).fingerprint == wanted
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch):
+    from longreach.training import compressor
+
+    out, real, calls = tmp_path / "out", compressor.chunked_cross_entropy, []
+
+    def spoiled(*args, **options):
+        calls.append(1)
+        loss = real(*args, **options)
+        return loss * float("nan") if len(calls) > 14 else loss  # 2 x 2 substeps a step: in the fourth
+
+    monkeypatch.setattr(compressor, "chunked_cross_entropy", spoiled)
+    with pytest.raises(TrainingError, match=r"loss is not finite at step 4; .*checkpoint-2' is the last good"):
+        train(base, data, out)
+    monkeypatch.undo()
+    assert not (out / "compressor.json").exists()
+    assert train(base, data, out).resumed_at == 2
+
+
+def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, monkeypatch):
+    from longreach.training import compressor
+
+    out, real = tmp_path / "out", compressor.CompressorObjective.forward
+
+    def spoiled(self, *args):
+        found = real(self, *args)
+        self.embed_summary.register_hook(lambda gradient: gradient / 0)
+        return found
+
+    monkeypatch.setattr(compressor.CompressorObjective, "forward", spoiled)
+    with pytest.raises(TrainingError, match="gradients are not finite at step 1; there is no checkpoint yet"):
+        train(base, data, out)
+
+
+def test_sequences_keep_documents_whole_and_join_what_is_left(tmp_path):
+    tokenizer, end = make_tokenizer(), make_tokenizer().eos_token_id
+    found = read_sequences([Document("a", "a" * 25), Document("b", "b" * 7), Document("c", "c" * 4)], tokenizer, 10)
+    a, b, c = (tokenizer(letter)["input_ids"][0] for letter in "abc")
+    assert found.ids.tolist() == [[a] * 10, [a] * 10, [*[a] * 5, end, *[b] * 4]]
+    assert b != c and found.skipped == []
+    (tmp_path / "image.bin").write_bytes(b"\0\1")
+    (tmp_path / "good.txt").write_text("d" * 30)
+    assert len(read_sequences([tmp_path], tokenizer, 10).skipped) == 1
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"steps": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"accumulate": 0}, "at least 1"),
+        ({"save_every": 0}, "at least 1"),
+        ({"lr": 0.0}, "above 0"),
+        ({"lr": float("nan")}, "above 0"),
+        ({"warmup": 1.0}, "warmup"),
+    ],
+)
+def test_refuses_schedules_out_of_range(changes, word):
+    with pytest.raises(UsageError, match=word):
+        replace(SCHEDULE, **changes)
+
+
+def test_refuses_what_cannot_be_trained_on(base, tmp_path):
+    with pytest.raises(DocumentError, match="does not exist"):
+        train(base, tmp_path / "none.txt", tmp_path / "out")
+    (tmp_path / "short.txt").write_text("Too short.")
+    with pytest.raises(UsageError, match="holds 10 tokens and one sequence takes 80"):
+        train(base, tmp_path / "short.txt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="device"):
+        pretrain(base, [tmp_path], tmp_path / "out", device="nonsense")
+
+
+def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("Dear")
+    with pytest.raises(UsageError, match="exists already"):
+        train(base, data, tmp_path / "taken")
+    with pytest.raises(UsageError, match=r"holds a run with summary_tokens 5, .*lr 0.01"):
+        train(base, data, whole[0], replace(RECIPE, summary_tokens=4), replace(SCHEDULE, lr=1e-3))
+    with pytest.raises(UsageError, match="holds a run with data"):
+        train(base, data / "1.txt", whole[0])
+    make_model(seed=2).save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    with pytest.raises(UsageError, match="base_fingerprint"):
+        train(tmp_path / "other", data, whole[0])
+
+
+def test_a_damaged_checkpoint_is_named(base, data, tmp_path):
+    out = tmp_path / "out"
+    train(base, data, out, schedule=replace(SCHEDULE, steps=2))
+    (out / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"checkpoint-2' cannot be read .* delete it"):
+        train(base, data, out)
