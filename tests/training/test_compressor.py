@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longreach import AutoCompressor
+from longreach import AttentionPattern, AutoCompressor, convert
 from longreach.errors import ModelError, UsageError
 from longreach.training.compressor import CompressorObjective, Recipe, random_lengths
 from longreach.training.compressor_trainer import save_compressor
@@ -89,6 +89,21 @@ def test_training_sees_the_vectors_that_compress_gives(tmp_path, mode, k):
         torch.testing.assert_close(row, wanted, rtol=0, atol=3e-5)  # merged weights are rounded once more
     untrained = AutoCompressor(make_model(), make_tokenizer(), k, 10, mode)
     assert (untrained.compress(ids.tolist())[0] - wanted).abs().max() > 1e-2
+
+
+def test_a_hybrid_model_is_trained_as_it_is_read(tmp_path):
+    pattern = AttentionPattern(block_size=4, sink_blocks=1, local_blocks=2)
+    hybrid = lambda: convert(make_model(), pattern, [1], 2048)  # noqa: E731
+    objective, (ids, labels) = make_objective(hybrid(), mode="independent"), batch(20)
+    found = objective(ids, labels, (10, 10), 3)
+    found.loss.backward()
+    assert objective.embed_summary.grad.abs().sum() > 0
+    save_compressor(objective, tmp_path, "")
+    compressor = AutoCompressor.from_pretrained(tmp_path, hybrid(), make_tokenizer(), summary_tokens=3)
+    wanted = torch.stack(compressor.compress(ids.tolist()))
+    torch.testing.assert_close(found.vectors.detach(), wanted, rtol=0, atol=3e-5)
+    with pytest.raises(ModelError, match="another model"):  # the same weights, read in full
+        AutoCompressor.from_pretrained(tmp_path, make_model(), make_tokenizer())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,16 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from longreach import AutoCompressor, Document
-from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.training.compressor import Recipe
+from longreach.errors import DocumentError, MissingDependency, ModelError, TrainingError, UsageError
+from longreach.training.compressor import CompressorObjective, Recipe
 from longreach.training.compressor_trainer import checkpoints
 from longreach.training.pretrain import Schedule, pretrain, read_sequences
 from tests.conftest import make_model, make_tokenizer
@@ -83,10 +86,28 @@ def test_checkpoints_are_small_and_whole(whole, base):
     assert first.fingerprint != last.fingerprint == AutoCompressor.from_pretrained(out).fingerprint
 
 
+def test_substeps_share_a_draw_and_pass_on_vectors_without_gradients(base, data, tmp_path, monkeypatch):
+    calls, real = [], CompressorObjective.forward
+
+    def recorded(self, ids, labels, lengths, k, vectors, teacher):
+        calls.append((ids, labels, lengths, k, vectors))
+        return real(self, ids, labels, lengths, k, vectors, teacher)
+
+    monkeypatch.setattr(CompressorObjective, "forward", recorded)
+    train(base, data, tmp_path / "out", schedule=replace(SCHEDULE, steps=3))
+    assert len(calls) == 3 * 2 * 2
+    for first, second in zip(calls[::2], calls[1::2], strict=True):
+        ids, labels = (torch.cat([first[i], second[i]], dim=1) for i in (0, 1))
+        assert torch.equal(labels[:, :-1], ids[:, 1:]) and (labels[:, -1] == -100).all()
+        assert first[3] == second[3] and sum(first[2]) == sum(second[2]) == 40
+        assert first[4] is None and second[4].shape == (2, 2 * first[3], 32) and not second[4].requires_grad
+    assert len({call[2] for call in calls}) > 3 and len({call[3] for call in calls}) > 1
+
+
 def test_a_run_repeats_and_takes_more_steps(base, data, whole, tmp_path):
     out = tmp_path / "out"
-    train(base, data, out, schedule=replace(SCHEDULE, save_every=3))
-    assert losses(out) == losses(whole[0])
+    train(base, data, out, schedule=replace(SCHEDULE, save_every=3, checkpointing=True))
+    assert losses(out) == pytest.approx(losses(whole[0]), abs=1e-5)  # each layer twice, and nothing else
     with pytest.raises(UsageError, match="trained to step 6 already"):
         train(base, data, out)
     longer = train(base, data, out, schedule=replace(SCHEDULE, steps=8))
@@ -94,30 +115,34 @@ def test_a_run_repeats_and_takes_more_steps(base, data, whole, tmp_path):
     assert len(losses(out)) == 8 and longer.last_loss < longer.first_loss
 
 
-KILLED = """
+RUN = """
 import sys
-from longreach.training.compressor import Recipe
-from longreach.training.pretrain import Schedule, pretrain
+from dataclasses import replace
+from longreach.training.pretrain import pretrain
 from tests.training.test_pretrain import RECIPE, SCHEDULE
-print("up", flush=True)
-pretrain(sys.argv[1], [sys.argv[2]], sys.argv[3], RECIPE, SCHEDULE, device="cpu")
+base, data, out, accumulate, dropout = sys.argv[1:]
+recipe, schedule = replace(RECIPE, lora_dropout=float(dropout)), replace(SCHEDULE, accumulate=int(accumulate))
+pretrain(base, [data], out, recipe, schedule, device="cpu")
 """
 
 
-def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_path):
-    from pathlib import Path
-
-    out, root = tmp_path / "out", Path(__file__).parents[2]
+def start(base, data, out, accumulate=2, dropout=0.05, **variables):
+    """The same run as a process of its own."""
+    root = Path(__file__).parents[2]
     paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, base, data, out], env=environment, cwd=root, stdout=subprocess.PIPE
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)} | variables
+    command = [sys.executable, "-c", RUN, base, data, out, str(accumulate), str(dropout)]
+    return subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_path):
+    out = tmp_path / "out"
+    process = start(base, data, out)
     deadline = time.monotonic() + 120
     while process.poll() is None and not checkpoints(out) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
     killed_at = int(checkpoints(out)[-1].name.split("-")[1])
     assert killed_at < 6 and not (out / "compressor.json").exists()
     half = out / f"checkpoint-{killed_at + 1}"  # one more, cut off while it was written
@@ -128,6 +153,24 @@ def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_
     assert losses(out) == losses(whole[0])
     again, first = AutoCompressor.from_pretrained(out), AutoCompressor.from_pretrained(whole[0])
     assert again.fingerprint == first.fingerprint  # every trained weight is equal
+
+
+def test_two_processes_have_the_losses_of_one(base, data, tmp_path):
+    """Dropout apart, two processes of one batch a step are one process of two."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    both = [start(base, data, tmp_path / "two", 1, 0.0, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    recipe = replace(RECIPE, lora_dropout=0.0)
+    train(base, data, tmp_path / "one", recipe)
+    for process in both:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    assert max(abs(one[step] - two[step]) for step in one) <= 1e-4
+    assert max(one.values()) - min(one.values()) > 0.1
 
 
 def test_killed_before_the_result_was_written(base, data, tmp_path):
@@ -211,6 +254,10 @@ def test_refuses_what_cannot_be_trained_on(base, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="device"):
         pretrain(base, [tmp_path], tmp_path / "out", device="nonsense")
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES"):
+        pretrain(base, [tmp_path], tmp_path / "out", device="cpu:0")
+    with pytest.raises(MissingDependency, match="pip install nowhere"):
+        pretrain(base, [tmp_path], tmp_path / "out", schedule=replace(SCHEDULE, report_to=("nowhere",)))
 
 
 def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
@@ -231,6 +278,7 @@ def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
 def test_a_damaged_checkpoint_is_named(base, data, tmp_path):
     out = tmp_path / "out"
     train(base, data, out, schedule=replace(SCHEDULE, steps=2))
-    (out / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ModelError, match=r"checkpoint-2' cannot be read .* delete it"):
-        train(base, data, out)
+    for name in ("optimizer.pt", "adapter_model.safetensors"):
+        (out / "checkpoint-2" / name).write_bytes(b"damaged")
+        with pytest.raises(ModelError, match=r"checkpoint-2' cannot be read .* delete it"):
+            train(base, data, out)

@@ -64,10 +64,12 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
         with torch.no_grad():
             objective.embed_summary.copy_(summary)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before."
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before.")
 
 
 class CompressorTrainer(transformers.Trainer):
@@ -126,7 +128,8 @@ class CompressorTrainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, each a mean since the last time, to what is logged."""
         if "loss" in logs and len(self._parts) > 1:
-            logs |= {name: float(torch.stack(parts).mean()) for name, parts in self._parts.items()}
+            means = {name: torch.stack(parts).mean() for name, parts in self._parts.items()}
+            logs |= {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in means.items()}
         self._parts.clear()
         super().log(logs, start_time)
 
@@ -138,11 +141,18 @@ class CompressorTrainer(transformers.Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_compressor(self.objective, Path(resume_from_checkpoint))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except Exception as error:
+            raise _unreadable(Path(str(checkpoint)), error) from error
+
     def _generator(self) -> torch.Generator:
-        """Chance for one batch: the same on every process, and whenever this step is run."""
+        """Chance for one batch, whenever its step is run, and on however many processes that share its batches."""
         step, batch = self._drawn
         self._drawn = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
-        seed = (self.args.seed * 1_000_003 + self._drawn[0]) * 1_009 + self._drawn[1]
+        number = self._drawn[1] * self.args.world_size + self.args.process_index
+        seed = (self.args.seed * 1_000_003 + self._drawn[0]) * 100_003 + number
         return torch.Generator().manual_seed(seed % 2**63)
 
 

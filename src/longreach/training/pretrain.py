@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from transformers.integrations import integration_utils as integrations
 
 from longreach.corpus.documents import Document, Skipped, read_all
-from longreach.errors import DocumentError, UsageError
+from longreach.errors import DocumentError, MissingDependency, UsageError
 from longreach.models.device import check_device, default_device
 from longreach.models.load import load, quiet
 from longreach.models.loss import checkpointing
@@ -153,8 +155,11 @@ def pretrain(
     """
     recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
     _check_folder(folder)
+    _check_reports(schedule.report_to)
     check_device(device)
-    on_cpu = (device or default_device()).startswith("cpu")
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"The device is '{device}': use cpu or cuda, and choose cards with CUDA_VISIBLE_DEVICES.")
+    on_cpu = (device or default_device()) == "cpu"
     base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
     torch.manual_seed(schedule.seed)  # LoRA starts at random
     objective = CompressorObjective(base, tokenizer, recipe)
@@ -221,7 +226,20 @@ def _arguments(folder: Path, schedule: Schedule, on_cpu: bool) -> transformers.T
     return arguments
 
 
+def _is_first() -> bool:
+    """Whether this is the one process, or the first of those that torchrun or accelerate started, that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _check_reports(names: Sequence[str]) -> None:
+    missing = " ".join(sorted(set(names) - set(integrations.get_available_reporting_integrations())))
+    if missing:
+        raise MissingDependency(f"Figures cannot be sent there: pip install {missing}, or leave out --report-to.")
+
+
 def _check_folder(folder: Path) -> None:
+    if not _is_first():
+        return
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken and not (folder / RUN_FILE).is_file():
         raise UsageError(f"'{folder}' exists already: give a folder that does not exist yet, or an empty one.")
@@ -232,6 +250,8 @@ def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, ids: to
     settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
     settings |= {"base_fingerprint": base, "data": hashlib.sha256(ids.numpy().tobytes()).hexdigest()}
     described = folder / RUN_FILE
+    if not _is_first():
+        return next(reversed(checkpoints(folder)), None)
     if not described.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f"{RUN_FILE}.tmp"
