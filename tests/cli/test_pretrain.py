@@ -72,3 +72,11 @@ def test_wrong_data_and_folders_get_a_sentence(wrong, models, texts, tmp_path):
     fails(2, ["exists already"], models / "one", texts, texts)
     fails(1, ["No model"], tmp_path / "no-model", texts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("every", [1, 9])
+def test_a_run_that_diverges_keeps_nothing_bad(run, models, texts, tmp_path, every):
+    options = ("--max-ratio", 12, "--lr", 1e38, "--steps", 9, "--warmup", 0, "--save-every", every)
+    result = run("pretrain", models / "one", texts, tmp_path / "out", *FEW, *options)
+    assert result.code == 1 and "not finite at step 2" in result.sentence and "lower --lr" in result.sentence
+    assert "no good checkpoint" in result.sentence and not (tmp_path / "out" / "compressor.json").exists()

@@ -184,7 +184,9 @@ def test_killed_before_the_result_was_written(base, data, tmp_path):
     assert AutoCompressor.from_pretrained(out).fingerprint == wanted
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at, good", [(4, 2), (5, 2), (6, 4)])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch, at, good):
+    """At step 5 the weights of checkpoint-4 gave it: that one is not good."""
     from longreach.training import compressor
 
     out, real, calls = tmp_path / "out", compressor.chunked_cross_entropy, []
@@ -192,14 +194,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
     def spoiled(*args, **options):
         calls.append(1)
         loss = real(*args, **options)
-        return loss * float("nan") if len(calls) > 14 else loss  # 2 x 2 substeps a step: in the fourth
+        return loss * float("nan") if len(calls) > 4 * at - 2 else loss  # 2 batches of 2 substeps a step
 
     monkeypatch.setattr(compressor, "chunked_cross_entropy", spoiled)
-    with pytest.raises(TrainingError, match=r"loss is not finite at step 4; .*checkpoint-2' is the last good"):
+    with pytest.raises(TrainingError, match=rf"loss is not finite at step {at}; .*checkpoint-{good}' is the last good"):
         train(base, data, out)
     monkeypatch.undo()
     assert not (out / "compressor.json").exists()
-    assert train(base, data, out).resumed_at == 2
+    assert train(base, data, out).resumed_at == good
 
 
 def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, monkeypatch):
@@ -213,7 +215,7 @@ def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, mo
         return found
 
     monkeypatch.setattr(compressor.CompressorObjective, "forward", spoiled)
-    with pytest.raises(TrainingError, match="gradients are not finite at step 1; there is no checkpoint yet"):
+    with pytest.raises(TrainingError, match="gradients are not finite at step 1; there is no good checkpoint"):
         train(base, data, out)
 
 

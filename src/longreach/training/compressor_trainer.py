@@ -90,7 +90,8 @@ class CompressorTrainer(transformers.Trainer):
         self._drawn = (-1, 0)
         self.remove_callback(PrinterCallback)  # it prints on stdout
         self.add_callback(_Guard(objective))
-        self.add_callback(_Progress(self, progress))
+        self._progress = _Progress(self, progress)
+        self.add_callback(self._progress)
 
     @property
     def tokens_a_step(self) -> int:
@@ -98,6 +99,13 @@ class CompressorTrainer(transformers.Trainer):
         args = self.args
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         return rows * self.objective.recipe.sequence_tokens
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """As in `transformers.Trainer`; the bar ends its line whatever happens."""
+        try:
+            return super().train(*args, **options)
+        finally:
+            self._progress.close()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of all substeps of a batch; returns their mean loss."""
@@ -117,6 +125,8 @@ class CompressorTrainer(transformers.Trainer):
                 with self.compute_loss_context_manager():
                     done = model(ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught)
                 if not torch.isfinite(done.loss):
+                    spoiled = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE
+                    spoiled.unlink(missing_ok=True)  # the weights that gave this loss
                     raise _stopped("The loss is", self.args, self.state)
                 self.accelerator.backward(done.loss * share)
             vectors = done.vectors.detach()
@@ -158,8 +168,10 @@ class CompressorTrainer(transformers.Trainer):
 
 def _stopped(what: str, args: Any, state: Any) -> TrainingError:
     kept = checkpoints(Path(args.output_dir))
-    good = f"'{kept[-1]}' is the last good checkpoint" if kept else "there is no checkpoint yet"
-    return TrainingError(f"{what} not finite at step {state.global_step + 1}; {good}: start again with a lower --lr.")
+    good = f"'{kept[-1]}' is the last good checkpoint" if kept else "there is no good checkpoint"
+    return TrainingError(
+        f"{what} not finite at step {state.global_step + 1}; {good}: start again in another folder with a lower --lr."
+    )
 
 
 class _Guard(TrainerCallback):
@@ -183,6 +195,11 @@ class _Progress(TrainerCallback):
 
     def __init__(self, trainer: CompressorTrainer, shown: bool) -> None:
         self.trainer, self.shown = trainer, shown
+        self.bar: tqdm | None = None
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tokens = self.trainer.tokens_a_step
@@ -197,11 +214,9 @@ class _Progress(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.bar is not None
         self.bar.update(self.trainer.tokens_a_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:
+        if self.bar is not None and logs and "loss" in logs:
             self.bar.set_postfix_str(f"step {state.global_step} loss {logs['loss']:.4f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.close()
