@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Document
 from longreach.errors import DocumentError, MissingDependency, ModelError, TrainingError, UsageError
@@ -45,9 +46,12 @@ def train(base, data, out, recipe=RECIPE, schedule=SCHEDULE, **options):
     return pretrain(base, [data], out, recipe, schedule, device="cpu", **options)
 
 
+def log(folder):
+    return json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
+
+
 def losses(folder):
-    state = json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())
-    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+    return {entry["step"]: entry["loss"] for entry in log(folder) if "loss" in entry}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,17 @@ def test_checkpoints_are_small_and_whole(whole, base):
         assert (checkpoint / "adapter_model.safetensors").stat().st_size < of_base / 2
     first, last = (AutoCompressor.from_pretrained(path) for path in checkpoints(out))
     assert first.fingerprint != last.fingerprint == AutoCompressor.from_pretrained(out).fingerprint
+
+
+def test_a_model_in_bfloat16_is_trained_in_float32(base, data, whole, tmp_path):
+    recipe = replace(RECIPE, reconstruction=0.5, distillation=0.5)
+    report = train(base, data, tmp_path / "out", recipe, dtype="bfloat16")
+    assert report.last_loss < report.first_loss - 0.1
+    trained = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert AutoCompressor.from_pretrained(tmp_path / "out").compress([[1] * 30])[0].isfinite().all()
+    (logged,) = [e for e in log(tmp_path / "out") if e["step"] == 6 and "loss" in e]
+    assert logged["loss"] == pytest.approx(logged["lm"] + 0.5 * logged["reconstruction"] + 0.5 * logged["distillation"])
 
 
 def test_substeps_share_a_draw_and_pass_on_vectors_without_gradients(base, data, tmp_path, monkeypatch):
