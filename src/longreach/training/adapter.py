@@ -63,5 +63,6 @@ def merge(trained: Any, folder: Path) -> Any:
         trained.save_pretrained(aside)
         aside.rename(folder)
         model = trained.merge_and_unload().to(dtype)
-    model.tie_weights()  # where PEFT trained a copy of a tied embedding, the head becomes that copy
+    if model.config.get_text_config().tie_word_embeddings:  # PEFT trained a copy of the embedding: the head becomes it
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
     return model
