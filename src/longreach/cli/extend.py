@@ -67,6 +67,7 @@ def extend(
     """
     from longreach.errors import UsageError
     from longreach.models.convert import convert
+    from longreach.models.device import default_device
     from longreach.models.load import load
     from longreach.training.extend import extend as run
     from longreach.training.settings import Settings
@@ -95,8 +96,9 @@ def extend(
         report_to=tuple(report_to),
         seed=seed,
     )
-    # Trainer puts it on its device, each process on its own; what is fixed under a LoRA becomes bfloat16 there.
-    loaded, tokenizer = load(model, device="cpu")
+    # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise as the computation.
+    work = settings.computed_in(device or default_device())
+    loaded, tokenizer = load(model, device="cpu", dtype=work if lora else None)
     if pattern or full_layers or given(shape):
         if getattr(loaded.config, "sparse_attention", None):
             raise UsageError(f"'{model}' is a hybrid model already: leave the pattern and --full-layers away.")

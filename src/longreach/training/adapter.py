@@ -57,12 +57,15 @@ def merge(trained: Any, folder: Path) -> Any:
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
-    dtype = trained.get_base_model().lm_head.weight.dtype
+    base = trained.get_base_model()
+    config, dtype = base.config.get_text_config(), base.get_output_embeddings().weight.dtype
+    tied = config.tie_word_embeddings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trained.save_pretrained(aside)
         aside.rename(folder)
         model = trained.merge_and_unload().to(dtype)
-    if model.config.get_text_config().tie_word_embeddings:  # PEFT trained a copy of the embedding: the head becomes it
+    if tied:  # PEFT trained a copy of the embedding, and would leave the head as it was
+        config.tie_word_embeddings = True
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     return model
