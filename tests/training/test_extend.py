@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import longreach
@@ -19,6 +20,7 @@ from longreach.training.data import Data, Samples
 from longreach.training.extend import extend
 from longreach.training.objective import chunked_loss
 from longreach.training.settings import Settings
+from longreach.training.trainer import LongTrainer
 from tests.conftest import make_model, make_tokenizer
 from tests.training import interrupted
 from tests.training.conftest import make_hybrid
@@ -112,6 +114,35 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses(texts, tmp_path):
     assert losses(killed) == losses(whole) and len(losses(whole)) == steps
     for name, weight in load_file(whole / "model.safetensors").items():
         assert torch.equal(weight, load_file(killed / "model.safetensors")[name])
+
+
+@pytest.mark.parametrize(
+    "settings, shape",
+    [
+        ({"lora": 2, "train_norms": True, "train_embeddings": True}, {"tie_word_embeddings": True}),
+        ({"lora": 2, "train_norms": True, "train_embeddings": True, "dtype": "bfloat16"}, {}),
+        ({"dtype": "bfloat16", "rows": 2}, {"tie_word_embeddings": True}),
+    ],
+)
+def test_adapters_and_low_precision_go_on_to_the_same_losses(train, tmp_path, monkeypatch, settings, shape):
+    settings |= {"max_steps": 6, "save_every": 3}
+    train(model=make_hybrid(**shape), name="whole", **settings)
+    step = LongTrainer.training_step
+
+    def interrupt(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LongTrainer, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(model=make_hybrid(**shape), **settings)
+    report = train(model=make_hybrid(**shape), **settings)
+    assert report["resumed_from_step"] == 3
+    assert losses(tmp_path / "out") == losses(tmp_path / "whole") and len(losses(tmp_path / "out")) == 6
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out")]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_two_processes_learn_what_one_learns(texts, tmp_path):
@@ -219,6 +250,22 @@ def test_out_of_memory_says_what_to_lower(train, monkeypatch, options, lower):
     monkeypatch.setattr("longreach.training.objective.chunked_cross_entropy", fail)
     with pytest.raises(TrainingError, match=f"Out of memory: .*{lower}.*last checkpoint stays"):
         train(held_out=0, **options)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/1"),
+    ],
+)
+def test_a_full_disk_says_so(train, tmp_path, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(LongTrainer, "_save", fail)
+    with pytest.raises(TrainingError, match="does not fit on the disk: make room"):
+        train(held_out=0)
 
 
 def test_a_length_below_the_local_window_is_refused(train, tmp_path):

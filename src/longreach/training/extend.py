@@ -33,6 +33,8 @@ from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
 from longreach.training.trainer import LongTrainer, Progress
 
+_DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
+
 
 def extend(
     model: Any,
@@ -116,7 +118,7 @@ def extend(
             eval_steps=settings.eval_every or -(-steps // 10),
             eval_on_start=bool(loaded.held_out) and checkpoint is None,
         )
-        with _memory(settings), _prepared(model, settings, dtype) as trained, chunked_loss(trained):
+        with _room(settings), _prepared(model, settings, dtype) as trained, chunked_loss(trained):
             samples = Samples(loaded, steps * per_step, positions=ranks < probe.world_size)
             progress = Progress(tell, loaded.order, per_step)
             trainer = LongTrainer(trained, args, samples, loaded.held_out, settings.length, progress)
@@ -232,11 +234,16 @@ def _prepared(model: Any, settings: Settings, dtype: torch.dtype) -> Iterator[An
 
 
 @contextmanager
-def _memory(settings: Settings) -> Iterator[None]:
-    """Says which setting to lower where memory runs out."""
+def _room(settings: Settings) -> Iterator[None]:
+    """Says what to do where memory or the disk is full."""
     try:
         yield
     except Exception as error:
+        if any(sign in str(error) for sign in _DISK_FULL):
+            raise TrainingError(
+                "A checkpoint does not fit on the disk: make room and run the same command again, it goes on from the "
+                "last whole one."
+            ) from error
         if not out_of_memory(error):
             raise
         lower = f"--length (it is {settings.length})"
