@@ -20,11 +20,14 @@ def make_hybrid(**shape):
     return longreach.convert(make_model(**shape), PATTERN, [1], max_length=4096)
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """A folder of twelve text files."""
-    folder = tmp_path / "texts"
+def write_texts(folder):
     folder.mkdir()
     for number, text in enumerate(make_texts(12)):
         (folder / f"{number:02}.txt").write_text(text)
     return folder
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder of twelve text files."""
+    return write_texts(tmp_path / "texts")

@@ -23,19 +23,20 @@ from longreach.training.settings import Settings
 from longreach.training.trainer import LongTrainer
 from tests.conftest import make_model, make_tokenizer
 from tests.training import interrupted
-from tests.training.conftest import make_hybrid
+from tests.training.conftest import make_hybrid, write_texts
 
 ROOT = Path(__file__).parents[2]
 FAST = {"length": 128, "max_steps": 5, "batch_tokens": 512, "held_out": 2, "learning_rate": 1e-2, "eval_every": 100}
 
 
-def start(tmp_path, texts, out, steps, *before):
-    """A run in a process of its own."""
-    command = [sys.executable, *before, str(ROOT / "tests/training/interrupted.py")]
+def start(script, *arguments, processes=1):
+    """A script of this folder in processes of its own."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    command = [sys.executable, *(launcher if processes > 1 else ()), str(ROOT / "tests" / "training" / script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, str(texts), str(out), str(tmp_path / "cache"), str(steps)],
+        [*command, *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,7 +101,7 @@ def test_lora_trains_what_it_is_asked_to_and_nothing_else(train, tmp_path, also)
 
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(texts, tmp_path):
     steps, killed, whole = 60, tmp_path / "killed", tmp_path / "whole"
-    process = start(tmp_path, texts, killed, steps)
+    process = start("interrupted.py", texts, killed, tmp_path / "cache", steps)
     deadline = time.monotonic() + 120
     while run.last_checkpoint(killed) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -145,17 +146,31 @@ def test_adapters_and_low_precision_go_on_to_the_same_losses(train, tmp_path, mo
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
-def test_two_processes_learn_what_one_learns(texts, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    process = start(tmp_path, texts, tmp_path / "two", 4, *launcher)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two processes did: a folder with their run, and how far parts of weights are from whole ones."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_texts(folder / "texts")
+    process = start("ranks.py", folder / "texts", folder, folder / "cache", 4, processes=2)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
-    interrupted.train(texts, tmp_path / "one", tmp_path / "cache", 4, lambda text: None)
-    two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(ranks):
+    interrupted.train(ranks / "texts", ranks / "one", ranks / "cache", 4, lambda text: None)
+    two, one = losses(ranks / "two"), losses(ranks / "one")
     assert [step for step, _ in two] == [step for step, _ in one] == [1, 2, 3, 4]
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
-    reports = [run.report_of(tmp_path / name)["perplexity"] for name in ("one", "two")]
+    reports = [run.report_of(ranks / name)["perplexity"] for name in ("one", "two")]
     assert reports[0]["after"] == pytest.approx(reports[1]["after"], rel=1e-3)
+
+
+def test_parts_of_weights_learn_and_save_what_whole_ones_do(ranks):
+    found = json.loads((ranks / "found.json").read_text())
+    assert len(found) == 3
+    for same, *differences in found:
+        assert same and max(map(abs, differences)) < 1e-5
 
 
 def test_every_token_of_a_step_counts_alike(train, texts, tmp_path):

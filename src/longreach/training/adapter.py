@@ -64,7 +64,9 @@ def merge(trained: Any, folder: Path) -> Any:
         warnings.simplefilter("ignore")
         trained.save_pretrained(aside)
         aside.rename(folder)
-        model = trained.merge_and_unload().to(dtype)
+        model = trained.merge_and_unload()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     if tied:  # PEFT trained a copy of the embedding, and would leave the head as it was
         config.tie_word_embeddings = True
         model.get_output_embeddings().weight = model.get_input_embeddings().weight

@@ -28,7 +28,7 @@ from longreach.models.loss import checkpointing
 from longreach.models.sparse import pattern_of
 from longreach.training import adapter, run
 from longreach.training.data import Data, Samples
-from longreach.training.objective import chunked_loss
+from longreach.training.objective import chunked_loss, put_together
 from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
 from longreach.training.trainer import LongTrainer, Progress
@@ -137,6 +137,10 @@ def extend(
                 "tokens_per_second": progress.tokens_per_second,
                 "peak_memory_bytes": _peak_bytes(trainer),
             }
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # each process has a part of every weight
+            whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+            if first:
+                put_together(trained, whole)
         if first:
             result = adapter.merge(trained, out / run.ADAPTER) if settings.lora else trained
             run.finish(out, result, tokenizer, history, report)

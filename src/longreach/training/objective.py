@@ -9,7 +9,7 @@ Shapes: R rows, T tokens, d hidden size.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,23 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
         yield model
     finally:
         del inner.forward
+
+
+def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
+    """Gives a model that was cut over processes its whole weights again, to be saved; it cannot be called any more.
+
+    Args:
+        model: Bare or under PEFT.
+        whole: Its state dict, gathered.
+    """
+    for name, tensor in whole.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if leaf in module._parameters:  # not by load_state_dict, whose hooks want the parts
+            module._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner is model and inner.config.get_text_config().tie_word_embeddings:
+        inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
 
 
 def _head(model: Any) -> Tensor:
