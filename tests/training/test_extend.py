@@ -234,6 +234,17 @@ def test_what_is_done_is_not_done_again(train, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_a_run_that_was_killed_while_its_result_was_written_writes_it_again(train, tmp_path, monkeypatch):
+    first = train(lora=2)
+    for name in ("training.json", "config.json", "model.safetensors"):
+        (tmp_path / "out" / name).unlink()
+    monkeypatch.setattr(LongTrainer, "training_step", None)  # nothing is left to learn
+    again = train(lora=2)
+    different = {key for key in first if first[key] != again[key]}
+    assert different == {"seconds", "resumed_from_step"} and again["resumed_from_step"] == 5
+    longreach.load(tmp_path / "out", device="cpu")
+
+
 @pytest.mark.parametrize(
     "change, words", [({"seed": 1}, "seed is 0 there and 1 here"), ({"length": 64}, "length is 128")]
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, emit, note
+from longreach.cli.output import JsonOption, emit, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -56,7 +56,9 @@ def extend(
     dtype: str | None = typer.Option(
         None, "--dtype", help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]"
     ),
-    device: str | None = DeviceOption,
+    device: str | None = typer.Option(
+        None, "--device", help="cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is one]"
+    ),
     as_json: bool = JsonOption,
 ) -> None:
     """Train a model on long texts, so that it uses a longer window.

@@ -134,7 +134,6 @@ def extend(
                 "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
                 "resumed_from_step": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
                 "seconds": seconds,
-                "tokens_per_second": progress.tokens_per_second,
                 "peak_memory_bytes": _peak_bytes(trainer),
             }
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # each process has a part of every weight
@@ -272,6 +271,7 @@ def _report(data: Data, settings: Settings, history: list[dict[str, Any]], sampl
         "tokens": learned,
         "padding_share": 1 - learned / slots,
         "epochs": data.order.epoch_of(samples),
+        "tokens_per_second": [line["tokens_per_second"] for line in history if "loss" in line][-1],
         "loss": {"first": losses[0], "last": losses[-1]},
         "perplexity": {when: _by_position(tests[at]) for when, at in (("before", 0), ("after", -1)) if tests},
         "held_out_documents": len(data.held_out),
