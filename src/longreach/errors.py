@@ -4,7 +4,7 @@ LongreachError                 everything below; its text is one sentence that s
 ├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be (exit code 2)
 ├── MissingDependency          an optional package is not installed; the text holds the command that brings it
 ├── ModelError                 a model cannot be found, read or used here
-├── TrainingError              training cannot go on: the loss is no number any more
+├── TrainingError              training stopped: memory was not enough, or a loss was not finite
 ├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly encoded
 ├── CorpusError                a corpus cannot be used
 │   ├── CorpusNotFound         there is no corpus of that name
@@ -40,7 +40,7 @@ class ModelError(LongreachError):
 
 
 class TrainingError(LongreachError):
-    """Training cannot go on."""
+    """Training stopped: memory was not enough, or a loss was not finite."""
 
 
 class DocumentError(LongreachError):
@@ -83,3 +83,9 @@ class ContextError(LongreachError, ValueError):
     """A question and its context do not fit the window or the budget."""
 
     exit_code = 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the machine's or a GPU's, was not enough."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

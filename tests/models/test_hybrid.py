@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 import longreach
 from longreach.caches.retained import RetainedCache
 from longreach.errors import UsageError
-from longreach.models.convert import longer_rope
+from longreach.models.convert import lengthen, longer_rope
 from longreach.models.hybrid import FAMILIES
 from longreach.models.sparse import plan_of
 from tests.conftest import make_model, make_tokenizer
@@ -473,3 +473,34 @@ def test_context_parallel_is_refused(hybrid, tmp_path):
     finally:
         destroy_process_group()
     hybrid(ids)
+
+
+# -- a longer window, and autocast -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_model, make_hybrid])
+def test_a_window_is_lengthened_in_place(make):
+    model, ids = make().eval(), ids_of(50)
+    theta, window = model.config.rope_parameters["rope_theta"], model.config.max_position_embeddings
+    before = model(ids).logits
+    lengthen(model, window)
+    assert torch.equal(model(ids).logits, before)
+    lengthen(model, 4 * window, rope="linear")
+    assert model.config.max_position_embeddings == 4 * window and model.config.rope_parameters["factor"] == 4
+    assert model.config.rope_parameters["rope_theta"] == theta
+    again = type(model)(model.config).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(model(ids).logits, again(ids).logits) and not torch.equal(model(ids).logits, before)
+
+
+def test_what_cannot_be_lengthened_says_so():
+    with pytest.raises(UsageError, match="cannot be made to reach 9000"):
+        lengthen(make_model("gemma3"), 9000)
+
+
+def test_float32_weights_under_autocast(hybrid):
+    ids = ids_of(61)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = hybrid(ids).logits
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float().softmax(-1), hybrid(ids).logits.softmax(-1), atol=0.05, rtol=0.2)

@@ -6,9 +6,9 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, ingest, plan, pretrain
-from longreach.cli.output import fail, out_of_memory
-from longreach.errors import LongreachError
+from longreach.cli import ask, bench, convert, corpus, doctor, extend, ingest, plan, pretrain
+from longreach.cli.output import fail
+from longreach.errors import LongreachError, out_of_memory
 
 HELP = """Long contexts for open language models at a fraction of the memory.
 
@@ -28,6 +28,7 @@ app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
+app.command("extend")(extend.extend)
 app.command("pretrain")(pretrain.pretrain)
 app.command("plan")(plan.plan)
 app.add_typer(bench.app, name="bench")

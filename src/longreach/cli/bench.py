@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note, out_of_memory, table
+from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note, table
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -215,6 +215,8 @@ def _record(device: "torch.device", *packages: str) -> dict[str, Any]:
 @contextmanager
 def _memory(lower: str, as_json: bool) -> Iterator[None]:
     """Ends the command where memory runs out, with the options that save some."""
+    from longreach.errors import out_of_memory
+
     try:
         yield
     except Exception as error:

@@ -40,12 +40,6 @@ def fail(text: str, kind: str, as_json: bool, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, the machine's or a GPU's, was not enough."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints columns: numbers to the right, everything else to the left; never cut off."""
     cells = [[str(cell) if not isinstance(cell, int) else f"{cell:,}" for cell in row] for row in rows]

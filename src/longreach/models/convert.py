@@ -117,6 +117,31 @@ def longer_rope(
     return longer | {"original_max_position_embeddings": window} if rope == "yarn" else longer
 
 
+def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:
+    """Gives a model, full or hybrid, a longer window in place: its config and its rotary embedding; weights stay.
+
+    Args:
+        model: A causal language model with one rotary embedding.
+        max_length: Tokens of the new window; nothing happens where the model's own is as long.
+        rope: As in `convert`.
+
+    Raises:
+        UsageError: The model's rotary embedding is of a kind that is not known here, or a value is out of range.
+    """
+    config, decoder = model.config.get_text_config(), model.get_decoder()
+    window, parameters = config.max_position_embeddings, getattr(config, "rope_parameters", None)
+    if max_length <= window:
+        return
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters or not hasattr(decoder, "rotary_emb"):
+        raise UsageError(
+            f"A {type(model).__name__} reads {window} tokens and its rotary embedding cannot be made to reach "
+            f"{max_length}; give a model of one of the families {', '.join(FAMILIES)}, or a smaller length."
+        )
+    config.rope_parameters = longer_rope(dict(parameters), window, max_length, rope)
+    config.max_position_embeddings = max_length
+    decoder.rotary_emb = type(decoder.rotary_emb)(config).to(decoder.rotary_emb.inv_freq.device)
+
+
 def _stock_config(model: Any) -> Any:
     config = getattr(model, "config", None)
     name = str(getattr(config, "model_type", type(model).__name__))

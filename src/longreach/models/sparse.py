@@ -60,7 +60,7 @@ class SparseAttention:
         if hasattr(module, "q_norm"):
             q, k = module.q_norm(q), module.k_norm(k)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+        q, k = (x.to(v.dtype) for x in apply_rotary_pos_emb(q, k, *position_embeddings))  # autocast leaves them float32
         pattern = pattern_of(self.config)
         if k.shape[1] != self.config.num_key_value_heads and pattern.stride:
             raise UsageError(

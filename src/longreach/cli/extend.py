@@ -1,0 +1,121 @@
+"""`longreach extend`: training on long texts at the target length."""
+
+from pathlib import Path
+
+import typer
+
+from longreach.cli.output import JsonOption, emit, note
+from longreach.cli.pattern import (
+    BlockSizeOption,
+    LocalBlocksOption,
+    SinkBlocksOption,
+    StrideOption,
+    given,
+    layers_from,
+    pattern_from,
+)
+
+
+def extend(
+    model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'; full or hybrid."),
+    data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
+    out: Path = typer.Argument(help="A new folder, or that of a run that was stopped: it goes on."),
+    length: int = typer.Option(..., "--length", help="Target length in tokens."),
+    pattern: str | None = typer.Option(None, "--pattern", help="Convert first: sink-window or strided."),
+    block_size: int | None = BlockSizeOption,
+    sink_blocks: int | None = SinkBlocksOption,
+    local_blocks: int | None = LocalBlocksOption,
+    stride: int | None = StrideOption,
+    full_layers: str | None = typer.Option(
+        None, "--full-layers", help="Convert first: middle-third, a number of layers, or indices: 4,5,6."
+    ),
+    max_steps: int | None = typer.Option(None, "--max-steps", help="Steps of the run. [default: the data once]"),
+    tokens: int | None = typer.Option(None, "--tokens", help="Or tokens to learn."),
+    batch_tokens: int | None = typer.Option(
+        None, "--batch-tokens", help="Tokens of a step, accumulated. [default: 8 times the length]"
+    ),
+    rows: int = typer.Option(1, "--rows", help="Rows of the target length that a device learns at a time."),
+    lora: int = typer.Option(
+        0, "--lora", metavar="R", help="Train a LoRA of this rank on q, k, v, o; 0 for all weights."
+    ),
+    train_norms: bool = typer.Option(False, "--train-norms", help="With --lora: the norms as well."),
+    train_embeddings: bool = typer.Option(False, "--train-embeddings", help="With --lora: embeddings and LM head too."),
+    learning_rate: float | None = typer.Option(None, "--learning-rate", help="[default: 2e-5, with --lora 2e-4]"),
+    schedule: str = typer.Option("cosine", "--schedule", help="cosine or constant."),
+    warmup: float = typer.Option(0.03, "--warmup", help="Share of the steps on which the learning rate rises."),
+    weight_decay: float = typer.Option(0.0, "--weight-decay"),
+    long_tokens: int = typer.Option(4096, "--long-tokens", help="Documents from here on are drawn more often."),
+    long_weight: float = typer.Option(5.0, "--long-weight", help="How many times as often; 1 for all alike."),
+    held_out: int = typer.Option(8, "--held-out", help="Documents for testing, never learned."),
+    eval_data: list[str] = typer.Option([], "--eval-data", help="Test on these instead; may come several times."),
+    eval_every: int | None = typer.Option(None, "--eval-every", help="Steps between tests. [default: ten a run]"),
+    save_every: int | None = typer.Option(None, "--save-every", help="Steps between checkpoints. [default: ten a run]"),
+    checkpointing: bool = typer.Option(True, help="Compute layers again on the way back, which saves memory."),
+    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may come several times."),
+    seed: int = typer.Option(0, "--seed"),
+    dtype: str | None = typer.Option(
+        None, "--dtype", help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]"
+    ),
+    device: str | None = typer.Option(
+        None, "--device", help="cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is one]"
+    ),
+    as_json: bool = JsonOption,
+) -> None:
+    """Train a model on long texts, so that it uses a longer window.
+
+    Called again after it was stopped, it goes on from the last checkpoint. Tests print the perplexity by position.
+
+    Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768 --tokens 20000000
+    """
+    from longreach.errors import UsageError
+    from longreach.models.convert import convert
+    from longreach.models.device import default_device
+    from longreach.models.load import load
+    from longreach.training.extend import extend as run
+    from longreach.training.settings import Settings
+
+    shape = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
+    settings = Settings(
+        length=length,
+        max_steps=max_steps,
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        rows=rows,
+        lora=lora,
+        train_norms=train_norms,
+        train_embeddings=train_embeddings,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        long_tokens=long_tokens,
+        long_weight=long_weight,
+        held_out=held_out,
+        eval_every=eval_every,
+        save_every=save_every,
+        dtype=dtype,
+        checkpointing=checkpointing,
+        report_to=tuple(report_to),
+        seed=seed,
+    )
+    # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise as the computation.
+    work = settings.computed_in(device or default_device())
+    loaded, tokenizer = load(model, device="cpu", dtype=work if lora else None)
+    if pattern or full_layers or given(shape):
+        if getattr(loaded.config, "sparse_attention", None):
+            raise UsageError(f"'{model}' is a hybrid model already: leave the pattern and --full-layers away.")
+        chosen = pattern_from(pattern or "sink-window", **shape)
+        loaded = convert(loaded, chosen, layers_from(full_layers or "middle-third"), length)
+    report = run(loaded, tokenizer, data, out, settings, evaluation=eval_data, device=device, say=note)
+    if as_json:
+        emit(report)
+        return
+    loss, perplexity = report["loss"], report["perplexity"]
+    said = (
+        f"{out}: {report['steps']} steps, {report['tokens']:,} tokens, loss {loss['first']:.3f} to {loss['last']:.3f}"
+    )
+    if perplexity:
+        said += f", held-out perplexity {perplexity['before']['all']:.2f} to {perplexity['after']['all']:.2f}"
+    if report["peak_memory_bytes"]:
+        said += f", {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
+    typer.echo(said + ".")

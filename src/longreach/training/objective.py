@@ -1,0 +1,122 @@
+"""The loss of a causal language model at its own forward, without the logits of all positions.
+
+The loss is computed inside the model's call, and not by whoever calls it, because DDP, FSDP, autocast and PEFT all hang
+on that call: reaching past it to the decoder would train without them.
+
+Shapes: R rows, T tokens, d hidden size.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+from transformers.modeling_outputs import CausalLMOutput
+
+from longreach.errors import ModelError
+from longreach.models.decoder import decoder_of
+from longreach.models.loss import IGNORED, chunked_cross_entropy
+
+_CHUNK_TOKENS = 1024
+
+
+@contextmanager
+def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]:
+    """The model, whose call with `labels` gives the loss and nothing else while this lasts.
+
+    `model(input_ids=, labels=, num_items_in_batch=)` gives an output with `loss`: the sum over labels divided by
+    `num_items_in_batch`, or their mean; with `reduction="none"` {"losses": [R, T]} without gradients, where the t-th is
+    that of predicting token t + 1 and what does not count is 0. Under sequence parallelism `shift_labels` come instead.
+
+    Args:
+        model: A causal language model, bare or under PEFT.
+        chunk_tokens: Positions whose logits exist at a time.
+
+    Raises:
+        ModelError: The model's logits are not just its LM head's.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    _check(inner)
+    stock = inner.forward
+
+    def forward(
+        self: Any,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        reduction: str = "mean",
+        **kwargs: Any,
+    ) -> Any:
+        if labels is None and shift_labels is None:
+            return stock(input_ids=input_ids, **kwargs)
+        kwargs["use_cache"] = False
+        hidden = decoder_of(self)(input_ids=input_ids, **kwargs).last_hidden_state
+        if shift_labels is None:
+            assert labels is not None
+            # Labels are moved, not states: these would be copied.
+            shift_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        weight = _head(self)
+        if reduction == "none":
+            return {"losses": _losses(hidden, weight, shift_labels, chunk_tokens)}
+        loss = chunked_cross_entropy(hidden, weight, shift_labels, chunk_tokens)
+        if num_items_in_batch is not None:
+            loss = loss * ((shift_labels != IGNORED).sum() / num_items_in_batch)
+        return CausalLMOutput(loss=loss)
+
+    inner.forward = types.MethodType(forward, inner)
+    try:
+        yield model
+    finally:
+        del inner.forward
+
+
+def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
+    """Gives a model that was cut over processes its whole weights again, to be saved; it cannot be called any more.
+
+    Args:
+        model: Bare or under PEFT.
+        whole: Its state dict, gathered.
+    """
+    for name, tensor in whole.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if leaf in module._parameters:  # not by load_state_dict, whose hooks want the parts
+            module._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner is model and inner.config.get_text_config().tie_word_embeddings:
+        inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
+
+
+def _head(model: Any) -> Tensor:
+    """What makes logits; tied to the embedding, it is what PEFT trains in that embedding's place."""
+    tied = model.config.get_text_config().tie_word_embeddings
+    return (model.get_input_embeddings() if tied else model.get_output_embeddings()).weight
+
+
+def _check(model: Any) -> None:
+    config = model.config.get_text_config()
+    scaled = [
+        name for name in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(config, name, None)
+    ]
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None or getattr(head, "bias", None) is not None or scaled:
+        raise ModelError(
+            f"A {type(model).__name__} cannot be trained here: its logits are not plain products with its LM head"
+            f"{' (' + scaled[0] + ')' if scaled else ''}; give a Llama, Mistral or Qwen model."
+        )
+
+
+@torch.no_grad()
+def _losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
+    rows, targets = hidden.flatten(0, -2), labels.flatten()
+    parts = [
+        cross_entropy(linear(chunk, weight).float(), wanted, ignore_index=IGNORED, reduction="none")
+        for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+    ]
+    return torch.cat(parts).view(labels.shape)

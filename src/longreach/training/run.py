@@ -1,0 +1,117 @@
+"""The folder of a training run: whose it is, which checkpoint is whole, how the result gets into it.
+
+run.json        settings and names of the data, written before anything else
+checkpoints/    checkpoint-N folders of transformers' Trainer
+log.jsonl       one line a step and a test
+training.json   the report, once training is done
+config.json, model.safetensors, ...    the trained model, once training is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longreach.errors import UsageError
+
+CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
+_RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Makes `out` the folder of a run, or finds that it is already this run's.
+
+    Args:
+        out: A folder that does not exist yet, an empty one, or one of a run that was stopped.
+        settings: Everything that decides the result; JSON values.
+
+    Raises:
+        UsageError: The folder holds something else, or a run whose settings differ.
+    """
+    wanted = json.loads(json.dumps(settings))
+    refuse_foreign(out)
+    if not (out / _RUN).is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / _RUN, wanted)
+    there = json.loads((out / _RUN).read_bytes())
+    differing = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
+    if differing:
+        named = ", ".join(
+            f"{key} is {_short(there.get(key))} there and {_short(wanted.get(key))} here" for key in differing
+        )
+        raise UsageError(
+            f"'{out}' belongs to another run: {named}. Give another folder, or that run's settings to go on with it."
+        )
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises UsageError where `out` is neither free nor the folder of a run."""
+    if out.exists() and not (out / _RUN).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"'{out}' exists already and is no training run: give a folder that does not exist yet, or an empty one."
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def report_of(out: Path) -> dict[str, Any] | None:
+    """The report of a run that is done; None where it is not."""
+    try:
+        return json.loads((out / REPORT).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest whole checkpoint of a run; None before the first.
+
+    Trainer writes its state last: a checkpoint without it was being written when the process ended.
+    """
+    whole = []
+    for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
+        try:
+            whole.append((int(json.loads((folder / _STATE).read_bytes())["global_step"]), folder))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(whole)[1] if whole else None
+
+
+def drop_torn(out: Path) -> None:
+    """Deletes checkpoints that are newer than the last whole one: they were being written when a process ended."""
+    last = last_checkpoint(out)
+    step = int(last.name.rsplit("-", 1)[1]) if last else -1
+    for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
+        if folder.name.rsplit("-", 1)[1].isdigit() and int(folder.name.rsplit("-", 1)[1]) > step:
+            shutil.rmtree(folder)
+
+
+def finish(out: Path, model: Any, tokenizer: Any, history: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    """Puts the trained model, its tokenizer, the log and the report into the folder.
+
+    Written aside and moved, the config and then the report last: a folder that has them is whole.
+    """
+    aside = out / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    (aside / _LOG).write_text("".join(json.dumps(line) + "\n" for line in history))
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(out / path.name, ignore_errors=True)
+        path.replace(out / path.name)
+    aside.rmdir()
+    write_json(out / REPORT, report)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file that is either the old or the new one, whenever the process ends."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    scratch.replace(path)

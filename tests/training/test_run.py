@@ -1,0 +1,46 @@
+"""The folder of a run: nobody else's, whole or going on."""
+
+import pytest
+
+from longreach.errors import UsageError
+from longreach.training import run
+from tests.conftest import make_model, make_tokenizer
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    out = tmp_path / "deep" / "out"
+    run.claim(out, {"length": 64, "pattern": (1, 2)})
+    run.claim(out, {"length": 64, "pattern": (1, 2)})
+    with pytest.raises(UsageError, match="another run: length is 64 there and 128 here, seed is null there and 1 here"):
+        run.claim(out, {"length": 128, "pattern": [1, 2], "seed": 1})
+
+
+def test_nothing_of_others_is_overwritten(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UsageError, match="no training run"):
+            run.claim(out, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_last_whole_checkpoint_counts_and_torn_ones_go(tmp_path):
+    assert run.last_checkpoint(tmp_path) is None
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (12, '{"global_st'), (14, None)):
+        folder = tmp_path / run.CHECKPOINTS / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert run.last_checkpoint(tmp_path).name == "checkpoint-10"
+    run.drop_torn(tmp_path)
+    left = sorted(path.name for path in (tmp_path / run.CHECKPOINTS).iterdir())
+    assert left == ["checkpoint-10", "checkpoint-2"]
+
+
+def test_a_result_that_was_being_written_is_written_again(tmp_path):
+    (tmp_path / ".result").mkdir()
+    (tmp_path / ".result" / "stale").write_text("")
+    assert run.report_of(tmp_path) is None
+    run.finish(tmp_path, make_model(), make_tokenizer(), [{"loss": 1.0}], {"steps": 1})
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "log.jsonl", run.REPORT} <= names
+    assert not {"stale", ".result"} & names and run.report_of(tmp_path) == {"steps": 1}
