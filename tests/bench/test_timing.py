@@ -42,6 +42,8 @@ def test_what_is_left_of_a_round_or_nothing_where_noise_is_larger():
 def test_the_machine_is_recorded():
     found = record(["bench", "attention"], CPU, ["lancedb", "no-such-package"])
     assert found["command"] == "longreach bench attention"
+    places = ["bench", "attention", "--out", "/home/me/a.json", "--rows", "2", "--plot=b.png", "--plot", "c.png"]
+    assert record(places, CPU)["command"] == "longreach bench attention --rows 2"
     assert set(found["hardware"]) == {"device", "processor", "cores", "threads"} and found["hardware"]["processor"]
     assert found["hardware"]["threads"] == torch.get_num_threads()
     versions = found["versions"]

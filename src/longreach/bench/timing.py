@@ -126,9 +126,17 @@ def measure(
 
 
 def record(arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What every report begins with: the command line, the date, the machine and the versions."""
+    """What every report begins with: the command line, the date, the machine and the versions.
+
+    Where the report went (`--out`, `--plot`) is left out: it is a path of one machine and changes no figure.
+    """
+    kept = [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if not {before, word} & {"--out", "--plot"} and not word.startswith(("--out=", "--plot="))
+    ]
     return {
-        "command": " ".join(["longreach", *arguments]),
+        "command": " ".join(["longreach", *kept]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
