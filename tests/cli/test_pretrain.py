@@ -53,7 +53,7 @@ def test_it_says_what_it_trained_and_goes_on(run, models, texts, tmp_path):
         (("--segment-tokens", 4090), 2, ["window of 4096", "lower segment_tokens"]),
         (("--lr", -1), 2, ["above 0"]),
         (("--reconstruction", -1), 2, ["at least 0"]),
-        (("--dtype", "int8"), 1, ["float32, bfloat16"]),
+        (("--dtype", "int8"), 2, ["float32, bfloat16"]),
         (("--device", "abacus"), 2, ["no device 'abacus'"]),
     ],
 )

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils import load_peft_weights
 
 from longreach.errors import ModelError
-from longreach.models.load import quiet
 
 
 def decoder_of(model: Any) -> Any:
@@ -58,6 +56,11 @@ def add_adapter(model: Any, folder: Path) -> str:
     Raises:
         ModelError: the folder holds no LoRA adapter that fits the model.
     """
+    # Late: whoever only runs a decoder needs neither PEFT nor what loading takes.
+    from peft.utils import load_peft_weights
+
+    from longreach.models.load import quiet
+
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
