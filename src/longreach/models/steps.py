@@ -28,6 +28,7 @@ from longreach.caches.reserved import BLOCK, ReservedCache
 from longreach.errors import UsageError
 from longreach.kernels.attention import Retained, decode_attention
 from longreach.models.hybrid import FAMILIES, PREFIX
+from longreach.models.rows import Rows
 from longreach.pattern import AttentionPattern
 
 NAME = "longreach_steps"  # of the attention below, among transformers' attention implementations
@@ -68,9 +69,8 @@ class Steps:
         self._options = {"impl": impl} if impl != "auto" else {}
         cache = cache if getattr(cache, "layers", None) else empty_cache(model)
         self.filled = cache.get_seq_length()
-        on_gpu = {parameter.device for parameter in model.parameters()} == {
-            model.device
-        } and model.device.type == "cuda"
+        places = {parameter.device for parameter in model.parameters()}
+        on_gpu = len(places) == 1 and model.device.type == "cuda"
         wanted = graph or record is not None
         if wanted and record is None and not on_gpu:
             raise UsageError(f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use graph=None.")
@@ -87,9 +87,9 @@ class Steps:
             )
         self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
         self._record = record or partial(record_cuda_graph, device=model.device)
-        # Nothing here refers to `self`: what it holds is freed with it, not when Python next looks for cycles.
         # In pieces, each layer's would be another program, and soon too many: it has to be one.
         whole = on_gpu or impl == "triton"
+        # A function, no method: what refers to `self` here would keep the caches until Python looks for cycles.
         self._run = torch.compile(_step, dynamic=False, fullgraph=whole) if compile else _step
         self._padding: Tensor | None = None  # [B, filled], 1 for real tokens
         self._positions: Tensor | None = None  # [B, 1] of the newest tokens
@@ -188,11 +188,9 @@ class Steps:
 
     def _fix(self, tokens: Tensor) -> None:
         self._tokens = tokens[:, None].clone()
-        self._lengths, order = torch.full_like(tokens, self.filled), None
-        if self._padding is not None:
-            self._lengths = self._padding.sum(1).to(tokens.dtype)
-            order = (self._padding == 0).to(torch.int8).argsort(dim=1, stable=True)
-        self.cache.fix_steps(self._lengths, order)
+        rows = Rows.of(self._padding, self.filled)
+        self._lengths = torch.full_like(tokens, self.filled) if rows is None else tokens.new_tensor(rows.counts)
+        self.cache.fix_steps(self._lengths, rows.order if rows is not None else None)
 
     def _start_recording(self) -> None:
         try:
