@@ -9,7 +9,7 @@ from longreach.cli.output import DeviceOption, JsonOption, emit, note
 
 def pretrain(
     model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
-    data: list[Path] = typer.Argument(help="Files and folders: txt, md, html, pdf, docx, epub."),
+    data: list[Path] = typer.Argument(help="Files and folders: txt, md, html, pdf, docx, epub; or JSON lines."),
     out: Path = typer.Argument(help="A folder that does not exist yet, is empty, or holds this run, to go on with."),
     segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
     min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
@@ -19,11 +19,23 @@ def pretrain(
     substeps: int = typer.Option(2, "--substeps", help="Substeps of a sequence."),
     reconstruction: float = typer.Option(0.0, "--reconstruction", help="Weight of reproducing a segment. 0: none."),
     distillation: float = typer.Option(0.0, "--distillation", help="Weight of agreeing with the text read. 0: none."),
-    lora_r: int = typer.Option(16, "--lora-r", help="Rank of the adapter on q, k, v, o; its alpha is the same."),
+    questions: int = typer.Option(
+        0, "--questions", help="Learn to answer: the most questions asked about a text in a step. DATA is JSON lines."
+    ),
+    lexical: float = typer.Option(0.0, "--lexical", help="With --questions: weight of naming a segment's words."),
+    scaffold: int = typer.Option(0, "--scaffold", help="With --lexical: steps in which reading is learned beside it."),
+    scale: float = typer.Option(1.0, "--scale", help="What vectors are multiplied by to be read. 0: as embeddings."),
+    start: Path | None = typer.Option(
+        None, "--start", exists=True, file_okay=False, help="Start from this compressor. [default: the base model]"
+    ),
+    lora_r: int = typer.Option(16, "--lora-r", help="Rank of the adapter; its alpha is the same."),
+    lora_dropout: float = typer.Option(0.05, "--lora-dropout", help="Of the adapter; 0 saves a third on a CPU."),
+    lora_targets: str = typer.Option("attention", "--lora-targets", help="attention, or all with the MLP."),
     steps: int = typer.Option(1000, "--steps", help="Steps of the optimiser; a finished run goes on to more."),
     batch_size: int = typer.Option(1, "--batch-size", help="Sequences in one forward pass."),
     accumulate: int = typer.Option(8, "--accumulate", help="Batches of one step."),
     lr: float = typer.Option(4e-4, "--lr", help="The highest learning rate."),
+    summary_lr: float | None = typer.Option(None, "--summary-lr", help="Of summary embeddings. [default: --lr]"),
     warmup: float = typer.Option(0.04, "--warmup", help="Share of the steps until it is reached."),
     seed: int = typer.Option(0, "--seed", help="Of data order, draws and the adapter's start."),
     save_every: int = typer.Option(50, "--save-every", help="Steps between checkpoints; the last two are kept."),
@@ -37,6 +49,8 @@ def pretrain(
 
     One compressor serves every ratio from --min-ratio up, chosen with `ingest --compressor OUT --ratio R`. Stopped
     anywhere, the same command goes on from the last checkpoint.
+
+    With --questions the data are JSON lines: {"text": "...", "questions": [{"question": "...", "answer": "..."}]}.
 
     Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
     """
@@ -59,6 +73,12 @@ def pretrain(
         substeps=substeps,
         reconstruction=reconstruction,
         distillation=distillation,
+        questions=questions,
+        lexical=lexical,
+        scaffold=scaffold,
+        scale=scale or None,
+        lora_targets=lora_targets,  # type: ignore[arg-type]
+        lora_dropout=lora_dropout,
         lora_r=lora_r,
         lora_alpha=lora_r,
     )
@@ -67,13 +87,14 @@ def pretrain(
         batch_size=batch_size,
         accumulate=accumulate,
         lr=lr,
+        summary_lr=summary_lr,
         warmup=warmup,
         seed=seed,
         save_every=save_every,
         checkpointing=checkpointing,
         report_to=tuple(report_to),
     )
-    report = run(model, data, out, recipe, schedule, device=device, dtype=dtype, progress=True)
+    report = run(model, data, out, recipe, schedule, start=start, device=device, dtype=dtype, progress=True)
     for item in report.skipped:
         note(f"skipped: {item.reason}")
     if as_json:

@@ -45,6 +45,8 @@ class AutoCompressor(Compressor):
             the last segment ("replace", a recurrent memory), or empty ("independent").
         embed_summary: trained embeddings [k, d] of the summary tokens. None: every row the model's EOS embedding,
             which is where training starts; such vectors carry little.
+        scale: what vectors are multiplied by wherever they are read, in prompts and as softprompts; they are stored
+            as the states they are.
 
     Raises:
         UsageError: a number or mode out of range, or a segment that exceeds the model's window.
@@ -61,6 +63,7 @@ class AutoCompressor(Compressor):
         mode: Mode = "accumulate",
         *,
         embed_summary: torch.Tensor | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if summary_tokens < 1:
@@ -69,6 +72,7 @@ class AutoCompressor(Compressor):
             raise UsageError(f"mode is '{mode}'; it must be one of {', '.join(get_args(Mode))}.")
         self.summary_tokens = summary_tokens
         self.mode = mode
+        self.scale = scale
         self.embed_summary = torch.nn.Embedding(summary_tokens, self.dim, dtype=self.dtype, device=model.device)
         with torch.no_grad():
             self.embed_summary.weight.copy_(self._checked(embed_summary))
@@ -129,6 +133,7 @@ class AutoCompressor(Compressor):
             "summary_tokens": self.summary_tokens,
             "segment_tokens": self.segment_tokens,
             "mode": self.mode,
+            **({"scale": self.scale} if self.scale != 1 else {}),
         }
 
     def vectors_in(self, tokens: int) -> int:
@@ -177,7 +182,9 @@ class AutoCompressor(Compressor):
     def _input(self, document: _Active) -> torch.Tensor:
         span = document.spans[len(document.vectors)]
         softprompt = document.vectors if self.mode == "accumulate" else document.vectors[-1:]
-        return torch.cat([*softprompt, self.embed(document.job.ids[span.start : span.stop])])
+        return torch.cat(
+            [*(self.scale * vectors for vectors in softprompt), self.embed(document.job.ids[span.start : span.stop])]
+        )
 
     def _longest_input(self, tokens: int) -> int:
         carried = {"accumulate": lambda i: i, "replace": lambda i: min(i, 1), "independent": lambda i: 0}[self.mode]

@@ -143,6 +143,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     found = {"model": model, "tokenizer": tokenizer, "summary_tokens": summary.shape[0], "embed_summary": summary}
     if "segment_tokens" in settings:
         found["segment_tokens"] = settings["segment_tokens"]
+    found["scale"] = settings.get("scale", 1.0)
     if "mode" in settings:
         found["mode"] = settings["mode"]
     elif config.get("accumulate_summary") is False:

@@ -40,26 +40,36 @@ class PromptBuilder:
     """Assembles [system ; vectors ; raw passages ; question] for one model.
 
     Models without a chat template read the same parts followed by "Answer:".
+
+    Args:
+        model: the model that reads.
+        tokenizer: its tokenizer.
+        scale: what vectors are multiplied by; see `AutoCompressor`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
+        self._scale = scale
         self._embeddings = model.get_input_embeddings()
         self._tokenizer = tokenizer
         before, after = self._frame()
         self._head, self._tail = self._control(before), self._control(after)
-        self._separator = self._plain(_SEPARATOR)
+        self._separator = self.plain(_SEPARATOR)
 
     def raw(self, text: str) -> list[int]:
         """Token ids that a raw passage costs, with what separates it from the next part."""
-        return self._plain(text) + self._separator
+        return self.plain(text) + self._separator
 
     def fixed(self, question: str) -> int:
         """Positions of a prompt without any context."""
-        return len(self._head) + len(self._plain(_REQUEST + question)) + len(self._tail)
+        return len(self._head) + len(self.plain(_REQUEST + question)) + len(self._tail)
 
     def vectors_cost(self, vectors: int) -> int:
         """Positions that so many summary vectors cost, with what separates them from the next part."""
         return vectors + len(self._separator) if vectors else 0
+
+    def answer(self, text: str) -> torch.Tensor:
+        """Token ids [T] that follow a prompt when `text` is the answer, the end of the turn last."""
+        return torch.tensor([*self.plain(text), self._tokenizer.eos_token_id])
 
     def build(self, vectors: Sequence[torch.Tensor], passages: Sequence[Sequence[int]], question: str) -> Prompt:
         """Puts a prompt together.
@@ -73,13 +83,13 @@ class PromptBuilder:
         parts = [self._embed(self._head)]
         boundaries = []
         if vectors:
-            parts += [part.to(weight.device, weight.dtype) for part in vectors]
+            parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
             parts.append(self._embed(self._separator))
             boundaries.append(sum(map(len, parts)))
         if passages:
             parts += [self._embed(ids) for ids in passages]
             boundaries.append(sum(map(len, parts)))
-        parts += [self._embed(self._plain(_REQUEST + question)), self._embed(self._tail)]
+        parts += [self._embed(self.plain(_REQUEST + question)), self._embed(self._tail)]
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
         return Prompt(torch.cat(parts), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
 
@@ -102,7 +112,8 @@ class PromptBuilder:
     def _control(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _plain(self, text: str) -> list[int]:
+    def plain(self, text: str) -> list[int]:
+        """Token ids of text in which nothing is a special token."""
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return list(encoded["input_ids"])
 

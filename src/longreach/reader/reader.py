@@ -78,7 +78,7 @@ class Reader:
         self.policy = policy or Policy()
         folder = Path(adapter) if adapter is not None else corpus.adapter_path
         self.adapter = add_adapter(model, folder) if folder else None
-        self._builder = PromptBuilder(model, tokenizer)
+        self._builder = PromptBuilder(model, tokenizer, corpus.settings.compressor.get("scale", 1.0))
         self._hot = PrefixCache(hot_bytes)
         self._stops = stop_tokens(model, tokenizer)
 

@@ -11,10 +11,11 @@ import math
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from longreach.compressors.autocompressor import Mode
@@ -23,7 +24,12 @@ from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loss import Likeliest, chunked_cross_entropy, chunked_divergence, likeliest, softcap_of
 
-ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+Targets = Literal["attention", "all"]
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ADAPTED: dict[Targets, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "all": (*_ATTENTION, "gate_proj", "up_proj", "down_proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,14 @@ class Recipe:
         reconstruction: weight of the loss of reproducing each segment from its own vectors; 0 leaves it out.
         distillation: weight of the divergence from the untrained model with the text itself in view; 0 leaves it out.
         top_k: tokens of the teacher's distribution that are compared.
-        lora_r, lora_alpha, lora_dropout: the adapter on the attention's four projections.
+        lexical: weight of the loss of naming each segment's words; see `training.lexical`. Needs `questions`.
+        scaffold: steps during which less and less of what is read are the sums of embeddings that the lexical loss
+            teaches vectors to point to, and more and more the vectors themselves.
+        scale: what vectors are multiplied by where they are read. None makes them as long as embeddings, which a model
+            learns to read in far fewer steps than states many times as long.
+        questions: the most asked about a text in one step; 0 learns to predict text. See `training.instruct`.
+        lora_r, lora_alpha, lora_dropout: the adapter.
+        lora_targets: on the attention's four projections, or on these and the three of the MLP.
         chunk_tokens: positions whose logits exist at once.
     """
 
@@ -57,9 +70,14 @@ class Recipe:
     reconstruction: float = 0.0
     distillation: float = 0.0
     top_k: int = 20
+    lexical: float = 0.0
+    scaffold: int = 0
+    scale: float | None = 1.0
+    questions: int = 0
     lora_r: int = 16
     lora_alpha: int = 16
     lora_dropout: float = 0.05
+    lora_targets: Targets = "attention"
     chunk_tokens: int = 1024
 
     def __post_init__(self) -> None:
@@ -71,7 +89,20 @@ class Recipe:
             raise UsageError(f"min_summary_tokens is {self.min_summary_tokens}; give 1 to {self.summary_tokens}.")
         if self.mode not in get_args(Mode):
             raise UsageError(f"mode is '{self.mode}'; it must be one of {', '.join(get_args(Mode))}.")
-        for name in ("reconstruction", "distillation"):
+        if self.lora_targets not in ADAPTED:
+            raise UsageError(f"lora_targets is '{self.lora_targets}'; it must be one of {', '.join(ADAPTED)}.")
+        for name in ("questions", "scaffold"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise UsageError(f"scale is {self.scale}; it must be above 0.")
+        if self.questions and (self.mode != "independent" or self.distillation):
+            raise UsageError("Answers are learned in mode independent, without distillation: ask for these.")
+        if self.lexical and not self.questions:
+            raise UsageError("The lexical loss goes with questions: give a number of them, or no lexical weight.")
+        if self.scaffold and not self.lexical:
+            raise UsageError("The scaffold is what the lexical loss points to: give that a weight, or no scaffold.")
+        for name in ("reconstruction", "distillation", "lexical"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; a weight must be at least 0.")
         if not 0 <= self.lora_dropout < 1:
@@ -157,7 +188,7 @@ class CompressorObjective(torch.nn.Module):
             r=recipe.lora_r,
             lora_alpha=recipe.lora_alpha,
             lora_dropout=recipe.lora_dropout,
-            target_modules=list(ADAPTED),
+            target_modules=list(ADAPTED[recipe.lora_targets]),
             modules_to_save=None,
         )
         try:
@@ -165,7 +196,13 @@ class CompressorObjective(torch.nn.Module):
                 warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
                 self.adapted = get_peft_model(model, lora)
         except ValueError as error:
-            raise ModelError(f"{type(model).__name__} has no {', '.join(ADAPTED)} to adapt: use another.") from error
+            names = ", ".join(ADAPTED[recipe.lora_targets])
+            raise ModelError(f"{type(model).__name__} has no {names} to adapt: use another.") from error
+        if next(model.parameters()).dtype == torch.bfloat16:  # autocast does it, where PEFT would go through float32
+            for module in self.adapted.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+        self.scale = recipe.scale or length_of_embeddings(model)
         self.cue: Tensor
         end = model.get_input_embeddings().weight[tokenizer.eos_token_id].detach()
         self.register_buffer("cue", end.clone(), persistent=False)
@@ -219,7 +256,7 @@ class CompressorObjective(torch.nn.Module):
         vectors = texts[0][:, :0] if vectors is None else vectors
         read, own = [], []
         for text in texts:
-            before = vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors
+            before = self.scale * (vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors)
             if self.recipe.mode == "independent" and before.shape[1]:  # read with the vectors, compressed without
                 states = self._states(before, text)[:, before.shape[1] :]
                 made = self._states(text, summary)[:, text.shape[1] :]
@@ -257,10 +294,17 @@ class CompressorObjective(torch.nn.Module):
         """Mean cross entropy of every segment's text after [its vectors ; the cue], nothing else in view."""
         cue = self.cue.expand(len(ids), 1, -1)
         states = [
-            self._states(vectors, cue, text[:, :-1])[:, vectors.shape[1] :]
+            self._states(self.scale * vectors, cue, text[:, :-1])[:, vectors.shape[1] :]
             for vectors, text in zip(own, texts, strict=True)
         ]
         return chunked_cross_entropy(torch.cat(states, dim=1), self._head, ids, **options)
+
+
+@torch.no_grad()
+def length_of_embeddings(model: Any) -> float:
+    """Mean length of the model's embeddings over that of its states after the final norm."""
+    embeddings, norm = model.get_input_embeddings().weight.float(), decoder_of(model).norm.weight.float()
+    return round(float(embeddings.norm(dim=-1).mean() / norm.norm()), 4)
 
 
 def _longest_segment(recipe: Recipe, window: int | None) -> int:

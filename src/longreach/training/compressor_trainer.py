@@ -5,6 +5,7 @@
                              complete: written last; without it a checkpoint was cut off and does not count
 """
 
+import json
 import shutil
 import sys
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ import transformers
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from longreach.compressors.checkpoint import read_peft, write_peft
+from longreach.compressors.checkpoint import SETTINGS_FILE, read_peft, write_peft
 from longreach.errors import ModelError, TrainingError
 from longreach.models.loss import IGNORED
 from longreach.training.compressor import CompressorObjective
@@ -49,6 +50,7 @@ def save_compressor(objective: CompressorObjective, folder: Path, model_ref: str
         "summary_tokens": recipe.summary_tokens,
         "segment_tokens": recipe.segment_tokens,
         "mode": recipe.mode,
+        "scale": objective.scale,
     }
     write_peft(folder, objective.adapted, objective.embed_summary, settings, model_ref, objective.base_fingerprint)
 
@@ -67,6 +69,23 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
         raise _unreadable(folder, error) from error
 
 
+def begin_with(objective: CompressorObjective, folder: Path) -> None:
+    """Starts from what an earlier run trained.
+
+    Raises:
+        ModelError: the folder holds no compressor of this shape for this model.
+    """
+    refused = f"'{folder}' holds no compressor to start from"
+    try:
+        made_for = json.loads((folder / SETTINGS_FILE).read_bytes())["base_fingerprint"]
+        if made_for != objective.base_fingerprint:
+            raise ValueError("it was trained on another model")
+        load_compressor(objective, folder)
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ModelError(f"{refused} ({reason}): give one of the same model, summary tokens and LoRA.") from error
+
+
 def _unreadable(folder: Path, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200]
     return ModelError(f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before.")
@@ -78,12 +97,24 @@ class CompressorTrainer(transformers.Trainer):
     Args:
         objective: what is trained.
         model_ref: the base model, for the checkpoints.
+        row_tokens: tokens of one row of a batch, on average.
+        summary_lr: learning rate of the summary embeddings.
         progress: show tokens, tokens per second, time left and loss on stderr.
         **options: of `transformers.Trainer`.
     """
 
-    def __init__(self, objective: CompressorObjective, *, model_ref: str, progress: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        objective: CompressorObjective,
+        *,
+        model_ref: str,
+        row_tokens: int,
+        summary_lr: float,
+        progress: bool,
+        **options: Any,
+    ) -> None:
         super().__init__(model=objective, **options)
+        self.row_tokens, self.summary_lr = row_tokens, summary_lr
         self.objective: CompressorObjective = objective
         self.model_ref = model_ref
         self._parts: dict[str, list[torch.Tensor]] = {}
@@ -98,7 +129,18 @@ class CompressorTrainer(transformers.Trainer):
         """Tokens of all rows of one optimiser step, over all processes."""
         args = self.args
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return rows * self.objective.recipe.sequence_tokens
+        return rows * self.row_tokens
+
+    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+        """As in `transformers.Trainer`, without weight decay, and with a learning rate of their own for embeddings."""
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            trained = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
+            summary = trained.pop("embed_summary")
+            self.optimizer = kind(
+                [{"params": list(trained.values())}, {"params": [summary], "lr": self.summary_lr}], **settings
+            )
+        return self.optimizer
 
     def train(self, *args: Any, **options: Any) -> Any:
         """As in `transformers.Trainer`; the bar ends its line whatever happens."""
@@ -124,16 +166,17 @@ class CompressorTrainer(transformers.Trainer):
             with nullcontext() if last else self.accelerator.no_sync(model):  # processes meet once a batch
                 with self.compute_loss_context_manager():
                     done = model(ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught)
-                if not torch.isfinite(done.loss):
-                    spoiled = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE
-                    spoiled.unlink(missing_ok=True)  # the weights that gave this loss
-                    raise _stopped("The loss is", self.args, self.state)
+                stop_unless_finite(done.loss, self.args, self.state)
                 self.accelerator.backward(done.loss * share)
             vectors = done.vectors.detach()
             total = total + done.loss.detach() * share
-            for name, part in done.parts.items():
-                self._parts.setdefault(name, []).append(part)
+            self.count(done.parts)
         return total
+
+    def count(self, parts: dict[str, torch.Tensor]) -> None:
+        """Takes the parts of a loss into the means that are logged next."""
+        for name, part in parts.items():
+            self._parts.setdefault(name, []).append(part)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, each a mean since the last time, to what is logged."""
@@ -164,6 +207,13 @@ class CompressorTrainer(transformers.Trainer):
         number = self._drawn[1] * self.args.world_size + self.args.process_index
         seed = (self.args.seed * 1_000_003 + self._drawn[0]) * 100_003 + number
         return torch.Generator().manual_seed(seed % 2**63)
+
+
+def stop_unless_finite(loss: torch.Tensor, args: Any, state: Any) -> None:
+    """Raises TrainingError before a bad loss gets into the weights, and unmarks the checkpoint that gave it."""
+    if not torch.isfinite(loss):
+        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).unlink(missing_ok=True)
+        raise _stopped("The loss is", args, state)
 
 
 def _stopped(what: str, args: Any, state: Any) -> TrainingError:

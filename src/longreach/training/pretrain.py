@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +26,15 @@ from longreach.models.loss import checkpointing
 from longreach.training.compressor import CompressorObjective, Recipe
 from longreach.training.compressor_trainer import (
     CompressorTrainer,
+    begin_with,
     checkpoints,
     drop_incomplete,
     load_compressor,
     save_compressor,
     step_of,
 )
+from longreach.training.instruct import InstructObjective, InstructTrainer
+from longreach.training.texts import read_texts
 
 RUN_FILE = "run.json"
 _FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")  # may differ when a run goes on
@@ -46,6 +49,7 @@ class Schedule:
         batch_size: sequences in one forward pass, on each device.
         accumulate: batches of one step.
         lr: the highest learning rate; it falls along a cosine.
+        summary_lr: the same of the summary embeddings, which start all alike; None: lr.
         warmup: share of the steps until it is reached.
         seed: of the order of the data, the draws and the adapter's start.
         save_every, log_every: steps from one checkpoint, one logged loss, to the next.
@@ -57,6 +61,7 @@ class Schedule:
     batch_size: int = 1
     accumulate: int = 8
     lr: float = 4e-4
+    summary_lr: float | None = None
     warmup: float = 0.04
     seed: int = 0
     save_every: int = 50
@@ -68,6 +73,8 @@ class Schedule:
         for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.summary_lr is not None and not self.summary_lr > 0:
+            raise UsageError(f"summary_lr is {self.summary_lr}; it must be above 0.")
         if not self.lr > 0 or not 0 <= self.warmup < 1:
             raise UsageError(f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1).")
 
@@ -131,6 +138,7 @@ def pretrain(
     recipe: Recipe | None = None,
     schedule: Schedule | None = None,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     progress: bool = False,
@@ -139,10 +147,11 @@ def pretrain(
 
     Args:
         model: the base model, as `longreach.load` takes it.
-        data: files, folders, documents.
+        data: files, folders, documents; with `recipe.questions`, JSON lines as `training.texts` reads them.
         out: folder of the result; new, empty, or of this very run.
         recipe: what is trained.
         schedule: how long and how fast.
+        start: folder of a compressor of the same shape to start from; None starts from the base model.
         device: cpu or cuda; None takes the GPU where there is one.
         dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
         progress: show it on stderr.
@@ -162,49 +171,95 @@ def pretrain(
     on_cpu = (device or default_device()) == "cpu"
     base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
     torch.manual_seed(schedule.seed)  # LoRA starts at random
-    objective = CompressorObjective(base, tokenizer, recipe)
-    sequences = read_sequences(data, tokenizer, recipe.sequence_tokens)
-    done = _settle(folder, recipe, schedule, objective.base_fingerprint, sequences.ids)
+    quick = base.dtype == torch.bfloat16
+    if quick and on_cpu and recipe.segment_tokens <= 512 and base.config._attn_implementation == "sdpa":
+        base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
+    objective, learned = _subject(base, tokenizer, recipe, data)
+    done = _settle(folder, recipe, schedule, objective.base_fingerprint, learned.digest)
+    if start is not None and done is None:
+        begin_with(objective, Path(start))
     if schedule.checkpointing:
         checkpointing(base, True)
     model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
     with quiet():
-        trainer = CompressorTrainer(
+        trainer = learned.trainer(
             objective,
             model_ref=model_ref,
+            row_tokens=learned.row_tokens,
+            summary_lr=schedule.summary_lr or schedule.lr,
             progress=progress,
-            args=_arguments(folder, schedule, on_cpu),
-            train_dataset=[{"ids": row} for row in sequences.ids],
-            data_collator=_stack,
+            args=_arguments(folder, schedule, on_cpu, bf16=quick),
+            train_dataset=learned.rows,
+            data_collator=learned.collate,
         )
-        start = time.perf_counter()
+        began = time.perf_counter()
         if done and step_of(done) >= schedule.steps:  # killed between the last checkpoint and the result
             load_compressor(objective, done)
             trainer.state = transformers.TrainerState.load_from_json(str(done / "trainer_state.json"))
         else:
             trainer.train(resume_from_checkpoint=str(done) if done else None)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
     if trainer.is_world_process_zero():
         save_compressor(objective, folder, model_ref)
     resumed_at = step_of(done) if done else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
     tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
     return PretrainReport(
-        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1], sequences.skipped
+        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1], learned.skipped
     )
+
+
+class _Learned(NamedTuple):
+    """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name for all of them."""
+
+    trainer: type[CompressorTrainer]
+    rows: list[dict[str, Any]]
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    row_tokens: int
+    digest: str
+    skipped: list[Skipped]
+
+
+def _subject(
+    base: Any, tokenizer: Any, recipe: Recipe, data: Sequence[str | Path | Document]
+) -> tuple[CompressorObjective, _Learned]:
+    if not recipe.questions:
+        objective = CompressorObjective(base, tokenizer, recipe)
+        sequences = read_sequences(data, tokenizer, recipe.sequence_tokens)
+        digest = hashlib.sha256(sequences.ids.numpy().tobytes()).hexdigest()
+        rows: list[dict[str, Any]] = [{"ids": row} for row in sequences.ids]
+        return objective, _Learned(CompressorTrainer, rows, _stack, recipe.sequence_tokens, digest, sequences.skipped)
+    if documents := [str(item.name) for item in data if isinstance(item, Document)]:
+        raise UsageError(f"'{documents[0]}' is a document; answers are learned from JSON lines files: name these.")
+    texts = read_texts([str(item) for item in data])
+    if not recipe.lexical and not recipe.reconstruction:
+        texts = [text for text in texts if text.questions]
+    if not any(text.questions for text in texts):
+        raise UsageError("None of the texts has questions: give some, or leave --questions away.")
+    asking = InstructObjective(base, tokenizer, recipe, texts)
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    pairs = zip(asking.rows, texts, strict=True)
+    rows = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
+    mean = round(sum(map(len, asking.rows)) / len(rows))
+    return asking, _Learned(InstructTrainer, rows, _gather, mean, digest, [])
+
+
+def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {"ids": torch.stack([row["ids"] for row in rows])}
 
 
-def _arguments(folder: Path, schedule: Schedule, on_cpu: bool) -> transformers.TrainingArguments:
+def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> transformers.TrainingArguments:
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.accumulate,
         learning_rate=schedule.lr,
+        adam_beta2=0.98,
         lr_scheduler_type="cosine",
         warmup_steps=round(schedule.warmup * schedule.steps),
         seed=schedule.seed,
@@ -219,6 +274,7 @@ def _arguments(folder: Path, schedule: Schedule, on_cpu: bool) -> transformers.T
         remove_unused_columns=False,
         label_names=[],
         use_cpu=on_cpu,
+        bf16=bf16,  # what is trained stays in float32, and is multiplied in bfloat16
         dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=False,
     )
@@ -245,10 +301,10 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"'{folder}' exists already: give a folder that does not exist yet, or an empty one.")
 
 
-def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, ids: torch.Tensor) -> Path | None:
+def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, digest: str) -> Path | None:
     """The checkpoint to go on from, None for a new run, whose description is written."""
     settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
-    settings |= {"base_fingerprint": base, "data": hashlib.sha256(ids.numpy().tobytes()).hexdigest()}
+    settings |= {"base_fingerprint": base, "data": digest}
     described = folder / RUN_FILE
     if not _is_first():
         return next(reversed(checkpoints(folder)), None)
