@@ -11,12 +11,12 @@ from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import base_model
 from longreach.compressors.mean_pool import MeanPool
+from longreach.compressors.shipped import shipped, shipped_for
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
 from longreach.models.device import check_device
 from longreach.models.load import DEFAULT_MODEL, load
 
-DEFAULT_COMPRESSOR = MeanPool.method  # until a trained one ships for the default model
 _METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
 
 
@@ -42,8 +42,13 @@ def store_folder(given: str | Path | None = None) -> Path:
     return folder
 
 
+def default_compressor(model_ref: str) -> str:
+    """The compressor that serves a model best, of those that need no training by the user."""
+    return shipped_for(model_ref) or MeanPool.method
+
+
 def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
-    """A compressor by the name of its method, with settings, or trained, from a folder.
+    """A compressor by the name of its method, with settings, or trained, by its name or from a folder.
 
     Raises:
         UsageError: an unknown name, or a setting that the method does not have.
@@ -52,16 +57,15 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
     try:
         if ref in _METHODS:
             return _METHODS[ref](model, tokenizer, **settings)
-        return AutoCompressor.from_pretrained(ref, model, tokenizer, **settings)
+        return AutoCompressor.from_pretrained(shipped().get(ref, ref), model, tokenizer, **settings)
     except TypeError as error:
         raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
 
 
 def _check_compressor(ref: str) -> None:
-    if ref not in _METHODS and not Path(ref).is_dir():
-        raise UsageError(
-            f"There is no compressor '{ref}': use {' or '.join(_METHODS)}, or the folder of a trained one."
-        )
+    if ref not in _METHODS and ref not in shipped() and not Path(ref).is_dir():
+        known = ", ".join([*_METHODS, *shipped()])
+        raise UsageError(f"There is no compressor '{ref}': use one of {known}, or the folder of a trained one.")
 
 
 def open_workspace(
@@ -139,15 +143,14 @@ def open_or_create(
             )
         return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
     check_device(device)
-    _check_compressor(compressor_ref or DEFAULT_COMPRESSOR)
+    ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
+    _check_compressor(ref)
     _check_writable(store)
-    folder = Path(compressor_ref).resolve() if compressor_ref and compressor_ref not in _METHODS else None
-    base = model_ref or (base_model(folder) if folder else DEFAULT_MODEL)
+    trained = None if ref in _METHODS else ref if ref in shipped() else str(Path(ref).resolve())
+    base = model_ref or (base_model(shipped().get(ref, Path(ref))) if trained else DEFAULT_MODEL)
     model, tokenizer = load(base, device=device)
-    compressor = make_compressor(compressor_ref or DEFAULT_COMPRESSOR, model, tokenizer, **settings)
-    corpus = Corpus.create(
-        store, name, compressor, model_ref=_stable(base), compressor_ref=str(folder) if folder else ""
-    )
+    compressor = make_compressor(ref, model, tokenizer, **settings)
+    corpus = Corpus.create(store, name, compressor, model_ref=_stable(base), compressor_ref=trained or "")
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 

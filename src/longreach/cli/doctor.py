@@ -27,7 +27,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     from longreach.corpus.retrieval import DENSE_INSTALL
     from longreach.models.device import check_device, default_device
     from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
-    from longreach.workspace import DEFAULT_COMPRESSOR, store_folder
+    from longreach.workspace import default_compressor, store_folder
 
     missing: list[dict[str, str]] = []
     try:
@@ -42,7 +42,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         missing.append({"what": "dense retrieval (optional)", "command": DENSE_INSTALL})
     folder = store_folder(store)
     check_device(device)
-    chosen = device or default_device()
+    chosen, compressor = device or default_device(), default_compressor(DEFAULT_MODEL)
     found: dict[str, Any] = {
         "longreach": __version__,
         "python": platform.python_version(),
@@ -54,7 +54,11 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
             "threads": torch.get_num_threads(),
             "memory_bytes": psutil.virtual_memory().total,
         },
-        "model": {"default": DEFAULT_MODEL, "file": model_file or None, "compressor": DEFAULT_COMPRESSOR},
+        "model": {
+            "default": DEFAULT_MODEL,
+            "file": model_file or None,
+            "compressor": compressor,
+        },
         "folders": {"store": _folder(folder), "cache": _folder(cache_folder())},
         "missing": missing,
     }
@@ -65,7 +69,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     typer.echo("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
     memory = found["device"]["memory_bytes"] / 2**30
     typer.echo(f"device     {found['device']['gpu'] or chosen}, {os.cpu_count()} cores, {memory:.0f} GiB of memory")
-    typer.echo(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {DEFAULT_COMPRESSOR}")
+    typer.echo(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
     for name, about in found["folders"].items():
         state = f"{about['free_bytes'] / 2**30:.0f} GiB free" if about["writable"] else "cannot be written to"
         typer.echo(f"{name:<10} {about['path']} ({state})")

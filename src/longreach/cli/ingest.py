@@ -15,7 +15,9 @@ def ingest(
     paths: list[str] = typer.Argument(metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, epub."),
     corpus: str = typer.Option(..., "--corpus", help="The corpus; made where there is none of that name."),
     compressor: str | None = typer.Option(
-        None, "--compressor", help="mean-pool, autocompressor, or the folder of a trained one. [default: mean-pool]"
+        None,
+        "--compressor",
+        help="mean-pool, autocompressor, or a trained one: its name or folder. [default: by the model]",
     ),
     ratio: int | None = typer.Option(
         None, "--ratio", help="Tokens a vector, of mean-pool or of a trained compressor. [default: 30; as trained]"

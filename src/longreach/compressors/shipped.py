@@ -1,0 +1,24 @@
+"""Trained compressors that come with Longreach, by name. Floor 4.
+
+They lie in `models/` of the repository and in `shipped/` of an installed package, each in a folder with a model card.
+"""
+
+import json
+from pathlib import Path
+
+from longreach.compressors.checkpoint import SETTINGS_FILE
+
+_FOLDER = Path(__file__).parents[1] / "shipped"
+
+
+def shipped() -> dict[str, Path]:
+    """The folder of each."""
+    return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{SETTINGS_FILE}"))}
+
+
+def shipped_for(model_ref: str) -> str | None:
+    """The name of the one for a model, as `longreach.load` names it; None where there is none."""
+    for name, folder in shipped().items():
+        if json.loads((folder / SETTINGS_FILE).read_bytes()).get("model") == model_ref:
+            return name
+    return None
