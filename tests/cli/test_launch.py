@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, ParallelismConfig, patch_environment
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import load_file
 
 import longreach
 from longreach.cli.app import app
@@ -144,19 +146,39 @@ def test_two_processes_on_cpus_train_a_compressor(models, texts, tmp_path):
     assert re.search(r"100%\|.*\[\d\d:\d\d<\d\d:\d\d, .*tok/s, step 2 loss \d+\.\d+\]", done.stderr)
 
 
-def test_ulysses_and_zero_learn_what_one_process_learns(run, models, texts, tmp_path):
-    pytest.importorskip("deepspeed", reason="only where DeepSpeed is installed")
-    two = ("--num_processes", "2", "--parallelism_config_sp_size", "2", "--mixed_precision", "no")
-    options = (*RUN, *LEARN, "--batch-tokens", 128)
-    # On CPUs accelerate leaves DeepSpeed's part of the processes' connection out.
+# accelerate has neither FSDP nor DeepSpeed's own connection of processes on CPUs: the one takes them for GPUs here, the
+# other is made before.
+ON_CPUS = {
+    "fsdp2_8_gpus": """
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+torch.distributed.init_process_group("gloo")
+PartialState._prepare_backend = lambda self, *args, **options: ("gloo", DistributedType.MULTI_GPU)
+PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+""",
+    "ulysses_zero3": """
+import deepspeed
+deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
+""",
+}
+
+
+@pytest.mark.parametrize("also", [(), ("--lora", 2, "--train-norms", "--train-embeddings")], ids=["all", "lora"])
+@pytest.mark.parametrize("recipe", ON_CPUS)
+def test_parts_of_weights_and_of_rows_learn_what_whole_ones_learn(run, models, texts, tmp_path, recipe, also):
+    two = ["--num_processes", "2", "--mixed_precision", "no"]
+    if recipe == "ulysses_zero3":
+        pytest.importorskip("deepspeed", reason="only where DeepSpeed is installed")
+        two += ["--parallelism_config_sp_size", "2"]
     script = tmp_path / "on_cpus.py"
-    script.write_text(
-        "import deepspeed\nfrom longreach.cli import main\n"
-        "deepspeed.init_distributed('gloo', auto_mpi_discovery=False)\nmain()\n"
-    )
+    script.write_text(f"{ON_CPUS[recipe]}from longreach.cli import main\nmain()\n")
+    options = (*RUN, *LEARN, *also, "--batch-tokens", 256 if recipe == "fsdp2_8_gpus" else 128)
     arguments = ("extend", models / "one", texts, tmp_path / "two", *options)
-    accelerate(tmp_path, "ulysses_zero3.yaml", *arguments, options=two, script=(str(script),))
+    accelerate(tmp_path, f"{recipe}.yaml", *arguments, options=two, script=(str(script),))
     assert run("extend", models / "one", texts, tmp_path / "one", *options).code == 0
     assert [loss for _, loss in losses(tmp_path / "two")] == pytest.approx(
         [loss for _, loss in losses(tmp_path / "one")], rel=1e-4
     )
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(weight, other[name], atol=1e-4) for name, weight in one.items())
