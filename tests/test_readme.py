@@ -77,6 +77,28 @@ def test_the_saved_cache_is_the_json():
         assert 0 <= figures["kv_allocated_bytes"] / figures["kv_block_bytes"] - 1 < 0.002
 
 
+def test_fine_tuning_is_the_json():
+    report = results("finetune_cpu-2cores_2026-11-22.json")
+    ours, once, rounds = report["variants"]["vectors"], report["compression"], report["rounds_seconds"]
+    start = README.index("| documents learned a second")
+    rows = README[start : README.index("Not measured yet", start)]
+    after = once["speedup_after_epochs"]
+    for said in (
+        f"as {report['vectors']} vectors",
+        f"{ours['processor_speedup']:.2f}x in processor time, {ours['ideal_speedup']:.2f}x by arithmetic",
+        f">= {report['goal']}x",
+        f"after {once['epochs_to_pay']:.2f} epochs; counted in, ",
+        f"{after['1']:.2f}x after 1 epoch, {after['10']:.2f}x after 10",
+        f"{report['paper']}x",
+    ):
+        assert said in rows
+    pairs = list(zip(rounds["full"], rounds["vectors"], rounds["compression"], strict=True))
+    assert "gave {:.0f}x and {:.0f}x".format(*(full / ours for full, ours, _ in pairs)) in " ".join(rows.split())
+    paid = "{:.2f} and {:.2f} epochs".format(*(once / (full - ours) for full, ours, once in pairs))
+    assert paid in " ".join(rows.split())
+    assert ours["processor_speedup"] >= report["goal"] <= ours["speedup"]
+
+
 def test_both_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):

@@ -2,16 +2,19 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import longreach.cli.bench as commands
+from longreach.cli.bench_tables import finetune_table
 from longreach.pattern import AttentionPattern, LayerPlan
 
 SMALL = ("--block-size", 4, "--sink-blocks", 1, "--local-blocks", 2, "--stride", 3)
 ATTENTION = ("bench", "attention", "--device", "cpu", "--length", 45, "--impl", "cpu", "--repeats", 1, *SMALL)
 PATTERN = AttentionPattern(4, 1, 2, 3)
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -126,14 +129,17 @@ def test_wrong_model_options(wrong, options, words):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", [("attention",), ("model", "--shape", "smollm2"), ("reader",)])
+@pytest.mark.parametrize(
+    "command", [("attention",), ("model", "--shape", "smollm2"), ("finetune", "--shape", "smollm2"), ("reader",)]
+)
 def test_a_gpu_that_is_not_there(wrong, command):
     wrong(2, ("no device 'cuda'", "use cpu"), "bench", *command, "--device", "cuda")
 
 
-def test_out_of_memory_says_what_to_lower(wrong):
+def test_out_of_memory_says_what_to_lower(wrong, models):
     huge = ("--device", "cpu", "--length", 10**12)
     wrong(1, ("Out of memory", "--length or --rows"), "bench", "attention", *huge, "--impl", "cpu")
+    wrong(1, ("Out of memory", "--length or --rows"), "bench", "finetune", "--model", models / "one", *huge)
     words = ("Out of memory", "--length, --rows or --layers")
     wrong(1, words, "bench", "model", "--shape", "smollm2", "--layers", 1, "--what", "prefill", *huge)
 
@@ -159,9 +165,63 @@ def test_a_plot_without_matplotlib(wrong, monkeypatch, tmp_path):
     wrong(1, words, *ATTENTION, "--plot", tmp_path / "a.png")
 
 
-def test_the_reader_is_measured_with_the_keys_of_the_published_report(run, models, tmp_path):
-    from longreach.bench.reader import BOOK
+@pytest.fixture
+def finetune(models):
+    options = ("--length", 60, "--ratio", 10, "--qa-tokens", 5, "--repeats", 1, "--device", "cpu")
+    return ("bench", "finetune", "--model", models / "one", *options)
 
+
+def test_finetune_is_one_json_object_with_the_keys_of_the_published_report(run, finetune, tmp_path):
+    result = run(*finetune, "--rows", 2, "--json", "--out", tmp_path / "out.json")
+    assert result.code == 0, result
+    report = result.json
+    assert json.loads((tmp_path / "out.json").read_text()) == report
+    (published,) = RESULTS.glob("finetune_*.json")
+    assert keys(json.loads(published.read_text())) <= keys(report)
+    assert (report["length_tokens"], report["vectors"], report["qa_tokens"], report["rows"]) == (60, 6, 5, 2)
+    assert [report["variants"][name]["positions"] for name in ("full", "vectors")] == [65, 11]
+    assert "round 1 of 1: full, vectors, compression" in result.err
+
+
+def test_finetune_prints_a_row_for_each_part_and_what_it_comes_to(run, finetune):
+    lines = run(*finetune).out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["full", "vectors", "compression"]
+    assert "FLOPs say" in lines[0] and "goal 11.5x" in lines[5] and "11.52x" in lines[5]
+    assert "compressing pays after" in lines[6] or "never pays" in lines[6]
+
+
+def test_finetune_says_whether_the_goal_was_reached(capsys):
+    part = {"positions": 9, "seconds": 1.0, "documents_per_second": 1.0, "peak_memory_bytes": None}
+    report = {
+        "variants": {"vectors": part | {"speedup": 11.5}},
+        "compression": part | {"epochs_to_pay": 0.25, "speedup_after_epochs": {"1": 2.0, "3": 5.0}},
+        "goal": 11.5,
+        "paper": 11.52,
+    }
+    finetune_table(report)
+    said = capsys.readouterr().out
+    assert "(goal reached)" in said and "pays after 0.25 epochs; with it counted, 2.00x after 1, 5.00x after 3" in said
+    report["variants"]["vectors"]["speedup"], report["compression"]["epochs_to_pay"] = 11.4, None
+    finetune_table(report)
+    said = capsys.readouterr().out
+    assert "(goal MISSED)" in said and "never pays" in said
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ((), ("shape", "model")),
+        (("--shape", "gpt-5"), ("gpt-5", "llama2-7b")),
+        (("--shape", "smollm2", "--ratio", 0), ("ratio is 0",)),
+        (("--shape", "smollm2", "--length", 20), ("ratio is 30", "at most the length, 20")),
+        (("--shape", "smollm2", "--out", "no/such/folder/a.json"), ("a.json", "folder that exists")),
+    ],
+)
+def test_wrong_finetune_options(wrong, options, words):
+    wrong(2, words, "bench", "finetune", "--device", "cpu", *options)
+
+
+def test_the_reader_is_measured_with_the_keys_of_the_published_report(run, models, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Alice fell down the rabbit hole. She was very surprised.\n" * 60)
     options = ("--model", models / "one", "--device", "cpu", "--repeats", 1)
@@ -169,7 +229,7 @@ def test_the_reader_is_measured_with_the_keys_of_the_published_report(run, model
     assert result.code == 0, result
     report = result.json
     assert json.loads((tmp_path / "out.json").read_text()) == report
-    (published,) = (BOOK.parents[1] / "benchmarks" / "results").glob("reader_*.json")
+    (published,) = RESULTS.glob("reader_*.json")
     assert keys(json.loads(published.read_text())) <= keys(report)
     compressed = report["compression"]["mean-pool 1536"]
     assert compressed["tokens"] == 3072 and compressed["ratios"] == [compressed["ratio"]]

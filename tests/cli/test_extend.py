@@ -1,6 +1,9 @@
 """`longreach extend`: from a stock model and files to a model with a longer window."""
 
+import importlib.util
 import json
+import re
+import sys
 
 import pytest
 
@@ -46,19 +49,66 @@ def test_several_sources_and_others_for_testing(run, models, data, tmp_path):
     assert first["name"] == str(data) and first["share"] + second["share"] == pytest.approx(1)
 
 
-def test_trackers_get_what_is_logged(run, models, data, tmp_path, monkeypatch):
-    import transformers
+def test_progress_says_loss_speed_and_time_left(run, models, data, tmp_path):
+    said = run("extend", models / "one", data, tmp_path / "out", *RUN).err
+    assert re.search(r"step 2/2  loss \d+\.\d{4}  [\d,]+ tokens/s  lr \d\.\d\de-\d\d  0:00:00 left\n", said)
 
-    from longreach.training import extend
 
-    asked = []
-    monkeypatch.setattr(extend, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+TENSORBOARD = """
+import json, pathlib
+
+class SummaryWriter:
+    def __init__(self, log_dir):
+        self.path = pathlib.Path(log_dir)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def add_scalar(self, name, value, step):
+        with (self.path / "scalars.jsonl").open("a") as file:
+            file.write(json.dumps([name, value, step]) + "\\n")
+
+    def add_text(self, *args):
+        pass
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+"""
+
+
+def test_tensorboard_gets_what_is_logged(run, models, data, tmp_path, monkeypatch):
+    (tmp_path / "tensorboardX.py").write_text(TENSORBOARD)  # transformers' own callback writes to it
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    out = tmp_path / "out"
+    assert run("extend", models / "one", data, out, *RUN, "--report-to", "tensorboard").code == 0
+    (file,) = out.rglob("scalars.jsonl")
+    scalars = {(name, step): value for name, value, step in map(json.loads, file.read_text().splitlines())}
+    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    for line in logged:
+        for name, value in line.items():
+            where = f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+            assert name == "step" or scalars[where, line["step"]] == value
+    assert all((name, 2) in scalars for name in ("train/tokens_per_second", "eval/perplexity"))
+    assert {step for name, step in scalars if name == "train/loss"} == {1, 2}
+
+
+@pytest.mark.parametrize("command", ["extend", "pretrain"])
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
+def test_a_tracker_that_is_not_installed(wrong, models, data, tmp_path, monkeypatch, command, tracker):
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        transformers.trainer, "get_reporting_integration_callbacks", lambda names: asked.append(names) or []
+        importlib.util, "find_spec", lambda name, *rest: None if name.startswith(tracker) else find(name, *rest)
     )
-    options = ("--report-to", "tensorboard", "--report-to", "wandb")
-    assert run("extend", models / "one", data, tmp_path / "out", *RUN, *options).code == 0
-    assert asked == [["tensorboard", "wandb"]]
+    options = RUN if command == "extend" else ("--device", "cpu")
+    sentence = wrong(
+        1, [f"pip install {tracker}", "--report-to"], command, models / "one", data, tmp_path / "out", *options,
+        "--report-to", tracker,
+    )  # fmt: skip
+    assert sentence.count(".") == 1 and not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_sentence(wrong, models, data, tmp_path):

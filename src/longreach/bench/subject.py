@@ -97,6 +97,12 @@ class Subject:
         }
 
 
+def check_source(shape: str | None, model: str | None) -> None:
+    """Raises UsageError unless exactly one is given."""
+    if (shape is None) == (model is None):
+        raise UsageError("Give either a shape, such as llama2-7b, or a model to load.")
+
+
 def subject(
     *,
     shape: str | None = None,
@@ -123,8 +129,7 @@ def subject(
     Raises:
         UsageError: Not exactly one of shape and model, or a number out of range.
     """
-    if (shape is None) == (model is None):
-        raise UsageError("Give either a shape, such as llama2-7b, or a model to load.")
+    check_source(shape, model)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     source, loaded = str(shape or model), None
     if shape is not None:

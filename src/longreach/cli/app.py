@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+        _silence(sys.stdout)  # of the processes of `accelerate launch` or torchrun the first one prints the result
     try:
         _run(arguments, "--json" in options)
     except OSError as error:  # nothing can be said on stdout any more

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note, table
+from longreach.cli.bench_tables import attention_table, finetune_table, model_table
+from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -24,7 +25,7 @@ from longreach.cli.pattern import (
 if TYPE_CHECKING:
     import torch
 
-HELP = """Measure attention, whole models and the reader beside the best alternative, in the same run.
+HELP = """Measure attention, whole models, fine-tuning and the reader beside the best alternative, in the same run.
 
 Example: longreach bench attention --length 16384
 """
@@ -87,7 +88,7 @@ def attention(
         report = _record(place) | {"source": shape} | run(case, note)
     _finish(report, out, plot, as_json)
     if not as_json:
-        _attention_table(report)
+        attention_table(report)
 
 
 @app.command()
@@ -150,7 +151,38 @@ def model(
         report = _record(place) | run(case, both, note)
     _finish(report, out, plot, as_json)
     if not as_json:
-        _model_table(report)
+        model_table(report)
+
+
+@app.command()
+def finetune(
+    shape: str | None = typer.Option(
+        None, "--shape", help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ..."
+    ),
+    ref: str | None = typer.Option(None, "--model", help="Or a model: hub id, folder, .gguf file or 'smollm2'."),
+    length: int = typer.Option(8192, "--length", help="Tokens of a document."),
+    ratio: int = typer.Option(30, "--ratio", help="Tokens that a summary vector stands for."),
+    qa_tokens: int = typer.Option(64, "--qa-tokens", help="Tokens of a question and its answer, which are learned."),
+    rows: int = typer.Option(1, "--rows", help="Documents of a step."),
+    repeats: int = typer.Option(3, "--repeats", help="Rounds; medians are reported."),
+    dtype: str | None = DtypeOption,
+    device: str | None = DeviceOption,
+    out: Path | None = OutOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Measure fine-tuning on documents' summary vectors beside their full text, and making the vectors.
+
+    Example: longreach bench finetune --shape llama2-7b --rows 4 --out finetune.json
+    """
+    with _memory("--length or --rows", as_json):
+        from longreach.bench.finetune import FinetuneCase, run
+
+        case = FinetuneCase(length, ratio, qa_tokens, rows, repeats)
+        place, kind = _place(device, dtype, out, None)
+        report = _record(place) | run(case, shape=shape, model=ref, dtype=kind, device=place, progress=note)
+    _finish(report, out, None, as_json)
+    if not as_json:
+        finetune_table(report)
 
 
 @app.command()
@@ -236,57 +268,3 @@ def _finish(report: dict[str, Any], out: Path | None, plot: Path | None, as_json
         note(text)
     if as_json:
         emit(report)
-
-
-def _attention_table(report: dict[str, Any]) -> None:
-    header = ("part", "impl", "seconds", "TFLOP/s", "GB/s", "speed-up", "ideal", "of ideal", "over flex", "peak GiB")
-    keys = ("speedup", "ideal_speedup", "achieved_over_ideal", "speedup_over_flex")
-    table(
-        header,
-        [
-            (
-                row["part"],
-                row["impl"],
-                _number(row["seconds"], 5),
-                _number(row["flops_per_second"], 3, 1e-12),
-                _number(row["bytes_per_second"], 2, 1e-9),
-                *(_number(row.get(key), 2) for key in keys),
-                _number(row["peak_memory_bytes"], 2, 2**-30),
-            )
-            for row in report["results"]
-        ],
-    )
-    typer.echo(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
-
-
-def _model_table(report: dict[str, Any]) -> None:
-    from longreach.bench.plot import variation
-
-    rows = []
-    for what in ("prefill", "decode", "train"):
-        parts = report.get(what, [])
-        for part in [parts] if isinstance(parts, dict) else parts:
-            ideal = part.get("ideal_speedup", part.get("ideal_speedup_flops"))
-            for name, one in part["variants"].items():
-                other = one.get("achieved_over_ideal", one.get("achieved_over_ideal_flops"))
-                rows.append(
-                    (
-                        what + variation(part),
-                        name,
-                        _number(one.get("seconds", one.get("seconds_per_token")), 4),
-                        _number(one["tokens_per_second"], 1),
-                        _number(one.get("flops_per_second"), 3, 1e-12),
-                        _number(one.get("bytes_per_second"), 2, 1e-9),
-                        _number(one.get("speedup"), 2),
-                        _number(ideal, 2) if "speedup" in one else "",
-                        _number(other, 2),
-                        _number(one.get("kv_allocated_bytes"), 1, 2**-20),
-                        _number(one["peak_memory_bytes"], 2, 2**-30),
-                    )
-                )
-    header = ("what", "model", "seconds", "tokens/s", "TFLOP/s", "GB/s")
-    table((*header, "speed-up", "ideal", "of ideal", "KV MiB", "peak GiB"), rows)
-
-
-def _number(value: float | None, digits: int, factor: float = 1) -> str:
-    return "" if value is None else f"{value * factor:,.{digits}f}"

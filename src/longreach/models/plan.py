@@ -19,7 +19,7 @@ from longreach.pattern import AttentionPattern, LayerPlan
 
 _HERE = Path(__file__).parent
 _TRAINING_BYTES = 16  # a parameter: bf16 weight and gradient, float32 master copy and two Adam moments
-_BACKWARD_LINEAR, _BACKWARD_ATTENTION = 2.0, 2.5  # times the forward pass
+_BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5  # times the forward pass, where all weights are trained
 _ROOM = 0.9  # of a card's memory: the rest is for the runtime, fragments and workspaces
 
 
@@ -56,6 +56,11 @@ class Shape:
         """Weights of all layers' matrices: what every token is multiplied with."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def layer_activations(self) -> int:
+        """Numbers that the backward pass of one layer needs for every token."""
+        return 4 * self.hidden + 2 * self.head_dim * (self.heads + self.kv_heads) + 3 * self.intermediate
 
     @property
     def parameters(self) -> int:
@@ -186,10 +191,9 @@ def _estimate(
     linear = rows * 2 * model.layer_parameters * length
     head = rows * 2 * model.vocab * model.hidden
     prefill = linear + attention + head  # logits of the last position only
-    training = round((linear + head * length) * (1 + _BACKWARD_LINEAR) + attention * (1 + _BACKWARD_ATTENTION))
+    training = round((linear + head * length) * (1 + _BACKWARD_LINEAR) + attention * (1 + BACKWARD_ATTENTION))
     weights = model.parameters * itemsize
-    widest = 4 * model.hidden + 2 * model.head_dim * (model.heads + model.kv_heads) + 3 * model.intermediate
-    activations = rows * length * itemsize * (model.hidden * model.layers + widest)
+    activations = rows * length * itemsize * (model.hidden * model.layers + model.layer_activations)
     room = cards.memory_bytes * _ROOM
     state, each = model.parameters * _TRAINING_BYTES, activations // rows
     serving_cards = math.ceil((weights + kv) / room)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments, set_seed
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from longreach.errors import TrainingError, UsageError, out_of_memory
 from longreach.models.convert import lengthen
@@ -31,7 +30,7 @@ from longreach.training.data import Data, Samples
 from longreach.training.objective import chunked_loss, put_together
 from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
-from longreach.training.trainer import LongTrainer, Progress
+from longreach.training.trainer import LongTrainer, Progress, check_trackers
 
 _DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
 
@@ -71,12 +70,12 @@ def extend(
     Raises:
         UsageError: Values that do not fit each other or the model; `out` belongs to something else.
         DocumentError: The data cannot be read, or are empty.
-        MissingDependency: A Hub data set is given and the library `datasets` is not installed.
+        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
         TrainingError: Memory was not enough, or a loss was not finite. The last checkpoint stays.
     """
     out, say, device = Path(out), say or _stderr, device or default_device()
     _check(model, settings, device)
-    _check_trackers(settings.report_to)
+    check_trackers(settings.report_to)
     run.refuse_foreign(out)
     dtype = settings.computed_in(device)
     with quiet():
@@ -162,16 +161,6 @@ def _check(model: Any, settings: Settings, device: str) -> None:
             f"({pattern.local_blocks} blocks of {pattern.block_size}): sparse layers would see everything; give a "
             "greater length or a smaller pattern."
         )
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    there = get_available_reporting_integrations()
-    for name in names:
-        if name not in (*there, "all", "none"):
-            raise UsageError(
-                f"There is no tracker '{name}' here, only {', '.join(there) or 'none at all'}: install it, or leave "
-                "--report-to away."
-            )
 
 
 def _arguments(settings: Settings, out: Path, device: str, dtype: torch.dtype, **more: Any) -> TrainingArguments:

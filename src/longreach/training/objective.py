@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy, linear
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -96,7 +97,11 @@ def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
 def _head(model: Any) -> Tensor:
     """What makes logits; tied to the embedding, it is what PEFT trains in that embedding's place."""
     tied = model.config.get_text_config().tie_word_embeddings
-    return (model.get_input_embeddings() if tied else model.get_output_embeddings()).weight
+    head = model.get_input_embeddings() if tied else model.get_output_embeddings()
+    for part in head.modules():
+        if isinstance(part, FSDPModule):  # under PEFT a unit of its own, whole inside its own call only
+            part.unshard()
+    return head.weight
 
 
 def _check(model: Any) -> None:

@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from longreach.errors import TrainingError
+from longreach.errors import MissingDependency, TrainingError, UsageError
 from longreach.training.data import Samples, only
 from longreach.training.order import Order
 
 _FIRST_BUCKET = 1024
+_TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def buckets(length: int) -> list[tuple[int, int]]:
@@ -28,6 +30,22 @@ def buckets(length: int) -> list[tuple[int, int]]:
     while edges[-1] < length:
         edges.append(min(length, max(_FIRST_BUCKET, 2 * edges[-1])))
     return list(itertools.pairwise(edges))
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises an error where a run cannot report to one of these.
+
+    Raises:
+        MissingDependency: It is not installed.
+        UsageError: There is none of that name.
+    """
+    there = get_available_reporting_integrations()
+    for name in names:
+        if name in (*there, "all", "none"):
+            continue
+        if name in _TRACKERS:
+            raise MissingDependency(f"{name} is not installed: pip install {name}, or leave --report-to away.")
+        raise UsageError(f"There is no tracker '{name}' here: give one of {', '.join(_TRACKERS)}.")
 
 
 class LongTrainer(Trainer):

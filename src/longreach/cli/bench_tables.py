@@ -1,0 +1,92 @@
+"""What `longreach bench` prints for people: tables out of its reports."""
+
+from typing import Any
+
+import typer
+
+from longreach.cli.output import table
+
+
+def attention_table(report: dict[str, Any]) -> None:
+    """Prints a row for each part and implementation, and the baseline."""
+    header = ("part", "impl", "seconds", "TFLOP/s", "GB/s", "speed-up", "ideal", "of ideal", "over flex", "peak GiB")
+    keys = ("speedup", "ideal_speedup", "achieved_over_ideal", "speedup_over_flex")
+    table(
+        header,
+        [
+            (
+                row["part"],
+                row["impl"],
+                _number(row["seconds"], 5),
+                _number(row["flops_per_second"], 3, 1e-12),
+                _number(row["bytes_per_second"], 2, 1e-9),
+                *(_number(row.get(key), 2) for key in keys),
+                _number(row["peak_memory_bytes"], 2, 2**-30),
+            )
+            for row in report["results"]
+        ],
+    )
+    typer.echo(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
+
+
+def model_table(report: dict[str, Any]) -> None:
+    """Prints a row for each part and model."""
+    from longreach.bench.plot import variation
+
+    rows = []
+    for what in ("prefill", "decode", "train"):
+        parts = report.get(what, [])
+        for part in [parts] if isinstance(parts, dict) else parts:
+            ideal = part.get("ideal_speedup", part.get("ideal_speedup_flops"))
+            for name, one in part["variants"].items():
+                other = one.get("achieved_over_ideal", one.get("achieved_over_ideal_flops"))
+                rows.append(
+                    (
+                        what + variation(part),
+                        name,
+                        _number(one.get("seconds", one.get("seconds_per_token")), 4),
+                        _number(one["tokens_per_second"], 1),
+                        _number(one.get("flops_per_second"), 3, 1e-12),
+                        _number(one.get("bytes_per_second"), 2, 1e-9),
+                        _number(one.get("speedup"), 2),
+                        _number(ideal, 2) if "speedup" in one else "",
+                        _number(other, 2),
+                        _number(one.get("kv_allocated_bytes"), 1, 2**-20),
+                        _number(one["peak_memory_bytes"], 2, 2**-30),
+                    )
+                )
+    header = ("what", "model", "seconds", "tokens/s", "TFLOP/s", "GB/s")
+    table((*header, "speed-up", "ideal", "of ideal", "KV MiB", "peak GiB"), rows)
+
+
+def finetune_table(report: dict[str, Any]) -> None:
+    """Prints a row for each way to learn a document and one for compressing it, and what that comes to."""
+    header = ("what", "positions", "seconds", "documents/s", "speed-up", "CPU time", "FLOPs say", "TFLOP/s", "peak GiB")
+    parts = {**report["variants"], "compression": report["compression"]}
+    table(
+        header,
+        [
+            (
+                name,
+                _number(one.get("positions"), 0),
+                _number(one["seconds"], 3),
+                _number(one["documents_per_second"], 4),
+                _number(one.get("speedup"), 2),
+                _number(one.get("processor_speedup"), 2),
+                _number(one.get("ideal_speedup"), 2),
+                _number(one.get("flops_per_second"), 3, 1e-12),
+                _number(one["peak_memory_bytes"], 2, 2**-30),
+            )
+            for name, one in parts.items()
+        ],
+    )
+    speedup, once = report["variants"]["vectors"]["speedup"], report["compression"]
+    verdict = "reached" if speedup >= report["goal"] else "MISSED"
+    paid = "never pays" if once["epochs_to_pay"] is None else f"pays after {once['epochs_to_pay']:.2f} epochs"
+    gained = ", ".join(f"{gain:.2f}x after {epochs}" for epochs, gain in once["speedup_after_epochs"].items())
+    typer.echo(f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is {report['paper']}x")
+    typer.echo(f"compressing {paid}; with it counted, {gained}")
+
+
+def _number(value: float | None, digits: int, factor: float = 1) -> str:
+    return "" if value is None else f"{value * factor:,.{digits}f}"
