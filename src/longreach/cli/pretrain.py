@@ -14,6 +14,7 @@ def pretrain(
     segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
     min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
     max_ratio: int = typer.Option(30, "--max-ratio", help="The highest ratio trained."),
+    whole: float = typer.Option(0.0, "--whole", help="Share of the steps at the lowest ratio; the others draw one."),
     mode: str = typer.Option("accumulate", "--mode", help="accumulate, independent or replace."),
     segments: int = typer.Option(2, "--segments", help="Segments of a substep, which gradients pass through."),
     substeps: int = typer.Option(2, "--substeps", help="Substeps of a sequence."),
@@ -68,6 +69,7 @@ def pretrain(
         segment_tokens=segment_tokens,
         summary_tokens=segment_tokens // min_ratio,
         min_summary_tokens=segment_tokens // max_ratio,
+        whole=whole,
         mode=mode,  # type: ignore[arg-type]  # checked there
         segments=segments,
         substeps=substeps,

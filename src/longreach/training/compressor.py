@@ -41,6 +41,7 @@ class Recipe:
         summary_tokens: K, the most vectors of a segment: segment_tokens / K is the lowest ratio.
         min_summary_tokens: the fewest. Every batch draws k from here to K, uniformly in log k, and uses the first k
             summary tokens, so that any prefix of them is usable; None keeps k = K.
+        whole: share of the batches that use all K instead, so that the lowest ratio is learned first and best.
         mode: what a segment sees of the vectors before it; see `AutoCompressor`.
         segments: of a substep; gradients flow through its vectors.
         substeps: of a sequence; vectors pass from one to the next without gradients.
@@ -63,6 +64,7 @@ class Recipe:
     segment_tokens: int = 480
     summary_tokens: int = 120
     min_summary_tokens: int | None = 16
+    whole: float = 0.0
     mode: Mode = "accumulate"
     segments: int = 2
     substeps: int = 2
@@ -89,6 +91,8 @@ class Recipe:
             raise UsageError(f"min_summary_tokens is {self.min_summary_tokens}; give 1 to {self.summary_tokens}.")
         if self.mode not in get_args(Mode):
             raise UsageError(f"mode is '{self.mode}'; it must be one of {', '.join(get_args(Mode))}.")
+        if not 0 <= self.whole <= 1:
+            raise UsageError(f"whole is {self.whole}; a share lies between 0 and 1.")
         if self.lora_targets not in ADAPTED:
             raise UsageError(f"lora_targets is '{self.lora_targets}'; it must be one of {', '.join(ADAPTED)}.")
         for name in ("questions", "scaffold"):
@@ -214,12 +218,14 @@ class CompressorObjective(torch.nn.Module):
         """The causal language model, adapted."""
         return self.adapted.get_base_model()
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Draws the number of summary tokens and the segments of a batch."""
+    def draw(self, generator: torch.Generator, scaffold: float = 0.0) -> Draw:
+        """Draws the number of summary tokens and the segments of a batch; on the scaffold, all tokens more often."""
         most, least = self.recipe.summary_tokens, self.recipe.min_summary_tokens or self.recipe.summary_tokens
         share = float(torch.rand((), generator=generator, dtype=torch.float64))
         # The outermost numbers get as much room as the others.
         exponent = math.log(least - 0.5) + share * (math.log(most + 0.5) - math.log(least - 0.5))
+        if (whole := max(self.recipe.whole, scaffold)) and float(torch.rand((), generator=generator)) < whole:
+            exponent = math.log(most)
         tokens, segments = self.recipe.substep_tokens, self.recipe.segments
         lengths = (random_lengths(tokens, segments, self.longest, generator) for _ in range(self.recipe.substeps))
         return Draw(min(max(round(math.exp(exponent)), least), most), tuple(lengths))

@@ -113,7 +113,7 @@ class InstructTrainer(CompressorTrainer):
         """Forward and backward of a batch of texts; returns its loss."""
         model.train()
         chance = self._generator()
-        draw = self.objective.draw(chance)
+        draw = self.objective.draw(chance, self._scaffold)
         texts, asked = self._prepare_inputs({"texts": inputs["texts"]})["texts"], list[list[tuple[str, str]]]()
         for questions in inputs["questions"]:
             chosen = torch.randperm(len(questions), generator=chance)[: self.objective.recipe.questions].tolist()
