@@ -170,7 +170,7 @@ def test_an_adapter_is_on_only_while_the_reader_reads(tmp_path, model, tokenizer
     with torch.no_grad():
         assert torch.equal(model(ids).logits, logits)
     assert plain.ask(question, sampling=SHORT).text == before.text
-    plan = adapted._plan(question, Policy(budget=900), SHORT)
+    plan = adapted._plan(question, None, Policy(budget=900), SHORT)
     wanted = merged.generate(inputs_embeds=plan.prompt.embeds[None], max_new_tokens=8, do_sample=False)[0]
     assert answer.text == tokenizer.decode(wanted, skip_special_tokens=True).strip() != before.text
     stream = iter(adapted.stream(question, sampling=SHORT))
@@ -193,7 +193,7 @@ def test_the_corpus_own_adapter_is_found(tmp_path, model, tokenizer):
 
 def test_an_answer_is_plain_json(reader):
     value = json.loads(json.dumps(reader.ask("What did the queen say?", sampling=SHORT).to_dict()))
-    assert set(value) == {"text", "passages", "usage", "timings"}
+    assert set(value) == {"text", "passages", "usage", "timings", "policy"}
     assert {"document", "start", "end", "score", "read_as"} <= set(value["passages"][0])
     timings = value["timings"]
     assert 0 < timings["retrieved_seconds"] <= timings["assembled_seconds"] <= timings["first_token_seconds"]

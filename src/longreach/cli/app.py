@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, extend, ingest, plan, pretrain
+from longreach.cli import ask, bench, convert, corpus, doctor, extend, ingest, plan, pretrain, study
 from longreach.cli.output import fail
 from longreach.errors import LongreachError, out_of_memory
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"terminal_width": 110},  # the same help everywhere, whatever the terminal
 )
 app.command("ingest")(ingest.ingest)
+app.command("study")(study.study)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
