@@ -86,5 +86,5 @@ def ask(
         f"{usage.positions:,} positions read ({usage.vectors:,} vectors, {usage.raw_tokens:,} raw tokens) for "
         f"{usage.source_tokens:,} tokens of source; first token after {timings.first_token_seconds:.2f} s."
     )
-    measured = f" (gate: F1 {row.f1:.1f}, {row.questions} questions)" if row else ""
+    measured = f" (gate: F1 {row.f1:.1f}, {row.questions} question{'s' * (row.questions > 1)})" if row else ""
     typer.echo(f"policy: {answer.policy}{measured}")
