@@ -148,6 +148,21 @@ def test_a_document_beyond_the_window_leaves_full_reading_out(tmp_path, monkeypa
     assert "full" not in rows(gate(reader, questions[:1], 380, max_new_tokens=12))
 
 
+def test_full_reading_that_exceeds_the_memory_is_left_out(tmp_path, monkeypatch):
+    corpus = make_corpus(tmp_path)
+    fake_answers(monkeypatch, ("full",))
+    reader, real = Reader(corpus, make_model(), make_tokenizer()), Reader.ask
+
+    def full(self, question, **options):
+        if options["policy"].raw == "document":
+            raise MemoryError
+        return real(self, question, **options)
+
+    monkeypatch.setattr(Reader, "ask", full)
+    card = gate(reader, [Question("queen", "How is the queen?", ("yes",))], 900, max_new_tokens=2)
+    assert "full" not in rows(card) and card.chosen == "compressed"
+
+
 def test_one_document_has_no_wrong_one_and_no_questions_are_refused(tmp_path, monkeypatch):
     corpus = make_corpus(tmp_path)
     corpus.remove(["tarts", "whale", "watch"])

@@ -179,7 +179,9 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(tmp_path, mon
         return real(self, **inputs)
 
     monkeypatch.setattr(StudyObjective, "forward", full)
-    with pytest.raises(TrainingError, match=r"Out of memory: lower --budget \(it is 2048\) or --batch \(it is 4\)"):
+    with pytest.raises(
+        TrainingError, match=r"Out of memory: lower --budget \(it is 2048\) or --batch \(it is 4\), or give"
+    ):
         train(corpus, model=model)
     monkeypatch.undo()
     assert train(corpus, model=model)[0].resumed_at == 2

@@ -87,7 +87,12 @@ def _run(arguments: list[str], as_json: bool) -> None:
         if hasattr(error, "format_message"):  # a wrong call; which package its class lies in depends on typer's release
             _wrong_call(error, as_json)
         if out_of_memory(error):
-            fail("Out of memory: lower --segment-tokens, --batch-size or --budget.", "MemoryError", as_json, 1)
+            fail(
+                "Out of memory: lower --segment-tokens, --batch-size (of study: --batch) or --budget.",
+                "MemoryError",
+                as_json,
+                1,
+            )
         if os.environ.get("LONGREACH_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -30,7 +30,7 @@ def study(
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
     lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
     lora: int = typer.Option(8, "--lora", metavar="R", help="Rank of the adapter on q, k, v, o."),
-    batch: int = typer.Option(8, "--batch", help="Questions of a step."),
+    batch: int = typer.Option(8, "--batch", help="Questions of a step, or answered together."),
     accumulate: int = typer.Option(1, "--accumulate", help="Parts a step is learned in: takes less memory."),
     checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
     budget: int = typer.Option(2048, "--budget", help="Positions of a prompt at most, in training and in the gate."),
@@ -57,8 +57,9 @@ def study(
     from longreach.reader import Policy, Reader
     from longreach.training.questions import hold_out, read_questions, without
     from longreach.training.selfstudy import Author, OwnModel, make_questions
-    from longreach.training.study import QUESTIONS, StudySettings, working
+    from longreach.training.study import StudySettings
     from longreach.training.study import study as run
+    from longreach.training.study_folder import QUESTIONS, working
     from longreach.training.teacher import Endpoint
     from longreach.workspace import open_workspace, store_folder
 
@@ -87,7 +88,8 @@ def study(
     opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
     library = opened.corpus
     if asked is None and not (gate_only and tested):
-        author = endpoint or OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint)
+        own = OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch)
+        author = endpoint or own
         with working(library) as work:
             asked = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
     learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
@@ -96,7 +98,7 @@ def study(
         note(f"study: {len(learned)} questions to learn, {len(tested)} to test on")
         report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
     reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
-    card = gate(reader, tested, budget, seed=seed, say=note)
+    card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
     card.save(library)
     if as_json:
         figures = report._asdict() | {"adapter": str(report.adapter)} if report else None

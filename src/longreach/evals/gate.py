@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from longreach.errors import ContextError, UsageError
+from longreach.errors import ContextError, UsageError, out_of_memory
 from longreach.evals.scores import exact_match, interval, rouge_l, token_f1
 from longreach.models.decoder import window_of
 from longreach.models.generate import Sampling
@@ -119,11 +119,13 @@ class _Asking:
         )
 
     def where_it_fits(self, policy: Policy) -> Iterator[Answer | None]:
-        """Those whose context fits; None for the others."""
+        """Those whose context fits the window and the memory; None for the others."""
         for text, document in zip(self._texts, self._documents, strict=True):
             try:
                 yield self._reader.ask(text, document=document, policy=policy, sampling=self._sampling)
-            except ContextError:
+            except Exception as error:
+                if not (isinstance(error, ContextError) or out_of_memory(error)):
+                    raise
                 yield None
 
     def within(self, policy: Policy, like: Sequence[Answer | None]) -> Iterator[Answer | None]:

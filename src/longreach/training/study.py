@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import filelock
 from transformers import set_seed
 
-from longreach.errors import CorpusBusy, FingerprintMismatch, ModelError, UsageError
+from longreach.errors import FingerprintMismatch, ModelError, UsageError
 from longreach.models.decoder import note_base, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import quiet
@@ -33,6 +32,7 @@ from longreach.training.adapter import lora
 from longreach.training.frame import arguments, full_said
 from longreach.training.questions import Question
 from longreach.training.study_data import StudyData
+from longreach.training.study_folder import publish, working
 from longreach.training.study_trainer import StudyObjective, StudyTrainer
 from longreach.training.trainer import Progress
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
 
 Loss = Literal["answers", "distill"]
-QUESTIONS = "questions.jsonl"  # in the corpus' work folder
 _LEFT_FOR_ANSWERS = 128  # positions of the window, at least
 
 
@@ -142,6 +141,8 @@ def study(
         raise UsageError("There are no questions to learn from: give some with --questions.")
     if getattr(model, "peft_config", None):
         raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+    if model.device.index:
+        raise UsageError(f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES.")
     fingerprint = base_fingerprint(model, tokenizer)
     if fingerprint != corpus.settings.model_fingerprint:
         raise FingerprintMismatch(f"The vectors of corpus '{corpus.name}' were made for another model: load that one.")
@@ -157,23 +158,7 @@ def study(
             shutil.rmtree(out / run.CHECKPOINTS, ignore_errors=True)
         else:
             say("These questions were learned with these settings before.")
-        return StudyReport(_publish(corpus, out / run.ADAPTER, work), len(questions), **report)
-
-
-@contextmanager
-def working(corpus: Corpus) -> Iterator[Path]:
-    """The work folder of a corpus, for one process at a time."""
-    work = corpus.work_path
-    work.mkdir(exist_ok=True)
-    lock = filelock.FileLock(work / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
-    try:
-        yield work
-    finally:
-        lock.release()
+        return StudyReport(publish(corpus, out / run.ADAPTER, work), len(questions), **report)
 
 
 def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:
@@ -204,7 +189,8 @@ def _train(
         say(f"Going on from {checkpoint.name}.")
     window, device = window_of(model), str(model.device)
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
-    lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch}), or give --checkpointing"
+    lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
+    lower += "" if settings.checkpointing else ", or give --checkpointing"
     with quiet(), full_said(lower), _adapted(model, settings) as objective:
         data = StudyData(
             corpus,
@@ -268,32 +254,6 @@ def _adapted(model: Any, settings: StudySettings) -> Iterator[StudyObjective]:
         model.requires_grad_(True).eval()
         for parameter in fixed:
             parameter.requires_grad_(False)
-
-
-def _publish(corpus: Corpus, made: Path, work: Path) -> Path:
-    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
-    aside, before, target = work / "new-adapter", work / "old-adapter", corpus.path / "adapter"
-    if before.exists() and not target.exists():  # a process ended between the two renames below
-        before.rename(target)
-    if target.is_dir() and _same(made, target):
-        return target
-    for folder in (aside, before):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(made, aside)
-    with corpus.changing("study") as folder:
-        (folder / "scorecard.json").unlink(missing_ok=True)
-        if target.exists():
-            target.rename(before)
-        aside.rename(target)
-    shutil.rmtree(before, ignore_errors=True)
-    return target
-
-
-def _same(one: Path, other: Path) -> bool:
-    names = {path.name for path in (*one.iterdir(), *other.iterdir())}
-    return all((f / name).is_file() for f in (one, other) for name in names) and all(
-        (one / name).read_bytes() == (other / name).read_bytes() for name in names
-    )
 
 
 def _stderr(text: str) -> None:
