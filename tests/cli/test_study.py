@@ -1,6 +1,7 @@
 """`longreach study`, and what `ask` and `corpus show` make of it."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -78,8 +79,10 @@ def test_gate_only_measures_without_an_adapter(run, library, asked):
     assert run("corpus", "verify", "library").code == 0
 
 
-def test_questions_are_made_where_there_are_none(run, library):
-    """The random model writes what no human reads, but every passage is asked about, once."""
+def test_questions_are_made_where_there_are_none(run, wrong, library, monkeypatch):
+    """The random model writes what is no question, until that counts as one; every passage is asked about, once."""
+    wrong(1, ["no question that can be used", "--questions"], "study", "library", *FEW)
+    monkeypatch.setattr("longreach.training.selfstudy._ASKED", re.compile(r"(\S.*)"))
     done = run("study", "library", *FEW, "--held-out", 0.2, "--json")
     assert done.code == 0, done
     notes = [json.loads(line) for line in (library / "study" / "questions.jsonl").read_text().splitlines()]
@@ -88,7 +91,7 @@ def test_questions_are_made_where_there_are_none(run, library):
     made = done.json["training"]["questions"] + done.json["scorecard"]["questions"]
     assert 2 <= made <= passages
     again = run("study", "library", *FEW, "--held-out", 0.2, "--json")
-    assert "question" not in again.err.replace("questions", "") and again.json["training"] == done.json["training"]
+    assert f"/{passages}" not in again.err and again.json["training"] == done.json["training"]
     assert run("corpus", "verify", "library").code == 0
 
 

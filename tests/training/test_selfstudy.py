@@ -1,6 +1,7 @@
 """Questions that a model makes of passages: the corpus' own, or one behind an endpoint that fails now and then."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,7 +9,7 @@ import pytest
 
 from longreach.errors import TrainingError, UsageError
 from longreach.training import teacher as room
-from longreach.training.selfstudy import KINDS, OwnModel, Request, make_questions
+from longreach.training.selfstudy import KINDS, OwnModel, Request, _question, make_questions
 from longreach.training.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus
@@ -86,9 +87,26 @@ def test_only_what_is_a_question_counts(corpus, tmp_path):
             make(corpus, author, tmp_path / "q.jsonl", per_passage=wrong)
 
 
+@pytest.mark.parametrize(
+    "written, question",
+    [
+        ("What did Mr. Rabbit say?", "What did Mr. Rabbit say?"),
+        ('The question: "Who was it, and why?" And more?', "Who was it, and why?"),
+        ("\u201cWho?\u201d", "Who?"),
+        ("1. **Question:** Who?", "Who?"),
+        ("The text is long.\nQuestion 2: How long?", "How long?"),
+        ("The text tells of a key.", ""),
+        ("???", ""),
+    ],
+)
+def test_the_question_is_found_in_what_was_written(written, question):
+    assert _question(written) == question
+
+
 def test_the_own_model_asks_with_the_passage_in_view_and_always_the_same(corpus, tmp_path, monkeypatch):
     for longest in ("_LONGEST_QUESTION", "_LONGEST_ANSWER"):
         monkeypatch.setattr(f"longreach.training.selfstudy.{longest}", 8)
+    monkeypatch.setattr("longreach.training.selfstudy._ASKED", re.compile(r"(\S.*)"))  # a random model asks nothing
     model, tokenizer = make_model(), make_tokenizer()
     author = OwnModel(model, tokenizer, "own", batch_size=3)
     made = make(corpus, author, tmp_path / "one.jsonl")

@@ -40,7 +40,9 @@ def _totals(documents: list[Any]) -> dict[str, int]:
 
 def _scorecard(corpus: Any) -> Any:
     """The scorecard of a corpus; where there is none, nothing that loads models is imported."""
-    if not (corpus.path / "scorecard.json").is_file():
+    from longreach.corpus.schema import SCORECARD
+
+    if not (corpus.path / SCORECARD).is_file():
         return None
     from longreach.reader.scorecard import Scorecard
 

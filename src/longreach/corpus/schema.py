@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETTINGS = "corpus.json"
+SCORECARD = "scorecard.json"
 
 PASSAGES = pa.schema(
     [

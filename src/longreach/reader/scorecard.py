@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from longreach.corpus.schema import SCORECARD
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusDamaged
 from longreach.reader.policy import Policy
 
-SCORECARD = "scorecard.json"
 _FORMAT = 1
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,8 +30,9 @@ KINDS = {
     "use": "Write one question that somebody would ask who has a task to do and needs what the text above says for it.",
     "creative": "Write one unusual question that the text above lets one answer: a comparison, a what-if, a view.",
 }
-_ALONE = " Name what it is about, so that it can be understood without the text. Write the question and nothing else."
+_ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
 _ANSWER = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
+_ASKED = re.compile(r"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n?]*\w[^\n?]*\?)", re.I | re.M)
 _LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
 
 
@@ -151,9 +153,9 @@ def _made(passage: PassageInfo, note: dict[str, str]) -> Question:
 
 
 def _question(written: str) -> str:
-    """The question in what was written: its first line, without a label."""
-    line = next((line.strip() for line in written.splitlines() if line.strip()), "")
-    return line.removeprefix("Question:").strip().strip('"')
+    """The question in what was written, without label and quotes; empty where there is none, as small models do."""
+    found = _ASKED.search(written)
+    return found.group(1).strip() if found else ""
 
 
 class _Notes:

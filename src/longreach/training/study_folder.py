@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from longreach.corpus.schema import SCORECARD
 from longreach.errors import CorpusBusy
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def publish(corpus: Corpus, made: Path, work: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(made, aside)
     with corpus.changing("study") as folder:
-        (folder / "scorecard.json").unlink(missing_ok=True)
+        (folder / SCORECARD).unlink(missing_ok=True)
         if target.exists():
             target.rename(before)
         aside.rename(target)
