@@ -94,6 +94,83 @@ def test_the_budget_is_kept_and_no_passage_is_cut(reader, budget):
     assert answer.usage.vectors == sum(p.n_vectors for p in answer.passages if p.read_as == "vectors")
 
 
+def test_no_context_is_the_question_alone(reader):
+    answer = reader.ask("What did the turtle say?", policy=Policy(raw=0, compressed="none"), sampling=SHORT)
+    assert (answer.policy, answer.usage.vectors, answer.usage.raw_tokens, answer.usage.source_tokens) == (
+        "no context", 0, 0, 0,
+    )  # fmt: skip
+    assert plain_answer(reader, answer, "What did the turtle say?") == (answer.usage.positions, answer.text)
+    assert answer.passages and {passage.read_as for passage in answer.passages} == {"not read"}
+
+
+def test_the_whole_document_is_read_as_text_in_one_piece(reader):
+    question, policy = "What did the turtle say?", Policy(raw="document", compressed="none", budget=1500)
+    answer = reader.ask(question, policy=policy, sampling=SHORT)
+    text = TEXTS["turtle.txt"]
+    prompt = (
+        f"<|user|>{text}\n\nAnswer the question in one short sentence, using the text above.\n\nQuestion: {question}"
+    )
+    ids = reader.tokenizer(prompt + "<|end|><|assistant|>", return_tensors="pt")["input_ids"]
+    written = reader.model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+    assert answer.text == reader.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert (answer.policy, answer.usage.raw_tokens, answer.usage.vectors) == ("full", len(text.encode()), 0)
+    turtle = next(d for d in reader.corpus.documents() if d.document == "turtle.txt")
+    assert answer.usage.source_tokens == turtle.tokens
+    assert {p.read_as for p in answer.passages if p.document == "turtle.txt"} == {"raw"}
+    others = "What did turtle number 3 say?"
+    mixed = reader.ask(others, policy=Policy(k=30, raw="document", budget=1800), sampling=SHORT)
+    assert mixed.policy == "mixed" and {p.read_as for p in mixed.passages} == {"raw", "vectors"}
+    with pytest.raises(ContextError, match=r"takes [\d,]+ positions as raw text, and the budget leaves \d+"):
+        reader.ask(question, policy=Policy(raw="document", compressed="none", budget=500))
+
+
+@pytest.mark.parametrize("budget", [120, 200, 333, 900])
+def test_a_cut_passage_fills_the_budget(reader, budget):
+    question = "What did the queen say?"
+    whole = reader.ask(question, policy=Policy(k=20, raw=20, compressed="none", budget=900), sampling=SHORT)
+    answer = reader.ask(
+        question, policy=Policy(k=20, raw=20, compressed="none", budget=budget, cut=True), sampling=SHORT
+    )
+    assert answer.usage.positions == budget and answer.policy == "raw"
+    cut = [passage for passage in answer.passages if passage.read_as == "raw"]
+    assert cut == answer.passages[: len(cut)]  # the best ones
+    assert abs(answer.usage.source_tokens - answer.usage.raw_tokens) <= len(cut)
+    assert whole.usage.positions < 900
+
+
+def test_a_question_may_name_its_document(reader):
+    question = "What did the queen say?"
+    for policy in (Policy(budget=900), Policy(compressed="document", raw=1, budget=900)):
+        answer = reader.ask(question, document="whale.txt", policy=policy, sampling=SHORT)
+        assert {passage.document for passage in answer.passages} == {"whale.txt"}
+        (batched,) = reader.ask_many([question], documents=["whale.txt"], policy=policy, sampling=SHORT)
+        assert (batched.text, batched.passages) == (answer.text, answer.passages)
+    unknown = reader.ask("Zusammenfassung?", document="whale.txt", sampling=SHORT)
+    assert unknown.passages[0].document == "whale.txt" and unknown.passages[0].index == 0
+    with pytest.raises(UsageError, match="no document 'shark"):
+        reader.ask(question, document="shark.txt")
+
+
+def test_hot_contexts_know_whether_the_adapter_was_on(tmp_path, model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    donor = get_peft_model(make_model(), LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False))
+    with torch.no_grad():
+        for name, parameter in donor.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.5)
+    donor.save_pretrained(tmp_path / "lora")
+    corpus, question = make_corpus(tmp_path, model, tokenizer), "What did the queen say?"
+    on, off = Policy(budget=900), Policy(budget=900, adapter=False)
+    bare = Reader(corpus, model, tokenizer, policy=on).ask(question, sampling=SHORT)
+    reader = Reader(corpus, model, tokenizer, tmp_path / "lora", policy=on)
+    adapted = reader.ask(question, sampling=SHORT)
+    plain = reader.ask(question, policy=off, sampling=SHORT)
+    assert plain.text == bare.text != adapted.text and plain.usage.cached == 0
+    assert reader.ask(question, policy=off, sampling=SHORT).usage.cached > 0
+    assert reader.ask_many([question], policy=off, sampling=SHORT)[0].text == bare.text
+
+
 def test_streamed_pieces_make_the_answer(reader):
     stream = reader.stream("What did the hatter say?", sampling=Sampling(max_new_tokens=30))
     pieces = list(stream)
@@ -170,7 +247,7 @@ def test_an_adapter_is_on_only_while_the_reader_reads(tmp_path, model, tokenizer
     with torch.no_grad():
         assert torch.equal(model(ids).logits, logits)
     assert plain.ask(question, sampling=SHORT).text == before.text
-    plan = adapted._plan(question, Policy(budget=900), SHORT)
+    plan = adapted._plan(question, None, Policy(budget=900), SHORT)
     wanted = merged.generate(inputs_embeds=plan.prompt.embeds[None], max_new_tokens=8, do_sample=False)[0]
     assert answer.text == tokenizer.decode(wanted, skip_special_tokens=True).strip() != before.text
     stream = iter(adapted.stream(question, sampling=SHORT))
@@ -193,7 +270,7 @@ def test_the_corpus_own_adapter_is_found(tmp_path, model, tokenizer):
 
 def test_an_answer_is_plain_json(reader):
     value = json.loads(json.dumps(reader.ask("What did the queen say?", sampling=SHORT).to_dict()))
-    assert set(value) == {"text", "passages", "usage", "timings"}
+    assert set(value) == {"text", "passages", "usage", "timings", "policy"}
     assert {"document", "start", "end", "score", "read_as"} <= set(value["passages"][0])
     timings = value["timings"]
     assert 0 < timings["retrieved_seconds"] <= timings["assembled_seconds"] <= timings["first_token_seconds"]
@@ -221,7 +298,8 @@ def test_what_does_not_fit_is_refused_with_the_numbers(reader):
         reader.ask("what \udcff?")
     with pytest.raises(UsageError, match="batch_size"):
         reader.ask_many(["queen?"], batch_size=0)
-    for settings in ({"budget": 0}, {"budget": -5}, {"k": 0}, {"raw": -1}, {"compressed": "all"}, {"retriever": "x"}):
+    wrong = ({"budget": 0}, {"budget": -5}, {"k": 0}, {"raw": -1}, {"compressed": "all"}, {"retriever": "x"})
+    for settings in (*wrong, {"raw": "all"}, {"raw": "document", "compressed": "document"}):
         with pytest.raises(UsageError):
             Policy(**settings)
 

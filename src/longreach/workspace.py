@@ -76,6 +76,7 @@ def open_workspace(
     compressor_ref: str | None = None,
     device: str | None = None,
     compressing: bool = True,
+    dtype: str | None = None,
 ) -> Workspace:
     """Opens a corpus with the model and, unless it is only read, the compressor that it was made with.
 
@@ -86,6 +87,7 @@ def open_workspace(
         compressor_ref: the folder of the corpus's trained compressor, if it has moved.
         device: where to put the model; None takes the GPU where there is one.
         compressing: make the compressor too, so that documents can be added.
+        dtype: of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
 
     Raises:
         CorpusNotFound: there is no such corpus.
@@ -99,7 +101,7 @@ def open_workspace(
         _check_compressor(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
-    model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else None)
+    model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else dtype)
     if not (compressing or trained):
         return Workspace(corpus, model, tokenizer)
     values = dict(settings.compressor)

@@ -60,3 +60,17 @@ def test_a_template_that_loses_the_question_is_refused(model):
     tokenizer.chat_template = "<|user|>{{ messages | length }}"
     with pytest.raises(ModelError, match="chat template"):
         PromptBuilder(model, tokenizer)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_an_answer_ends_as_the_model_ends_its_turn(model, chat):
+    tokenizer = make_tokenizer(chat)
+    tokenizer.eos_token = "<s>"  # as where the end of a turn is not the end of the text
+    builder = PromptBuilder(model, tokenizer)
+    written = tokenizer.decode(builder.answer("Yes <|end|>"))
+    assert written == ("Yes <|end|><|end|>" if chat else " Yes <|end|><s>")
+    assert builder.answer("x")[-1] == (256 if chat else 259) and builder.answer("<|end|>")[0] != 256
+    if not chat:
+        tokenizer.eos_token = None
+        with pytest.raises(ModelError, match="EOS token"):
+            builder.answer("x")

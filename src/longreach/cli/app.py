@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, extend, ingest, plan, pretrain
+from longreach.cli import ask, bench, convert, corpus, doctor, extend, ingest, plan, pretrain, study
 from longreach.cli.output import fail
 from longreach.errors import LongreachError, out_of_memory
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"terminal_width": 110},  # the same help everywhere, whatever the terminal
 )
 app.command("ingest")(ingest.ingest)
+app.command("study")(study.study)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
@@ -88,7 +89,12 @@ def _run(arguments: list[str], as_json: bool) -> None:
         if hasattr(error, "format_message"):  # a wrong call; which package its class lies in depends on typer's release
             _wrong_call(error, as_json)
         if out_of_memory(error):
-            fail("Out of memory: lower --segment-tokens, --batch-size or --budget.", "MemoryError", as_json, 1)
+            fail(
+                "Out of memory: lower --segment-tokens, --batch-size (of study: --batch) or --budget.",
+                "MemoryError",
+                as_json,
+                1,
+            )
         if os.environ.get("LONGREACH_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

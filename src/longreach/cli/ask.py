@@ -1,6 +1,8 @@
 """`longreach ask`: a question to a corpus."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,8 +13,16 @@ def ask(
     corpus: str = typer.Argument(help="The corpus."),
     question: str = typer.Argument(help="The question."),
     budget: int | None = typer.Option(None, "--budget", help="Positions of the whole prompt at most. [default: 2048]"),
+    document: str | None = typer.Option(
+        None, "--document", help="The document it is about. [default: found by retrieval]"
+    ),
     k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
-    raw: int | None = typer.Option(None, "--raw", help="How many of them are read as raw text. [default: 2]"),
+    raw: str | None = typer.Option(
+        None,
+        "--raw",
+        metavar="N|document",
+        help="How many of them are read as raw text, or all. [default: 2]",
+    ),
     compressed: str | None = typer.Option(
         None, "--compressed", help="Read as vectors: passages, document or none. [default: passages]"
     ),
@@ -36,25 +46,36 @@ def ask(
 ) -> None:
     """Answer a question from a corpus, and say which passages were read.
 
+    Where `study` measured which way of reading answers best, that is what --k, --raw, --compressed and --retriever
+    replace.
+
     Example: longreach ask library "Who stole the tarts?"
     """
+    from longreach.errors import UsageError
     from longreach.models.generate import Sampling
     from longreach.reader import Policy, Reader
     from longreach.workspace import open_workspace, store_folder
 
-    named = {"budget": budget, "k": k, "raw": raw, "compressed": compressed, "retriever": retriever}
-    policy = Policy(**{key: value for key, value in named.items() if value is not None})  # type: ignore[arg-type]
+    if raw is not None and raw != "document" and not raw.lstrip("-").isdecimal():
+        raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
+    passages = int(raw) if raw not in (None, "document") else raw
+    named = {"budget": budget, "k": k, "raw": passages, "compressed": compressed, "retriever": retriever}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    own = Policy(**changes)  # before a model is loaded for nothing
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
     workspace = open_workspace(store_folder(store), corpus, model_ref=model, device=device, compressing=False)
-    reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter, policy=policy)
-    stream = reader.stream(question, sampling=sampling)
+    reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)
+    policy = replace(reader.policy, budget=budget or reader.policy.budget) if changes.keys() <= {"budget"} else own
+    stream = reader.stream(question, document=document, policy=policy, sampling=sampling)
     for piece in stream:
         if not as_json:
             typer.echo(piece, nl=False)
     answer = stream.answer
     assert answer is not None
+    row = reader.scorecard.row_of(policy) if reader.scorecard else None
     if as_json:
-        emit({"corpus": corpus, "question": question, **answer.to_dict()})
+        score = {"f1": row.f1, "questions": row.questions} if row else None
+        emit({"corpus": corpus, "question": question, **answer.to_dict(), "gate": score})
         return
     typer.echo("\n")
     for passage in answer.passages:
@@ -65,3 +86,5 @@ def ask(
         f"{usage.positions:,} positions read ({usage.vectors:,} vectors, {usage.raw_tokens:,} raw tokens) for "
         f"{usage.source_tokens:,} tokens of source; first token after {timings.first_token_seconds:.2f} s."
     )
+    measured = f" (gate: F1 {row.f1:.1f}, {row.questions} question{'s' * (row.questions > 1)})" if row else ""
+    typer.echo(f"policy: {answer.policy}{measured}")

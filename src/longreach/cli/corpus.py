@@ -8,6 +8,7 @@ from typing import Any, cast
 import typer
 
 from longreach.cli.output import JsonOption, StoreOption, emit, note, table
+from longreach.cli.study import print_scorecard
 
 _HELP = """Look at corpora, check them, change them.
 
@@ -35,6 +36,17 @@ def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
 
 def _totals(documents: list[Any]) -> dict[str, int]:
     return {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+
+
+def _scorecard(corpus: Any) -> Any:
+    """The scorecard of a corpus; where there is none, nothing that loads models is imported."""
+    from longreach.corpus.schema import SCORECARD
+
+    if not (corpus.path / SCORECARD).is_file():
+        return None
+    from longreach.reader.scorecard import Scorecard
+
+    return Scorecard.load(corpus.path)
 
 
 @app.command("ls")
@@ -68,11 +80,12 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
 
 @app.command()
 def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Show a corpus: its documents, sizes, settings and fingerprints.
+    """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers where that was measured.
 
     Example: longreach corpus show library --json
     """
     corpus = _open(store, name)
+    card = _scorecard(corpus)
     documents, settings = corpus.documents(), corpus.settings
     totals = _totals(documents)
     if as_json:
@@ -80,7 +93,10 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
         prints = {"fingerprint": settings.fingerprint, "model_fingerprint": settings.model_fingerprint}
         listed = [asdict(document) for document in documents]
         adapter = str(corpus.adapter_path) if corpus.adapter_path else None
-        emit({"corpus": name, "documents": listed, **totals, **about, **prints, "adapter": adapter})
+        scores = card.to_dict() if card else None
+        emit(
+            {"corpus": name, "documents": listed, **totals, **about, **prints, "adapter": adapter, "scorecard": scores}
+        )
         return
     method, *values = (
         str(value) if key == "method" else f"{key} {value}" for key, value in settings.compressor.items()
@@ -91,6 +107,9 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
         ("document", "passages", "tokens", "vectors", "added"),
         [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
     )
+    if card:
+        typer.echo()
+        print_scorecard(card)
 
 
 @app.command("rm")

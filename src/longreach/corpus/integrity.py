@@ -27,6 +27,7 @@ from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, Longreac
 
 LOG = "files.jsonl"
 LOCK = ".lock"
+WORK = "study"  # the folder where training is under way; what comes of it is moved out, and answered for there
 CHANGING = "changing: "  # intents of work outside the database
 _HINT = "latest_version_hint.json"  # the one file Lance rewrites
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -171,7 +172,9 @@ class FileLog:
     def present(self) -> dict[str, os.stat_result]:
         """Every file under the folder that the log answers for, by relative path."""
         found = {}
-        for top, _, names in os.walk(self.folder):
+        for top, folders, names in os.walk(self.folder):
+            if top == str(self.folder) and WORK in folders:
+                folders.remove(WORK)
             for name in names:
                 path = Path(top, name)
                 relative = path.relative_to(self.folder).as_posix()

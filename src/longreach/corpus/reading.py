@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from longreach.corpus.integrity import locked, require, storage_faults
+from longreach.corpus.integrity import WORK, locked, require, storage_faults
 from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
@@ -47,6 +47,11 @@ class CorpusReading:
         """The folder of the PEFT adapter trained for this corpus, None while there is none."""
         folder = self.path / "adapter"
         return folder if folder.is_dir() else None
+
+    @property
+    def work_path(self) -> Path:
+        """The folder for training under way, which need not exist; `verify` does not look into it."""
+        return self.path / WORK
 
     def state(self) -> str:
         """A string that changes whenever the documents do."""
@@ -109,11 +114,11 @@ class CorpusReading:
 
         return self._read(read)
 
-    def search(self, query: str, k: int = 5, retriever: str = "bm25") -> list[Any]:
-        """The `k` passages nearest to `query`, best first."""
+    def search(self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None) -> list[Any]:
+        """The `k` passages nearest to `query`, best first; of one document where it is named."""
         from longreach.corpus.retrieval import search
 
-        return search(self, query, k, retriever)
+        return search(self, query, k, retriever, document)
 
     def versions(self) -> list[Version]:
         """The states that `rollback` can return to, oldest first; the last one is the present."""

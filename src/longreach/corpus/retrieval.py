@@ -66,8 +66,12 @@ class _Index:
 _indices: weakref.WeakKeyDictionary["CorpusReading", _Index] = weakref.WeakKeyDictionary()
 
 
-def search(corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25") -> list[Passage]:
+def search(
+    corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25", document: str | None = None
+) -> list[Passage]:
     """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
+
+    With `document`, only passages of that one.
 
     Raises:
         UsageError: an unknown method, k < 1, or an empty query.
@@ -93,6 +97,8 @@ def search(corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25"
     found: dict[tuple[str, int], Passage] = {}
     for i in _best(scores, len(index.passages)):
         info = index.passages[i]
+        if document not in (None, info.document):
+            continue
         found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))  # the same text twice is one
         if len(found) == k:
             break

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETTINGS = "corpus.json"
+SCORECARD = "scorecard.json"
 
 PASSAGES = pa.schema(
     [
@@ -123,6 +124,11 @@ class Settings:
     dtype: str
     segment_tokens: int
     created: str
+
+    @property
+    def scale(self) -> float:
+        """What vectors are multiplied by where they are read; see `AutoCompressor`."""
+        return float(self.compressor.get("scale", 1.0))
 
     def save(self, folder: Path) -> None:
         """Writes corpus.json with a checksum of its own, whole or not at all."""

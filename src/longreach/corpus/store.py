@@ -4,6 +4,8 @@
                      db/           two LanceDB tables: `passages`, immutable and named by content; `documents`, small
                      files.jsonl   size and hash of every file (integrity.FileLog)
                      adapter/      the PEFT adapter trained for it, if any
+                     scorecard.json  how well each way of reading answers, if that was measured
+                     study/        training under way: not answered for
 
 A document exists when its row in `documents` does. Replacing one appends the passages of the new revision first, then
 commits that row; the old passages stay, for `rollback`, until `compact`. Writers hold one lock, readers none.

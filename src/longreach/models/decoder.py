@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from longreach.errors import ModelError
+from longreach.errors import FingerprintMismatch, ModelError
+
+_BASE = "longreach.json"  # in an adapter's folder
 
 
 def decoder_of(model: Any) -> Any:
@@ -48,13 +50,24 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
         return decoder_of(model)(inputs_embeds=batch, use_cache=False, output_hidden_states=True).hidden_states[layer]
 
 
-def add_adapter(model: Any, folder: Path) -> str:
+def note_base(folder: Path, fingerprint: str, model_ref: str) -> None:
+    """Writes beside an adapter which model it was trained for: PEFT tells models apart by their shapes only."""
+    (folder / _BASE).write_text(json.dumps({"model_fingerprint": fingerprint, "model": model_ref}) + "\n")
+
+
+def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str:
     """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for `only_adapter`.
 
     The same adapter is laid over a model once, however often it is asked for.
 
+    Args:
+        model: a causal language model.
+        folder: of the adapter.
+        fingerprint: the model's; an adapter that names another one is refused.
+
     Raises:
         ModelError: the folder holds no LoRA adapter that fits the model.
+        FingerprintMismatch: the adapter was trained for another model.
     """
     # Late: whoever only runs a decoder needs neither PEFT nor what loading takes.
     from peft.utils import load_peft_weights
@@ -65,8 +78,15 @@ def add_adapter(model: Any, folder: Path) -> str:
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = load_peft_weights(str(folder), device="cpu")
+        base = json.loads((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
+        made_for = base.get("model_fingerprint")
     except Exception as error:
         raise ModelError(f"{refused}: its files are missing or damaged ({type(error).__name__}).") from error
+    if fingerprint and made_for and made_for != fingerprint:
+        raise FingerprintMismatch(
+            f"The adapter in '{folder}' was trained for another model ({base.get('model') or made_for}): give one that "
+            "was trained for this model, or train one with `longreach study`."
+        )
     if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
         raise ModelError(f"{refused}: only LoRA without modules_to_save can be switched on and off around an answer.")
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from longreach.errors import ModelError
+from longreach.models.generate import stop_tokens
 
 _SLOT = "\u27e6longreach-slot\u27e7"
 _REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
@@ -48,7 +49,7 @@ class PromptBuilder:
     """
 
     def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
-        self._scale = scale
+        self._model, self._scale = model, scale
         self._embeddings = model.get_input_embeddings()
         self._tokenizer = tokenizer
         before, after = self._frame()
@@ -67,17 +68,21 @@ class PromptBuilder:
         """Positions that so many summary vectors cost, with what separates them from the next part."""
         return vectors + len(self._separator) if vectors else 0
 
-    def answer(self, text: str) -> torch.Tensor:
-        """Token ids [T] that follow a prompt when `text` is the answer, the end of the turn last."""
-        return torch.tensor([*self.plain(text), self._tokenizer.eos_token_id])
-
-    def build(self, vectors: Sequence[torch.Tensor], passages: Sequence[Sequence[int]], question: str) -> Prompt:
+    def build(
+        self,
+        vectors: Sequence[torch.Tensor],
+        passages: Sequence[Sequence[int]],
+        question: str,
+        *,
+        request: str = _REQUEST,
+    ) -> Prompt:
         """Puts a prompt together.
 
         Args:
             vectors: summary vectors [n_i, d], in the order they are read.
             passages: raw passages as `raw` gave them, in the order they are read.
             question: the user's words.
+            request: what comes before them.
         """
         weight = self._embeddings.weight
         parts = [self._embed(self._head)]
@@ -89,9 +94,22 @@ class PromptBuilder:
         if passages:
             parts += [self._embed(ids) for ids in passages]
             boundaries.append(sum(map(len, parts)))
-        parts += [self._embed(self.plain(_REQUEST + question)), self._embed(self._tail)]
+        parts += [self._embed(self.plain(request + question)), self._embed(self._tail)]
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
         return Prompt(torch.cat(parts), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer as the model would write it, with what ends its turn."""
+        stops, end = stop_tokens(self._model, self._tokenizer), self._tokenizer.eos_token_id
+        if not self._tokenizer.chat_template:
+            text = " " + text  # after "Answer:"
+        else:
+            said = [{"role": "user", "content": _SLOT}, {"role": "assistant", "content": _SLOT}]
+            _, _, after = self._tokenizer.apply_chat_template(said, tokenize=False).rpartition(_SLOT)
+            end = next((token for token in self._control(after) if token in stops), end)
+        if end is None:
+            raise ModelError("The tokenizer has no token that ends an answer: give it an EOS token.")
+        return [*self.plain(text), end]
 
     def _frame(self) -> tuple[str, str]:
         """What the template puts before and after a user's words."""

@@ -3,5 +3,6 @@
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Policy
 from longreach.reader.reader import Reader
+from longreach.reader.scorecard import Row, Scorecard
 
-__all__ = ["Answer", "AnswerStream", "Citation", "Policy", "Reader", "Timings", "Usage"]
+__all__ = ["Answer", "AnswerStream", "Citation", "Policy", "Reader", "Row", "Scorecard", "Timings", "Usage"]

@@ -47,12 +47,16 @@ class Timings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question got: the text, the passages it may cite, what was read, and how long it took."""
+    """What a question got: the text, the passages it may cite, what was read, how long it took, by which policy.
+
+    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full".
+    """
 
     text: str
     passages: list[Citation]
     usage: Usage
     timings: Timings
+    policy: str
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON."""

@@ -8,6 +8,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from longreach.models.generate import Sampling, read_prefix, stop_tokens, write_
 from longreach.models.prompt import Prompt, PromptBuilder
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Key, Policy, choose
+from longreach.reader.scorecard import scorecard_of
 
 DEFAULT_BUDGET = 2048
 
@@ -37,6 +39,7 @@ class _Plan(NamedTuple):
     source_tokens: int
     retrieved_seconds: float
     assembled_seconds: float
+    policy: Policy
 
 
 class Reader:
@@ -48,11 +51,12 @@ class Reader:
         tokenizer: its tokenizer.
         adapter: folder of a PEFT adapter; None takes the one stored with the corpus, if there is one. It is switched
             on only while this reader reads and writes.
-        policy: what to read for a question, unless a call says otherwise.
+        policy: what to read for a question, unless a call says otherwise; None takes what the corpus' scorecard found
+            best with this adapter, else `Policy()`.
         hot_bytes: memory for KV caches of contexts read before, so that the next question about them skips reading.
 
     Raises:
-        FingerprintMismatch: the corpus was made for another model.
+        FingerprintMismatch: the corpus was made, or the adapter trained, for another model.
         ModelError: the adapter does not fit the model.
     """
 
@@ -75,48 +79,73 @@ class Reader:
         self.corpus = corpus
         self.model = model
         self.tokenizer = tokenizer
-        self.policy = policy or Policy()
         folder = Path(adapter) if adapter is not None else corpus.adapter_path
-        self.adapter = add_adapter(model, folder) if folder else None
-        self._builder = PromptBuilder(model, tokenizer, corpus.settings.compressor.get("scale", 1.0))
+        self.adapter = add_adapter(model, folder, corpus.settings.model_fingerprint) if folder else None
+        self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
+        self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
+        self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
         self._hot = PrefixCache(hot_bytes)
         self._stops = stop_tokens(model, tokenizer)
 
-    def ask(self, question: str, *, policy: Policy | None = None, sampling: Sampling | None = None) -> Answer:
+    def ask(
+        self,
+        question: str,
+        *,
+        document: str | None = None,
+        policy: Policy | None = None,
+        sampling: Sampling | None = None,
+    ) -> Answer:
         """Answers one question.
 
+        Args:
+            question: the question.
+            document: the document it is about; None leaves finding it to the retriever.
+            policy: what to read for it; None takes the reader's own.
+            sampling: how to write.
+
         Raises:
+            UsageError: there is no such document.
             ContextError: the question, or no passage beside it, fits the budget; or the prompt and the answer do not
                 fit the model's window.
             CorpusError: the corpus holds no documents, or stored vectors are damaged.
         """
-        stream = self.stream(question, policy=policy, sampling=sampling)
+        stream = self.stream(question, document=document, policy=policy, sampling=sampling)
         for _ in stream:
             pass
         assert stream.answer is not None
         return stream.answer
 
-    def stream(self, question: str, *, policy: Policy | None = None, sampling: Sampling | None = None) -> AnswerStream:
+    def stream(
+        self,
+        question: str,
+        *,
+        document: str | None = None,
+        policy: Policy | None = None,
+        sampling: Sampling | None = None,
+    ) -> AnswerStream:
         """Like `ask`, but gives the text piece by piece while it is written. Errors come with the first piece."""
-        return AnswerStream(self._stream(question, policy or self.policy, sampling or Sampling()))
+        return AnswerStream(self._stream(question, document, policy or self.policy, sampling or Sampling()))
 
     def ask_many(
         self,
         questions: Sequence[str],
         *,
+        documents: Sequence[str | None] | None = None,
         policy: Policy | None = None,
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> list[Answer]:
         """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there."""
+        documents = documents if documents is not None else [None] * len(questions)
+        asked, policy = list(zip(questions, documents, strict=True)), policy or self.policy
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         sampling, answers = sampling or Sampling(), list[Answer]()
-        for first in range(0, len(questions), batch_size):
+        for first in range(0, len(asked), batch_size):
             began = time.perf_counter()
-            plans = [self._plan(q, policy or self.policy, sampling) for q in questions[first : first + batch_size]]
+            plans = [self._plan(*one, policy, sampling) for one in asked[first : first + batch_size]]
             steps, first_token = list[list[int | None]](), None
-            with only_adapter(self.model, self.adapter):
+            with self._adapted(policy):
                 for step in write_tokens(self.model, [plan.prompt.embeds for plan in plans], self._stops, sampling):
                     first_token = first_token or time.perf_counter() - began
                     steps.append(step)
@@ -125,14 +154,16 @@ class Reader:
                 answers.append(self._answer(plan, tokens, 0, first_token, time.perf_counter() - began))
         return answers
 
-    def _stream(self, question: str, policy: Policy, sampling: Sampling) -> Iterator[str | Answer]:
+    def _stream(
+        self, question: str, document: str | None, policy: Policy, sampling: Sampling
+    ) -> Iterator[str | Answer]:
         began = time.perf_counter()
-        plan = self._plan(question, policy, sampling)
+        plan = self._plan(question, document, policy, sampling)
         tokens, shown, first_token = list[int](), "", None
-        cache, past, cached = self._read_context(plan.prompt)
+        cache, past, cached = self._read_context(plan.prompt, policy)
         steps = write_tokens(self.model, [plan.prompt.embeds[past:]], self._stops, sampling, cache)
         while True:
-            with only_adapter(self.model, self.adapter):  # not while the caller holds the generator
+            with self._adapted(policy):  # not while the caller holds the generator
                 step = next(steps, None)
             if step is None or step[0] is None:
                 break
@@ -145,7 +176,10 @@ class Reader:
         yield self._decode(tokens)[len(shown) :]
         yield self._answer(plan, tokens, cached, first_token, time.perf_counter() - began)
 
-    def _plan(self, question: str, policy: Policy, sampling: Sampling) -> _Plan:
+    def _adapted(self, policy: Policy) -> AbstractContextManager[None]:
+        return only_adapter(self.model, self.adapter if policy.adapter else None)
+
+    def _plan(self, question: str, document: str | None, policy: Policy, sampling: Sampling) -> _Plan:
         """Retrieves, chooses what is read and how, and assembles it in document order."""
         began = time.perf_counter()
         if not encodable(question):
@@ -158,23 +192,21 @@ class Reader:
                 advice = f"lower the {sampling.max_new_tokens} new tokens, which leave no more of the window"
             needed = f"The question takes {budget - room} positions, the budget is {budget}"
             raise ContextError(f"{needed}: shorten it or {advice}.")
-        found = self.corpus.search(question, policy.k, policy.retriever)
+        found = self.corpus.search(question, policy.k, policy.retriever, document)
         if not found:  # a question without a word of the corpus ("Sum it up."): read from the start
-            found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages()[: policy.k]]
+            found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages(document)[: policy.k]]
         if not found:
             raise CorpusError(f"Corpus '{self.corpus.name}' holds no documents: add some with ingest first.")
         retrieved = time.perf_counter() - began
-        document = self.corpus.passages(found[0].document) if policy.compressed == "document" else []
-        choice = choose(found, document, room, policy, self._builder)
-        if not choice.raw and not choice.vectors:
+        whole = self.corpus.passages(found[0].document) if "document" in (policy.compressed, policy.raw) else []
+        choice = choose(found, whole, room, policy, self._builder)
+        if not (choice.raw or choice.vectors or policy.nothing):
             raise ContextError(
                 f"No passage fits the {budget} positions of the budget with the question: raise the budget."
             )
-        prompt = self._builder.build(
-            self._vectors(choice.vectors), [choice.raw[key] for key in sorted(choice.raw)], question
-        )
+        prompt = self._builder.build(self._vectors(choice.vectors), choice.raw, question)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
-        return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began)
+        return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
         """The stored vectors of passages, in document order, with one read a document."""
@@ -192,9 +224,9 @@ class Reader:
             raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
         return policy.budget or min(DEFAULT_BUDGET, left)
 
-    def _read_context(self, prompt: Prompt) -> tuple[Any, int, int]:
+    def _read_context(self, prompt: Prompt, policy: Policy) -> tuple[Any, int, int]:
         """The KV cache after the part that does not depend on the question, its length, and how much of it was hot."""
-        keys = [_content_key(prompt.embeds[:end]) for end in prompt.boundaries]
+        keys = [bytes([policy.adapter]) + _content_key(prompt.embeds[:end]) for end in prompt.boundaries]
         cache, past = None, 0
         for end, key in reversed(list(zip(prompt.boundaries, keys, strict=True))):
             cache = self._hot.get(key)
@@ -204,7 +236,7 @@ class Reader:
         cached = past
         for end, key in zip(prompt.boundaries, keys, strict=True):
             if end > past:
-                with only_adapter(self.model, self.adapter):
+                with self._adapted(policy):
                     cache = read_prefix(self.model, prompt.embeds[past:end], cache)
                 self._hot.put(key, cache)
                 past = end
@@ -219,7 +251,7 @@ class Reader:
         prompt = plan.prompt
         usage = Usage(len(prompt.embeds), prompt.vectors, prompt.raw_tokens, cached, plan.source_tokens, len(tokens))
         timings = Timings(plan.retrieved_seconds, plan.assembled_seconds, first_token or total, total)
-        return Answer(self._decode(tokens).strip(), plan.passages, usage, timings)
+        return Answer(self._decode(tokens).strip(), plan.passages, usage, timings, plan.policy.name)
 
 
 def _content_key(embeds: torch.Tensor) -> bytes:

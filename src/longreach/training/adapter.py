@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,43 @@ def attach(model: Any, settings: Settings, dtype: torch.dtype) -> Any:
         UsageError: The model's attention has no projections of the usual names.
     """
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    if not names.issuperset(_TARGETS):
-        raise UsageError(
-            f"A {type(model).__name__} has no {', '.join(sorted({*_TARGETS} - names))} for LoRA: leave --lora away."
-        )
     also = [name for name in sorted(names) if name.endswith("norm")] if settings.train_norms else []
     if settings.train_embeddings:
         # A tied head is the embedding: `objective` takes the trained one for both.
         tied = model.config.get_text_config().tie_word_embeddings
         also += ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    return lora(model.to(dtype), settings.lora, alpha=2 * settings.lora, also=also)
+
+
+def lora(model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Sequence[str] = ()) -> Any:
+    """The model under a new LoRA on its attention's projections; everything that is trained in float32.
+
+    Args:
+        model: A causal language model; its own weights become fixed.
+        rank: Of the LoRA.
+        alpha: Its scale, times the rank.
+        dropout: Before it.
+        also: Names of modules that are trained whole.
+
+    Raises:
+        UsageError: The model's attention has no projections of the usual names.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if not names.issuperset(_TARGETS):
+        raise UsageError(
+            f"A {type(model).__name__} has no {', '.join(sorted({*_TARGETS} - names))} for LoRA: leave --lora away."
+        )
     config = LoraConfig(
-        r=settings.lora,
-        lora_alpha=2 * settings.lora,
-        lora_dropout=0.0,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
         target_modules=_TARGETS,
-        modules_to_save=also or None,
+        modules_to_save=[*also] or None,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of tied embeddings, which are taken care of
-        trained = get_peft_model(model.to(dtype), config)
+        trained = get_peft_model(model, config)
     for parameter in trained.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
-from longreach.errors import TrainingError, UsageError, out_of_memory
+from longreach.errors import UsageError
 from longreach.models.convert import lengthen
 from longreach.models.device import check_device, default_device
 from longreach.models.fingerprint import base_fingerprint
@@ -27,12 +27,11 @@ from longreach.models.loss import checkpointing
 from longreach.models.sparse import pattern_of
 from longreach.training import adapter, run
 from longreach.training.data import Data, Samples
+from longreach.training.frame import arguments, full_said
 from longreach.training.objective import chunked_loss, put_together
 from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
 from longreach.training.trainer import LongTrainer, Progress, check_trackers
-
-_DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
 
 
 def extend(
@@ -117,7 +116,7 @@ def extend(
             eval_steps=settings.eval_every or -(-steps // 10),
             eval_on_start=bool(loaded.held_out) and checkpoint is None,
         )
-        with _room(settings), _prepared(model, settings, dtype) as trained, chunked_loss(trained):
+        with full_said(_lower(settings)), _prepared(model, settings, dtype) as trained, chunked_loss(trained):
             samples = Samples(loaded, steps * per_step, positions=ranks < probe.world_size)
             progress = Progress(tell, loaded.order, per_step)
             trainer = LongTrainer(trained, args, samples, loaded.held_out, settings.length, progress)
@@ -164,30 +163,19 @@ def _check(model: Any, settings: Settings, device: str) -> None:
 
 
 def _arguments(settings: Settings, out: Path, device: str, dtype: torch.dtype, **more: Any) -> TrainingArguments:
-    args = TrainingArguments(
-        output_dir=str(out / run.CHECKPOINTS),
+    return arguments(
+        out / run.CHECKPOINTS,
+        device,
         per_device_train_batch_size=1,  # a sample is a whole batch
         learning_rate=settings.highest_rate,
         lr_scheduler_type=SCHEDULES[settings.schedule],
         weight_decay=settings.weight_decay,
         adam_beta2=0.95,
         bf16=dtype == torch.bfloat16,
-        use_cpu=device == "cpu",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a loss that is not finite by the mean of those before
-        save_total_limit=2,
         report_to=list(settings.report_to) or "none",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=device != "cpu",
-        disable_tqdm=True,
-        log_level="error",
         seed=settings.seed,
         **more,
     )
-    if args.n_gpu > 1:  # several GPUs and one process: Trainer would copy the model to all of them at every call
-        args._n_gpu = 1
-    return args
 
 
 def _sequence_ranks() -> int:
@@ -225,27 +213,14 @@ def _prepared(model: Any, settings: Settings, dtype: torch.dtype) -> Iterator[An
         model.eval()
 
 
-@contextmanager
-def _room(settings: Settings) -> Iterator[None]:
-    """Says what to do where memory or the disk is full."""
-    try:
-        yield
-    except Exception as error:
-        if any(sign in str(error) for sign in _DISK_FULL):
-            raise TrainingError(
-                "A checkpoint does not fit on the disk: make room and run the same command again, it goes on from the "
-                "last whole one."
-            ) from error
-        if not out_of_memory(error):
-            raise
-        lower = f"--length (it is {settings.length})"
-        if settings.rows > 1:
-            lower = f"--rows (it is {settings.rows})"
-        elif not settings.checkpointing:
-            lower = "memory by leaving --no-checkpointing away"
-        elif not settings.lora:
-            lower = f"what is trained with --lora 16, or {lower}"
-        raise TrainingError(f"Out of memory: lower {lower}; the last checkpoint stays.") from error
+def _lower(settings: Settings) -> str:
+    """What takes less memory."""
+    length = f"--length (it is {settings.length})"
+    if settings.rows > 1:
+        return f"--rows (it is {settings.rows})"
+    if not settings.checkpointing:
+        return "memory by leaving --no-checkpointing away"
+    return length if settings.lora else f"what is trained with --lora 16, or {length}"
 
 
 def _report(data: Data, settings: Settings, history: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class InstructObjective(CompressorObjective):
         for segmented, questions in zip(cut, asked, strict=True):
             vectors = [next(own) for _ in segmented]
             for question, answer in questions:
-                answers.append(self._prompts.answer(answer).to(loss.device))
+                answers.append(torch.tensor(self._prompts.answer(answer), device=loss.device))
                 rows.append(torch.cat([self._prompts.build(vectors, [], question).embeds, embed(answers[-1][:-1])]))
         if rows:
             losses["answers"] = self._told(rows, answers)

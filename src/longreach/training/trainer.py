@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from longreach.errors import MissingDependency, TrainingError, UsageError
-from longreach.training.data import Samples, only
-from longreach.training.order import Order
+from longreach.training.data import only
 
 _FIRST_BUCKET = 1024
 _TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -54,17 +53,19 @@ class LongTrainer(Trainer):
     Args:
         model: With the loss of `objective.chunked_loss`.
         args: Of transformers.
-        samples: What is learned, in order.
+        samples: What is learned, in order: a data set of whole batches, such as `Samples`.
         held_out: Token ids of documents that it is tested on, each one row.
         length: Target length in tokens.
         progress: Says how far it is.
     """
 
+    advice = "Train in another folder with a lower --learning-rate, or look at the data there."
+
     def __init__(
         self,
         model: Any,
         args: TrainingArguments,
-        samples: Samples,
+        samples: Any,
         held_out: Sequence[NDArray[np.int64]],
         length: int,
         progress: Progress,
@@ -76,7 +77,7 @@ class LongTrainer(Trainer):
             train_dataset=samples,
             eval_dataset=[{"tokens": len(row)} for row in held_out],  # Trainer wants one; `evaluate` below reads rows
             data_collator=only,
-            callbacks=[StopAtBadGradients(), progress],
+            callbacks=[StopAtBadGradients(self.advice), progress],
         )
         self.remove_callback(PrinterCallback)  # it would print on stdout
         self._held_out, self._length, self._progress = held_out, length, progress
@@ -96,7 +97,7 @@ class LongTrainer(Trainer):
         if self.args.world_size > 1:  # all ranks stop, or they would wait for each other
             bad = self.accelerator.reduce(bad, "sum")
         if bad > 0:
-            raise TrainingError(not_finite("loss", self.state.global_step))
+            raise TrainingError(not_finite("loss", self.state.global_step, self.advice))
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -149,16 +150,19 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def not_finite(what: str, step: int) -> str:
-    """The sentence for a loss or gradients that are not finite after so many good steps."""
+def not_finite(what: str, step: int, advice: str) -> str:
+    """What to say where a loss or gradients are not finite after so many good steps."""
     return (
         f"The {what} of step {step + 1} is not a finite number: training stopped before that step was taken, and the "
-        "last checkpoint is good. Train in another folder with a lower --learning-rate, or look at the data there."
+        f"last checkpoint is good. {advice}"
     )
 
 
 class StopAtBadGradients(TrainerCallback):
     """Stops where gradients are not finite although the loss was, before they get into the weights."""
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises TrainingError."""
@@ -172,11 +176,17 @@ class StopAtBadGradients(TrainerCallback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(bad)  # where gradients are cut over ranks, only one may see it
         if bad > 0:
-            raise TrainingError(not_finite("gradient", state.global_step))
+            raise TrainingError(not_finite("gradient", state.global_step, self.advice))
 
 
 def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+class Counted(Protocol):
+    """Says how many tokens each sample of a run learns."""
+
+    def tokens(self, sample: int) -> int: ...  # noqa: D102
 
 
 class Progress(TrainerCallback):
@@ -184,12 +194,12 @@ class Progress(TrainerCallback):
 
     Args:
         say: Is told a line at a time; None for stderr.
-        order: Of the run.
+        order: Of the run, or what else counts its tokens.
         per_step: Samples of a step, all ranks together.
         every_seconds: Not more often, except for the last step and tests.
     """
 
-    def __init__(self, say: Callable[[str], None] | None, order: Order, per_step: int, every_seconds: float = 2.0):
+    def __init__(self, say: Callable[[str], None] | None, order: Counted, per_step: int, every_seconds: float = 2.0):
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._order, self._per_step, self._every = order, per_step, every_seconds
         self._began = self._spoke = 0.0

@@ -1,0 +1,129 @@
+"""`longreach study`: an adapter that answers from a corpus, and the gate that says how to read it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, note, table
+
+if TYPE_CHECKING:
+    from longreach.reader import Scorecard
+
+
+def study(
+    corpus: str = typer.Argument(help="The corpus."),
+    questions: Path | None = typer.Option(
+        None, "--questions", help="JSON lines: question, answer(s), document. [default: made from the passages]"
+    ),
+    evaluation: Path | None = typer.Option(
+        None, "--evaluation", help="Test on these instead of holding some of the others out."
+    ),
+    per_passage: int = typer.Option(1, "--per-passage", help="Questions made about each passage, 1 to 5."),
+    teacher: str | None = typer.Option(
+        None, "--teacher", metavar="URL", help="OpenAI-compatible; makes the questions. [default: the corpus's model]"
+    ),
+    teacher_model: str | None = typer.Option(
+        None, "--teacher-model", help="Its name there. The key is in $LONGREACH_TEACHER_KEY or $OPENAI_API_KEY."
+    ),
+    loss: str = typer.Option("answers", "--loss", help="answers, or distill: as the model with the text in view."),
+    epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
+    lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
+    lora: int = typer.Option(8, "--lora", metavar="R", help="Rank of the adapter on q, k, v, o."),
+    batch: int = typer.Option(8, "--batch", help="Questions of a step, or answered together."),
+    accumulate: int = typer.Option(1, "--accumulate", help="Parts a step is learned in: takes less memory."),
+    checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
+    budget: int = typer.Option(2048, "--budget", help="Positions of a prompt at most, in training and in the gate."),
+    held_out: float = typer.Option(0.1, "--held-out", help="Share of the questions to test on: 1 to 200."),
+    seed: int = typer.Option(0, "--seed", help="Of questions, split, order and the adapter's start."),
+    gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
+    dtype: str | None = typer.Option(None, "--dtype", help="Of the model. [default: bfloat16; cpu: float32]"),
+    model: str | None = ModelOption,
+    store: Path | None = StoreOption,
+    device: str | None = DeviceOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Train an adapter that answers from a corpus, and measure which way of reading answers best.
+
+    Questions come from a file, else the model makes some about every passage. Then held-out questions are read in every
+    way: without context, compressed, as raw text, mixed, in full. `ask` takes the best that fits the budget. Stopped
+    anywhere, the same command goes on.
+
+    Example: longreach study library --questions questions.jsonl
+    """
+    from longreach.corpus.store import Corpus
+    from longreach.errors import UsageError
+    from longreach.evals.gate import gate
+    from longreach.reader import Policy, Reader
+    from longreach.training.questions import hold_out, read_questions, without
+    from longreach.training.selfstudy import Author, OwnModel, make_questions
+    from longreach.training.study import StudySettings
+    from longreach.training.study import study as run
+    from longreach.training.study_folder import QUESTIONS, working
+    from longreach.training.teacher import Endpoint
+    from longreach.workspace import open_workspace, store_folder
+
+    settings = StudySettings(
+        loss=loss,  # type: ignore[arg-type]  # checked there
+        epochs=epochs,
+        lr=lr,
+        lora=lora,
+        alpha=2 * lora,
+        batch=batch,
+        accumulate=accumulate,
+        checkpointing=checkpointing,
+        budget=budget,
+        seed=seed,
+    )
+    if teacher and questions:
+        raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
+    endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
+    folder = store_folder(store)
+    names = [document.document for document in Corpus.open(folder, corpus).documents()]
+    # Before a model is loaded for nothing.
+    asked = read_questions(questions, names, corpus) if questions else None
+    tested = read_questions(evaluation, names, corpus) if evaluation else None
+    if asked and not tested:
+        hold_out(asked, held_out, seed)
+    opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
+    library = opened.corpus
+    if asked is None and not (gate_only and tested):
+        own = OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch)
+        author = endpoint or own
+        with working(library) as work:
+            asked = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
+    learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
+    report = None
+    if not gate_only:
+        note(f"study: {len(learned)} questions to learn, {len(tested)} to test on")
+        report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
+    reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
+    card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
+    card.save(library)
+    if as_json:
+        figures = report._asdict() | {"adapter": str(report.adapter)} if report else None
+        emit({"corpus": corpus, "training": figures, "scorecard": card.to_dict()})
+        return
+    if report:
+        rate = f"{report.tokens / report.seconds:,.0f} positions/s" if report.seconds else "done before"
+        losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
+        typer.echo(f"{corpus}: {report.questions} questions, {report.steps} steps, {losses}, {rate}.\n")
+    print_scorecard(card)
+
+
+def print_scorecard(card: "Scorecard") -> None:
+    """Prints a scorecard as a table."""
+    rows = [
+        (
+            f"{row.reading} *" if row.reading == card.chosen else row.reading,
+            f"{row.f1:.1f}",
+            f"[{row.f1_low:.1f}, {row.f1_high:.1f}]",
+            f"{row.exact_match:.1f}",
+            f"{row.rouge_l:.1f}",
+            round(row.positions),
+            row.questions,
+        )
+        for row in card.rows
+    ]
+    table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), rows)
+    typer.echo(f"* what ask reads within {card.budget:,} positions; measured {card.date}.")

@@ -1,0 +1,82 @@
+"""How near an answer comes to its references: token F1, exact match, ROUGE-L, and how sure a mean of them is.
+
+Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): normalisation, F1, exact match; Lin 2004, ROUGE.
+"""
+
+import random
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> list[str]:
+    """The words of an answer as SQuAD compares them: lower case, without punctuation and articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def token_f1(answer: str, references: Sequence[str]) -> float:
+    """The harmonic mean of precision and recall of words, 0 to 1; the best over the references."""
+    return _best(_f1, answer, references)
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """1 where the answer is one of the references, word by word, else 0."""
+    return _best(lambda one, other: float(one == other), answer, references)
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """The F-measure over the longest common subsequence of words, 0 to 1; the best over the references."""
+    return _best(_rouge, answer, references)
+
+
+def _best(score: Callable[[list[str], list[str]], float], answer: str, references: Sequence[str]) -> float:
+    return max(score(normalised(answer), normalised(reference)) for reference in references)
+
+
+def _f1(answer: list[str], reference: list[str]) -> float:
+    if not answer or not reference:  # "the" against "a": nothing is left of either
+        return float(answer == reference)
+    return _harmonic((Counter(answer) & Counter(reference)).total(), answer, reference)
+
+
+def _rouge(answer: list[str], reference: list[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    row = [0] * (len(reference) + 1)
+    for word in answer:
+        before = 0  # the entry above and to the left
+        for place, other in enumerate(reference, 1):
+            here = row[place]
+            row[place] = before + 1 if word == other else max(here, row[place - 1])
+            before = here
+    return _harmonic(row[-1], answer, reference)
+
+
+def _harmonic(common: int, answer: list[str], reference: list[str]) -> float:
+    return 2 * common / (len(answer) + len(reference))
+
+
+class Interval(NamedTuple):
+    """A mean and where it lies with 95% confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(scores: Sequence[float], *, seed: int = 0, draws: int = 1000) -> Interval:
+    """The mean of scores and its 95% interval by the percentile bootstrap: as many drawn with replacement, many times.
+
+    Args:
+        scores: at least one.
+        seed: of the draws; the same seed gives the same interval.
+        draws: how many means.
+    """
+    chance, count = random.Random(seed), len(scores)
+    means = sorted(sum(chance.choices(scores, k=count)) / count for _ in range(draws))
+    return Interval(sum(scores) / count, means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))])

@@ -1,0 +1,133 @@
+"""Questions about a corpus with their answers: from JSON lines, and which of them are kept for testing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from longreach.errors import UsageError
+
+_MOST_HELD_OUT = 200
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a corpus.
+
+    Attributes:
+        document: the document it is about; None leaves finding it to the retriever.
+        question: the question.
+        answers: what is right, the best first; at least one.
+        passage: number of the passage of the document that answers it, where that is known.
+    """
+
+    document: str | None
+    question: str
+    answers: tuple[str, ...]
+    passage: int | None = None
+
+
+class Split(NamedTuple):
+    """Questions to learn from, and others to test on."""
+
+    learned: list[Question]
+    held_out: list[Question]
+
+
+def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> list[Question]:
+    """Reads JSON lines: {"question": ..., "answer": ... or "answers": [...], "document": optional}.
+
+    Args:
+        path: the file.
+        documents: names of the corpus' documents; a question names one of them, or the end of its path with or
+            without the suffix, as long as only one fits.
+        corpus: its name, for what is said.
+
+    Raises:
+        UsageError: the file cannot be read or is empty, or a line is not such a question; the line is named.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"The questions in '{path}' cannot be read ({reason}): give a file of JSON lines.") from error
+    found = [
+        _question(line, f"Line {number} of '{path}'", documents, corpus)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not found:
+        raise UsageError(f'\'{path}\' holds no questions: give lines such as {{"question": "...", "answer": "..."}}.')
+    return found
+
+
+def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Question:
+    try:
+        values: Any = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where} is not JSON ({error}): mend or remove it.") from error
+    answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
+    answers = [answers] if isinstance(answers, str) else answers
+    texts: list[Any] = [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UsageError(f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.')
+    named = values.get("document")
+    if named is not None and not isinstance(named, str):
+        raise UsageError(f"{where} names a document that is no text: give its name.")
+    document = _document(named, where, documents, corpus) if named else None
+    return Question(document, texts[0].strip(), tuple(text.strip() for text in texts[1:]))
+
+
+def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> str:
+    if named in documents:
+        return named
+    end = PurePath(named).parts
+    fits = []
+    for document in documents:
+        path = PurePath(document)
+        if end in (path.parts[-len(end) :], (*path.parts[:-1], path.stem)[-len(end) :]):
+            fits.append(document)
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        listed = ", ".join(repr(document) for document in fits[:3])
+        raise UsageError(f"{where} is about '{named}', which may be {listed}: write more of its path.")
+    raise UsageError(
+        f"{where} is about '{named}', and corpus '{corpus}' has no such document: `longreach corpus show {corpus}` "
+        "lists them."
+    )
+
+
+def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
+    """Keeps a share of the questions for testing, drawn by the seed: at least 1, at most 200.
+
+    The same question asked twice of a document is never on both sides.
+
+    Raises:
+        UsageError: the share is not between 0 and 1, or there is only one question.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1.")
+    kinds = sorted({_key(question) for question in questions})
+    if len(kinds) < 2:
+        raise UsageError("One question cannot both be learned and tested: give more, or others with --evaluation.")
+    count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
+    tested = set(random.Random(seed).sample(kinds, count))
+    return Split(
+        [question for question in questions if _key(question) not in tested],
+        [question for question in questions if _key(question) in tested],
+    )
+
+
+def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Question]:
+    """The questions that are not among those tested."""
+    keys = set(map(_key, tested))
+    return [question for question in questions if _key(question) not in keys]
+
+
+def _key(question: Question) -> tuple[str, str]:
+    return question.document or "", " ".join(question.question.lower().split())

@@ -1,0 +1,196 @@
+"""Questions about a corpus' own passages, where there are none: a model asks, and answers, with the passage in view.
+
+Paper: Eyuboglu et al. 2025, Cartridges (arXiv 2506.06266): five kinds of questions cover a text better than one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from longreach.errors import TrainingError, UsageError
+from longreach.models.decoder import adapters_off, window_of
+from longreach.models.generate import Sampling, stop_tokens, write_tokens
+from longreach.models.prompt import PromptBuilder
+from longreach.training.questions import Question
+
+if TYPE_CHECKING:
+    from longreach.corpus.reading import CorpusReading
+    from longreach.corpus.schema import PassageInfo
+
+KINDS = {
+    "structure": "Write one question about how the text above is arranged: what comes first, what follows, which part "
+    "deals with what.",
+    "summary": "Write one question that asks for a short summary of one thing the text above is about.",
+    "fact": "Write one question about one particular fact in the text above: a name, a number, a place, a reason.",
+    "use": "Write one question that somebody would ask who has a task to do and needs what the text above says for it.",
+    "creative": "Write one unusual question that the text above lets one answer: a comparison, a what-if, a view.",
+}
+_ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
+_ANSWER = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
+_ASKED = re.compile(r"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n?]*\w[^\n?]*\?)", re.I | re.M)
+_LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
+
+
+class Request(NamedTuple):
+    """What an author is asked to write: about which text, at what temperature, in how many tokens at most."""
+
+    text: str
+    request: str
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+class Author(Protocol):
+    """Writes what is asked for; `name` tells authors apart."""
+
+    name: str
+
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+        """Yields the number of each request and what was written, as it comes; an error comes after what was done."""
+        ...
+
+
+class OwnModel:
+    """The corpus' own model as author, without any adapter.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        name: what tells it apart, such as its fingerprint.
+        batch_size: requests written together.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, *, batch_size: int = 8) -> None:
+        self.name = name
+        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._builder, self._stops = PromptBuilder(model, tokenizer), stop_tokens(model, tokenizer)
+
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+        """See `Author`."""
+        for first in range(0, len(requests), self._batch_size):
+            batch = requests[first : first + self._batch_size]
+            longest = max(request.max_tokens for request in batch)
+            sampling = Sampling(longest, batch[0].temperature, top_p=0.95, seed=batch[0].seed)
+            prompts = [self._prompt(request) for request in batch]
+            with adapters_off(self._model):
+                steps = list(write_tokens(self._model, prompts, self._stops, sampling))
+            for row in range(len(batch)):
+                tokens = [step[row] for step in steps if step[row] is not None]
+                yield first + row, self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _prompt(self, request: Request) -> Any:
+        text = self._builder.raw(request.text)
+        whole = self._builder.build([], [text], "", request=request.request).embeds
+        over = len(whole) + request.max_tokens - (window_of(self._model) or len(whole) + request.max_tokens)
+        if over <= 0:
+            return whole
+        return self._builder.build([], [text[:-over]], "", request=request.request).embeds
+
+
+def make_questions(
+    corpus: CorpusReading,
+    author: Author,
+    path: Path,
+    *,
+    per_passage: int = 1,
+    seed: int = 0,
+    say: Callable[[str], None],
+) -> list[Question]:
+    """Asks about every passage, and has the questions answered; the kinds take turns over the passages.
+
+    All that is written goes to `path` at once, one JSON line a question and one an answer: a run that was stopped, or
+    whose author failed, goes on without asking for anything twice.
+
+    Args:
+        corpus: what to ask about.
+        author: who asks and answers.
+        path: the file of what was written before and now.
+        per_passage: questions about each passage, 1 to 5.
+        seed: of what is drawn.
+        say: is told how far it is.
+
+    Raises:
+        UsageError: `per_passage` is out of range, or the corpus holds no passages.
+        TrainingError: the author failed, or wrote nothing that can be used.
+    """
+    if not 1 <= per_passage <= len(KINDS):
+        raise UsageError(f"per_passage is {per_passage}; give 1 to {len(KINDS)}, a question of each kind at most.")
+    passages = corpus.passages()
+    if not passages:
+        raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
+    names = list(KINDS)
+    jobs = {
+        (author.name, seed, passage.revision, passage.index, kind): passage
+        for number, passage in enumerate(passages)
+        for kind in (names[(number * per_passage + turn) % len(names)] for turn in range(per_passage))
+    }
+    with _Notes(path) as notes:
+        asked = {
+            job: Request(passage.text, KINDS[job[-1]] + _ALONE, 0.8, _LONGEST_QUESTION, seed)
+            for job, passage in jobs.items()
+        }
+        notes.fill("question", asked, author, say)
+        answered = {
+            job: Request(passage.text, _ANSWER + question, 0.0, _LONGEST_ANSWER, seed)
+            for job, passage in jobs.items()
+            if (question := _question(notes.known[job]["question"]))
+        }
+        notes.fill("answer", answered, author, say)
+        made = [_made(jobs[job], notes.known[job]) for job in answered if notes.known[job]["answer"].strip()]
+    if not made:
+        raise TrainingError("The model wrote no question that can be used: give your own with --questions.")
+    return made
+
+
+def _made(passage: PassageInfo, note: dict[str, str]) -> Question:
+    return Question(passage.document, _question(note["question"]), (note["answer"].strip(),), passage.index)
+
+
+def _question(written: str) -> str:
+    """The question in what was written, without label and quotes; empty where there is none, as small models do."""
+    found = _ASKED.search(written)
+    return found.group(1).strip() if found else ""
+
+
+class _Notes:
+    """What was written so far, by job: lines of a file, each whole or not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.known: dict[tuple, dict[str, str]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = 0
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            try:
+                note = json.loads(line)
+                self.known.setdefault(tuple(note.pop("job")), {}).update(note)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                break  # a killed process wrote half of it
+            whole += len(line)
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    def __enter__(self) -> _Notes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def fill(self, what: str, requests: dict[tuple, Request], author: Author, say: Callable[[str], None]) -> None:
+        """Has written what is not there yet."""
+        missing = [job for job in requests if what not in self.known.get(job, {})]
+        done = len(requests) - len(missing)
+        for number, text in author.write([requests[job] for job in missing]):
+            job = missing[number]
+            self.known.setdefault(job, {})[what] = text
+            self._file.write(json.dumps({"job": job, what: text}).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            done += 1
+            if done % 8 == 0 or done == len(requests):
+                say(f"{what} {done}/{len(requests)}")

@@ -1,0 +1,260 @@
+"""`study`: a corpus and questions about it to an adapter that answers from its vectors. Floor 5.
+
+Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979).
+
+<corpus>/adapter/            the result, with the name of the model it is for; replaced whole
+         study/questions.jsonl   what the model or a teacher asked and answered (see selfstudy)
+               runs/<name>/      one run: run.json, checkpoints/ while it lasts, adapter/, training.json once done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from transformers import set_seed
+
+from longreach.errors import FingerprintMismatch, ModelError, UsageError
+from longreach.models.decoder import note_base, window_of
+from longreach.models.fingerprint import base_fingerprint
+from longreach.models.load import quiet
+from longreach.models.loss import checkpointing
+from longreach.training import run
+from longreach.training.adapter import lora
+from longreach.training.frame import arguments, full_said
+from longreach.training.questions import Question
+from longreach.training.study_data import StudyData
+from longreach.training.study_folder import publish, working
+from longreach.training.study_trainer import StudyObjective, StudyTrainer
+from longreach.training.trainer import Progress
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+Loss = Literal["answers", "distill"]
+_LEFT_FOR_ANSWERS = 128  # positions of the window, at least
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How an adapter is trained. The paper's, for a model of 7B, but for the learning rate, which there is 2e-5.
+
+    Attributes:
+        loss: "answers": cross entropy of the answer; "distill": divergence from what the model itself, adapter off,
+            expects with the raw passages in view, over its 20 likeliest tokens.
+        epochs: how often each question is learned.
+        lr: the learning rate at its highest; it falls along a cosine.
+        warmup: share of the steps until it is reached.
+        lora: rank of the LoRA on the attention's projections; `alpha` is its scale, times the rank.
+        alpha: see there.
+        dropout: before the LoRA.
+        batch: questions of a step.
+        accumulate: parts a step is learned in, one after the other: takes less memory.
+        budget: positions of a prompt at most.
+        checkpointing: compute each layer again on the way back: slower, in much less memory.
+        save_every: steps between checkpoints; None for ten a run.
+        seed: of the order, the dropout and the adapter's start.
+    """
+
+    loss: Loss = "answers"
+    epochs: int = 3
+    lr: float = 3e-4
+    warmup: float = 0.04
+    lora: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    batch: int = 8
+    accumulate: int = 1
+    budget: int = 2048
+    checkpointing: bool = False
+    save_every: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "lora", "alpha", "batch", "accumulate", "budget", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; give at least 1.")
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr is {self.lr}; give a number above 0, such as 3e-4.")
+        if not (0 <= self.warmup < 1 and 0 <= self.dropout < 1):
+            raise UsageError(f"warmup is {self.warmup} and dropout {self.dropout}; both must lie in [0, 1).")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}; give 0 or more.")
+        if self.loss not in get_args(Loss):
+            raise UsageError(f"loss is '{self.loss}'; use one of {', '.join(get_args(Loss))}.")
+
+
+class StudyReport(NamedTuple):
+    """What a run did: losses in nats an answer token, `tokens` and `seconds` of this process only."""
+
+    adapter: Path
+    questions: int
+    steps: int
+    resumed_at: int
+    first_loss: float
+    last_loss: float
+    tokens: int
+    seconds: float
+
+
+def study(
+    corpus: Corpus,
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    settings: StudySettings | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> StudyReport:
+    """Trains a LoRA on questions about a corpus, read as its vectors, and stores it with the corpus.
+
+    Stopped anywhere, the same call goes on from the last checkpoint; other settings or questions are another run. The
+    scorecard of the adapter that is replaced goes with it.
+
+    Args:
+        corpus: the corpus; its vectors must have been made for this model.
+        model: a causal language model without adapters, on the device where it is trained; it comes back as it was.
+        tokenizer: its tokenizer.
+        questions: what is learned.
+        settings: how.
+        say: is told how it goes, a line at a time; None for stderr.
+
+    Raises:
+        FingerprintMismatch: the corpus was made for another model.
+        UsageError: no questions, or a model that LoRA cannot be laid over.
+        ModelError: the model carries adapters, its head is unusual, or a checkpoint is damaged.
+        ContextError: a question does not fit the budget.
+        CorpusBusy: another process trains for this corpus.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
+    """
+    settings, say = settings or StudySettings(), say or _stderr
+    if not questions:
+        raise UsageError("There are no questions to learn from: give some with --questions.")
+    if getattr(model, "peft_config", None):
+        raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+    if model.device.index:
+        raise UsageError(f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES.")
+    fingerprint = base_fingerprint(model, tokenizer)
+    if fingerprint != corpus.settings.model_fingerprint:
+        raise FingerprintMismatch(f"The vectors of corpus '{corpus.name}' were made for another model: load that one.")
+    with working(corpus) as work:
+        identity = _identity(corpus, questions, settings)
+        out = work / "runs" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        run.claim(out, identity)
+        report = run.report_of(out)
+        if report is None:
+            report = _train(corpus, model, tokenizer, questions, settings, out, say)
+            note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
+            run.write_json(out / run.REPORT, report)
+            shutil.rmtree(out / run.CHECKPOINTS, ignore_errors=True)
+        else:
+            say("These questions were learned with these settings before.")
+        return StudyReport(publish(corpus, out / run.ADAPTER, work), len(questions), **report)
+
+
+def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:
+    """All that decides the result."""
+    asked = json.dumps([asdict(question) for question in questions])
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("save_every", "checkpointing")}
+    return kept | {
+        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+        "model": corpus.settings.model_fingerprint,
+        "compressor": corpus.settings.fingerprint,
+        "documents": sorted(document.revision for document in corpus.documents()),
+    }
+
+
+def _train(
+    corpus: Corpus,
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    settings: StudySettings,
+    out: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains into `out`/adapter; returns the figures of a `StudyReport`."""
+    run.drop_torn(out)
+    checkpoint = run.last_checkpoint(out)
+    if checkpoint:
+        say(f"Going on from {checkpoint.name}.")
+    window, device = window_of(model), str(model.device)
+    budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
+    lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
+    lower += "" if settings.checkpointing else ", or give --checkpointing"
+    with quiet(), full_said(lower), _adapted(model, settings) as objective:
+        data = StudyData(
+            corpus,
+            model,
+            tokenizer,
+            questions,
+            batch=settings.batch,
+            accumulate=settings.accumulate,
+            epochs=settings.epochs,
+            budget=budget,
+            window=window,
+            seed=settings.seed,
+            teacher=objective.expect if settings.loss == "distill" else None,
+        )
+        args = arguments(
+            out / run.CHECKPOINTS,
+            "cpu" if device == "cpu" else "cuda",
+            per_device_train_batch_size=1,  # a sample is a whole batch
+            gradient_accumulation_steps=data.accumulate,
+            max_steps=data.steps,
+            learning_rate=settings.lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(settings.warmup * data.steps),
+            save_steps=settings.save_every or -(-data.steps // 10),
+            seed=settings.seed,
+            dataloader_pin_memory=False,  # samples are made on the device
+        )
+        progress = Progress(say, data, data.accumulate)
+        trainer = StudyTrainer(objective, args, data, [], budget, progress)
+        began = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.perf_counter() - began
+        objective.adapted.save_pretrained(out / run.ADAPTER)
+        (out / run.ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {
+        "steps": data.steps,
+        "resumed_at": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "tokens": progress.tokens,
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def _adapted(model: Any, settings: StudySettings) -> Iterator[StudyObjective]:
+    """The model under a new adapter while this lasts; afterwards it is as it was."""
+    use_cache, fixed = model.config.use_cache, [p for p in model.parameters() if not p.requires_grad]
+    set_seed(settings.seed)
+    checkpointing(model, settings.checkpointing)
+    adapted = lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+    try:
+        yield StudyObjective(adapted)
+    finally:
+        adapted.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        checkpointing(model, False)
+        model.config.use_cache = use_cache
+        model.requires_grad_(True).eval()
+        for parameter in fixed:
+            parameter.requires_grad_(False)
+
+
+def _stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

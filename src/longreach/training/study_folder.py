@@ -1,0 +1,61 @@
+"""The work folder of a corpus, where its adapter is trained, and how that gets into the corpus."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from longreach.corpus.schema import SCORECARD
+from longreach.errors import CorpusBusy
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+QUESTIONS = "questions.jsonl"  # what was asked and answered about the corpus' passages
+
+
+@contextmanager
+def working(corpus: Corpus) -> Iterator[Path]:
+    """The work folder of a corpus, for one process at a time."""
+    work = corpus.work_path
+    work.mkdir(exist_ok=True)
+    lock = filelock.FileLock(work / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
+    try:
+        yield work
+    finally:
+        lock.release()
+
+
+def publish(corpus: Corpus, made: Path, work: Path) -> Path:
+    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
+    aside, before, target = work / "new-adapter", work / "old-adapter", corpus.path / "adapter"
+    if before.exists() and not target.exists():  # a process ended between the two renames below
+        before.rename(target)
+    if target.is_dir() and _same(made, target):
+        return target
+    for folder in (aside, before):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(made, aside)
+    with corpus.changing("study") as folder:
+        (folder / SCORECARD).unlink(missing_ok=True)
+        if target.exists():
+            target.rename(before)
+        aside.rename(target)
+    shutil.rmtree(before, ignore_errors=True)
+    return target
+
+
+def _same(one: Path, other: Path) -> bool:
+    names = {path.name for path in (*one.iterdir(), *other.iterdir())}
+    return all((f / name).is_file() for f in (one, other) for name in names) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
