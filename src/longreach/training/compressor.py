@@ -51,8 +51,8 @@ class Recipe:
         distillation: weight of the divergence from the untrained model with the text itself in view; 0 leaves it out.
         top_k: tokens of the teacher's distribution that are compared.
         lexical: weight of the loss of naming each segment's words; see `training.lexical`. Needs `questions`.
-        scaffold: steps during which less and less of what is read are the sums of embeddings that the lexical loss
-            teaches vectors to point to, and more and more the vectors themselves.
+        scaffold: steps during which what is read are not the vectors but the sums of embeddings that the lexical loss
+            teaches them to point to; from half of them on less and less, and more and more the vectors themselves.
         scale: what vectors are multiplied by where they are read. None makes them as long as embeddings, which a model
             learns to read in far fewer steps than states many times as long.
         questions: the most asked about a text in one step; 0 learns to predict text. See `training.instruct`.

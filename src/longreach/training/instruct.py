@@ -106,8 +106,9 @@ class InstructTrainer(CompressorTrainer):
 
     @property
     def _scaffold(self) -> float:
+        """1 for the first half of the scaffold's steps, in which no gradient of reading reaches a vector; then less."""
         steps = self.objective.recipe.scaffold
-        return max(0.0, 1 - self.state.global_step / steps) if steps else 0.0
+        return min(1.0, max(0.0, 2 - 2 * self.state.global_step / steps)) if steps else 0.0
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a batch of texts; returns its loss."""
