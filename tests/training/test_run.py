@@ -2,7 +2,7 @@
 
 import pytest
 
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError
 from longreach.training import run
 from tests.conftest import make_model, make_tokenizer
 
@@ -13,6 +13,20 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     run.claim(out, {"length": 64, "pattern": (1, 2)})
     with pytest.raises(UsageError, match="another run: length is 64 there and 128 here, seed is null there and 1 here"):
         run.claim(out, {"length": 128, "pattern": [1, 2], "seed": 1})
+
+
+def test_damaged_settings_are_one_sentence(tmp_path):
+    run.claim(tmp_path, {"length": 64})
+    (tmp_path / "run.json").write_bytes((tmp_path / "run.json").read_bytes()[:9])
+    with pytest.raises(UsageError, match=r"run\.json' is damaged: give another folder"):
+        run.claim(tmp_path, {"length": 64})
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_unless_memory_is_full(tmp_path):
+    with pytest.raises(ModelError, match=r"c-2' cannot be read \(cut off\): delete it"), run.reading(tmp_path / "c-2"):
+        raise EOFError("cut\noff")
+    with pytest.raises(MemoryError), run.reading(tmp_path / "c-2"):  # to delete it would help nobody
+        raise MemoryError
 
 
 def test_nothing_of_others_is_overwritten(tmp_path):

@@ -8,7 +8,6 @@ and embeddings are trained with it); Fu et al. 2024 (data mix, learning rate).
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from longreach.models.loss import checkpointing
 from longreach.models.sparse import pattern_of
 from longreach.training import adapter, run
 from longreach.training.data import Data, Samples
-from longreach.training.frame import arguments, full_said
+from longreach.training.frame import arguments, full_said, silent, stderr
 from longreach.training.objective import chunked_loss, put_together
 from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
@@ -72,7 +71,7 @@ def extend(
         MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
         TrainingError: Memory was not enough, or a loss was not finite. The last checkpoint stays.
     """
-    out, say, device = Path(out), say or _stderr, device or default_device()
+    out, say, device = Path(out), say or stderr, device or default_device()
     _check(model, settings, device)
     check_trackers(settings.report_to)
     run.refuse_foreign(out)
@@ -80,7 +79,7 @@ def extend(
     with quiet():
         probe = _arguments(settings, out, device, dtype)  # knows the processes, on whose number a step depends
         ranks, first = probe.world_size // _sequence_ranks(), probe.process_index == 0
-        tell = say if first else _silent
+        tell = say if first else silent
         with probe.main_process_first(local=False):
             loaded = Data.make(
                 data, tokenizer, settings.mix, held_out=settings.held_out, evaluation=evaluation, cache=cache, note=tell
@@ -254,11 +253,3 @@ def _peak_bytes(trainer: LongTrainer) -> int | None:
         return None
     peak = torch.tensor(torch.cuda.max_memory_allocated(), device=trainer.args.device)
     return int(trainer.accelerator.gather(peak).max())
-
-
-def _stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _silent(text: str) -> None:
-    pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,15 @@ def arguments(checkpoints: Path, device: str, **more: Any) -> TrainingArguments:
     if args.n_gpu > 1:  # several GPUs and one process: Trainer would copy the model to all of them at every call
         args._n_gpu = 1
     return args
+
+
+def stderr(text: str) -> None:
+    """Says a line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """Says nothing: what processes other than the first do."""
 
 
 @contextmanager

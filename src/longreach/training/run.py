@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError, out_of_memory
 
 CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
 _RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
@@ -30,14 +31,17 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
         settings: Everything that decides the result; JSON values.
 
     Raises:
-        UsageError: The folder holds something else, or a run whose settings differ.
+        UsageError: The folder holds something else, or a run whose settings differ or are damaged.
     """
     wanted = json.loads(json.dumps(settings))
     refuse_foreign(out)
     if not (out / _RUN).is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / _RUN, wanted)
-    there = json.loads((out / _RUN).read_bytes())
+    try:
+        there = json.loads((out / _RUN).read_bytes())
+    except ValueError as error:
+        raise UsageError(f"'{out / _RUN}' is damaged: give another folder.") from error
     differing = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
     if differing:
         named = ", ".join(
@@ -90,6 +94,24 @@ def drop_torn(out: Path) -> None:
     for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
         if folder.name.rsplit("-", 1)[1].isdigit() and int(folder.name.rsplit("-", 1)[1]) > step:
             shutil.rmtree(folder)
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Says which checkpoint cannot be read.
+
+    Raises:
+        ModelError: It is damaged, or of another model.
+    """
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"The checkpoint '{checkpoint}' cannot be read ({reason}): delete it to use the one before."
+        ) from error
 
 
 def finish(out: Path, model: Any, tokenizer: Any, history: list[dict[str, Any]], report: dict[str, Any]) -> None:

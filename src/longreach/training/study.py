@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from longreach.models.load import quiet
 from longreach.models.loss import checkpointing
 from longreach.training import run
 from longreach.training.adapter import lora
-from longreach.training.frame import arguments, full_said
+from longreach.training.frame import arguments, full_said, stderr
 from longreach.training.questions import Question
 from longreach.training.study_data import StudyData
 from longreach.training.study_folder import publish, working
@@ -136,7 +135,7 @@ def study(
         CorpusBusy: another process trains for this corpus.
         TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
     """
-    settings, say = settings or StudySettings(), say or _stderr
+    settings, say = settings or StudySettings(), say or stderr
     if not questions:
         raise UsageError("There are no questions to learn from: give some with --questions.")
     if getattr(model, "peft_config", None):
@@ -254,7 +253,3 @@ def _adapted(model: Any, settings: StudySettings) -> Iterator[StudyObjective]:
         model.requires_grad_(True).eval()
         for parameter in fixed:
             parameter.requires_grad_(False)
-
-
-def _stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

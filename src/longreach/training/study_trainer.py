@@ -8,6 +8,7 @@ Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tok
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 
-from longreach.errors import ModelError
 from longreach.models.decoder import decoder_of, evaluating
 from longreach.models.loss import (
     IGNORED,
@@ -25,6 +25,7 @@ from longreach.models.loss import (
     likeliest,
     softcap_of,
 )
+from longreach.training import run
 from longreach.training.trainer import LongTrainer
 
 _TOP_K = 20
@@ -101,19 +102,10 @@ class StudyTrainer(LongTrainer):
         return objective.adapted
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        try:
+        with run.reading(Path(resume_from_checkpoint)):
             weights = load_peft_weights(resume_from_checkpoint, device="cpu")
             set_peft_model_state_dict(self._adapted, weights)
-        except Exception as error:
-            raise _unreadable(resume_from_checkpoint, error) from error
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        try:
+        with run.reading(Path(str(checkpoint))):
             super()._load_optimizer_and_scheduler(checkpoint)
-        except Exception as error:
-            raise _unreadable(str(checkpoint), error) from error
-
-
-def _unreadable(folder: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
-    return ModelError(f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before.")
