@@ -13,7 +13,7 @@ def test_train_ingest_at_a_ratio_and_ask(run, models, texts, tmp_path):
     out = tmp_path / "compressor"
     trained = run("pretrain", models / "one", texts, out, *FEW, "--max-ratio", 12, "--json")
     assert trained.code == 0
-    assert trained.json["steps"] == 2 and trained.json["tokens"] == 2 * 96 and trained.json["skipped"] == []
+    assert trained.json["steps"] == 2 and trained.json["tokens"] == 2 * 96
     assert (trained.json["summary_tokens"], trained.json["min_summary_tokens"]) == (6, 2)
     assert "tok/s" in trained.err and "loss" in trained.err
     made = run("ingest", texts, "--corpus", "c", "--compressor", out, "--ratio", 8, "--json")
@@ -32,11 +32,13 @@ def test_train_ingest_at_a_ratio_and_ask(run, models, texts, tmp_path):
 
 def test_it_says_what_it_trained_and_goes_on(run, models, texts, tmp_path):
     out = tmp_path / "compressor"
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\x00")
-    data = (texts, tmp_path / "photo.jpg")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "empty.txt").write_text(" ")
+    (tmp_path / "more" / "lines.jsonl").write_text('{"text": "The Queen made some tarts."}\n')
+    data = (texts, tmp_path / "more")
     result = run("pretrain", models / "one", *data, out, *FEW, "--max-ratio", 12)
     assert result.code == 0 and "step 2, loss" in result.out and "ratio 4 and up at 24 tokens" in result.out
-    assert "skipped: " in result.err and "photo.jpg" in result.err
+    assert "Left out: " in result.err and "empty.txt" in result.err
     more = run("pretrain", models / "one", *data, out, *FEW, "--max-ratio", 12, "--steps", 3, "--json")
     assert more.code == 0 and more.json["resumed_at"] == 2 and more.json["steps"] == 3
     assert json.loads((out / "compressor.json").read_text())["segment_tokens"] == 24
@@ -66,9 +68,11 @@ def test_wrong_data_and_folders_get_a_sentence(wrong, models, texts, tmp_path):
     def fails(code, words, *arguments):
         wrong(code, words, "pretrain", *arguments, *FEW, "--max-ratio", 12)
 
-    fails(1, ["none.txt", "does not exist"], models / "one", tmp_path / "none.txt", tmp_path / "out")
+    fails(1, ["none.txt", "no file or folder"], models / "one", tmp_path / "none.txt", tmp_path / "out")
     (tmp_path / "short.txt").write_text("Short.")
     fails(2, ["holds 6 tokens", "96"], models / "one", tmp_path / "short.txt", tmp_path / "out")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\x00")
+    fails(1, ["photo.jpg"], models / "one", texts, tmp_path / "photo.jpg", tmp_path / "out")
     fails(2, ["exists already"], models / "one", texts, texts)
     fails(1, ["No model"], tmp_path / "no-model", texts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -78,5 +82,5 @@ def test_wrong_data_and_folders_get_a_sentence(wrong, models, texts, tmp_path):
 def test_a_run_that_diverges_keeps_nothing_bad(run, models, texts, tmp_path, every):
     options = ("--max-ratio", 12, "--lr", 1e38, "--steps", 9, "--warmup", 0, "--save-every", every)
     result = run("pretrain", models / "one", texts, tmp_path / "out", *FEW, *options)
-    assert result.code == 1 and "not finite at step 2" in result.sentence and "lower --lr" in result.sentence
-    assert "no good checkpoint" in result.sentence and not (tmp_path / "out" / "compressor.json").exists()
+    assert result.code == 1 and "loss of step 2 is not a finite" in result.sentence
+    assert "lower --lr" in result.sentence and [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longreach import AutoCompressor
-from longreach.errors import DocumentError, ModelError, UsageError
+from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.models.prompt import PromptBuilder
 from longreach.training.compressor import Recipe, length_of_embeddings
 from longreach.training.compressor_trainer import checkpoints
@@ -207,6 +207,18 @@ def test_it_starts_from_an_earlier_compressor(base, data, tmp_path):
         pretrain(base, [data], tmp_path / "c", wider, short, start=first.folder, device="cpu")
     with pytest.raises(ModelError, match="no compressor to start from"):
         pretrain(base, [data], tmp_path / "d", RECIPE, short, start=tmp_path, device="cpu")
+
+
+def test_out_of_memory_says_what_to_lower(base, data, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(InstructObjective, "forward", fail)
+    schedule = replace(SCHEDULE, batch_size=1, checkpointing=True)
+    with pytest.raises(
+        TrainingError, match=r"lower --segment-tokens \(it is 12\) or --questions \(it is 2\); the last"
+    ):
+        pretrain(base, [data], tmp_path / "out", RECIPE, schedule, device="cpu")
 
 
 @pytest.mark.parametrize(

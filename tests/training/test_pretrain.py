@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Document
-from longreach.errors import DocumentError, MissingDependency, ModelError, TrainingError, UsageError
+from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.training.compressor import CompressorObjective, Recipe
-from longreach.training.compressor_trainer import checkpoints
-from longreach.training.pretrain import Schedule, pretrain, read_sequences
+from longreach.training.compressor_trainer import checkpoints, step_of
+from longreach.training.pretrain import Schedule, pretrain
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
@@ -43,7 +44,8 @@ def data(tmp_path_factory):
 
 
 def train(base, data, out, recipe=RECIPE, schedule=SCHEDULE, **options):
-    return pretrain(base, [data], out, recipe, schedule, device="cpu", **options)
+    options = {"cache": base.parent / "tokens", "device": "cpu"} | options
+    return pretrain(base, [data], out, recipe, schedule, **options)
 
 
 def log(folder):
@@ -133,11 +135,11 @@ def test_a_run_repeats_and_takes_more_steps(base, data, whole, tmp_path):
 RUN = """
 import sys
 from dataclasses import replace
-from longreach.training.pretrain import pretrain
-from tests.training.test_pretrain import RECIPE, SCHEDULE
+from pathlib import Path
+from tests.training.test_pretrain import RECIPE, SCHEDULE, train
 base, data, out, accumulate, dropout = sys.argv[1:]
 recipe, schedule = replace(RECIPE, lora_dropout=float(dropout)), replace(SCHEDULE, accumulate=int(accumulate))
-pretrain(base, [data], out, recipe, schedule, device="cpu")
+train(Path(base), data, out, recipe, schedule)
 """
 
 
@@ -212,10 +214,12 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
         return loss * float("nan") if len(calls) > 4 * at - 2 else loss  # 2 batches of 2 substeps a step
 
     monkeypatch.setattr(compressor, "chunked_cross_entropy", spoiled)
-    with pytest.raises(TrainingError, match=rf"loss is not finite at step {at}; .*checkpoint-{good}' is the last good"):
+    with pytest.raises(
+        TrainingError, match=rf"loss of step {at} is not a finite .*last checkpoint is good.* lower --lr"
+    ):
         train(base, data, out)
     monkeypatch.undo()
-    assert not (out / "compressor.json").exists()
+    assert max(map(step_of, out.glob("checkpoint-*"))) == good and not (out / "compressor.json").exists()
     assert train(base, data, out).resumed_at == good
 
 
@@ -230,19 +234,89 @@ def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, mo
         return found
 
     monkeypatch.setattr(compressor.CompressorObjective, "forward", spoiled)
-    with pytest.raises(TrainingError, match="gradients are not finite at step 1; there is no good checkpoint"):
+    with pytest.raises(TrainingError, match="gradient of step 1 is not a finite number: training stopped before"):
         train(base, data, out)
+    assert not list(out.glob("checkpoint-*"))
 
 
-def test_sequences_keep_documents_whole_and_join_what_is_left(tmp_path):
-    tokenizer, end = make_tokenizer(), make_tokenizer().eos_token_id
-    found = read_sequences([Document("a", "a" * 25), Document("b", "b" * 7), Document("c", "c" * 4)], tokenizer, 10)
-    a, b, c = (tokenizer(letter)["input_ids"][0] for letter in "abc")
-    assert found.ids.tolist() == [[a] * 10, [a] * 10, [*[a] * 5, end, *[b] * 4]]
-    assert b != c and found.skipped == []
-    (tmp_path / "image.bin").write_bytes(b"\0\1")
-    (tmp_path / "good.txt").write_text("d" * 30)
-    assert len(read_sequences([tmp_path], tokenizer, 10).skipped) == 1
+SMALL = replace(SCHEDULE, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    "recipe, schedule, lower",
+    [
+        (RECIPE, SCHEDULE, r"--batch-size \(it is 2\)"),
+        (RECIPE, SMALL, "memory by giving --checkpointing"),
+        (RECIPE, replace(SMALL, checkpointing=True), r"--segment-tokens \(it is 20\) or --segments \(it is 2\)"),
+    ],
+)
+def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
+    base, data, tmp_path, monkeypatch, recipe, schedule, lower
+):
+    from longreach.training import compressor
+
+    out, real = tmp_path / "out", compressor.chunked_cross_entropy
+
+    def fail(*args, **options):
+        if checkpoints(out):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return real(*args, **options)
+
+    monkeypatch.setattr(compressor, "chunked_cross_entropy", fail)
+    with pytest.raises(TrainingError, match=f"^Out of memory: lower {lower}; the last checkpoint stays.$"):
+        train(base, data, out, recipe, schedule)
+    monkeypatch.undo()
+    assert train(base, data, out, recipe, schedule).resumed_at == 2
+
+
+@pytest.mark.parametrize(
+    "where, error",
+    [
+        ("compressors.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("training.compressor_trainer.save_compressor", OSError(28, "No space left on device")),
+        ("training.pretrain.save_compressor", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_says_so_and_the_run_goes_on(base, data, tmp_path, monkeypatch, where, error):
+    out = tmp_path / "out"
+    train(base, data, out, schedule=replace(SCHEDULE, steps=2))
+
+    def full(*args, **options):
+        raise error
+
+    monkeypatch.setattr(f"longreach.{where}", full)
+    with pytest.raises(TrainingError, match="does not fit on the disk: make room"):
+        train(base, data, out, schedule=replace(SCHEDULE, steps=4))
+    monkeypatch.undo()
+    (out / "compressor.json").unlink()  # of two steps
+    resumed_at = train(base, data, out, schedule=replace(SCHEDULE, steps=4)).resumed_at
+    assert resumed_at == (4 if "pretrain" in where else 2)
+
+
+def test_documents_are_learned_like_files(base, data, whole, tmp_path):
+    texts = [Document(path.name, path.read_text()) for path in sorted(data.iterdir())]
+    notes = []
+    pretrain(
+        base, [*texts, Document("e", " ")], tmp_path / "out", RECIPE, SCHEDULE,
+        device="cpu", cache=tmp_path / "cache", say=notes.append,
+    )  # fmt: skip
+    assert losses(tmp_path / "out") == losses(whole[0])
+    assert any("Left out: e is empty" in line for line in notes)
+
+
+def test_texts_are_tokenised_once(base, data, tmp_path):
+    notes = []
+    schedule = replace(SCHEDULE, steps=2)
+    for steps in (2, 4):
+        train(
+            base,
+            data,
+            tmp_path / "out",
+            schedule=replace(schedule, steps=steps),
+            cache=tmp_path / "c",
+            say=notes.append,
+        )
+    assert len([line for line in notes if "tokenising" in line]) == 1
 
 
 @pytest.mark.parametrize(
@@ -263,7 +337,7 @@ def test_refuses_schedules_out_of_range(changes, word):
 
 
 def test_refuses_what_cannot_be_trained_on(base, tmp_path):
-    with pytest.raises(DocumentError, match="does not exist"):
+    with pytest.raises(DocumentError, match="There is no file or folder"):
         train(base, tmp_path / "none.txt", tmp_path / "out")
     (tmp_path / "short.txt").write_text("Too short.")
     with pytest.raises(UsageError, match="holds 10 tokens and one sequence takes 80"):
@@ -273,7 +347,9 @@ def test_refuses_what_cannot_be_trained_on(base, tmp_path):
         pretrain(base, [tmp_path], tmp_path / "out", device="nonsense")
     with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES"):
         pretrain(base, [tmp_path], tmp_path / "out", device="cpu:0")
-    with pytest.raises(MissingDependency, match="pip install nowhere"):
+    with pytest.raises(UsageError, match="no data"):
+        pretrain(base, [], tmp_path / "out", device="cpu")
+    with pytest.raises(UsageError, match="no tracker 'nowhere'"):
         pretrain(base, [tmp_path], tmp_path / "out", schedule=replace(SCHEDULE, report_to=("nowhere",)))
 
 
@@ -282,9 +358,9 @@ def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
     (tmp_path / "taken" / "letter.txt").write_text("Dear")
     with pytest.raises(UsageError, match="exists already"):
         train(base, data, tmp_path / "taken")
-    with pytest.raises(UsageError, match=r"holds a run with summary_tokens 5, .*lr 0.01"):
+    with pytest.raises(UsageError, match=r"another run: lr is 0.01 there and 0.001 here, summary_tokens is 5"):
         train(base, data, whole[0], replace(RECIPE, summary_tokens=4), replace(SCHEDULE, lr=1e-3))
-    with pytest.raises(UsageError, match="holds a run with data"):
+    with pytest.raises(UsageError, match="another run: data is"):
         train(base, data / "1.txt", whole[0])
     make_model(seed=2).save_pretrained(tmp_path / "other")
     make_tokenizer().save_pretrained(tmp_path / "other")

@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from longreach.corpus.documents import Document
 from longreach.errors import DocumentError, MissingDependency
 from longreach.training import sources
 from tests.training.conftest import make_texts
@@ -65,6 +66,16 @@ def test_the_digest_is_that_of_the_content(tmp_path):
     assert sources.find(tmp_path / "two").digest != one
     (tmp_path / "one" / "a.jsonl").rename(tmp_path / "one" / "a.txt")  # the same bytes, read in another way
     assert sources.find(tmp_path / "one").digest != one
+
+
+def test_documents_at_hand_are_a_source(tmp_path):
+    documents = [Document(str(number), text) for number, text in enumerate(TEXTS)]
+    source, notes = sources.of_documents([*documents, Document("blank", " "), Document("0", "another")]), []
+    assert list(source.texts(notes.append)) == TEXTS == list(source.texts(print))
+    assert (
+        [note.split(":")[0] for note in notes] == ["Left out", "Left out"] and "blank" in notes[0] and "0" in notes[1]
+    )
+    assert source.digest == sources.of_documents(documents).digest != sources.of_documents(documents[1:]).digest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from longreach.cli.output import DeviceOption, JsonOption, emit, note
 
 def pretrain(
     model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
-    data: list[Path] = typer.Argument(help="Files and folders: txt, md, html, pdf, docx, epub; or JSON lines."),
+    data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
     out: Path = typer.Argument(help="A folder that does not exist yet, is empty, or holds this run, to go on with."),
     segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
     min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
@@ -96,11 +96,9 @@ def pretrain(
         checkpointing=checkpointing,
         report_to=tuple(report_to),
     )
-    report = run(model, data, out, recipe, schedule, start=start, device=device, dtype=dtype, progress=True)
-    for item in report.skipped:
-        note(f"skipped: {item.reason}")
+    report = run(model, data, out, recipe, schedule, start=start, device=device, dtype=dtype, progress=True, say=note)
     if as_json:
-        figures = report._asdict() | {"folder": str(out), "skipped": [item._asdict() for item in report.skipped]}
+        figures = report._asdict() | {"folder": str(out)}
         per_second = report.tokens / report.seconds if report.seconds else 0.0
         vectors = {"summary_tokens": recipe.summary_tokens, "min_summary_tokens": recipe.min_summary_tokens}
         emit(figures | vectors | {"tokens_per_second": per_second, "segment_tokens": segment_tokens, "mode": mode})

@@ -20,9 +20,12 @@ from transformers import PrinterCallback, TrainerCallback
 from longreach.compressors.checkpoint import SETTINGS_FILE, read_peft, write_peft
 from longreach.errors import ModelError, TrainingError
 from longreach.models.loss import IGNORED
+from longreach.training import run
 from longreach.training.compressor import CompressorObjective
+from longreach.training.trainer import StopAtBadGradients, not_finite
 
 COMPLETE = "complete"
+_ADVICE = "Train in another folder with a lower --lr, or look at the data."
 
 
 def step_of(checkpoint: Path) -> int:
@@ -61,12 +64,8 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
     Raises:
         ModelError: it is damaged, or of another shape.
     """
-    try:
-        summary = read_peft(folder, objective.adapted)
-        with torch.no_grad():
-            objective.embed_summary.copy_(summary)
-    except Exception as error:
-        raise _unreadable(folder, error) from error
+    with run.reading(folder), torch.no_grad():
+        objective.embed_summary.copy_(read_peft(folder, objective.adapted))
 
 
 def begin_with(objective: CompressorObjective, folder: Path) -> None:
@@ -84,11 +83,6 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise ModelError(f"{refused} ({reason}): give one of the same model, summary tokens and LoRA.") from error
-
-
-def _unreadable(folder: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
-    return ModelError(f"The checkpoint '{folder}' cannot be read ({reason}): delete it to use the one before.")
 
 
 class CompressorTrainer(transformers.Trainer):
@@ -120,7 +114,8 @@ class CompressorTrainer(transformers.Trainer):
         self._parts: dict[str, list[torch.Tensor]] = {}
         self._drawn = (-1, 0)
         self.remove_callback(PrinterCallback)  # it prints on stdout
-        self.add_callback(_Guard(objective))
+        self.add_callback(StopAtBadGradients(_ADVICE))
+        self.add_callback(_Marker())
         self._progress = _Progress(self, progress)
         self.add_callback(self._progress)
 
@@ -195,10 +190,8 @@ class CompressorTrainer(transformers.Trainer):
         load_compressor(self.objective, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        try:
+        with run.reading(Path(str(checkpoint))):
             super()._load_optimizer_and_scheduler(checkpoint)
-        except Exception as error:
-            raise _unreadable(Path(str(checkpoint)), error) from error
 
     def _generator(self) -> torch.Generator:
         """Chance for one batch, whenever its step is run, and on however many processes that share its batches."""
@@ -210,30 +203,17 @@ class CompressorTrainer(transformers.Trainer):
 
 
 def stop_unless_finite(loss: torch.Tensor, args: Any, state: Any) -> None:
-    """Raises TrainingError before a bad loss gets into the weights, and unmarks the checkpoint that gave it."""
+    """Raises TrainingError before a bad loss gets into the weights, and drops the checkpoint that gave it."""
     if not torch.isfinite(loss):
-        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).unlink(missing_ok=True)
-        raise _stopped("The loss is", args, state)
+        gave = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        (gave / COMPLETE).unlink(missing_ok=True)
+        if state.is_world_process_zero:  # who may still be writing it
+            shutil.rmtree(gave, ignore_errors=True)
+        raise TrainingError(not_finite("loss", state.global_step, _ADVICE))
 
 
-def _stopped(what: str, args: Any, state: Any) -> TrainingError:
-    kept = checkpoints(Path(args.output_dir))
-    good = f"'{kept[-1]}' is the last good checkpoint" if kept else "there is no good checkpoint"
-    return TrainingError(
-        f"{what} not finite at step {state.global_step + 1}; {good}: start again in another folder with a lower --lr."
-    )
-
-
-class _Guard(TrainerCallback):
-    """Lets no step spoil the weights, so that every checkpoint is good, and marks those written to the end."""
-
-    def __init__(self, objective: CompressorObjective) -> None:
-        self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        largest = [parameter.grad.abs().max() for parameter in self.trained if parameter.grad is not None]
-        if not torch.isfinite(torch.stack(largest)).all():
-            raise _stopped("The gradients are", args, state)
+class _Marker(TrainerCallback):
+    """Marks checkpoints that were written to the end."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers.integrations import integration_utils as integrations
 
-from longreach.corpus.documents import Document, Skipped, read_all
-from longreach.errors import DocumentError, MissingDependency, UsageError
+from longreach.corpus.documents import Document
+from longreach.errors import UsageError
 from longreach.models.device import check_device, default_device
 from longreach.models.load import load, quiet
 from longreach.models.loss import checkpointing
+from longreach.training import run
 from longreach.training.compressor import CompressorObjective, Recipe
 from longreach.training.compressor_trainer import (
     CompressorTrainer,
@@ -33,10 +32,12 @@ from longreach.training.compressor_trainer import (
     save_compressor,
     step_of,
 )
+from longreach.training.frame import arguments, full_said, silent, stderr
 from longreach.training.instruct import InstructObjective, InstructTrainer
+from longreach.training.rows import Rows
 from longreach.training.texts import read_texts
+from longreach.training.trainer import check_trackers
 
-RUN_FILE = "run.json"
 _FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")  # may differ when a run goes on
 
 
@@ -79,13 +80,6 @@ class Schedule:
             raise UsageError(f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1).")
 
 
-class Sequences(NamedTuple):
-    """Training data: rows of token ids [n, T], and what could not be read."""
-
-    ids: torch.Tensor
-    skipped: list[Skipped]
-
-
 class PretrainReport(NamedTuple):
     """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds` this process' own."""
 
@@ -96,39 +90,6 @@ class PretrainReport(NamedTuple):
     seconds: float
     first_loss: float
     last_loss: float
-    skipped: list[Skipped]
-
-
-def read_sequences(sources: Sequence[str | Path | Document], tokenizer: Any, length: int) -> Sequences:
-    """Reads documents into rows of `length` tokens, held in memory.
-
-    Each document is cut into whole rows; what is left of all of them is joined, with EOS between, into further rows.
-    The last tokens that fill no row are left out.
-
-    Raises:
-        DocumentError: nothing can be read.
-        UsageError: all of it together fills no row.
-    """
-    rows, left, skipped, tokens = list[list[int]](), list[int](), list[Skipped](), 0
-    for item in read_all(sources):
-        if isinstance(item, Skipped):
-            skipped.append(item)
-            continue
-        ids = tokenizer(item.text, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens += len(ids)
-        whole = len(ids) - len(ids) % length
-        rows += [ids[start : start + length] for start in range(0, whole, length)]
-        if len(ids) > whole:
-            left += [*ids[whole:], tokenizer.eos_token_id]
-    rows += [left[start : start + length] for start in range(0, len(left) - length + 1, length)]
-    if not rows and not tokens:
-        raise DocumentError(skipped[0].reason if skipped else "There is nothing to train on: name files or folders.")
-    if not rows:
-        raise UsageError(
-            f"The data holds {tokens:,} tokens and one sequence takes {length:,}: give more text, or lower "
-            "--segment-tokens, --segments or --substeps."
-        )
-    return Sequences(torch.tensor(rows, dtype=torch.long), skipped)
 
 
 def pretrain(
@@ -141,54 +102,65 @@ def pretrain(
     start: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    cache: Path | None = None,
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> PretrainReport:
     """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its checkpoints end.
 
     Args:
         model: the base model, as `longreach.load` takes it.
-        data: files, folders, documents; with `recipe.questions`, JSON lines as `training.texts` reads them.
+        data: files, folders, Hub data sets, documents; with `recipe.questions`, JSON lines as `training.texts` reads
+            them.
         out: folder of the result; new, empty, or of this very run.
         recipe: what is trained.
         schedule: how long and how fast.
         start: folder of a compressor of the same shape to start from; None starts from the base model.
         device: cpu or cuda; None takes the GPU where there is one.
         dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
+        cache: where token files are kept.
         progress: show it on stderr.
+        say: is told what is read and what is left out, a line at a time; None for stderr.
 
     Raises:
         UsageError: settings out of range, too little text, or a folder that holds something else.
-        DocumentError: no document can be read.
+        DocumentError: the data cannot be read, or hold no text.
+        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
         ModelError: the model cannot be trained so, or a checkpoint is damaged.
-        TrainingError: the loss is no number any more.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
     """
     recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
-    _check_folder(folder)
-    _check_reports(schedule.report_to)
+    run.refuse_foreign(folder)
+    check_trackers(schedule.report_to)
     check_device(device)
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"The device is '{device}': use cpu or cuda, and choose cards with CUDA_VISIBLE_DEVICES.")
     on_cpu = (device or default_device()) == "cpu"
     base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
-    torch.manual_seed(schedule.seed)  # LoRA starts at random
     quick = base.dtype == torch.bfloat16
     if quick and on_cpu and recipe.segment_tokens <= 512 and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
-    objective, learned = _subject(base, tokenizer, recipe, data)
-    done = _settle(folder, recipe, schedule, objective.base_fingerprint, learned.digest)
+    with quiet():
+        args = _arguments(folder, schedule, on_cpu, bf16=quick)
+    torch.manual_seed(schedule.seed)  # LoRA starts at random
+    tell = (say or stderr) if args.process_index == 0 else silent
+    objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
+    settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
+    settings |= {"base_fingerprint": objective.base_fingerprint, "data": learned.digest}
+    done = _claim(folder, settings, schedule.steps, args)
     if start is not None and done is None:
         begin_with(objective, Path(start))
     if schedule.checkpointing:
         checkpointing(base, True)
     model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    with quiet():
+    with quiet(), full_said(_lower(recipe, schedule)):
         trainer = learned.trainer(
             objective,
             model_ref=model_ref,
             row_tokens=learned.row_tokens,
             summary_lr=schedule.summary_lr or schedule.lr,
             progress=progress,
-            args=_arguments(folder, schedule, on_cpu, bf16=quick),
+            args=args,
             train_dataset=learned.rows,
             data_collator=learned.collate,
         )
@@ -199,36 +171,38 @@ def pretrain(
         else:
             trainer.train(resume_from_checkpoint=str(done) if done else None)
         seconds = time.perf_counter() - began
-    if trainer.is_world_process_zero():
-        save_compressor(objective, folder, model_ref)
+        if trainer.is_world_process_zero():
+            save_compressor(objective, folder, model_ref)
     resumed_at = step_of(done) if done else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
     tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
-    return PretrainReport(
-        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1], learned.skipped
-    )
+    return PretrainReport(folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1])
 
 
 class _Learned(NamedTuple):
     """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name for all of them."""
 
     trainer: type[CompressorTrainer]
-    rows: list[dict[str, Any]]
+    rows: Rows | list[dict[str, Any]]
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     row_tokens: int
     digest: str
-    skipped: list[Skipped]
 
 
 def _subject(
-    base: Any, tokenizer: Any, recipe: Recipe, data: Sequence[str | Path | Document]
+    base: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    data: Sequence[str | Path | Document],
+    args: transformers.TrainingArguments,
+    cache: Path | None,
+    note: Callable[[str], None],
 ) -> tuple[CompressorObjective, _Learned]:
     if not recipe.questions:
         objective = CompressorObjective(base, tokenizer, recipe)
-        sequences = read_sequences(data, tokenizer, recipe.sequence_tokens)
-        digest = hashlib.sha256(sequences.ids.numpy().tobytes()).hexdigest()
-        rows: list[dict[str, Any]] = [{"ids": row} for row in sequences.ids]
-        return objective, _Learned(CompressorTrainer, rows, _stack, recipe.sequence_tokens, digest, sequences.skipped)
+        with args.main_process_first(local=False):
+            read = Rows.make(data, tokenizer, recipe.sequence_tokens, cache=cache, note=note)
+        return objective, _Learned(CompressorTrainer, read, _stack, recipe.sequence_tokens, read.digest)
     if documents := [str(item.name) for item in data if isinstance(item, Document)]:
         raise UsageError(f"'{documents[0]}' is a document; answers are learned from JSON lines files: name these.")
     texts = read_texts([str(item) for item in data])
@@ -239,9 +213,9 @@ def _subject(
     asking = InstructObjective(base, tokenizer, recipe, texts)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     pairs = zip(asking.rows, texts, strict=True)
-    rows = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
+    rows: list[dict[str, Any]] = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
     mean = round(sum(map(len, asking.rows)) / len(rows))
-    return asking, _Learned(InstructTrainer, rows, _gather, mean, digest, [])
+    return asking, _Learned(InstructTrainer, rows, _gather, mean, digest)
 
 
 def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -253,8 +227,9 @@ def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> transformers.TrainingArguments:
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
+    return arguments(
+        folder,
+        "cpu" if on_cpu else "cuda",
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.accumulate,
@@ -264,69 +239,32 @@ def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> tr
         warmup_steps=round(schedule.warmup * schedule.steps),
         seed=schedule.seed,
         data_seed=schedule.seed,
-        save_strategy="steps",
         save_steps=schedule.save_every,
-        save_total_limit=2,
         logging_steps=schedule.log_every,
-        logging_nan_inf_filter=False,
         report_to=list(schedule.report_to) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
         label_names=[],
-        use_cpu=on_cpu,
         bf16=bf16,  # what is trained stays in float32, and is multiplied in bfloat16
-        dataloader_pin_memory=not on_cpu,
-        ddp_find_unused_parameters=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs take several processes, not threads of this one
-    return arguments
 
 
-def _is_first() -> bool:
-    """Whether this is the one process, or the first of those that torchrun or accelerate started, that writes."""
-    return os.environ.get("RANK", "0") == "0"
+def _lower(recipe: Recipe, schedule: Schedule) -> str:
+    """What takes less memory."""
+    if schedule.batch_size > 1:
+        return f"--batch-size (it is {schedule.batch_size})"
+    if not schedule.checkpointing:
+        return "memory by giving --checkpointing"
+    beside = f"--questions (it is {recipe.questions})" if recipe.questions else f"--segments (it is {recipe.segments})"
+    return f"--segment-tokens (it is {recipe.segment_tokens}) or {beside}"
 
 
-def _check_reports(names: Sequence[str]) -> None:
-    missing = " ".join(sorted(set(names) - set(integrations.get_available_reporting_integrations())))
-    if missing:
-        raise MissingDependency(f"Figures cannot be sent there: pip install {missing}, or leave out --report-to.")
-
-
-def _check_folder(folder: Path) -> None:
-    if not _is_first():
-        return
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (folder / RUN_FILE).is_file():
-        raise UsageError(f"'{folder}' exists already: give a folder that does not exist yet, or an empty one.")
-
-
-def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, digest: str) -> Path | None:
-    """The checkpoint to go on from, None for a new run, whose description is written."""
-    settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
-    settings |= {"base_fingerprint": base, "data": digest}
-    described = folder / RUN_FILE
-    if not _is_first():
-        return next(reversed(checkpoints(folder)), None)
-    if not described.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{RUN_FILE}.tmp"
-        draft.write_text(json.dumps(settings, indent=2) + "\n")
-        draft.replace(described)
-        return None
-    try:
-        before = json.loads(described.read_text())
-    except ValueError as error:
-        raise UsageError(f"'{described}' is damaged: give another folder.") from error
-    differing = [f"{key} {before.get(key)}" for key in settings if before.get(key) != settings[key]]
-    if differing:
-        raise UsageError(
-            f"'{folder}' holds a run with {', '.join(differing)}: give those to go on with it, or another folder."
-        )
-    drop_incomplete(folder)
-    done = checkpoints(folder)
-    if done and step_of(done[-1]) >= schedule.steps and (folder / "compressor.json").is_file():
-        raise UsageError(
-            f"'{folder}' is trained to step {step_of(done[-1])} already: give more steps, or another folder."
-        )
-    return done[-1] if done else None
+def _claim(folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments) -> Path | None:
+    """Makes the folder this run's; returns the checkpoint to go on from, None for a new run."""
+    with args.main_process_first(local=False):
+        run.claim(folder, settings)
+        if args.process_index == 0:
+            drop_incomplete(folder)
+    done = next(reversed(checkpoints(folder)), None)
+    finished = done is not None and step_of(done) >= steps and (folder / "compressor.json").is_file()
+    if done and finished and args.process_index == 0:
+        raise UsageError(f"'{folder}' is trained to step {step_of(done)} already: give more steps, or another folder.")
+    return done

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longreach.corpus.documents import Document, Skipped
+from longreach.corpus.documents import find as find_documents
 from longreach.corpus.encoding import encodable
 from longreach.corpus.formats import SUFFIXES, read, shown
 from longreach.errors import DocumentError, MissingDependency
@@ -70,6 +72,21 @@ def find(given: str | Path) -> Source:
             yield from _texts(file, named, note)
 
     return Source(str(given), digest, texts)
+
+
+def of_documents(documents: Sequence[Document]) -> Source:
+    """Texts that are at hand already; those without words, and names that come twice, are left out aloud."""
+    found = find_documents(documents)
+    kept = [hashlib.sha256(item.text.encode()).digest() for item in found if isinstance(item, Document)]
+
+    def texts(note: Callable[[str], None]) -> Iterator[str]:
+        for item in found:
+            if isinstance(item, Document):
+                yield item.text
+            elif isinstance(item, Skipped):
+                note(f"Left out: {item.reason}")
+
+    return Source("the documents given", hashlib.sha256(b"".join(kept)).hexdigest(), texts)
 
 
 def hub(given: str, folder: Path | None = None) -> Source:

@@ -154,7 +154,7 @@ def not_finite(what: str, step: int, advice: str) -> str:
     """What to say where a loss or gradients are not finite after so many good steps."""
     return (
         f"The {what} of step {step + 1} is not a finite number: training stopped before that step was taken, and the "
-        f"last checkpoint is good. {advice}"
+        f"last checkpoint is good, where there is one. {advice}"
     )
 
 
