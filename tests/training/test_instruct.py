@@ -78,6 +78,7 @@ def test_texts_are_read_with_their_questions(data):
         '{"text": "a", "questions": ["b"]}',
         '{"text": "a", "questions": [{"question": "b"}]}',
         '{"text": "a", "questions": [{"question": "b", "answers": []}]}',
+        '{"text": "a", "questions": [{"question": "b", "answers": "Tarts"}]}',  # no five answers of a letter
     ],
 )
 def test_a_line_that_is_no_text_is_named(tmp_path, line):
