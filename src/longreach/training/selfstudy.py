@@ -166,6 +166,8 @@ class _Notes:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if not line.endswith(b"\n"):
+                break
             try:
                 note = json.loads(line)
                 self.known.setdefault(tuple(note.pop("job")), {}).update(note)
