@@ -162,3 +162,4 @@ def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, m
     shutil.copytree(foreign, library / "adapter")
     wrong(1, ["trained for another model"], "ask", "library", "Who?")
     wrong(2, ["--raw"], "ask", "library", "Who?", "--raw", "all")
+    wrong(2, ["--raw"], "ask", "library", "Who?", "--raw=--2")

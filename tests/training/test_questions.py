@@ -46,6 +46,8 @@ def test_lines_become_questions(tmp_path):
         ({"question": "Who?", "answers": []}, "Line 3 of .* lacks"),
         ({"question": "  ", "answer": "He."}, "Line 3 of .* lacks"),
         ({"question": "Who?", "answer": 4}, "Line 3 of .* lacks"),
+        ({"question": "Who\ud800?", "answer": "He."}, "Line 3 of .* lacks"),  # half a character: no text
+        ({"question": "Who?", "answers": ["He.", "\ud800"]}, "Line 3 of .* lacks"),
         ({"question": "Who?", "answer": "He.", "document": 4}, "Line 3 of .* names a document that is no text"),
         (
             {"question": "Who?", "answer": "He.", "document": "whale.txt"},

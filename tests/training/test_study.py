@@ -367,6 +367,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
         ({"warmup": 1.0}, "warmup"),
         ({"dropout": 1.0}, "dropout"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
         ({"loss": "hinge"}, "answers, distill"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from longreach.corpus.encoding import encodable
 from longreach.errors import UsageError
 
 _MOST_HELD_OUT = 200
@@ -73,7 +74,7 @@ def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Q
     answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
     answers = [answers] if isinstance(answers, str) else answers
     texts: list[Any] = [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not all(isinstance(text, str) and text.strip() and encodable(text) for text in texts):
         raise UsageError(f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.')
     named = values.get("document")
     if named is not None and not isinstance(named, str):
