@@ -84,6 +84,12 @@ def test_a_line_without_its_end_is_written_again(corpus, tmp_path):
     assert make(corpus, Scripted(most=0), path) == wanted
 
 
+def test_half_a_character_becomes_a_question_mark(corpus, tmp_path):
+    """As JSON of a teacher may hold it, and as no tokenizer takes it."""
+    made = make(corpus, Scripted(lambda request: "W\ud800hy?"), tmp_path / "q.jsonl")
+    assert made[0].question == "W?" and made[0].answers == ("W?hy?",)
+
+
 def test_only_what_is_a_question_counts(corpus, tmp_path):
     said = iter(['\n Question: "Who was it?" \nMore.', "", " \n "] + ["Why?"] * 1000)
     author = Scripted(lambda request: next(said) if "Question:" not in request.request else " He. ")
