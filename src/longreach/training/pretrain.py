@@ -19,7 +19,7 @@ import transformers
 from transformers.integrations import integration_utils as integrations
 
 from longreach.corpus.documents import Document, Skipped, read_all
-from longreach.errors import DocumentError, MissingDependency, UsageError
+from longreach.errors import DocumentError, MissingDependency, ModelError, UsageError
 from longreach.models.device import check_device, default_device
 from longreach.models.load import load, quiet
 from longreach.models.loss import checkpointing
@@ -175,7 +175,8 @@ def pretrain(
     if quick and on_cpu and recipe.segment_tokens <= 512 and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
     objective, learned = _subject(base, tokenizer, recipe, data)
-    done = _settle(folder, recipe, schedule, objective.base_fingerprint, learned.digest)
+    of = {"base_fingerprint": objective.base_fingerprint, "data": learned.digest, "start": _named(start)}
+    done = _settle(folder, recipe, schedule, of)
     if start is not None and done is None:
         begin_with(objective, Path(start))
     if schedule.checkpointing:
@@ -282,6 +283,13 @@ def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> tr
     return arguments
 
 
+def _describe(path: Path, settings: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{RUN_FILE}.tmp")
+    draft.write_text(json.dumps(settings, indent=2) + "\n")
+    draft.replace(path)
+
+
 def _is_first() -> bool:
     """Whether this is the one process, or the first of those that torchrun or accelerate started, that writes."""
     return os.environ.get("RANK", "0") == "0"
@@ -301,30 +309,41 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"'{folder}' exists already: give a folder that does not exist yet, or an empty one.")
 
 
-def _settle(folder: Path, recipe: Recipe, schedule: Schedule, base: str, digest: str) -> Path | None:
+def _named(start: str | Path | None) -> str | None:
+    """A name for what a compressor's folder holds; None for none."""
+    if start is None:
+        return None
+    try:
+        return hashlib.sha256((Path(start) / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
+
+
+def _settle(folder: Path, recipe: Recipe, schedule: Schedule, of: dict[str, str | None]) -> Path | None:
     """The checkpoint to go on from, None for a new run, whose description is written."""
     settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
-    settings |= {"base_fingerprint": base, "data": digest}
+    settings |= of
     described = folder / RUN_FILE
     if not _is_first():
         return next(reversed(checkpoints(folder)), None)
     if not described.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{RUN_FILE}.tmp"
-        draft.write_text(json.dumps(settings, indent=2) + "\n")
-        draft.replace(described)
+        _describe(described, settings)
         return None
     try:
         before = json.loads(described.read_text())
     except ValueError as error:
         raise UsageError(f"'{described}' is damaged: give another folder.") from error
+    done = checkpoints(folder)
+    if not done or "start" not in before:  # nothing came of it yet, or it is from a release that did not note it
+        before["start"] = settings["start"]
     differing = [f"{key} {before.get(key)}" for key in settings if before.get(key) != settings[key]]
     if differing:
         raise UsageError(
             f"'{folder}' holds a run with {', '.join(differing)}: give those to go on with it, or another folder."
         )
     drop_incomplete(folder)
-    done = checkpoints(folder)
+    if not done:
+        _describe(described, settings)
     if done and step_of(done[-1]) >= schedule.steps and (folder / "compressor.json").is_file():
         raise UsageError(
             f"'{folder}' is trained to step {step_of(done[-1])} already: give more steps, or another folder."
