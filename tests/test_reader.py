@@ -124,6 +124,16 @@ def test_the_whole_document_is_read_as_text_in_one_piece(reader):
         reader.ask(question, policy=Policy(raw="document", compressed="none", budget=500))
 
 
+def test_a_longer_answer_to_a_whole_document_than_the_gate_asked_for(reader):
+    """The gate's budget is what its own answers leave of the window; a document that fits is read all the same."""
+    window = reader.model.config.max_position_embeddings
+    policy = Policy(raw="document", compressed="none", budget=window - 8)
+    answer = reader.ask("What did the turtle say?", policy=policy, sampling=Sampling(max_new_tokens=40))
+    assert answer.policy == "full" and answer.usage.raw_tokens == len(TEXTS["turtle.txt"].encode())
+    with pytest.raises(ContextError, match="exceed the model's window"):
+        reader.ask("What did the turtle say?", policy=policy, sampling=Sampling(max_new_tokens=window))
+
+
 @pytest.mark.parametrize("budget", [120, 200, 333, 900])
 def test_a_cut_passage_fills_the_budget(reader, budget):
     question = "What did the queen say?"

@@ -103,3 +103,21 @@ def test_both_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_miniatures_are_those_of_the_json():
+    rows = [
+        line for line in README.splitlines() if line.startswith(("| full attention", "| hybrid, a", "| compressor, 8x"))
+    ]
+    rows.append(next(line for line in README.splitlines() if line.startswith("| mean pooling with a trained")))
+    said = [[float(figure) for figure in re.findall(r"([\d.]+)%", row)] for row in rows]
+    hybrids = results("miniature-hybrid_cpu-2cores_2026-11-22.json")["variants"]
+    vectors = results("miniature-compressor_cpu-2cores_2026-11-22.json")["variants"]
+    ours = [vectors[f"autocompressor {ratio}"] for ratio in ("8x", "16x")]
+    found = [
+        [hybrids["full"]["recall"], hybrids["sink-window"]["recall_beyond_reach"]],
+        [hybrids["hybrid"]["recall"], hybrids["hybrid, full layers removed"]["recall_beyond_reach"]],
+        [*(row["recall"] for row in ours), *(row["another_text"] for row in ours)],
+        [*(vectors[f"mean-pool {ratio}"]["recall"] for ratio in ("8x", "16x")), 1 / 64],
+    ]
+    assert said == [[round(100 * share, 1) for share in row] for row in found]

@@ -117,6 +117,9 @@ def test_a_teacher_makes_them_and_may_be_down(run, library, monkeypatch):
         (("--questions", "{tmp}/whale.jsonl"), 2, ["Line 1 of", "'whale.txt'", "corpus show library"]),
         (("--questions", "{tmp}/one.jsonl"), 2, ["One question", "--evaluation"]),
         (("--held-out", 1.5, "--questions", "{tmp}/asked.jsonl"), 2, ["between 0 and 1"]),
+        (("--held-out", 1.5), 2, ["between 0 and 1"]),
+        (("--budget", 4000, "--questions", "{tmp}/asked.jsonl"), 2, ["--budget is 4000", "4096 leaves 3968"]),
+        (("--teacher", "http://x:y", "--teacher-model", "m"), 2, ["'http://x:y' is no address"]),
         (("--teacher", "http://x/v1"), 2, ["--teacher-model"]),
         (("--teacher", "x", "--teacher-model", "m"), 2, ["no address"]),
         (("--teacher", "http://x", "--questions", "{tmp}/asked.jsonl"), 2, ["leave one of them out"]),
@@ -162,3 +165,4 @@ def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, m
     shutil.copytree(foreign, library / "adapter")
     wrong(1, ["trained for another model"], "ask", "library", "Who?")
     wrong(2, ["--raw"], "ask", "library", "Who?", "--raw", "all")
+    wrong(2, ["--raw"], "ask", "library", "Who?", "--raw=--2")

@@ -1,8 +1,14 @@
 """A compressor that learns from answers: its data, the lexical loss, the scaffold, and what comes out."""
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +84,7 @@ def test_texts_are_read_with_their_questions(data):
         '{"text": "a", "questions": ["b"]}',
         '{"text": "a", "questions": [{"question": "b"}]}',
         '{"text": "a", "questions": [{"question": "b", "answers": []}]}',
+        '{"text": "a", "questions": [{"question": "b", "answers": "Tarts"}]}',  # no five answers of a letter
     ],
 )
 def test_a_line_that_is_no_text_is_named(tmp_path, line):
@@ -207,6 +214,68 @@ def test_it_starts_from_an_earlier_compressor(base, data, tmp_path):
         pretrain(base, [data], tmp_path / "c", wider, short, start=first.folder, device="cpu")
     with pytest.raises(ModelError, match="no compressor to start from"):
         pretrain(base, [data], tmp_path / "d", RECIPE, short, start=tmp_path, device="cpu")
+    for changes, words in [({"lora_targets": "attention"}, "has no place"), ({"lora_alpha": 8}, "lora_alpha is 2")]:
+        with pytest.raises(ModelError, match=f"no compressor to start from .*{words}"):
+            pretrain(base, [data], tmp_path / "e", replace(RECIPE, **changes), short, start=first.folder, device="cpu")
+        shutil.rmtree(tmp_path / "e")
+
+
+def test_a_run_that_started_elsewhere_is_another(base, data, tmp_path):
+    one = pretrain(base, [data], tmp_path / "one", RECIPE, replace(SCHEDULE, steps=1), device="cpu").folder
+    two = pretrain(base, [data], tmp_path / "two", RECIPE, replace(SCHEDULE, steps=2), device="cpu").folder
+    out, wrong = tmp_path / "out", replace(RECIPE, lora_r=4)
+    with pytest.raises(ModelError, match="no compressor to start from"):
+        pretrain(base, [data], out, wrong, SCHEDULE, start=one, device="cpu")
+    pretrain(base, [data], out, wrong, replace(SCHEDULE, steps=1), device="cpu")  # nothing had come of it
+    shutil.rmtree(out)
+    pretrain(base, [data], out, RECIPE, replace(SCHEDULE, steps=1), start=one, device="cpu")
+    for start in (None, two):
+        with pytest.raises(UsageError, match="another run: start is"):
+            pretrain(base, [data], out, RECIPE, replace(SCHEDULE, steps=2), start=start, device="cpu")
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({key: value for key, value in run.items() if key != "start"}))
+    for steps in (2, 3):  # begun by a release that did not note it
+        assert pretrain(base, [data], out, RECIPE, replace(SCHEDULE, steps=steps), device="cpu").resumed_at == steps - 1
+
+
+def test_a_text_beyond_the_window_is_refused(base, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps(LINES[0] | {"text": "Tarts. " * 900}))  # 6,300 tokens, 2,100 vectors, a window of 2,048
+    with pytest.raises(UsageError, match=r"begins with 'Tarts\. .*2,100 vectors.* 2,048: cut it"):
+        pretrain(base, [path], tmp_path / "out", RECIPE, SCHEDULE, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+RUN = """
+import sys
+from dataclasses import replace
+from longreach.training.pretrain import pretrain
+from tests.training.test_instruct import RECIPE, SCHEDULE
+pretrain(sys.argv[1], [sys.argv[2]], sys.argv[3], RECIPE, replace(SCHEDULE, batch_size=1), device="cpu")
+"""
+
+
+def test_two_processes_of_which_one_has_no_question(base, tmp_path):
+    """The parts of a loss are no longer the same ones in both, and neither waits for the other."""
+    data, root = tmp_path / "texts.jsonl", Path(__file__).parents[2]
+    data.write_text("\n".join(map(json.dumps, [LINES[0], LINES[1], LINES[2], LINES[2], LINES[2]])))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "src")])
+    command = [sys.executable, "-c", RUN, base, data, tmp_path / "out"]
+    both = [
+        subprocess.Popen(command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(timeout=90) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    logged = [line for line in log(tmp_path / "out") if "loss" in line]
+    assert len(logged) == 8 and all("naming" in line for line in logged)
+    assert 0 < sum("answers" in line for line in logged) < 8
 
 
 def test_out_of_memory_says_what_to_lower(base, data, tmp_path, monkeypatch):

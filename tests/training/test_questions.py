@@ -46,6 +46,8 @@ def test_lines_become_questions(tmp_path):
         ({"question": "Who?", "answers": []}, "Line 3 of .* lacks"),
         ({"question": "  ", "answer": "He."}, "Line 3 of .* lacks"),
         ({"question": "Who?", "answer": 4}, "Line 3 of .* lacks"),
+        ({"question": "Who\ud800?", "answer": "He."}, "Line 3 of .* lacks"),  # half a character: no text
+        ({"question": "Who?", "answers": ["He.", "\ud800"]}, "Line 3 of .* lacks"),
         ({"question": "Who?", "answer": "He.", "document": 4}, "Line 3 of .* names a document that is no text"),
         (
             {"question": "Who?", "answer": "He.", "document": "whale.txt"},
@@ -94,6 +96,11 @@ def test_the_same_question_is_never_on_both_sides():
         assert len(split.held_out) == 2 and split.held_out in (asked_twice[:2], asked_twice[2:])
     assert without(asked_twice, [Question("d", "WHY?", ("y",))]) == asked_twice[:2]
     assert without(asked_twice, [Question("e", "Why?", ("y",))]) == asked_twice
+    assert without(asked_twice, [Question(None, "Why?", ("y",))]) == asked_twice[:2]  # it may be about the same one
+    assert without([Question(None, "Why?", ("x",))], asked_twice) == []
+    unnamed = [Question(None, "Who was it?", ("x",)), *asked_twice[1:]]
+    for seed in range(5):
+        assert hold_out(unnamed, 0.3, seed).held_out in (unnamed[:2], unnamed[2:])
 
 
 def test_what_cannot_be_held_out():

@@ -13,6 +13,11 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     run.claim(out, {"length": 64, "pattern": (1, 2)})
     with pytest.raises(UsageError, match="another run: length is 64 there and 128 here, seed is null there and 1 here"):
         run.claim(out, {"length": 128, "pattern": [1, 2], "seed": 1})
+    run.claim(out, {"length": 64, "pattern": [1, 2], "seed": 1}, renew=["seed"])
+    assert run.settings_of(out) == {"length": 64, "pattern": [1, 2], "seed": 1} and run.settings_of(tmp_path) == {}
+    with pytest.raises(UsageError, match="another run: length"):
+        run.claim(out, {"length": 65, "pattern": [1, 2], "seed": 2}, renew=["seed"])
+    assert run.settings_of(out)["seed"] == 1
 
 
 def test_damaged_settings_are_one_sentence(tmp_path):

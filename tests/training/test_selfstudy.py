@@ -74,6 +74,22 @@ def test_what_was_written_is_kept_and_never_asked_for_again(corpus, tmp_path):
     assert len(again.seen) == len(whole.seen)
 
 
+def test_a_line_without_its_end_is_written_again(corpus, tmp_path):
+    """Else the next line would stand behind it, and all that comes after would be lost the next time."""
+    path, whole = tmp_path / "q.jsonl", Scripted()
+    wanted = make(corpus, whole, path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]).removesuffix(b"\n"))  # a killed process wrote all but the end
+    assert make(corpus, Scripted(), path) == wanted
+    assert make(corpus, Scripted(most=0), path) == wanted
+
+
+def test_half_a_character_becomes_a_question_mark(corpus, tmp_path):
+    """As JSON of a teacher may hold it, and as no tokenizer takes it."""
+    made = make(corpus, Scripted(lambda request: "W\ud800hy?"), tmp_path / "q.jsonl")
+    assert made[0].question == "W?" and made[0].answers == ("W?hy?",)
+
+
 def test_only_what_is_a_question_counts(corpus, tmp_path):
     said = iter(['\n Question: "Who was it?" \nMore.', "", " \n "] + ["Why?"] * 1000)
     author = Scripted(lambda request: next(said) if "Question:" not in request.request else " He. ")

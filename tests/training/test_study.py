@@ -205,6 +205,8 @@ def test_an_adapter_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, at):
     corpus = make_corpus(tmp_path)
     target = train(corpus)[0].adapter
     before = (target / "adapter_model.safetensors").read_bytes()
+    with corpus.changing("study") as folder:
+        (folder / "scorecard.json").write_text("{}")
     real, calls = Path.rename, []
 
     def killed(self, to):
@@ -217,6 +219,10 @@ def test_an_adapter_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, at):
         with pytest.raises(KeyboardInterrupt):
             train(corpus, replace(FEW, seed=5))
     assert len(calls) == at
+    assert corpus.verify().ok  # the scorecard went first: that it is not there is no damage
+    with corpus.changing("other"):
+        pass
+    assert corpus.verify().ok
     if at == 1:
         assert (target / "adapter_model.safetensors").read_bytes() == before
     else:  # between the two renames there is none, and the next study brings the new one
@@ -367,6 +373,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
         ({"warmup": 1.0}, "warmup"),
         ({"dropout": 1.0}, "dropout"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
         ({"loss": "hinge"}, "answers, distill"),
     ],
 )

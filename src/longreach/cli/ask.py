@@ -56,7 +56,7 @@ def ask(
     from longreach.reader import Policy, Reader
     from longreach.workspace import open_workspace, store_folder
 
-    if raw is not None and raw != "document" and not raw.lstrip("-").isdecimal():
+    if raw is not None and raw != "document" and not raw.removeprefix("-").isdecimal():
         raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
     passages = int(raw) if raw not in (None, "document") else raw
     named = {"budget": budget, "k": k, "raw": passages, "compressed": compressed, "retriever": retriever}

@@ -54,8 +54,11 @@ def study(
     from longreach.corpus.store import Corpus
     from longreach.errors import UsageError
     from longreach.evals.gate import gate
+    from longreach.models.decoder import window_of
+    from longreach.models.generate import Sampling
     from longreach.reader import Policy, Reader
-    from longreach.training.questions import hold_out, read_questions, without
+    from longreach.reader.reader import DEFAULT_BUDGET
+    from longreach.training.questions import check_share, hold_out, read_questions, without
     from longreach.training.selfstudy import Author, OwnModel, make_questions
     from longreach.training.study import StudySettings
     from longreach.training.study import study as run
@@ -80,13 +83,16 @@ def study(
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
     folder = store_folder(store)
     names = [document.document for document in Corpus.open(folder, corpus).documents()]
-    # Before a model is loaded for nothing.
+    # Before a model is loaded, or questions are made, for nothing.
+    check_share(held_out)
     asked = read_questions(questions, names, corpus) if questions else None
     tested = read_questions(evaluation, names, corpus) if evaluation else None
     if asked and not tested:
         hold_out(asked, held_out, seed)
     opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
-    library = opened.corpus
+    library, window = opened.corpus, window_of(opened.model)
+    if budget != DEFAULT_BUDGET and window and budget > (room := window - Sampling.max_new_tokens):
+        raise UsageError(f"--budget is {budget}; the model's window of {window} leaves {room} beside an answer.")
     if asked is None and not (gate_only and tested):
         own = OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch)
         author = endpoint or own

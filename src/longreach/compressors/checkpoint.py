@@ -80,7 +80,9 @@ def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
 
     weights = load_peft_weights(str(folder), device="cpu")
     summary = weights.pop(f"base_model.model.{_SUMMARY}.weight")
-    set_peft_model_state_dict(adapted, weights)
+    result: Any = set_peft_model_state_dict(adapted, weights)
+    if result.unexpected_keys:  # PEFT would leave them out without a word
+        raise ValueError(f"{result.unexpected_keys[0]} has no place")
     return summary
 
 

@@ -206,15 +206,21 @@ class FileLog:
         if self.intent is None:
             return
         present = self.present()
-        gone = [path for path in self.files if path not in present] if self.intent == "compact" else []
+        gone = [path for path in self.files if path not in present and self._removable(path)]
         self._record(self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone)
 
     def _mutable(self, path: str) -> bool:
         """Whether the writer that was killed may have been changing this file."""
-        if self.intent is None:
-            return False
-        other_work = self.intent.startswith(CHANGING)
-        return path.endswith("/" + _HINT) or (other_work and not path.startswith(DATABASE + "/") and path != SETTINGS)
+        return self.intent is not None and (path.endswith("/" + _HINT) or self._of_other_work(path))
+
+    def _removable(self, path: str) -> bool:
+        """Whether the writer that was killed may have taken this file away."""
+        return self.intent == "compact" or self._of_other_work(path)
+
+    def _of_other_work(self, path: str) -> bool:
+        """Whether a file belongs to work outside the database, and such work was under way."""
+        outside = not path.startswith(DATABASE + "/") and path != SETTINGS
+        return outside and self.intent is not None and self.intent.startswith(CHANGING)
 
     def _record(self, what: str, news: list[str], gone: list[str]) -> None:
         lines: list[dict[str, Any]] = []
@@ -232,7 +238,7 @@ class FileLog:
         present = self.present()
         for path, recorded in self.files.items():
             if path not in present:
-                if self.intent != "compact":
+                if not self._removable(path):
                     problems.append(f"{path} is missing.")
                 continue
             try:

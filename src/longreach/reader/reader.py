@@ -219,10 +219,12 @@ class Reader:
         """The positions a prompt may take, so that the answer fits the window after it."""
         window = window_of(self.model) or sys.maxsize
         left = window - sampling.max_new_tokens
-        if left < (policy.budget or 1):
-            asked = f"A prompt of {policy.budget or 1} positions and {sampling.max_new_tokens} new tokens"
+        # A whole document is refused by its own length: what the gate left beside its answers is only a ceiling.
+        least = 1 if policy.raw == "document" else policy.budget or 1
+        if left < least:
+            asked = f"A prompt of {least} positions and {sampling.max_new_tokens} new tokens"
             raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
-        return policy.budget or min(DEFAULT_BUDGET, left)
+        return min(policy.budget or DEFAULT_BUDGET, left)
 
     def _read_context(self, prompt: Prompt, policy: Policy) -> tuple[Any, int, int]:
         """The KV cache after the part that does not depend on the question, its length, and how much of it was hot."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
@@ -79,6 +80,9 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
         made_for = json.loads((folder / SETTINGS_FILE).read_bytes())["base_fingerprint"]
         if made_for != objective.base_fingerprint:
             raise ValueError("it was trained on another model")
+        lora = json.loads((folder / "adapter_config.json").read_bytes())
+        if lora["lora_alpha"] != objective.recipe.lora_alpha:
+            raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
@@ -175,9 +179,14 @@ class CompressorTrainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, each a mean since the last time, to what is logged."""
-        if "loss" in logs and len(self._parts) > 1:
-            means = {name: torch.stack(parts).mean() for name, parts in self._parts.items()}
-            logs |= {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in means.items()}
+        if "loss" in logs:
+            # Another process may have had a part that this one had not; all reduce the same ones in the same order.
+            names = sorted(set(gather_object([*self._parts])))
+            for name in names if len(names) > 1 else ():
+                parts = self._parts.get(name, [])
+                found = torch.tensor([sum(map(float, parts)), float(len(parts))], device=self.args.device)
+                total, count = self.accelerator.reduce(found, "sum").tolist()
+                logs[name] = total / count
         self._parts.clear()
         super().log(logs, start_time)
 

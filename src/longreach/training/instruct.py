@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from longreach.models.decoder import decoder_of
+from longreach.errors import UsageError
+from longreach.models.decoder import decoder_of, window_of
 from longreach.models.loss import chunked_cross_entropy
 from longreach.models.prompt import PromptBuilder
 from longreach.training.compressor import CompressorObjective, Recipe, Substep
@@ -29,6 +30,9 @@ class InstructObjective(CompressorObjective):
     Args:
         model, tokenizer, recipe: see `CompressorObjective`; the recipe asks for `questions`.
         texts: what is learned from.
+
+    Raises:
+        UsageError: as there; or a text's vectors and a question about it do not fit the model's window.
     """
 
     def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, texts: Sequence[Text]) -> None:
@@ -36,8 +40,24 @@ class InstructObjective(CompressorObjective):
         self._prompts = PromptBuilder(self.model, tokenizer)  # not its scale: vectors come scaled
         self.parts = parts(recipe.summary_tokens, recipe.min_summary_tokens or recipe.summary_tokens)
         self.rows = [self._prompts.plain(text.text) for text in texts]
+        self._check_window(texts)
         self.weight: Tensor
         self.register_buffer("weight", rarity(self.rows, len(self._head)), persistent=False)
+
+    def _check_window(self, texts: Sequence[Text]) -> None:
+        window, plain = window_of(self.model), self._prompts.plain
+        if window is None:
+            return
+        for text, ids in zip(texts, self.rows, strict=True):
+            vectors = -(-len(ids) // self.recipe.segment_tokens) * self.recipe.summary_tokens
+            for asked in text.questions:
+                longest = max(len(plain(answer)) for answer in asked.answers) + 2  # " " or not, and what ends it
+                taken = self._prompts.vectors_cost(vectors) + self._prompts.fixed(asked.question) + longest
+                if taken > window:
+                    raise UsageError(
+                        f"The text that begins with '{text.text[:40]}' takes {vectors:,} vectors, {taken:,} positions "
+                        f"with a question, and the model's window is {window:,}: cut it, or raise --min-ratio."
+                    )
 
     def forward(  # type: ignore[override]
         self,

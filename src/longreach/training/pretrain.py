@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from longreach.corpus.documents import Document
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError
 from longreach.models.device import check_device, default_device
 from longreach.models.load import load, quiet
 from longreach.models.loss import checkpointing
@@ -146,7 +146,7 @@ def pretrain(
     tell = (say or stderr) if args.process_index == 0 else silent
     objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
     settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
-    settings |= {"base_fingerprint": objective.base_fingerprint, "data": learned.digest}
+    settings |= {"base_fingerprint": objective.base_fingerprint, "data": learned.digest, "start": _named(start)}
     done = _claim(folder, settings, schedule.steps, args)
     if start is not None and done is None:
         begin_with(objective, Path(start))
@@ -257,10 +257,22 @@ def _lower(recipe: Recipe, schedule: Schedule) -> str:
     return f"--segment-tokens (it is {recipe.segment_tokens}) or {beside}"
 
 
+def _named(start: str | Path | None) -> str | None:
+    """A name for what a compressor's folder holds; None for none."""
+    if start is None:
+        return None
+    try:
+        return hashlib.sha256((Path(start) / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
+
+
 def _claim(folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments) -> Path | None:
     """Makes the folder this run's; returns the checkpoint to go on from, None for a new run."""
     with args.main_process_first(local=False):
-        run.claim(folder, settings)
+        # Another start will do where nothing came of the first, or where an earlier release did not note it.
+        fixed = bool(checkpoints(folder)) and "start" in run.settings_of(folder)
+        run.claim(folder, settings, renew=() if fixed else ("start",))
         if args.process_index == 0:
             drop_incomplete(folder)
     done = next(reversed(checkpoints(folder)), None)

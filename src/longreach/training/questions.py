@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from longreach.corpus.encoding import encodable
 from longreach.errors import UsageError
 
 _MOST_HELD_OUT = 200
@@ -73,7 +74,7 @@ def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Q
     answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
     answers = [answers] if isinstance(answers, str) else answers
     texts: list[Any] = [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not all(isinstance(text, str) and text.strip() and encodable(text) for text in texts):
         raise UsageError(f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.')
     named = values.get("document")
     if named is not None and not isinstance(named, str):
@@ -105,29 +106,38 @@ def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> 
 def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
     """Keeps a share of the questions for testing, drawn by the seed: at least 1, at most 200.
 
-    The same question asked twice of a document is never on both sides.
+    The same question asked twice of a document, or once without naming one, is never on both sides.
 
     Raises:
         UsageError: the share is not between 0 and 1, or there is only one question.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1.")
-    kinds = sorted({_key(question) for question in questions})
+    check_share(share)
+    keys = _keys(questions)
+    kinds = sorted({*keys})
     if len(kinds) < 2:
         raise UsageError("One question cannot both be learned and tested: give more, or others with --evaluation.")
     count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
     tested = set(random.Random(seed).sample(kinds, count))
-    return Split(
-        [question for question in questions if _key(question) not in tested],
-        [question for question in questions if _key(question) in tested],
-    )
+    pairs = list(zip(questions, keys, strict=True))
+    return Split([each for each, key in pairs if key not in tested], [each for each, key in pairs if key in tested])
+
+
+def check_share(share: float) -> None:
+    """Raises UsageError where a share of held-out questions is none."""
+    if not 0 < share < 1:
+        raise UsageError(f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1.")
 
 
 def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Question]:
-    """The questions that are not among those tested."""
-    keys = set(map(_key, tested))
-    return [question for question in questions if _key(question) not in keys]
+    """The questions that are not among those tested, whether or not both name the document."""
+    keys = _keys([*questions, *tested])
+    known = set(keys[len(questions) :])
+    return [each for each, key in zip(questions, keys, strict=False) if key not in known]
 
 
-def _key(question: Question) -> tuple[str, str]:
-    return question.document or "", " ".join(question.question.lower().split())
+def _keys(questions: Sequence[Question]) -> list[tuple[str, str]]:
+    """What tells each apart: document and words; words alone, where one asks the same without naming a document."""
+    asked = [" ".join(question.question.lower().split()) for question in questions]
+    anywhere = {words for words, question in zip(asked, questions, strict=True) if not question.document}
+    named = zip(asked, questions, strict=True)
+    return [("" if words in anywhere else question.document or "", words) for words, question in named]

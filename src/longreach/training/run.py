@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
 _RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
+def claim(out: Path, settings: Mapping[str, Any], *, renew: Collection[str] = ()) -> None:
     """Makes `out` the folder of a run, or finds that it is already this run's.
 
     Args:
         out: A folder that does not exist yet, an empty one, or one of a run that was stopped.
         settings: Everything that decides the result; JSON values.
+        renew: Those of which a new value takes the place of the old one.
 
     Raises:
         UsageError: The folder holds something else, or a run whose settings differ or are damaged.
@@ -38,11 +39,9 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
     if not (out / _RUN).is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / _RUN, wanted)
-    try:
-        there = json.loads((out / _RUN).read_bytes())
-    except ValueError as error:
-        raise UsageError(f"'{out / _RUN}' is damaged: give another folder.") from error
-    differing = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
+    there = settings_of(out)
+    both = (there.keys() | wanted.keys()) - set(renew)
+    differing = sorted(key for key in both if there.get(key) != wanted.get(key))
     if differing:
         named = ", ".join(
             f"{key} is {_short(there.get(key))} there and {_short(wanted.get(key))} here" for key in differing
@@ -50,6 +49,22 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
         raise UsageError(
             f"'{out}' belongs to another run: {named}. Give another folder, or that run's settings to go on with it."
         )
+    if there != wanted:
+        write_json(out / _RUN, wanted)
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    """The settings of the run that a folder belongs to; empty where it is none's.
+
+    Raises:
+        UsageError: They are damaged.
+    """
+    try:
+        return json.loads((out / _RUN).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise UsageError(f"'{out / _RUN}' is damaged: give another folder.") from error
 
 
 def refuse_foreign(out: Path) -> None:

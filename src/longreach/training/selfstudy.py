@@ -166,6 +166,8 @@ class _Notes:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if not line.endswith(b"\n"):
+                break
             try:
                 note = json.loads(line)
                 self.known.setdefault(tuple(note.pop("job")), {}).update(note)
@@ -186,7 +188,7 @@ class _Notes:
         missing = [job for job in requests if what not in self.known.get(job, {})]
         done = len(requests) - len(missing)
         for number, text in author.write([requests[job] for job in missing]):
-            job = missing[number]
+            job, text = missing[number], text.encode("utf-8", "replace").decode()  # half characters are no text
             self.known.setdefault(job, {})[what] = text
             self._file.write(json.dumps({"job": job, what: text}).encode() + b"\n")
             self._file.flush()

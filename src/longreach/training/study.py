@@ -86,8 +86,8 @@ class StudySettings:
             raise UsageError(f"lr is {self.lr}; give a number above 0, such as 3e-4.")
         if not (0 <= self.warmup < 1 and 0 <= self.dropout < 1):
             raise UsageError(f"warmup is {self.warmup} and dropout {self.dropout}; both must lie in [0, 1).")
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}; give 0 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}; give 0 to {2**32 - 1}.")
         if self.loss not in get_args(Loss):
             raise UsageError(f"loss is '{self.loss}'; use one of {', '.join(get_args(Loss))}.")
 

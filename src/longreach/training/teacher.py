@@ -35,7 +35,11 @@ class Endpoint:
     """
 
     def __init__(self, url: str, model: str | None, *, parallel: int = 4, wait_seconds: float = 1.0) -> None:
-        if not url.startswith(("http://", "https://")):
+        try:
+            whole = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            whole = httpx2.URL()
+        if whole.scheme not in ("http", "https") or not whole.host:
             raise UsageError(f"'{url}' is no address of a teacher: give one such as http://localhost:8000/v1.")
         if not model:
             raise UsageError("The teacher's model has no name: give it with --teacher-model.")

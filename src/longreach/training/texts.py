@@ -60,8 +60,8 @@ def _text(row: Any) -> Text:
 
 def _question(item: Any) -> Question:
     answers = item["answers"] if "answers" in item else [item["answer"]]
-    if not answers:
-        raise ValueError("a question has no answer")
+    if not isinstance(answers, list) or not answers:
+        raise ValueError("a question has no list of answers")
     return Question(_words(item["question"]), tuple(map(_words, answers)))
 
 
