@@ -76,7 +76,7 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
 
 def learn_to_read(base, poolers, stages, **schedule):
     """Trains a reader of mean-pooled vectors, of all ratios in turn."""
-    lora = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(ADAPTED))
+    lora = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(ADAPTED["attention"]))
     reader, turns = get_peft_model(copy.deepcopy(base), lora), cycle(poolers.values())
     train(reader, lambda facts: facts.loss(read(reader, compressed(next(turns), facts), facts)), stages, **schedule)
     return reader
