@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--limit", type=int, help="so many of the questions, drawn by seed 0")
-    parser.add_argument("--budget", type=int, default=7000)
+    parser.add_argument("--budget", type=int, default=8100)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, required=True)

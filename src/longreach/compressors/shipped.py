@@ -17,8 +17,12 @@ def shipped() -> dict[str, Path]:
 
 
 def shipped_for(model_ref: str) -> str | None:
-    """The name of the one for a model, as `longreach.load` names it; None where there is none."""
+    """The name of the one that a model, as `longreach.load` names it, is best served by; None where there is none.
+
+    Only one whose card shows that it beats what needs no training says `"default": true` in its settings.
+    """
     for name, folder in shipped().items():
-        if json.loads((folder / SETTINGS_FILE).read_bytes()).get("model") == model_ref:
+        settings = json.loads((folder / SETTINGS_FILE).read_bytes())
+        if settings.get("default") and settings.get("model") == model_ref:
             return name
     return None
