@@ -47,6 +47,19 @@ def plain_answer(reader, answer, question, tokens=8):
     return embeds.shape[1], reader.tokenizer.decode(written, skip_special_tokens=True).strip()
 
 
+def make_adapter(folder):
+    """Writes a LoRA large enough that it changes every answer; returns the model under it."""
+    from peft import LoraConfig, get_peft_model
+
+    donor = get_peft_model(make_model(), LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False))
+    with torch.no_grad():
+        for name, parameter in donor.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.5)
+    donor.save_pretrained(folder)
+    return donor
+
+
 @pytest.mark.parametrize("policy", [{}, {"compressed": "none"}, {"raw": 0}, {"k": 2, "raw": 1}])
 def test_an_answer_is_what_the_model_says_to_the_prompt(reader, policy):
     policy = Policy(budget=900, **policy)
@@ -162,14 +175,7 @@ def test_a_question_may_name_its_document(reader):
 
 
 def test_hot_contexts_know_whether_the_adapter_was_on(tmp_path, model, tokenizer):
-    from peft import LoraConfig, get_peft_model
-
-    donor = get_peft_model(make_model(), LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False))
-    with torch.no_grad():
-        for name, parameter in donor.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.5)
-    donor.save_pretrained(tmp_path / "lora")
+    make_adapter(tmp_path / "lora")
     corpus, question = make_corpus(tmp_path, model, tokenizer), "What did the queen say?"
     on, off = Policy(budget=900), Policy(budget=900, adapter=False)
     bare = Reader(corpus, model, tokenizer, policy=on).ask(question, sampling=SHORT)
@@ -237,14 +243,7 @@ def test_a_changed_document_never_meets_an_old_cache(tmp_path, model, tokenizer)
 
 
 def test_an_adapter_is_on_only_while_the_reader_reads(tmp_path, model, tokenizer):
-    from peft import LoraConfig, get_peft_model
-
-    donor = get_peft_model(make_model(), LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False))
-    with torch.no_grad():
-        for name, parameter in donor.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.5)
-    donor.save_pretrained(tmp_path / "lora")
+    donor = make_adapter(tmp_path / "lora")
     corpus = make_corpus(tmp_path, model, tokenizer)
     plain = Reader(corpus, model, tokenizer, policy=Policy(budget=900))
     question, ids = "What did the queen say?", torch.arange(40)[None]

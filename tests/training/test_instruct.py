@@ -16,7 +16,7 @@ import torch
 from longreach import AutoCompressor
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.models.prompt import PromptBuilder
-from longreach.training.compressor import Recipe, length_of_embeddings
+from longreach.training.compressor import Recipe, scale_to_embeddings
 from longreach.training.compressor_trainer import checkpoints
 from longreach.training.instruct import InstructObjective
 from longreach.training.lexical import lexical, parts, rarity, shares
@@ -127,7 +127,9 @@ def test_the_lexical_loss_knows_vectors_that_name_their_words():
     head = torch.nn.functional.normalize(torch.randn(20, 16), dim=-1)
     ids = torch.tensor([3, 5, 7, 11])
     count = [shares(ids, torch.ones(20), parts(4, 4))]
-    right, wrong = (lexical([20 * head[which]], [ids], head, 3 * head, count) for which in (ids, ids.roll(1)))
+    right, wrong = (
+        lexical([20 * head[which]], [ids], head, 3 * head, count, length=3.0) for which in (ids, ids.roll(1))
+    )
     assert right.naming < 0.1 < 5 < wrong.naming
     assert right.pointing == pytest.approx(0, abs=1e-5) and wrong.pointing > 0.5
     torch.testing.assert_close(right.targets[0], 3 * head[ids])
@@ -177,7 +179,7 @@ def test_on_the_whole_scaffold_reading_does_not_see_the_vectors():
 
 def test_vectors_are_read_as_long_as_embeddings():
     model = make_model()
-    scale = length_of_embeddings(model)
+    scale = scale_to_embeddings(model)
     (vectors,) = AutoCompressor(model, make_tokenizer(), 4, 12).compress([list(range(40, 60))])
     lengths = [rows.detach().norm(dim=-1).mean() for rows in (scale * vectors, model.get_input_embeddings().weight)]
     assert lengths[0] == pytest.approx(float(lengths[1]), rel=0.25)
@@ -200,7 +202,7 @@ def test_it_learns_and_goes_on_with_the_same_losses(base, data, tmp_path):
     before, after = ([line["loss"] for line in lines if "loss" in line] for lines in (logged, log(cut)))
     assert after == pytest.approx(before, abs=1e-5)
     made = AutoCompressor.from_pretrained(whole, ratio=6)
-    assert made.describe()["scale"] == length_of_embeddings(make_model()) and made.summary_tokens == 2
+    assert made.describe()["scale"] == scale_to_embeddings(make_model()) and made.summary_tokens == 2
 
 
 def test_it_starts_from_an_earlier_compressor(base, data, tmp_path):

@@ -206,7 +206,7 @@ class CompressorObjective(torch.nn.Module):
             for module in self.adapted.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.cast_input_dtype_enabled = False  # type: ignore[assignment]
-        self.scale = recipe.scale or length_of_embeddings(model)
+        self.scale = recipe.scale or scale_to_embeddings(model)
         self.cue: Tensor
         end = model.get_input_embeddings().weight[tokenizer.eos_token_id].detach()
         self.register_buffer("cue", end.clone(), persistent=False)
@@ -308,9 +308,14 @@ class CompressorObjective(torch.nn.Module):
 
 @torch.no_grad()
 def length_of_embeddings(model: Any) -> float:
-    """Mean length of the model's embeddings over that of its states after the final norm."""
-    embeddings, norm = model.get_input_embeddings().weight.float(), decoder_of(model).norm.weight.float()
-    return round(float(embeddings.norm(dim=-1).mean() / norm.norm()), 4)
+    """Mean length of the model's input embeddings."""
+    return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
+
+
+@torch.no_grad()
+def scale_to_embeddings(model: Any) -> float:
+    """What makes the model's states after the final norm as long as its embeddings are on average."""
+    return round(length_of_embeddings(model) / float(decoder_of(model).norm.weight.float().norm()), 4)
 
 
 def _longest_segment(recipe: Recipe, window: int | None) -> int:

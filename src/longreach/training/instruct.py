@@ -18,7 +18,7 @@ from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of, window_of
 from longreach.models.loss import chunked_cross_entropy
 from longreach.models.prompt import PromptBuilder
-from longreach.training.compressor import CompressorObjective, Recipe, Substep
+from longreach.training.compressor import CompressorObjective, Recipe, Substep, length_of_embeddings
 from longreach.training.compressor_trainer import CompressorTrainer, stop_unless_finite
 from longreach.training.lexical import lexical, parts, rarity, shares
 from longreach.training.texts import Text
@@ -41,6 +41,7 @@ class InstructObjective(CompressorObjective):
         self.parts = parts(recipe.summary_tokens, recipe.min_summary_tokens or recipe.summary_tokens)
         self.rows = [self._prompts.plain(text.text) for text in texts]
         self._check_window(texts)
+        self._length = length_of_embeddings(self.model)  # once: they are frozen, and many
         self.weight: Tensor
         self.register_buffer("weight", rarity(self.rows, len(self._head)), persistent=False)
 
@@ -85,7 +86,7 @@ class InstructObjective(CompressorObjective):
         losses, loss = dict[str, Tensor](), torch.zeros((), device=states.device)
         if self.recipe.lexical:
             counts = [shares(segment, self.weight, self.parts[:summary_tokens]) for segment in segments]
-            found = lexical(made, segments, self._head, embed.weight, counts)
+            found = lexical(made, segments, self._head, embed.weight, counts, length=self._length)
             losses |= {"naming": found.naming, "pointing": found.pointing}
             loss = loss + self.recipe.lexical * (found.naming + 3 * max(scaffold, 0.1) * found.pointing)
             instead = (torch.rand(len(made), summary_tokens, 1, device=loss.device) < scaffold).unbind()

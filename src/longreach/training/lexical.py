@@ -72,7 +72,13 @@ def shares(ids: Tensor, weight: Tensor, of: Sequence[Part]) -> Tensor:
 
 
 def lexical(
-    vectors: Sequence[Tensor], segments: Sequence[Tensor], head: Tensor, embeddings: Tensor, counts: Sequence[Tensor]
+    vectors: Sequence[Tensor],
+    segments: Sequence[Tensor],
+    head: Tensor,
+    embeddings: Tensor,
+    counts: Sequence[Tensor],
+    *,
+    length: float,
 ) -> Lexical:
     """Both losses.
 
@@ -82,9 +88,9 @@ def lexical(
         head: the LM head's weight, [V, d].
         embeddings: of the input, [V, d].
         counts: `shares` of each segment, [k, S_i].
+        length: that targets get; the mean length of embeddings.
     """
     naming, pointing, targets = list[Tensor](), list[Tensor](), list[Tensor]()
-    length = embeddings.detach().float().norm(dim=-1).mean()
     for own, ids, share in zip(vectors, segments, counts, strict=True):
         naming.append(checkpoint(_unnamed, own, ids, head, share, use_reentrant=False))
         target = torch.nn.functional.normalize(share @ embeddings[ids].float(), dim=-1).detach()
