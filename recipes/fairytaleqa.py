@@ -7,6 +7,7 @@ FOLDER holds section-stories/ and questions/, each with train/ and val/. OUT get
     <split>/questions.jsonl         to study and to be measured on: {"document", "question", "answers"}
     <split>/texts.jsonl             to pretrain on: {"text", "questions"}; consecutive sections of at most --words
                                     words with the questions about them, and the same with half as many
+    <split>/whole.jsonl             the same of whole stories, once for every eight questions
 """
 
 import argparse
@@ -49,17 +50,19 @@ def main() -> None:
     for split in ("train", "val"):
         out = given.out / split
         (out / "stories").mkdir(parents=True, exist_ok=True)
-        questions, texts = list[dict[str, object]](), list[dict[str, object]]()
+        questions, texts, whole = list[dict[str, object]](), list[dict[str, object]](), list[dict[str, object]]()
         for path in sorted((given.folder / "section-stories" / split).glob("*-story.csv")):
             story = path.name.removesuffix("-story.csv")
             sections = [" ".join(row["text"].split()) for row in rows(path)]
             known = [asked(row) for row in rows(given.folder / "questions" / split / f"{story}-questions.csv")]
             (out / "stories" / f"{story}.txt").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
             questions += [{"document": f"{story}.txt"} | question for _, question in known]
+            every = [question for _, question in known]
+            whole += [{"text": "\n\n".join(sections), "questions": every[i : i + 8]} for i in range(0, len(every), 8)]
             for span in (span for words in (given.words, given.words // 2) for span in windows(sections, words)):
                 inside = [question for of, question in known if of <= set(span)]
                 texts.append({"text": "\n\n".join(sections[n - 1] for n in span), "questions": inside})
-        for name, lines in (("questions", questions), ("texts", texts)):
+        for name, lines in (("questions", questions), ("texts", texts), ("whole", whole)):
             with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         print(f"{split}: {len(questions)} questions, {len(texts)} texts")

@@ -17,7 +17,6 @@ from peft import LoraConfig, get_peft_model
 
 import longreach as lr
 from longreach.training.compressor import ADAPTED, CompressorObjective, Recipe
-from longreach.training.compressor_trainer import save_compressor
 
 RATIOS, RANK = (8, 16), 64
 
@@ -71,7 +70,7 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
         return objective(facts.ids, labels, lengths, objective.draw(chance).summary_tokens).loss
 
     train(objective, loss, stages, **schedule)
-    save_compressor(objective, folder, "")
+    objective.save(folder, "")
 
 
 def learn_to_read(base, poolers, stages, **schedule):

@@ -21,6 +21,7 @@ _HOMES = {
     "Reader": "reader",
     "Sampling": "models.generate",
     "Steps": "models.steps",
+    "WeightedPool": "compressors.weighted_pool",
     "convert": "models.convert",
     "errors": "",
     "load": "models.load",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from longreach import errors as errors
     from longreach.compressors.autocompressor import AutoCompressor as AutoCompressor
     from longreach.compressors.mean_pool import MeanPool as MeanPool
+    from longreach.compressors.weighted_pool import WeightedPool as WeightedPool
     from longreach.corpus.documents import Document as Document
     from longreach.corpus.store import Corpus as Corpus
     from longreach.errors import LongreachError as LongreachError

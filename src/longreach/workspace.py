@@ -9,9 +9,10 @@ import platformdirs
 
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
-from longreach.compressors.checkpoint import base_model
+from longreach.compressors.checkpoint import base_model, settings_of
 from longreach.compressors.mean_pool import MeanPool
 from longreach.compressors.shipped import shipped, shipped_for
+from longreach.compressors.weighted_pool import WeightedPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
 from longreach.models.device import check_device
@@ -57,7 +58,9 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
     try:
         if ref in _METHODS:
             return _METHODS[ref](model, tokenizer, **settings)
-        return AutoCompressor.from_pretrained(shipped().get(ref, ref), model, tokenizer, **settings)
+        folder = shipped().get(ref, Path(ref))
+        kind = WeightedPool if settings_of(folder).get("method") == WeightedPool.method else AutoCompressor
+        return kind.from_pretrained(folder, model, tokenizer, **settings)
     except TypeError as error:
         raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
 

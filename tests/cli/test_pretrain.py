@@ -44,9 +44,27 @@ def test_it_says_what_it_trained_and_goes_on(run, models, texts, tmp_path):
     assert json.loads((out / "compressor.json").read_text())["segment_tokens"] == 24
 
 
+def test_a_weighted_pool_answers_with_the_reader_it_was_learned_with(run, models, texts, tmp_path):
+    data, out = tmp_path / "asked.jsonl", tmp_path / "pool"
+    line = {"text": "The Queen made tarts.", "questions": [{"question": "Who?", "answer": "A queen"}]}
+    data.write_text(json.dumps(line))
+    options = ("--method", "weighted-pool", "--questions", 2, "--max-ratio", 12)
+    trained = run("pretrain", models / "one", data, out, *FEW, *options, "--json")
+    assert trained.code == 0 and trained.json["mode"] == "independent"
+    made = run("ingest", texts, "--corpus", "c", "--compressor", out, "--ratio", 8, "--json")
+    assert made.code == 0, made
+    shown = run("corpus", "show", "c", "--json").json
+    assert shown["vectors"] < shown["tokens"] / 6 and shown["adapter"].endswith("reader")
+    assert run("ask", "c", "Who stole the tarts?", "--max-new-tokens", 4, "--json").code == 0
+    again = run("ingest", texts, "--corpus", "c", "--ratio", 4)
+    assert again.code == 2 and "made with ratio 8" in again.sentence
+
+
 @pytest.mark.parametrize(
     "options, code, words",
     [
+        (("--method", "weighted-pool"), 2, ["learned from questions"]),
+        (("--method", "sum"), 2, ["autocompressor, weighted-pool"]),
         (("--min-ratio", 0), 2, ["--min-ratio"]),
         (("--max-ratio", 25), 2, ["--max-ratio", "24 tokens"]),
         (("--mode", "forward"), 2, ["accumulate, independent, replace"]),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from longreach import AttentionPattern, AutoCompressor, convert
 from longreach.errors import ModelError, UsageError
 from longreach.training.compressor import CompressorObjective, Recipe, random_lengths
-from longreach.training.compressor_trainer import save_compressor
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 MODES = ("accumulate", "independent", "replace")
@@ -71,7 +70,7 @@ def test_every_number_of_summary_tokens_is_drawn_and_a_draw_repeats():
 @pytest.mark.parametrize("k", [4, 3, 1])
 def test_training_sees_the_vectors_that_compress_gives(tmp_path, mode, k):
     objective, (ids, labels) = make_objective(mode=mode), batch(40)
-    save_compressor(objective, tmp_path, "")
+    objective.save(tmp_path, "")
     vectors = None
     with torch.no_grad():
         for substep in (0, 1):
@@ -98,7 +97,7 @@ def test_a_hybrid_model_is_trained_as_it_is_read(tmp_path):
     found = objective(ids, labels, (10, 10), 3)
     found.loss.backward()
     assert objective.embed_summary.grad.abs().sum() > 0
-    save_compressor(objective, tmp_path, "")
+    objective.save(tmp_path, "")
     compressor = AutoCompressor.from_pretrained(tmp_path, hybrid(), make_tokenizer(), summary_tokens=3)
     wanted = torch.stack(compressor.compress(ids.tolist()))
     torch.testing.assert_close(found.vectors.detach(), wanted, rtol=0, atol=3e-5)

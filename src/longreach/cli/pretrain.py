@@ -11,11 +11,14 @@ def pretrain(
     model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
     data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
     out: Path = typer.Argument(help="A folder that does not exist yet, is empty, or holds this run, to go on with."),
+    method: str = typer.Option("autocompressor", "--method", help="autocompressor, or weighted-pool with --questions."),
     segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
     min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
     max_ratio: int = typer.Option(30, "--max-ratio", help="The highest ratio trained."),
     whole: float = typer.Option(0.0, "--whole", help="Share of the steps at the lowest ratio; the others draw one."),
-    mode: str = typer.Option("accumulate", "--mode", help="accumulate, independent or replace."),
+    mode: str | None = typer.Option(
+        None, "--mode", help="accumulate, independent or replace. [default: accumulate; --questions: independent]"
+    ),
     segments: int = typer.Option(2, "--segments", help="Segments of a substep, which gradients pass through."),
     substeps: int = typer.Option(2, "--substeps", help="Substeps of a sequence."),
     reconstruction: float = typer.Option(0.0, "--reconstruction", help="Weight of reproducing a segment. 0: none."),
@@ -23,6 +26,8 @@ def pretrain(
     questions: int = typer.Option(
         0, "--questions", help="Learn to answer: the most questions asked about a text in a step. DATA is JSON lines."
     ),
+    most_vectors: int = typer.Option(512, "--most-vectors", help="With --questions: of a text; else a higher ratio."),
+    reading: int = typer.Option(0, "--reading", help="With --questions: steps before them, of reconstruction alone."),
     lexical: float = typer.Option(0.0, "--lexical", help="With --questions: weight of naming a segment's words."),
     scaffold: int = typer.Option(0, "--scaffold", help="With --lexical: steps in which reading is learned beside it."),
     scale: float = typer.Option(1.0, "--scale", help="What vectors are multiplied by to be read. 0: as embeddings."),
@@ -36,7 +41,7 @@ def pretrain(
     batch_size: int = typer.Option(1, "--batch-size", help="Sequences in one forward pass."),
     accumulate: int = typer.Option(8, "--accumulate", help="Batches of one step."),
     lr: float = typer.Option(4e-4, "--lr", help="The highest learning rate."),
-    summary_lr: float | None = typer.Option(None, "--summary-lr", help="Of summary embeddings. [default: --lr]"),
+    summary_lr: float | None = typer.Option(None, "--summary-lr", help="Of what is no LoRA. [default: --lr]"),
     warmup: float = typer.Option(0.04, "--warmup", help="Share of the steps until it is reached."),
     seed: int = typer.Option(0, "--seed", help="Of data order, draws and the adapter's start."),
     save_every: int = typer.Option(50, "--save-every", help="Steps between checkpoints; the last two are kept."),
@@ -46,7 +51,10 @@ def pretrain(
     device: str | None = DeviceOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Train a compressor: an adapter and summary embeddings, with which ingest turns segments into few vectors.
+    """Train a compressor, with which ingest turns segments into few vectors.
+
+    An autocompressor is an adapter and summary embeddings; a weighted pool sums up embeddings of words, with an
+    adapter that reads the sums.
 
     One compressor serves every ratio from --min-ratio up, chosen with `ingest --compressor OUT --ratio R`. Stopped
     anywhere, the same command goes on from the last checkpoint.
@@ -65,17 +73,21 @@ def pretrain(
             f"The ratios are {min_ratio} to {max_ratio} at {segment_tokens} tokens a segment: give 1 <= --min-ratio "
             "<= --max-ratio <= --segment-tokens."
         )
+    mode = mode or ("independent" if questions else "accumulate")
     recipe = Recipe(
+        method=method,  # type: ignore[arg-type]  # checked there
         segment_tokens=segment_tokens,
         summary_tokens=segment_tokens // min_ratio,
         min_summary_tokens=segment_tokens // max_ratio,
         whole=whole,
-        mode=mode,  # type: ignore[arg-type]  # checked there
+        mode=mode,  # type: ignore[arg-type]
         segments=segments,
         substeps=substeps,
         reconstruction=reconstruction,
         distillation=distillation,
         questions=questions,
+        most_vectors=most_vectors,
+        reading=reading,
         lexical=lexical,
         scaffold=scaffold,
         scale=scale or None,

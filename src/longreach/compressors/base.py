@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +27,7 @@ class Compressor(ABC):
     """
 
     method: ClassVar[str]
+    reader: Path | None = None  # folder of the PEFT adapter that was learned with it, to read its vectors
 
     def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
         if segment_tokens < 1:

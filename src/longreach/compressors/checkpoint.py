@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from longreach.compressors.autocompressor import AutoCompressor
 
 SETTINGS_FILE = "compressor.json"
+READER = "reader"  # the folder of a LoRA that only reads
 _SUMMARY = "embed_summary"
 
 
@@ -151,6 +152,11 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     elif config.get("accumulate_summary") is False:
         found["mode"] = "replace"
     return found
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a trained compressor's folder says of it; empty where it says nothing."""
+    return _json(folder / SETTINGS_FILE)
 
 
 def base_model(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from longreach.corpus.integrity import WORK, locked, require, storage_faults
-from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version, to_tensor
+from longreach.corpus.schema import READER, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
@@ -44,9 +44,9 @@ class CorpusReading:
 
     @property
     def adapter_path(self) -> Path | None:
-        """The folder of the PEFT adapter trained for this corpus, None while there is none."""
-        folder = self.path / "adapter"
-        return folder if folder.is_dir() else None
+        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own; None without either."""
+        folders = (self.path / "adapter", self.path / READER)
+        return next((folder for folder in folders if folder.is_dir()), None)
 
     @property
     def work_path(self) -> Path:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from longreach.corpus.documents import Skipped
 
 FORMAT = 1
+READER = "reader"  # the adapter that a compressor came with
 SETTINGS = "corpus.json"
 SCORECARD = "scorecard.json"
 

@@ -4,6 +4,7 @@
                      db/           two LanceDB tables: `passages`, immutable and named by content; `documents`, small
                      files.jsonl   size and hash of every file (integrity.FileLog)
                      adapter/      the PEFT adapter trained for it, if any
+                     reader/       the one that its compressor came with, if any
                      scorecard.json  how well each way of reading answers, if that was measured
                      study/        training under way: not answered for
 
@@ -31,6 +32,7 @@ from longreach.corpus.schema import (
     DOCUMENTS,
     FORMAT,
     PASSAGES,
+    READER,
     SETTINGS,
     AddReport,
     Settings,
@@ -114,6 +116,8 @@ class Corpus(CorpusReading):
                 (draft / LOG).touch()
                 with FileLog(draft).change("create"):
                     settings.save(draft)
+                    if compressor.reader:
+                        shutil.copytree(compressor.reader, draft / READER)
                     database = connect(draft)
                     database.create_table("passages", schema=PASSAGES)
                     database.create_table("documents", schema=DOCUMENTS)

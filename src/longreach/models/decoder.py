@@ -29,6 +29,12 @@ def window_of(model: Any) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
+@torch.no_grad()
+def length_of_embeddings(model: Any) -> float:
+    """Mean length of the model's input embeddings."""
+    return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
+
+
 def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> torch.Tensor:
     """Runs rows of input embeddings, each from position 0 on, without adapters.
 

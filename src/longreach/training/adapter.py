@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError
 from longreach.training.settings import Settings
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -64,6 +64,26 @@ def lora(model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Seque
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of tied embeddings, which are taken care of
         trained = get_peft_model(model, config)
+    return _in_float32(trained)
+
+
+def begun(model: Any, folder: Path) -> Any:
+    """The model under the LoRA in `folder`, to be learned further; everything that is trained in float32.
+
+    Raises:
+        ModelError: The folder holds no such adapter.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
+            trained = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"The adapter in '{folder}' cannot be learned further: {reason}") from error
+    return _in_float32(trained)
+
+
+def _in_float32(trained: Any) -> Any:
     for parameter in trained.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -11,6 +11,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -19,11 +20,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from longreach.compressors.autocompressor import Mode
+from longreach.compressors.checkpoint import read_peft, write_peft
 from longreach.errors import ModelError, UsageError
-from longreach.models.decoder import decoder_of, evaluating, window_of
+from longreach.models.decoder import decoder_of, evaluating, length_of_embeddings, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loss import Likeliest, chunked_cross_entropy, chunked_divergence, likeliest, softcap_of
 
+Method = Literal["autocompressor", "weighted-pool"]
 Targets = Literal["attention", "all"]
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ADAPTED: dict[Targets, tuple[str, ...]] = {
@@ -37,6 +40,8 @@ class Recipe:
     """How a compressor is trained.
 
     Attributes:
+        method: what is trained: an AutoCompressor, or a weighted pool and the adapter that reads it; see
+            `training.pooling`.
         segment_tokens: mean tokens of a segment; what the compressor will read at a time.
         summary_tokens: K, the most vectors of a segment: segment_tokens / K is the lowest ratio.
         min_summary_tokens: the fewest. Every batch draws k from here to K, uniformly in log k, and uses the first k
@@ -56,11 +61,14 @@ class Recipe:
         scale: what vectors are multiplied by where they are read. None makes them as long as embeddings, which a model
             learns to read in far fewer steps than states many times as long.
         questions: the most asked about a text in one step; 0 learns to predict text. See `training.instruct`.
+        most_vectors: of a text of which questions are asked: a longer one is compressed further than was drawn.
+        reading: steps at the beginning in which nothing is asked, so that vectors are read before they are asked about.
         lora_r, lora_alpha, lora_dropout: the adapter.
         lora_targets: on the attention's four projections, or on these and the three of the MLP.
         chunk_tokens: positions whose logits exist at once.
     """
 
+    method: Method = "autocompressor"
     segment_tokens: int = 480
     summary_tokens: int = 120
     min_summary_tokens: int | None = 16
@@ -76,6 +84,8 @@ class Recipe:
     scaffold: int = 0
     scale: float | None = 1.0
     questions: int = 0
+    most_vectors: int = 512
+    reading: int = 0
     lora_r: int = 16
     lora_alpha: int = 16
     lora_dropout: float = 0.05
@@ -83,7 +93,15 @@ class Recipe:
     chunk_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        least = {"segment_tokens": 2, "summary_tokens": 1, "segments": 2, "substeps": 1, "top_k": 1, "lora_r": 1}
+        least = {
+            "segment_tokens": 2,
+            "summary_tokens": 1,
+            "segments": 2,
+            "substeps": 1,
+            "top_k": 1,
+            "lora_r": 1,
+            "most_vectors": 1,
+        }
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {number}.")
@@ -95,7 +113,13 @@ class Recipe:
             raise UsageError(f"whole is {self.whole}; a share lies between 0 and 1.")
         if self.lora_targets not in ADAPTED:
             raise UsageError(f"lora_targets is '{self.lora_targets}'; it must be one of {', '.join(ADAPTED)}.")
-        for name in ("questions", "scaffold"):
+        if self.method not in get_args(Method):
+            raise UsageError(f"method is '{self.method}'; it must be one of {', '.join(get_args(Method))}.")
+        if self.method == "weighted-pool" and not self.questions:
+            raise UsageError("A weighted pool is learned from questions: give a number of them.")
+        if self.method == "weighted-pool" and self.lexical:
+            raise UsageError("The lexical loss is for summary tokens, which a weighted pool has not: leave it out.")
+        for name in ("questions", "scaffold", "reading"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0.")
         if self.scale is not None and not 0 < self.scale < math.inf:
@@ -104,6 +128,8 @@ class Recipe:
             raise UsageError("Answers are learned in mode independent, without distillation: ask for these.")
         if self.lexical and not self.questions:
             raise UsageError("The lexical loss goes with questions: give a number of them, or no lexical weight.")
+        if self.reading and not (self.questions and self.reconstruction):
+            raise UsageError("Reading is learned from reconstruction, before questions: give both a number.")
         if self.scaffold and not self.lexical:
             raise UsageError("The scaffold is what the lexical loss points to: give that a weight, or no scaffold.")
         for name in ("reconstruction", "distillation", "lexical"):
@@ -214,6 +240,27 @@ class CompressorObjective(torch.nn.Module):
         self.embed_summary = torch.nn.Parameter(end.float().expand(recipe.summary_tokens, -1).clone())
 
     @property
+    def own(self) -> Tensor:
+        """What is trained beside the adapter, at a learning rate of its own."""
+        return self.embed_summary
+
+    def save(self, folder: Path, model_ref: str) -> None:
+        """Writes what was trained, as `from_pretrained` of the compressor reads it."""
+        settings = {
+            "method": self.recipe.method,
+            "summary_tokens": self.recipe.summary_tokens,
+            "segment_tokens": self.recipe.segment_tokens,
+            "mode": self.recipe.mode,
+            "scale": self.scale,
+        }
+        write_peft(folder, self.adapted, self.embed_summary, settings, model_ref, self.base_fingerprint)
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote, to go on training. Errors of any kind where it is damaged or of another shape."""
+        with torch.no_grad():
+            self.embed_summary.copy_(read_peft(folder, self.adapted))
+
+    @property
     def model(self) -> Any:
         """The causal language model, adapted."""
         return self.adapted.get_base_model()
@@ -304,12 +351,6 @@ class CompressorObjective(torch.nn.Module):
             for vectors, text in zip(own, texts, strict=True)
         ]
         return chunked_cross_entropy(torch.cat(states, dim=1), self._head, ids, **options)
-
-
-@torch.no_grad()
-def length_of_embeddings(model: Any) -> float:
-    """Mean length of the model's input embeddings."""
-    return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from longreach.compressors.checkpoint import SETTINGS_FILE, read_peft, write_peft
+from longreach.compressors.checkpoint import READER, SETTINGS_FILE
 from longreach.errors import ModelError, TrainingError
 from longreach.models.loss import IGNORED
 from longreach.training import run
@@ -46,27 +46,19 @@ def drop_incomplete(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save_compressor(objective: CompressorObjective, folder: Path, model_ref: str) -> None:
-    """Writes what was trained, as `AutoCompressor.from_pretrained` reads it."""
-    recipe = objective.recipe
-    settings = {
-        "method": "autocompressor",
-        "summary_tokens": recipe.summary_tokens,
-        "segment_tokens": recipe.segment_tokens,
-        "mode": recipe.mode,
-        "scale": objective.scale,
-    }
-    write_peft(folder, objective.adapted, objective.embed_summary, settings, model_ref, objective.base_fingerprint)
-
-
 def load_compressor(objective: CompressorObjective, folder: Path) -> None:
-    """Reads what `save_compressor` wrote, to go on training.
+    """Reads what `CompressorObjective.save` wrote, to go on training.
 
     Raises:
         ModelError: it is damaged, or of another shape.
     """
-    with run.reading(folder), torch.no_grad():
-        objective.embed_summary.copy_(read_peft(folder, objective.adapted))
+    with run.reading(folder):
+        objective.load(folder)
+
+
+def adapter_of(folder: Path) -> Path:
+    """Where the LoRA of a compressor lies: beside it, or in a folder of its own where it reads only."""
+    return reader if (reader := folder / READER).is_dir() else folder
 
 
 def begin_with(objective: CompressorObjective, folder: Path) -> None:
@@ -77,10 +69,12 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
     """
     refused = f"'{folder}' holds no compressor to start from"
     try:
-        made_for = json.loads((folder / SETTINGS_FILE).read_bytes())["base_fingerprint"]
-        if made_for != objective.base_fingerprint:
+        settings = json.loads((folder / SETTINGS_FILE).read_bytes())
+        if settings["base_fingerprint"] != objective.base_fingerprint:
             raise ValueError("it was trained on another model")
-        lora = json.loads((folder / "adapter_config.json").read_bytes())
+        if settings["method"] != objective.recipe.method:
+            raise ValueError(f"it is of the method {settings['method']}")
+        lora = json.loads((adapter_of(folder) / "adapter_config.json").read_bytes())
         if lora["lora_alpha"] != objective.recipe.lora_alpha:
             raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)
@@ -134,11 +128,9 @@ class CompressorTrainer(transformers.Trainer):
         """As in `transformers.Trainer`, without weight decay, and with a learning rate of their own for embeddings."""
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
-            trained = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
-            summary = trained.pop("embed_summary")
-            self.optimizer = kind(
-                [{"params": list(trained.values())}, {"params": [summary], "lr": self.summary_lr}], **settings
-            )
+            own = self.objective.own
+            adapter = [p for p in self.objective.parameters() if p.requires_grad and p is not own]
+            self.optimizer = kind([{"params": adapter}, {"params": [own], "lr": self.summary_lr}], **settings)
         return self.optimizer
 
     def train(self, *args: Any, **options: Any) -> Any:
@@ -193,7 +185,7 @@ class CompressorTrainer(transformers.Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the adapter and the summary embeddings; the base model stays where it is."""
         if self.args.should_save:
-            save_compressor(self.objective, Path(output_dir or str(self.args.output_dir)), self.model_ref)
+            self.objective.save(Path(output_dir or str(self.args.output_dir)), self.model_ref)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_compressor(self.objective, Path(resume_from_checkpoint))

@@ -25,15 +25,16 @@ from longreach.training import run
 from longreach.training.compressor import CompressorObjective, Recipe
 from longreach.training.compressor_trainer import (
     CompressorTrainer,
+    adapter_of,
     begin_with,
     checkpoints,
     drop_incomplete,
     load_compressor,
-    save_compressor,
     step_of,
 )
 from longreach.training.frame import arguments, full_said, silent, stderr
 from longreach.training.instruct import InstructObjective, InstructTrainer
+from longreach.training.pooling import PoolObjective
 from longreach.training.rows import Rows
 from longreach.training.texts import read_texts
 from longreach.training.trainer import check_trackers
@@ -172,7 +173,7 @@ def pretrain(
             trainer.train(resume_from_checkpoint=str(done) if done else None)
         seconds = time.perf_counter() - began
         if trainer.is_world_process_zero():
-            save_compressor(objective, folder, model_ref)
+            objective.save(folder, model_ref)
     resumed_at = step_of(done) if done else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
     tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
@@ -210,7 +211,8 @@ def _subject(
         texts = [text for text in texts if text.questions]
     if not any(text.questions for text in texts):
         raise UsageError("None of the texts has questions: give some, or leave --questions away.")
-    asking = InstructObjective(base, tokenizer, recipe, texts)
+    kind = PoolObjective if recipe.method == "weighted-pool" else InstructObjective
+    asking = kind(base, tokenizer, recipe, texts)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     pairs = zip(asking.rows, texts, strict=True)
     rows: list[dict[str, Any]] = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
@@ -262,7 +264,8 @@ def _named(start: str | Path | None) -> str | None:
     if start is None:
         return None
     try:
-        return hashlib.sha256((Path(start) / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+        adapter = adapter_of(Path(start)) / "adapter_model.safetensors"
+        return hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
 

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from transformers import set_seed
 
+from longreach.corpus.schema import READER
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
 from longreach.models.decoder import note_base, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import quiet
 from longreach.models.loss import checkpointing
 from longreach.training import run
-from longreach.training.adapter import lora
+from longreach.training.adapter import begun, lora
 from longreach.training.frame import arguments, full_said, stderr
 from longreach.training.questions import Question
 from longreach.training.study_data import StudyData
@@ -52,7 +53,8 @@ class StudySettings:
         epochs: how often each question is learned.
         lr: the learning rate at its highest; it falls along a cosine.
         warmup: share of the steps until it is reached.
-        lora: rank of the LoRA on the attention's projections; `alpha` is its scale, times the rank.
+        lora: rank of the LoRA on the attention's projections; `alpha` is its scale, times the rank. Where the corpus'
+            compressor came with an adapter, that one is learned further, and these three are its own.
         alpha: see there.
         dropout: before the LoRA.
         batch: questions of a step.
@@ -164,12 +166,20 @@ def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySett
     """All that decides the result."""
     asked = json.dumps([asdict(question) for question in questions])
     kept = {key: value for key, value in asdict(settings).items() if key not in ("save_every", "checkpointing")}
-    return kept | {
-        "questions": hashlib.sha256(asked.encode()).hexdigest(),
-        "model": corpus.settings.model_fingerprint,
-        "compressor": corpus.settings.fingerprint,
-        "documents": sorted(document.revision for document in corpus.documents()),
-    }
+    return (
+        kept
+        | {
+            "questions": hashlib.sha256(asked.encode()).hexdigest(),
+            "model": corpus.settings.model_fingerprint,
+            "compressor": corpus.settings.fingerprint,
+            "documents": sorted(document.revision for document in corpus.documents()),
+        }
+        | ({"start": _digest(start)} if (start := _start(corpus)) else {})
+    )
+
+
+def _digest(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 def _train(
@@ -190,7 +200,7 @@ def _train(
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
     lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
     lower += "" if settings.checkpointing else ", or give --checkpointing"
-    with quiet(), full_said(lower), _adapted(model, settings) as objective:
+    with quiet(), full_said(lower), _adapted(model, settings, _start(corpus)) as objective:
         data = StudyData(
             corpus,
             model,
@@ -235,13 +245,21 @@ def _train(
     }
 
 
+def _start(corpus: Corpus) -> Path | None:
+    """The adapter that the corpus' compressor came with, if any."""
+    folder = corpus.path / READER
+    return folder if folder.is_dir() else None
+
+
 @contextmanager
-def _adapted(model: Any, settings: StudySettings) -> Iterator[StudyObjective]:
-    """The model under a new adapter while this lasts; afterwards it is as it was."""
+def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterator[StudyObjective]:
+    """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is as it was."""
     use_cache, fixed = model.config.use_cache, [p for p in model.parameters() if not p.requires_grad]
     set_seed(settings.seed)
     checkpointing(model, settings.checkpointing)
-    adapted = lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+    adapted = (
+        begun(model, start) if start else lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+    )
     try:
         yield StudyObjective(adapted)
     finally:

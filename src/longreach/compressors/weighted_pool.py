@@ -1,0 +1,171 @@
+"""Weighted pooling: a few words in one vector, the telling ones loudest.
+
+Papers: mean pooling with a reader that learns it, arXiv 2510.20797. Here the input embeddings are pooled, and how loud
+a token is in the sum is learned, one number a token of the vocabulary. What reads the sums is a LoRA, learned with
+them. Telling
+words share a vector with few others. Compressing takes no forward pass: a book is read in the time that its tokens are
+looked up.
+
+Shapes: T tokens of a segment, n vectors, V tokens of the vocabulary, d hidden size.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from longreach.compressors.base import Compressor
+from longreach.compressors.checkpoint import READER, SETTINGS_FILE, settings_of
+from longreach.errors import ModelError, UsageError
+from longreach.jobs import Job, SegmentVectors
+from longreach.models.decoder import length_of_embeddings
+from longreach.models.fingerprint import base_fingerprint
+from longreach.models.load import load
+
+_WEIGHTS = "compressor.safetensors"
+
+
+def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> Tensor:
+    """The vectors [n, d] of a segment, n = T / ratio rounded up: sums of its tokens' embeddings, as loud as they are.
+
+    Args:
+        embeddings: [T, d].
+        loudness: of each token, [T]; the logits of the softmax that weighs the tokens of one vector.
+        ratio: tokens a vector stands for on average.
+        length: of every vector.
+    """
+    bins, count = shared(loudness.detach(), -(-len(loudness) // ratio)), -(-len(loudness) // ratio)
+    peak = loudness.new_full((count,), -torch.inf).scatter_reduce(0, bins, loudness.detach(), "amax")
+    weights = (loudness - peak[bins]).exp()
+    sums = embeddings.new_zeros(count, embeddings.shape[1], dtype=torch.float32)
+    sums = sums.index_add(0, bins, weights[:, None] * embeddings.float())
+    return length * torch.nn.functional.normalize(sums, dim=-1)
+
+
+def shared(loudness: Tensor, count: int) -> Tensor:
+    """Which of `count` vectors each token goes into, [T]: consecutive ones, none empty, about equally much in each.
+
+    What counts is the square root of a token's weight, so that telling words get vectors of their own, or nearly, and
+    stretches without any share one.
+    """
+    mass = (0.5 * (loudness.float() - loudness.max())).exp().cumsum(0)
+    before = torch.cat([mass.new_zeros(1), mass[:-1]])
+    bins = ((before + mass) / 2 / mass[-1] * count).long().clamp(max=count - 1)
+    place = torch.arange(len(loudness), device=loudness.device)
+    bins = place + (torch.minimum(bins, place) - place).cummin(0).values  # no vector is left out
+    return torch.maximum(bins, place + count - len(loudness))  # to the last
+
+
+class WeightedPool(Compressor):
+    """Of every `ratio` tokens of a segment on average one vector is made, as long as an embedding.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        ratio: tokens a vector stands for on average; more where little is said, fewer where much is.
+        segment_tokens: the size of a passage; vectors do not reach beyond one.
+        token_loudness: logits [V]; None: all alike.
+        reader: folder of the PEFT adapter that was learned with it. A new corpus takes a copy, answers with it, and
+            begins its study from it.
+    """
+
+    method = "weighted-pool"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        ratio: int = 15,
+        *,
+        segment_tokens: int = 240,
+        token_loudness: Tensor | None = None,
+        reader: Path | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, segment_tokens=segment_tokens)
+        if not 1 <= ratio <= segment_tokens:
+            raise UsageError(f"ratio is {ratio}; it must lie between 1 and the {segment_tokens} tokens of a segment.")
+        weight = model.get_input_embeddings().weight
+        given = torch.zeros(len(weight)) if token_loudness is None else token_loudness
+        if given.shape != weight.shape[:1]:
+            raise UsageError(f"token_loudness has shape {tuple(given.shape)}; {len(weight)} are needed: one a token.")
+        self.ratio, self.reader = ratio, reader
+        self.token_loudness = given.to(weight.device, torch.float32)
+        self.length = length_of_embeddings(model)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any) -> Self:
+        """Loads what `save` wrote.
+
+        Args:
+            folder: of the compressor.
+            model: the base model; None loads the one the folder names.
+            tokenizer: its tokenizer.
+            **settings: ratio or segment_tokens, where they differ from those stored.
+
+        Raises:
+            ModelError: the folder holds no such compressor, or one of another model.
+        """
+        folder, stored = Path(folder), settings_of(Path(folder))
+        if stored.get("method") != cls.method:
+            raise ModelError(f"'{folder}' holds no {cls.method}: check the path of the compressor.")
+        if model is None or tokenizer is None:
+            model, tokenizer = load(stored["model"])
+        if stored.get("base_fingerprint") != base_fingerprint(model, tokenizer):
+            raise ModelError(
+                f"The compressor in '{folder}' was made for another model ({stored.get('model')}): load that one."
+            )
+        try:
+            loudness = load_file(folder / _WEIGHTS)["token_loudness"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise ModelError(f"'{folder / _WEIGHTS}' cannot be read ({error}): copy the checkpoint again.") from error
+        reader = folder / READER if (folder / READER).is_dir() else None
+        chosen = {key: stored[key] for key in ("ratio", "segment_tokens")} | settings
+        return cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Compressor.describe`."""
+        return {"method": self.method, "ratio": self.ratio, "segment_tokens": self.segment_tokens}
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """How loud each token is."""
+        return {"token_loudness": self.token_loudness}
+
+    def vectors_in(self, tokens: int) -> int:
+        """One for every `ratio` tokens begun."""
+        return -(-tokens // self.ratio)
+
+    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+        """See `Compressor.stream`. Segment after segment: there is nothing that a batch would speed up."""
+        for job in jobs:
+            for number, span in enumerate(self.segments(len(job.ids))):
+                if number >= len(job.done):
+                    yield SegmentVectors(job.key, number, self._vectors(job.ids[span.start : span.stop]))
+
+    @torch.no_grad()
+    def _vectors(self, ids: Any) -> Tensor:
+        loudness = self.token_loudness[torch.tensor(list(ids), device=self.token_loudness.device)]
+        return pooled(self.embed(ids), loudness, self.ratio, self.length).to(self.dtype)
+
+
+def write_pool(
+    folder: Path, token_loudness: Tensor, settings: dict[str, Any], model_ref: str, fingerprint: str
+) -> Path:
+    """Writes a weighted pool, but for its reader, for which the folder is returned.
+
+    Args:
+        folder: made where missing.
+        token_loudness: [V].
+        settings: ratio and segment_tokens.
+        model_ref: the base model, as `longreach.load` takes it.
+        fingerprint: the base model's.
+    """
+    (folder / READER).mkdir(parents=True, exist_ok=True)
+    save_file({"token_loudness": token_loudness.detach().float().cpu().contiguous()}, folder / _WEIGHTS)
+    described = {"method": WeightedPool.method, **settings, "model": model_ref, "base_fingerprint": fingerprint}
+    (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
+    return folder / READER

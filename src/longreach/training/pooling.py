@@ -1,0 +1,83 @@
+"""A weighted pool that learns with the adapter that reads it. Floor 5.
+
+Papers: mean pooling at many ratios with a reader that learns it, arXiv 2510.20797; Ge et al. 2023, ICAE (arXiv
+2307.06945), whose reader stays as it is, where here it is the reader that learns most.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longreach.compressors.weighted_pool import WeightedPool, pooled, write_pool
+from longreach.models.decoder import note_base
+from longreach.training.compressor import Recipe
+from longreach.training.instruct import InstructObjective
+from longreach.training.lexical import rarity
+from longreach.training.texts import Text
+
+_RARER = 1.5  # the power of a token's rarity that its weight starts from
+
+
+class PoolObjective(InstructObjective):
+    """Answers from weighted sums of embeddings. Trained: the LoRA that reads, and how loud each token is.
+
+    Nothing is read to make vectors, so that the model as it is, adapter off, reads raw text as before. Arguments and
+    errors as of `InstructObjective`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, texts: Sequence[Text]) -> None:
+        super().__init__(model, tokenizer, recipe, texts)
+        self._tokenizer = tokenizer
+        del self.embed_summary
+        self.scale = 1.0
+        start = _RARER * rarity(self.rows, len(self._head)).clamp(min=0.01).log()
+        self.token_loudness = torch.nn.Parameter(start)
+
+    @property
+    def own(self) -> Tensor:
+        """See `CompressorObjective.own`."""
+        return self.token_loudness
+
+    def vectors(
+        self, segments: Sequence[Tensor], counts: Sequence[int], scaffold: float
+    ) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
+        """See `InstructObjective.vectors`."""
+        embed, read = self.model.get_input_embeddings(), list[Tensor]()
+        for segment, count in zip(segments, counts, strict=True):
+            ratio = -(-self.recipe.segment_tokens // count)
+            vectors = pooled(embed(segment), self.token_loudness[segment], ratio, self._length)
+            read.append(vectors.to(embed.weight.dtype))
+        return read, {}, torch.zeros((), device=embed.weight.device)
+
+    def save(self, folder: Path, model_ref: str) -> None:
+        """Writes the pool and its reader, a few MB whatever the model's size."""
+        settings = {"ratio": -(-self.recipe.segment_tokens // self.recipe.summary_tokens)}
+        settings["segment_tokens"] = self.recipe.segment_tokens
+        reader = write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)
+        weights = get_peft_model_state_dict(self.adapted)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+            reader / "adapter_model.safetensors",
+            {"format": "pt"},
+        )
+        self.adapted.peft_config["default"].save_pretrained(str(reader))
+        lora = json.loads((reader / "adapter_config.json").read_bytes())
+        lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
+        (reader / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
+        note_base(reader, self.base_fingerprint, model_ref)
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote."""
+        stored = WeightedPool.from_pretrained(folder, self.model, self._tokenizer)
+        result: Any = set_peft_model_state_dict(self.adapted, load_peft_weights(str(stored.reader), device="cpu"))
+        if result.unexpected_keys:  # PEFT would leave them out without a word
+            raise ValueError(f"{result.unexpected_keys[0]} has no place")
+        with torch.no_grad():
+            self.token_loudness.copy_(stored.token_loudness)
