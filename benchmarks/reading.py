@@ -4,8 +4,9 @@
 
 STORIES is a folder of texts, QUESTIONS JSON lines about them, both as `recipes/fairytaleqa.py` writes them. Each
 compressor reads every story at each ratio; each question is answered from its story's vectors and, as a control, from
-those of another one. `--baselines` answers without context and from the full story too. Greedy, at most 32 tokens; what
-the report has already is not measured again.
+those of another one. `--within N` reads the vectors of the passages that BM25 finds best, as far as they take one N-th
+of the positions of the full story's text, and beside them as much raw text. `--baselines` answers without context and
+from the full story, adapter off. Greedy, at most 32 tokens; what the report has already is not measured again.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,22 +23,26 @@ import torch
 import longreach as lr
 from longreach.bench.timing import record
 from longreach.evals.scores import interval, token_f1
+from longreach.models.prompt import PromptBuilder
 from longreach.training.questions import read_questions
 from longreach.workspace import make_compressor
 
-FULL = {"no context": lr.Policy(raw=0, compressed="none"), "full story": lr.Policy(raw="document", compressed="none")}
+FULL = {
+    "no context": lr.Policy(raw=0, compressed="none", adapter=False),
+    "full story": lr.Policy(raw="document", compressed="none", adapter=False),
+}
+
+WHOLE = lr.Policy(raw=0, compressed="document")
+PASSAGES = lr.Policy(k=99, raw=0, compressed="passages")
+RAW = lr.Policy(k=20, raw=20, compressed="none", cut=True)
 
 
-def measure(reader: lr.Reader, questions: list, policy: lr.Policy, documents: list[str], batch_size: int) -> dict:
-    """Asks each question about a document."""
+def measure(reader: lr.Reader, questions: list, policies: list[lr.Policy], documents: list[str]) -> dict:
+    """Asks each question about a document: one by one, as a context that was read is hot for the next question."""
     began = time.perf_counter()
-    answers = reader.ask_many(
-        [question.question for question in questions],
-        documents=documents,
-        policy=policy,
-        sampling=lr.Sampling(max_new_tokens=32),
-        batch_size=batch_size,
-    )
+    asked = zip(questions, documents, policies, strict=True)
+    few = lr.Sampling(max_new_tokens=32)
+    answers = [reader.ask(one.question, document=name, policy=policy, sampling=few) for one, name, policy in asked]
     scores = [token_f1(answer.text, question.answers) for answer, question in zip(answers, questions, strict=True)]
     mean, low, high = (round(100 * value, 2) for value in interval(scores))
     return {
@@ -46,6 +52,7 @@ def measure(reader: lr.Reader, questions: list, policy: lr.Policy, documents: li
         "questions": len(questions),
         "positions": round(sum(answer.usage.positions for answer in answers) / len(answers), 1),
         "vectors": round(sum(answer.usage.vectors for answer in answers) / len(answers), 1),
+        "source_tokens": round(sum(answer.usage.source_tokens for answer in answers) / len(answers), 1),
         "seconds_a_question": round((time.perf_counter() - began) / len(questions), 3),
         "scores": [round(score, 4) for score in scores],
     }
@@ -62,7 +69,7 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--limit", type=int, help="so many of the questions, drawn by seed 0")
     parser.add_argument("--budget", type=int, default=8100)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--within", nargs="*", type=int, default=[], help="read passages within 1/N of a story")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -73,28 +80,46 @@ def main() -> None:
     wanted = [(name, ratio) for name in given.compressor for ratio in given.ratio]
     for name, ratio in ([("mean-pool", 1000)] if given.baselines else []) + wanted:
         label = f"{Path(name).name} {ratio}x"
-        readings = FULL if ratio == 1000 else {label: None, f"{label}, another story": None}
-        if all(reading in report["readings"] for reading in readings):
+        readings = (
+            {name: (policy, None) for name, policy in FULL.items()} if ratio == 1000 else ways(label, given.within)
+        )
+        readings = {name: way for name, way in readings.items() if name not in report["readings"]}
+        if not readings:
             continue
         model, tokenizer = lr.load(given.model, dtype=given.dtype)
         compressor = make_compressor(name, model, tokenizer, ratio=ratio)
         with tempfile.TemporaryDirectory() as folder:
             corpus = lr.Corpus.create(folder, "stories", compressor)
             corpus.add(given.stories, progress=True)
-            names = [document.document for document in corpus.documents()]
+            tokens = {document.document: document.tokens for document in corpus.documents()}
+            names = list(tokens)
             questions = read_questions(given.questions, names, "stories")
             if given.limit:
                 questions = random.Random(0).sample(questions, given.limit)
+            questions = sorted(questions, key=lambda question: names.index(str(question.document)))
             reader = lr.Reader(corpus, compressor.model, tokenizer, given.adapter)
-            own = [question.document for question in questions]
+            prompts = PromptBuilder(compressor.model, tokenizer)
+            own = [str(question.document) for question in questions]
             other = [names[(names.index(document) + 1) % len(names)] for document in own]
-            for reading in readings:
-                policy = FULL.get(reading) or lr.Policy(raw=0, compressed="document")
-                policy = lr.Policy(raw=policy.raw, compressed=policy.compressed, budget=given.budget)
+            for reading, (policy, within) in readings.items():
+                room = [tokens[document] // within if within else given.budget for document in own]
+                fixed = [prompts.fixed(question.question) if within else 0 for question in questions]
+                policies = [replace(policy, budget=sum(both)) for both in zip(room, fixed, strict=True)]
                 documents = other if "another" in reading else own
-                report["readings"][reading] = measure(reader, questions, policy, documents, given.batch_size)
-                print(reading, {k: v for k, v in report["readings"][reading].items() if k != "scores"}, flush=True)
+                found = report["readings"][reading] = measure(reader, questions, policies, documents)
+                print(reading, {key: value for key, value in found.items() if key != "scores"}, flush=True)
                 given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def ways(label: str, within: list[int]) -> dict[str, tuple[lr.Policy, int | None]]:
+    """The ways of reading from one compressor's vectors, and what part of a story's positions each may take."""
+    found = {label: (WHOLE, None), f"{label}, another story": (WHOLE, None)}
+    for part in within:
+        found[f"{label}, passages within 1/{part}"] = (PASSAGES, part)
+        found[f"{label}, passages within 1/{part}, another story"] = (PASSAGES, part)
+        found[f"raw passages within 1/{part}"] = (RAW, part)
+        found[f"raw passages within 1/{part}, adapter off"] = (replace(RAW, adapter=False), part)
+    return found
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ import torch
 from longreach import AutoCompressor
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.models.prompt import PromptBuilder
-from longreach.training.compressor import Recipe, scale_to_embeddings
+from longreach.training.compressor import scale_to_embeddings
 from longreach.training.compressor_trainer import checkpoints
 from longreach.training.instruct import InstructObjective
 from longreach.training.lexical import lexical, parts, rarity, shares
 from longreach.training.pretrain import Schedule, pretrain
+from longreach.training.recipe import Recipe
 from longreach.training.texts import Question, Text, read_texts
 from tests.conftest import make_model, make_tokenizer
 

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from longreach.training.compressor import CompressorObjective, Recipe
+from longreach.training.compressor import CompressorObjective
+from longreach.training.recipe import Recipe
 from tests.conftest import make_model, make_tokenizer
 
 TOKENS, SYMBOLS = 4, 8  # a text is 4 of 8 letters, and comes twice: the second time it can be known

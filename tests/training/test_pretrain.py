@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Document
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.training.compressor import CompressorObjective, Recipe
+from longreach.training.compressor import CompressorObjective
 from longreach.training.compressor_trainer import checkpoints, step_of
 from longreach.training.pretrain import Schedule, pretrain
+from longreach.training.recipe import Recipe
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "

@@ -64,9 +64,9 @@ def pretrain(
     Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
     """
     from longreach.errors import UsageError
-    from longreach.training.compressor import Recipe
     from longreach.training.pretrain import Schedule
     from longreach.training.pretrain import pretrain as run
+    from longreach.training.recipe import Recipe
 
     if not 1 <= min_ratio <= max_ratio <= segment_tokens:
         raise UsageError(

@@ -18,9 +18,10 @@ from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of, length_of_embeddings, window_of
 from longreach.models.loss import chunked_cross_entropy
 from longreach.models.prompt import PromptBuilder
-from longreach.training.compressor import CompressorObjective, Recipe, Substep
+from longreach.training.compressor import CompressorObjective, Substep
 from longreach.training.compressor_trainer import CompressorTrainer, stop_unless_finite
 from longreach.training.lexical import lexical, parts, rarity, shares
+from longreach.training.recipe import Recipe
 from longreach.training.texts import Text
 
 _MASKED = ("eager", "sdpa")  # attention that takes a mask of any shape

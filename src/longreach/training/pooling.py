@@ -17,9 +17,9 @@ from torch import Tensor
 
 from longreach.compressors.weighted_pool import WeightedPool, pooled, write_pool
 from longreach.models.decoder import note_base
-from longreach.training.compressor import Recipe
 from longreach.training.instruct import InstructObjective
 from longreach.training.lexical import rarity
+from longreach.training.recipe import Recipe
 from longreach.training.texts import Text
 
 _RARER = 1.5  # the power of a token's rarity that its weight starts from

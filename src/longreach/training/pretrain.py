@@ -22,7 +22,7 @@ from longreach.models.device import check_device, default_device
 from longreach.models.load import load, quiet
 from longreach.models.loss import checkpointing
 from longreach.training import run
-from longreach.training.compressor import CompressorObjective, Recipe
+from longreach.training.compressor import CompressorObjective
 from longreach.training.compressor_trainer import (
     CompressorTrainer,
     adapter_of,
@@ -35,6 +35,7 @@ from longreach.training.compressor_trainer import (
 from longreach.training.frame import arguments, full_said, silent, stderr
 from longreach.training.instruct import InstructObjective, InstructTrainer
 from longreach.training.pooling import PoolObjective
+from longreach.training.recipe import Recipe
 from longreach.training.rows import Rows
 from longreach.training.texts import read_texts
 from longreach.training.trainer import check_trackers
