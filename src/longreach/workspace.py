@@ -11,7 +11,7 @@ from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import base_model, settings_of
 from longreach.compressors.mean_pool import MeanPool
-from longreach.compressors.shipped import shipped, shipped_for
+from longreach.compressors.shipped import located, shipped, shipped_for
 from longreach.compressors.weighted_pool import WeightedPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
@@ -58,7 +58,7 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
     try:
         if ref in _METHODS:
             return _METHODS[ref](model, tokenizer, **settings)
-        folder = shipped().get(ref, Path(ref))
+        folder = located(ref)
         kind = WeightedPool if settings_of(folder).get("method") == WeightedPool.method else AutoCompressor
         return kind.from_pretrained(folder, model, tokenizer, **settings)
     except TypeError as error:
@@ -152,7 +152,7 @@ def open_or_create(
     _check_compressor(ref)
     _check_writable(store)
     trained = None if ref in _METHODS else ref if ref in shipped() else str(Path(ref).resolve())
-    base = model_ref or (base_model(shipped().get(ref, Path(ref))) if trained else DEFAULT_MODEL)
+    base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
     model, tokenizer = load(base, device=device)
     compressor = make_compressor(ref, model, tokenizer, **settings)
     corpus = Corpus.create(store, name, compressor, model_ref=_stable(base), compressor_ref=trained or "")

@@ -13,6 +13,7 @@ import torch
 
 from longreach.compressors import checkpoint
 from longreach.compressors.base import Compressor
+from longreach.compressors.shipped import located
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
@@ -102,7 +103,7 @@ class AutoCompressor(Compressor):
 
         Args:
             folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its weights; or a PEFT
-                folder with LoRA weights and `embed_summary`.
+                folder with LoRA weights and `embed_summary`; or the name of a compressor that ships.
             model: the base model where the folder holds none; None loads the one the folder names. LoRA weights are
                 merged into it, as in the published models, so read with `compressor.model`.
             tokenizer: its tokenizer.
@@ -114,7 +115,7 @@ class AutoCompressor(Compressor):
             ModelError: the folder is none of these, or its parts do not fit.
             UsageError: more summary tokens are asked for than were trained, or a setting is out of range.
         """
-        return cls(**checkpoint.chosen(checkpoint.read(Path(folder), model, tokenizer), settings))
+        return cls(**checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings))
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
         """Writes settings and summary embeddings as safetensors, with the model's own weights if asked.

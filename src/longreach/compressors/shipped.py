@@ -16,6 +16,11 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{SETTINGS_FILE}"))}
 
 
+def located(ref: str | Path) -> Path:
+    """The folder of a trained compressor: of the one that ships by this name, else the path as it is."""
+    return shipped().get(str(ref), Path(ref))
+
+
 def shipped_for(model_ref: str) -> str | None:
     """The name of the one that a model, as `longreach.load` names it, is best served by; None where there is none.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import READER, SETTINGS_FILE, settings_of
+from longreach.compressors.shipped import located
 from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
@@ -102,7 +103,7 @@ class WeightedPool(Compressor):
         """Loads what `save` wrote.
 
         Args:
-            folder: of the compressor.
+            folder: of the compressor, or the name of one that ships.
             model: the base model; None loads the one the folder names.
             tokenizer: its tokenizer.
             **settings: ratio or segment_tokens, where they differ from those stored.
@@ -110,7 +111,8 @@ class WeightedPool(Compressor):
         Raises:
             ModelError: the folder holds no such compressor, or one of another model.
         """
-        folder, stored = Path(folder), settings_of(Path(folder))
+        folder = located(folder)
+        stored = settings_of(folder)
         if stored.get("method") != cls.method:
             raise ModelError(f"'{folder}' holds no {cls.method}: check the path of the compressor.")
         if model is None or tokenizer is None:
