@@ -9,7 +9,7 @@ where it is another. A sample depends on (seed, task, length, index) alone.
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,14 @@ def generate(
     )
 
 
-def _stories(tokenizer: Any, task: str, length: int, samples: int, seed: int, facts: str | Path | None) -> list[Story]:
+def _stories(
+    tokenizer: Any, task: str, length: int, samples: int, seed: int, facts: str | Path | None
+) -> Iterable[Story]:
     def fits(story: Story) -> bool:
         return count_tokens(tokenizer, "".join(_parts(task, story, " ".join(story.facts)))) + _NEW_TOKENS <= length
 
     if facts is None:
-        return [_made_up(f"{seed} {task} {length} {index}", task, fits) for index in range(samples)]
+        return (_made_up(f"{seed} {task} {length} {index}", task, fits) for index in range(samples))
     read = list(read_stories(facts, task))
     random.Random(f"{seed} {task}").shuffle(read)
     found = list(islice(filter(fits, read), samples))
@@ -82,9 +84,12 @@ def _stories(tokenizer: Any, task: str, length: int, samples: int, seed: int, fa
 
 def _made_up(stream: str, task: str, fits: Callable[[Story], bool]) -> Story:
     """The first of many stories that fits, or the shortest, of which it is then said that it does not."""
-    chance = random.Random(stream)
-    stories = [tell_story(task, chance) for _ in range(20)]
-    return next(filter(fits, stories), min(stories, key=lambda story: len(story.facts)))
+    chance, told = random.Random(stream), list[Story]()
+    while len(told) < 20:
+        told.append(tell_story(task, chance))
+        if fits(told[-1]):
+            return told[-1]
+    return min(told, key=lambda story: len(story.facts))
 
 
 def _sample(tokenizer: Any, prose: Prose, task: str, length: int, index: int, seed: int, story: Story) -> Sample:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Any
 
-from longreach.errors import ContextError
-from longreach.evals.draw import Drawn, Parts, fit, piece_tokens
+from longreach.evals.draw import Drawn, Parts, count_tokens, fit, piece_tokens
 from longreach.evals.ruler_needles import NOISE
 from longreach.evals.ruler_words import code, compound, distinct, words
 
@@ -27,7 +26,7 @@ def variable_tracking(tokenizer: Any, budget: int, what: str) -> Callable[[str],
     """One chain of five variables with one value, among noise, after a worked example."""
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
-    def fill(example: str, stream: str, value: str, letters: int, room: int) -> tuple[Parts, tuple[str, ...]]:
+    def told(example: str, stream: str, value: str, letters: int) -> tuple[Callable[[int], Parts], list[str]]:
         chance = random.Random(stream)
         names = distinct(lambda: code(chance, string.ascii_uppercase, letters), _HOPS + 1)
         chain = [f"VAR {names[0]} = {value}"]
@@ -46,20 +45,21 @@ def variable_tracking(tokenizer: Any, budget: int, what: str) -> Callable[[str],
                 lines.insert(place + earlier, line)
             return Parts(before, "\n".join(lines), after)
 
-        least, most = len(chain), len(chain) + room // unit + 1
-        return assemble(fit(tokenizer, assemble, unit.__mul__, room, least=least, most=most, what=what)), tuple(names)
+        return assemble, names
+
+    def fill(assemble: Callable[[int], Parts], room: int) -> Parts:
+        most = room // unit + _HOPS + 2
+        return assemble(fit(tokenizer, assemble, unit.__mul__, room, least=_HOPS + 1, most=most, what=what))
 
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
         shown, asked = (str(value) for value in chance.sample(range(10_000, 99_999), 2))
-        try:
-            example, names = fill("", f"{stream} example", shown, 3, _EXAMPLE_TOKENS)
-        except ContextError:  # a tokenizer of many tokens: the least noise there can be
-            example, names = fill("", f"{stream} example", shown, 3, budget)
-        worked = f"{''.join(example)} {' '.join(names)}\n\n"
-        parts, names = fill(worked, stream, asked, 5, budget)
+        assemble, names = told("", f"{stream} example", shown, 3)
+        room = max(_EXAMPLE_TOKENS, count_tokens(tokenizer, "".join(assemble(_HOPS + 1))))
+        example = f"{''.join(fill(assemble, room))} {' '.join(names)}\n\n"
+        assemble, names = told(example, stream, asked, 5)
         question = f"Find all variables that are assigned the value {asked} in the text above."
-        return Drawn(parts, question, names)
+        return Drawn(fill(assemble, budget), question, tuple(names))
 
     return draw
 
