@@ -7,7 +7,7 @@ import pytest
 
 from longreach.errors import ContextError, UsageError
 from longreach.evals import babilong
-from longreach.evals.babi import GIVERS, OBJECTS, PLACES, read_stories, tell_story
+from longreach.evals.babi import GIVERS, OBJECTS, read_stories, tell_story
 from longreach.evals.metrics import METRICS
 from longreach.evals.sample import Sample
 from tests.evals.samples import guess, left, prose
