@@ -53,6 +53,8 @@ def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples:
         )
     pool = sorted({text for question in read for text in (*question.gold, *question.related)})
 
+    known = dict[str, int]()  # tokens of paragraphs
+
     def draw(stream: str, index: int) -> Drawn:
         chance, (question, answers, gold, related) = random.Random(stream), asked[index]
         near = chance.sample(related, len(related))
@@ -70,7 +72,9 @@ def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples:
             random.Random(f"{stream} order").shuffle(shown)
             return _parts(question, shown)
 
-        tokens = list(accumulate(piece_tokens(tokenizer, [f"Document 10:\n{text}\n\n" for text in order]), initial=0))
+        fresh = [text for text in order if text not in known]
+        known.update(zip(fresh, piece_tokens(tokenizer, [_document(10, text) + "\n\n" for text in fresh]), strict=True))
+        tokens = list(accumulate((known[text] for text in order), initial=0))
         count = fit(tokenizer, assemble, tokens.__getitem__, budget, least=len(gold), most=len(order), what=what)
         if count == len(order):
             raise UsageError(f"The {count} paragraphs of '{path}' do not fill {what}: give more or a smaller length.")
@@ -79,8 +83,12 @@ def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples:
     return draw
 
 
+def _document(number: int, text: str) -> str:
+    return f"Document {number}:\n{text}"
+
+
 def _parts(question: str, texts: Sequence[str]) -> Parts:
-    context = "\n\n".join(f"Document {i}:\n{text}" for i, text in enumerate(texts, 1))
+    context = "\n\n".join(_document(i, text) for i, text in enumerate(texts, 1))
     after = f"\n\n{_ORDER}\n\nQuestion: {question} Answer:"
     return Parts(f"{_ORDER}\n\nThe following are given documents.\n\n", context, after)
 
