@@ -38,7 +38,7 @@ def register() -> type:
     if NAME in model_registry:
         return model_registry.get(NAME)
 
-    class LongreachLM(HFLM):  # type: ignore[misc]
+    class LongreachLM(HFLM):  # type: ignore[misc, unused-ignore]
         def __init__(
             self,
             pretrained: str = DEFAULT_MODEL,
