@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from longreach.errors import MissingDependency, TrainingError, UsageError
 from longreach.training.data import only
+from longreach.training.frame import clock
 
 _FIRST_BUCKET = 1024
 _TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -228,7 +229,7 @@ class Progress(TrainerCallback):
         left = (now - self._began) / max(1, done - self._first) * (state.max_steps - done)
         self._say(
             f"step {done}/{state.max_steps}  loss {logs['loss']:.4f}  {self.tokens_per_second:,.0f} tokens/s  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {_clock(left)} left"
+            f"lr {logs.get('learning_rate', 0):.2e}  {clock(left)} left"
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -236,7 +237,3 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero and metrics:
             parts = [f"{key.rsplit('_', 1)[1]}: {value:.2f}" for key, value in metrics.items() if "-" in key]
             self._say(f"step {state.global_step}  perplexity {metrics['eval_perplexity']:.2f}  ({', '.join(parts)})")
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
