@@ -72,6 +72,6 @@ def quality(given: str, split: str) -> Iterator[Item]:
             options, right = question.texts("options"), question.number("gold_label")
             if len(options) != len(_LETTERS) or not 1 <= right <= len(_LETTERS):
                 raise UsageError(f"{question.where} lacks its four options or the number of the right one: mend it.")
-            choices = "".join(f"{letter}. {option}\n" for letter, option in zip(_LETTERS, options, strict=True))
+            choices = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True))
             asked = f"{question.text('question')}\n\nChoices:\n{choices}"
             yield Item(name, text, asked, (_LETTERS[right - 1], options[right - 1]), question.where)
