@@ -12,16 +12,16 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import filelock
+import torch
 
 from longreach.errors import UsageError
-from longreach.evals.sample import Sample
 from longreach.evals.scores import interval
+from longreach.models.machine import record
 from longreach.training import run
 
 PREDICTIONS, SCORES, RUN = "predictions.jsonl", "scores.json", "run.json"
@@ -30,12 +30,44 @@ COSTS = ("ingest_seconds", "study_seconds")
 """What a reader's identity in run.json may also hold: what it took to prepare, once, measured while it was done."""
 
 
-def digest_of(samples: Iterable[Sample]) -> str:
-    """SHA-256 of everything that is asked."""
+def digest_of(asked: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of everything that is asked, as JSON."""
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(json.dumps(asdict(sample), sort_keys=True).encode() + b"\n")
+    for one in asked:
+        digest.update(json.dumps(one, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def header(
+    suite: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    asked: tuple[str, int],
+    readers: Mapping[str, Mapping[str, object]],
+    arguments: Sequence[str],
+    device: torch.device,
+) -> dict[str, Any]:
+    """What run.json is to hold.
+
+    Args:
+        suite: Its name.
+        settings: What the samples were made with.
+        seed: Of the samples.
+        asked: Their digest and how many they are.
+        readers: Identities by name.
+        arguments: Of the command line.
+        device: Where readers work.
+    """
+    machine = record(arguments, device)
+    return {
+        "suite": suite,
+        "settings": dict(settings),
+        "seed": seed,
+        "samples": asked[1],
+        "samples_digest": asked[0],
+        "readers": {name: dict(identity) for name, identity in readers.items()},
+        **{key: machine[key] for key in ("versions", "hardware", "command")},
+    }
 
 
 @contextmanager

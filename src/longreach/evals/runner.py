@@ -20,7 +20,6 @@ from longreach.errors import UsageError
 from longreach.evals import run
 from longreach.evals.metrics import METRICS
 from longreach.evals.sample import Answering, Prediction, Sample
-from longreach.models.machine import record
 from longreach.training.frame import clock, stderr
 
 _PREDICTED = (
@@ -66,28 +65,20 @@ def evaluate(
         UsageError: There are no samples or readers, two of them share a name, or the folder is another run's.
     """
     _check(samples, readers, batch_size)
-    folder, machine = Path(folder), record(arguments, torch.device(device))
-    header = {
-        "suite": suite,
-        "settings": {**settings, "batch_size": batch_size},
-        "seed": seed,
-        "samples": len(samples),
-        "samples_digest": run.digest_of(samples),
-        "readers": {reader.name: dict(reader.identity()) for reader in readers},
-        "versions": machine["versions"],
-        "hardware": machine["hardware"],
-        "command": machine["command"],
-    }
+    folder, settings = Path(folder), {**settings, "batch_size": batch_size}
+    asked, known = (run.digest_of(map(asdict, samples)), len(samples)), _identities(readers)
+    header = run.header(suite, settings, seed, asked, known, arguments, torch.device(device))
     with run.opened(folder, header) as predictions:
         work = {reader.name: batches(readable(reader, samples), batch_size) for reader in readers}
         missing = {
             name: [batch for batch in asked if any((name, sample.id) not in predictions.lines for sample in batch)]
             for name, asked in work.items()
         }
-        progress = _Progress(missing, say)
+        progress = Progress([_weight(sample) for own in missing.values() for batch in own for sample in batch], say)
         for reader in readers:
             for said in ask(reader, missing[reader.name], predictions, folder):
-                progress.done(reader.name, said)
+                at = f" at {said.length:,}" if said.length else ""
+                progress.done(f"{reader.name}, {said.task}{at}")
         order = [(name, sample.id) for name, asked in work.items() for batch in asked for sample in batch]
         return run.write_scores(folder, run.score_rows([predictions.lines[key] for key in order]))
 
@@ -148,6 +139,10 @@ def _kind(sample: Sample) -> tuple[Any, ...]:
     return sample.task, sample.length, sample.max_new_tokens, sample.chat
 
 
+def _identities(readers: Sequence[Answering]) -> dict[str, dict[str, object]]:
+    return {reader.name: dict(reader.identity()) for reader in readers}
+
+
 def _check(samples: Sequence[Sample], readers: Sequence[Answering], batch_size: int) -> None:
     if not samples:
         raise UsageError("There are no samples: ask for at least one task, length and sample.")
@@ -165,25 +160,29 @@ def _check(samples: Sequence[Sample], readers: Sequence[Answering], batch_size: 
         raise UsageError(f"There is no metric '{min(unknown)}': use one of {', '.join(METRICS)}.")
 
 
-class _Progress:
-    """Says how many predictions are there and how long the others take, by the characters they read."""
+class Progress:
+    """Says how much is done and how long the rest takes.
 
-    def __init__(self, missing: Mapping[str, Sequence[Sequence[Sample]]], say: Callable[[str], None]) -> None:
-        self._all = [sample for own in missing.values() for batch in own for sample in batch]
-        self._left, self._say = sum(map(_weight, self._all)), say
-        self._weight, self._count = 0, 0
+    Args:
+        weights: Of each piece of work, in order; such as the characters that are read.
+        say: Is told a line at a time.
+    """
+
+    def __init__(self, weights: Sequence[int], say: Callable[[str], None]) -> None:
+        self._weights, self._say = list(weights), say
+        self._done = 0
         self._began = self._spoke = time.perf_counter()
 
-    def done(self, reader: str, sample: Sample, every_seconds: float = 5.0) -> None:
+    def done(self, what: str, every_seconds: float = 5.0) -> None:
         """Counts one more."""
-        self._count, self._weight = self._count + 1, self._weight + _weight(sample)
-        now, whole = time.perf_counter(), self._count == len(self._all)
+        self._done += 1
+        now, whole = time.perf_counter(), self._done == len(self._weights)
         if now - self._spoke < every_seconds and not whole:
             return
         self._spoke = now
-        seconds = (now - self._began) * (self._left - self._weight) / self._weight
-        of = f"{sample.task} at {sample.length:,}" if sample.length else sample.task
-        self._say(f"{self._count}/{len(self._all)}  {reader}, {of}  {clock(seconds)} left")
+        weight = sum(self._weights[: self._done])
+        seconds = (now - self._began) * (sum(self._weights) - weight) / weight
+        self._say(f"{self._done}/{len(self._weights)}  {what}  {clock(seconds)} left")
 
 
 def _weight(sample: Sample) -> int:

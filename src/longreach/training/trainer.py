@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,19 +15,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from longreach.errors import MissingDependency, TrainingError, UsageError
+from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.data import only
 from longreach.training.frame import clock
 
-_FIRST_BUCKET = 1024
 _TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
-def buckets(length: int) -> list[tuple[int, int]]:
-    """[0, 1K), [1K, 2K), [2K, 4K), [4K, 8K), ... up to `length` positions."""
-    edges = [0]
-    while edges[-1] < length:
-        edges.append(min(length, max(_FIRST_BUCKET, 2 * edges[-1])))
-    return list(itertools.pairwise(edges))
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -124,11 +114,9 @@ class LongTrainer(Trainer):
             index = turn * ranks + rank
             # Every rank makes the same number of calls, because FSDP's calls wait for each other.
             row = torch.from_numpy(self._held_out[min(index, len(self._held_out) - 1)])[None].to(self.args.device)
-            losses = model(input_ids=row, labels=row, reduction="none")["losses"][0].double()
+            losses = model(input_ids=row, labels=row, reduction="none")["losses"][0]
             if index < len(self._held_out):
-                for bucket, (start, stop) in enumerate(spans):
-                    of = losses[max(0, start - 1) : min(stop, len(losses)) - 1]  # the first token is not predicted
-                    sums[bucket] += torch.stack([of.sum(), torch.tensor(float(len(of)), device=of.device)])
+                sums += bucket_sums(losses, spans)
         if ranks > 1:
             sums = self.accelerator.reduce(sums, "sum")
         model.train(was_training)
@@ -140,15 +128,11 @@ class LongTrainer(Trainer):
 
 def _perplexities(spans: list[tuple[int, int]], sums: list[list[float]]) -> dict[str, float]:
     total, count = (sum(column) for column in zip(*sums, strict=True))
-    metrics = {"eval_loss": total / count, "eval_perplexity": _exp(total / count)}
+    metrics = {"eval_loss": total / count, "eval_perplexity": perplexity(total, count)}
     for (start, stop), (loss, tokens) in zip(spans, sums, strict=True):
         if tokens:
-            metrics[f"eval_perplexity_{start}-{stop}"] = _exp(loss / tokens)
+            metrics[f"eval_perplexity_{start}-{stop}"] = perplexity(loss, tokens)
     return metrics
-
-
-def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def not_finite(what: str, step: int, advice: str) -> str:
