@@ -8,12 +8,11 @@ from statistics import fmean
 QUALITY = {"full": 0.9, "hybrid": 0.8, "sink-window": 0.25}
 """How often the readers of the length suites are right."""
 DOCQA = {  # score, positions, seconds
-    "no context": (0.06, 60, 0.4),
+    "none": (0.06, 60, 0.4),
     "truncated": (0.14, 512, 1.1),
-    "BM25 passages": (0.31, 512, 1.1),
-    "mean pooling 30x": (0.09, 140, 0.6),
-    "compressed 30x": (0.27, 140, 0.6),
-    "compressed 10x": (0.30, 330, 0.8),
+    "bm25": (0.31, 512, 1.1),
+    "mean-pool": (0.09, 140, 0.6),
+    "compressed": (0.27, 140, 0.6),
     "mixed": (0.38, 512, 1.2),
     "full": (0.40, 3600, 9.5),
 }
@@ -24,12 +23,11 @@ MEASURES = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_by
 def write_run(folder, suite, readers, lines, rows=None, **changes):
     """Writes a run; `rows` None leaves it unfinished, `changes` go into run.json."""
     folder.mkdir(parents=True)
-    ids = {line["id"] for line in lines}
     record = {
         "suite": suite,
         "settings": {"samples": 10, "lengths": sorted({line.get("length", 0) for line in lines}), "batch_size": 1},
         "seed": 42,
-        "samples": len(ids),
+        "samples": len({line["task"] if suite == "perplexity" else line["id"] for line in lines}),
         "samples_digest": f"{suite}-0123456789abcdef",
         "readers": readers,
         "versions": {"longreach": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
@@ -73,18 +71,16 @@ def _line(chance, suite, task, reader, number, length, quality, positions, secon
     }
 
 
-def length_lines(
-    suite, tasks=("niah",), lengths=(1024, 2048, 4096), depths=(0.0, 0.25, 0.5, 0.75, 1.0), readers=QUALITY
-):
+def length_lines(suite, tasks=("niah",), lengths=(1024, 2048, 4096), depths=(0, 25, 50, 75, 100), readers=QUALITY):
     """Predictions of a suite by length: for every depth two, which a far needle makes harder for a short window."""
-    chance = random.Random(7)
+    chance, depths = random.Random(7), (0, 25, 50, 75, 100)
     lines = []
     for reader in readers:
         for task in tasks:
             for length in lengths:
                 for number in range(2 * len(depths)):
                     depth = depths[number // 2]
-                    near = reader != "sink-window" or depth in (0.0, 1.0)
+                    near = reader != "sink-window" or depth in (0, 100)
                     quality = QUALITY[reader] if near else 0.05
                     seconds = (length / 1024) ** (1.6 if reader == "full" else 1.2) * 0.6
                     tags = {"depth": depth} if suite == "niah" else {}
@@ -133,7 +129,8 @@ def docqa_run(folder, costs=COSTS, **changes):
     lines = docqa_lines()
     readers = identities(DOCQA)
     for name in readers:
-        readers[name] |= costs if name.startswith(("compressed", "mixed")) else {}
+        readers[name] |= {"adapter": "lora-1"}
+        readers[name] |= costs if name.startswith(("mean-pool", "compressed", "mixed")) else {}
     return write_run(folder, "docqa", readers, lines, rows_of(lines), **changes)
 
 
@@ -144,7 +141,7 @@ def perplexity_run(folder, finished=True, **changes):
             for number, (start, stop) in enumerate(buckets):
                 perplexity = 21.0 - number if number < 3 else far
                 tokens = stop - start
-                line = {"reader": reader, "suite": "perplexity", "task": document, "id": document}
+                line = {"reader": reader, "suite": "perplexity", "task": document, "id": f"{document}/{start}"}
                 lines.append(line | {"bucket": [start, stop], "tokens": tokens, "nll": tokens * math.log(perplexity)})
     rows = [
         {

@@ -239,7 +239,7 @@ def _place(
 
 
 def _record(device: "torch.device", *packages: str) -> dict[str, Any]:
-    from longreach.bench.timing import record
+    from longreach.models.machine import record
 
     return record(sys.argv[1:], device, packages)
 

@@ -1,8 +1,8 @@
 """Line charts and heat maps as HTML that needs nothing else: inline SVG, and tables whose cells are coloured.
 
-A series has a colour and a marker of its own, so that no chart is read by colour alone; the colours, and those of the heat
-maps (cividis: Nunez et al. 2018, arXiv 1712.01662), can be told apart by the colour-blind. Every chart says its figures in
-words to those who do not see it.
+A series has a colour and a marker of its own, so that no chart is read by colour alone; the colours, and those of the
+heat maps (cividis: Nunez et al. 2018, arXiv 1712.01662), can be told apart by the colour-blind. Every chart says its
+figures in words to those who do not see it.
 """
 
 import math
@@ -97,8 +97,8 @@ def heat_map(caption: str, corner: str, rows: Mapping[str, Mapping[str, float]],
         for name, cells in rows.items()
     )
     return (
-        f'<table class="heat"><caption>{escape(caption)}</caption><thead><tr><th scope="col">{escape(corner)}</th>{head}'
-        f"</tr></thead><tbody>{body}</tbody></table>"
+        f'<table class="heat"><caption>{escape(caption)}</caption><thead><tr><th scope="col">{escape(corner)}</th>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
@@ -178,7 +178,8 @@ def _drawn(series: Series, place: Callable[[float, float], tuple[float, float]],
     for (x, y), point in zip(points, series.points, strict=True):
         if point.low is not None and point.high is not None:
             low, high = place(point.x, point.low)[1], place(point.x, point.high)[1]
-            yield f'<path class="line" d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"/>'
+            ends = f"M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"
+            yield f'<path class="line" d="M{x:.1f} {low:.1f}V{high:.1f}{ends}"/>'
         yield f'<g transform="translate({x:.1f} {y:.1f})">{_mark(series.style, wrapped=False)}</g>'
     yield "</g>"
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from longreach.errors import UsageError
 from longreach.evals.report_runs import MEAN, Run
-from longreach.evals.scores import interval
+from longreach.evals.run import COSTS, score_rows
 
 Row = Mapping[str, Any]
-_OFFLINE = ("ingest_seconds", "study_seconds")
-_MEASURES = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
+_VECTORS = ("mean-pool", "compressed", "mixed")
 
 
 def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def _comparable(one: Run, other: Run) -> None:
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What tells two readers apart; how long it took to prepare them does not."""
-    keys = sorted(key for key in one.keys() | other.keys() if key not in _OFFLINE)
+    keys = sorted(key for key in one.keys() | other.keys() if key not in COSTS)
     return [key for key in keys if one.get(key) != other.get(key)]
 
 
@@ -78,9 +77,7 @@ def _cell(row: Row) -> tuple[str, ...]:
 
 
 def _about(run: Run, label: str) -> dict[str, Any]:
-    keys = ("suite", "settings", "seed", "samples", "samples_digest", "readers")
-    keys += ("command", "started", "versions", "hardware")
-    about = {key: run.record.get(key) for key in keys}
+    about = {key: value for key, value in run.record.items() if key != "longreach_run"}
     return {"run": run.name, "label": label, "state": run.state, "predictions": len(run.predictions)} | about
 
 
@@ -109,7 +106,11 @@ def _rows(run: Run) -> list[Row]:
     """The rows of a run's scores; of an unfinished run those of the predictions so far."""
     if run.rows is not None:
         return list(run.rows)
-    return list(_perplexities(run) if run.suite == "perplexity" else _scores(run))
+    if run.suite != "perplexity":
+        return list(score_rows(run.predictions))
+    from longreach.evals.perplexity import bucket_rows
+
+    return list(bucket_rows(run.predictions))
 
 
 def _groups(lines: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -117,22 +118,6 @@ def _groups(lines: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]
     for line in lines:
         found[tuple(tuple(line[key]) if isinstance(line[key], list) else line[key] for key in keys)].append(line)
     return found
-
-
-def _scores(run: Run) -> Iterator[Row]:
-    """Rows of the predictions so far. There is no mean over tasks, which are not all answered alike."""
-    for (reader, task, length), lines in _groups(run.predictions, "reader", "task", "length").items():
-        score, low, high = (100 * value for value in interval([line["score"] for line in lines]))
-        row = {"reader": reader, "task": task, "length": length, "metric": lines[0].get("metric")}
-        row |= {"samples": len(lines), "score": score, "low": low, "high": high}
-        yield row | {name: _mean(line.get(name) for line in lines) for name in _MEASURES}
-
-
-def _perplexities(run: Run) -> Iterator[Row]:
-    for (reader, bucket), lines in _groups(run.predictions, "reader", "bucket").items():
-        tokens, nll = sum(line["tokens"] for line in lines), sum(line["nll"] for line in lines)
-        value = math.exp(min(nll / tokens, 700)) if tokens else None
-        yield {"reader": reader, "task": "perplexity", "bucket": list(bucket), "tokens": tokens, "perplexity": value}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -173,24 +158,25 @@ def _break_even(run: Run, label: str) -> Iterator[Row]:
     }
     full = next((reader for reader in run.readers if reader.split()[0] == "full"), None)
     for reader, identity in run.readers.items():
-        if reader.split()[0] not in ("compressed", "mixed") and not any(key in identity for key in _OFFLINE):
+        if reader.split()[0] not in _VECTORS and not any(key in identity for key in COSTS):
             continue
+        unstudied = {"study_seconds": 0.0} if identity.get("adapter", "") is None else {}
         mine, whole = seconds.get(reader, {}), seconds.get(full or "", {})
         both = [id for id in mine if mine[id] is not None and whole.get(id) is not None]
         row: dict[str, Any] = {
             "reader": _named(reader, label),
             "full": _named(full, label) if full else None,
             "questions": len(both),
-            **{key: identity.get(key) for key in _OFFLINE},
+            **{key: identity.get(key, unstudied.get(key)) for key in COSTS},
             "seconds": _mean(mine[id] for id in both),
             "full_seconds": _mean(whole[id] for id in both),
         }
-        yield row | _pays(row)
+        yield {**row, **_pays(row)}
 
 
 def _pays(row: Row) -> Row:
     """The least number of questions after which preparing and asking took less than reading in full; None: never."""
-    known = (*(row[key] for key in _OFFLINE), row["seconds"], row["full_seconds"])
+    known = (*(row[key] for key in COSTS), row["seconds"], row["full_seconds"])
     if any(value is None for value in known):
         return {"measured": False, "questions_to_pay": None}
     ingest, study, compressed, full = known

@@ -103,8 +103,8 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         return
     yield "<h3>When preparing documents pays</h3>"
     yield (
-        "<p>Ingest and study happen once; each question then takes less, or more, than reading the full document again. "
-        "Both ways are timed on the questions that both answered.</p>"
+        "<p>Ingest and study happen once; each question then takes less, or more, than reading the full document "
+        "again. Both ways are timed on the questions that both answered.</p>"
     )
     lines, charts = [], []
     for row in rows:

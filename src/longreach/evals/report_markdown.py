@@ -48,7 +48,7 @@ def _answers(suite: Row) -> Iterator[str]:
     yield from _head(["reader", *columns, *(name + where for _, name, _ in _COSTS)])
     for reader in suite["readers"]:
         own = [cells.get((*where, reader)) for where in columns.values()]
-        last = next((row for row in reversed(own) if row), {})
+        last: Row = next((row for row in reversed(own) if row), {})
         costs = (_said(last.get(key), text) for key, _, text in _COSTS)
         yield _line([reader, *map(_score, own), *costs])
 

@@ -41,8 +41,8 @@ def size(value: float) -> str:
 
 
 def depth(value: float) -> str:
-    """How deep a needle lies: a share of the context, or a percentage where it is above 1."""
-    return f"{100 * value if value <= 1 else value:.0f}%"
+    """How deep a needle lies, given in percent."""
+    return f"{value:.0f}%"
 
 
 def between(bucket: Sequence[int]) -> str:

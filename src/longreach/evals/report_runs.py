@@ -7,24 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import UsageError
+from longreach.evals.run import FORMAT, PREDICTIONS, RUN, SCORES
 
-RECORD, PREDICTIONS, SCORES = "run.json", "predictions.jsonl", "scores.json"
 MEAN = "mean"
 """The task of the rows that hold the mean over a suite's tasks."""
-_FORMAT = 1
+_Fields = Mapping[str, tuple[type, ...]]
 _TEXT, _NUMBER = (str,), (int, float)
-_RECORD_FIELDS = {"suite": _TEXT, "settings": (dict,), "samples": (int,), "samples_digest": _TEXT, "readers": (dict,)}
-_FIELDS = {
-    "answers": (
-        {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER},
-        {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,)}
-        | dict.fromkeys(("score", "low", "high"), _NUMBER),
-    ),
-    "perplexity": (
-        {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER},
-        {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": _NUMBER},
-    ),
+_RECORD: _Fields = {
+    "suite": _TEXT,
+    "settings": (dict,),
+    "seed": (int,),
+    "samples": (int,),
+    "samples_digest": _TEXT,
+    "readers": (dict,),
+    "versions": (dict,),
+    "hardware": (dict,),
+    "command": _TEXT,
+    "started": _TEXT,
 }
+_INTERVAL: _Fields = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_ANSWER: _Fields = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
+_ANSWERS: _Fields = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
+_BUCKET: _Fields = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
+_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": _NUMBER}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Run:
         """ "finished", or how far it came."""
         if self.rows is not None:
             return "finished"
-        answered = len({(line["reader"], line["id"]) for line in self.predictions})
+        each = "task" if self.suite == "perplexity" else "id"  # there a text is read at once, for lines by bucket
+        answered = len({(line["reader"], line[each]) for line in self.predictions})
         return f"unfinished, {answered:,} of {self.record['samples'] * len(self.readers):,}"
 
 
@@ -73,15 +79,15 @@ def read_run(folder: str | Path) -> Run:
             named by its number.
     """
     place = Path(folder)
-    if not (place / RECORD).is_file():
+    if not (place / RUN).is_file():
         raise UsageError(f"'{folder}' is not the folder of a run: give one that `longreach eval` wrote.")
-    record = _json(place / RECORD)
-    if not isinstance(record, dict) or record.get("longreach_run") != _FORMAT:
-        raise UsageError(f"'{place / RECORD}' is not a run of this version of longreach: run the evaluation again.")
-    _check(record, _RECORD_FIELDS, f"'{place / RECORD}'")
+    record = _json(place / RUN)
+    if not isinstance(record, dict) or record.get("longreach_run") != FORMAT:
+        raise UsageError(f"'{place / RUN}' is not a run of this version of longreach: run the evaluation again.")
+    _check(record, _RECORD, f"'{place / RUN}'")
     if not all(isinstance(identity, dict) for identity in record["readers"].values()):
-        raise UsageError(f"'{place / RECORD}' lacks what identifies a reader: run the evaluation again.")
-    line_fields, row_fields = _FIELDS["perplexity" if record["suite"] == "perplexity" else "answers"]
+        raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
+    line_fields, row_fields = (_BUCKET, _BUCKETS) if record["suite"] == "perplexity" else (_ANSWER, _ANSWERS)
     rows = None
     if (place / SCORES).exists():
         scores = _json(place / SCORES)
@@ -94,7 +100,7 @@ def read_run(folder: str | Path) -> Run:
     return Run(place.resolve().name, record, predictions, rows)
 
 
-def _lines(path: Path, fields: Mapping[str, tuple[type, ...]], *, whole: bool) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, fields: _Fields, *, whole: bool) -> Iterator[dict[str, Any]]:
     lines = _text(path).split("\n") if path.exists() or whole else []
     last = lines.pop() if lines else ""
     if whole and last:
@@ -130,7 +136,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"'{path}' cannot be read ({reason}): mend that, or run the evaluation again.") from error
 
 
-def _check(values: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+def _check(values: Any, fields: _Fields, where: str) -> None:
     for name, kinds in fields.items():
         if not isinstance(values, dict) or not isinstance(values.get(name), kinds):
             raise UsageError(f"{where} lacks '{name}': run the evaluation again.")
