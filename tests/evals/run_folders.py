@@ -71,7 +71,7 @@ def _line(chance, suite, task, reader, number, length, quality, positions, secon
     }
 
 
-def length_lines(suite, tasks=("niah",), lengths=(1024, 2048, 4096), depths=(0, 25, 50, 75, 100), readers=QUALITY):
+def length_lines(suite, tasks=("uuid",), lengths=(1024, 2048, 4096), readers=QUALITY):
     """Predictions of a suite by length: for every depth two, which a far needle makes harder for a short window."""
     chance, depths = random.Random(7), (0, 25, 50, 75, 100)
     lines = []

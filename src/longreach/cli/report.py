@@ -29,6 +29,8 @@ def report(
     for path in (out, markdown):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
+    if markdown is not None and markdown.absolute() == out.absolute():
+        raise UsageError(f"'{out}' is to be the page and its twin, the same file: give --markdown another one.")
     found = figures([read_run(folder) for folder in runs], labels or ())
     out.write_text(page(found), encoding="utf-8")
     if markdown is not None:
@@ -39,4 +41,4 @@ def report(
     if as_json:
         emit({**found, "out": str(out), "markdown": None if markdown is None else str(markdown)})
     else:
-        note(f"{out}: {len(found['runs'])} runs")
+        note(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
