@@ -17,7 +17,7 @@ from longreach.evals.report_markdown import markdown
 from longreach.evals.report_page import page
 from longreach.evals.report_runs import read_run
 from tests.evals.run_folders import COSTS, docqa_run, identities, length_run, perplexity_run
-from tests.evals.scripted import guessing, oracle, run
+from tests.evals.scripted import run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -229,7 +229,7 @@ def test_an_unfinished_run_of_perplexity(tmp_path):
 
 
 def test_a_run_of_the_runner_is_a_report(tmp_path):
-    rows = run(tmp_path / "run", oracle(), guessing())["rows"]
+    rows = run(tmp_path / "run")["rows"]
     told = report_of(tmp_path / "run")
     assert told["suites"][0]["rows"] == rows and told["runs"][0]["state"] == "finished"
     table = Page(page(told)).table("Score by length, mean of 2 tasks")
