@@ -58,7 +58,7 @@ class Page(HTMLParser):
             self._cell = None
 
     def handle_data(self, text):
-        if self.open and self.open[-1] == "caption":
+        if "caption" in self.open:
             self._caption += text
         elif self._cell is not None:
             self._cell["text"] += text
@@ -122,6 +122,14 @@ def test_scores_of_the_page_are_those_of_the_runs(folders, told):
             best = max(other["score"] for other in rows if other[key] == row[key])
             assert (cell["class"] == "best") == (row["score"] == best)
         assert len(rows) == sum(len(cells) for cells in table.values())
+
+
+def test_readers_of_a_suite_have_colours_of_their_own(told):
+    text = page(told)
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', text)
+    marks = [re.findall(r'class="s(\d)"><path class="mark" d="(.*?)"', legend) for legend in legends]
+    assert len(marks) == 5 and max(map(len, marks)) == 7
+    assert all(len({colour for colour, _ in legend}) == len(legend) for legend in marks)
 
 
 def test_what_answers_took_is_on_the_page(folders, told):

@@ -16,13 +16,12 @@ from longreach.errors import ContextError, UsageError
 from longreach.evals import run
 from longreach.evals.readers import ModelReader
 from longreach.evals.runner import Progress
+from longreach.evals.suites import PERPLEXITY
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.frame import stderr
 from longreach.training.sources import find
-
-SUITE = "perplexity"
 
 
 class Text(NamedTuple):
@@ -108,7 +107,7 @@ def measure(
     digest = run.digest_of({"name": text.name, "ids": _digest(text.ids)} for text in held_out)
     known = {reader.name: reader.identity() for reader in readers}
     device = readers[0].model.device
-    header = run.header(SUITE, settings, seed, (digest, len(held_out)), known, arguments, device)
+    header = run.header(PERPLEXITY, settings, seed, (digest, len(held_out)), known, arguments, device)
     spans = buckets(length)
     with run.opened(folder, header) as predictions:
         keys = [(reader.name, f"{text.name}/{start}") for reader in readers for text in held_out for start, _ in spans]
@@ -137,7 +136,7 @@ def _lines(reader: ModelReader, text: Text, spans: Sequence[tuple[int, int]]) ->
         weight = model.get_output_embeddings().weight
         losses = chunked_losses(hidden, weight, labels, softcap=softcap_of(model))[0]
     for (start, stop), (nll, tokens) in zip(spans, bucket_sums(losses, spans).tolist(), strict=True):
-        line = {"reader": reader.name, "suite": SUITE, "task": text.name, "id": f"{text.name}/{start}"}
+        line = {"reader": reader.name, "suite": PERPLEXITY, "task": text.name, "id": f"{text.name}/{start}"}
         yield line | {"bucket": [start, stop], "tokens": int(tokens), "nll": nll}
 
 
@@ -150,7 +149,7 @@ def bucket_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         total[1] += line["tokens"]
     for (reader, start, stop), (nll, tokens) in sums.items():
         if tokens:
-            row = {"reader": reader, "task": SUITE, "bucket": [start, stop], "tokens": int(tokens)}
+            row = {"reader": reader, "task": PERPLEXITY, "bucket": [start, stop], "tokens": int(tokens)}
             yield row | {"perplexity": perplexity(nll, tokens)}
 
 

@@ -4,12 +4,14 @@ Every figure of a table stands in a `data` element whose value is that of the JS
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import count
 from string import Template
 from typing import Any
 
+from longreach.evals.charts import COLOURS
 from longreach.evals.report_charts import break_even, by_bucket, by_depth, by_length, by_positions
 from longreach.evals.report_parts import NOT_MEASURED, Row, cost_table, score_table, tokens
 from longreach.evals.report_runs import MEAN
@@ -25,7 +27,7 @@ TITLES = {
 
 def page(figures: Mapping[str, Any]) -> str:
     """The page that shows the figures of `report.figures`."""
-    styles = {reader: style for style, reader in enumerate(_readers(figures))}
+    styles = _styles([suite["readers"] for suite in figures["suites"]])
     sections = {
         suite["suite"]: (TITLES.get(suite["suite"], suite["suite"]), "".join(_suite(suite, styles)))
         for suite in figures["suites"]
@@ -40,8 +42,13 @@ def page(figures: Mapping[str, Any]) -> str:
     return frame.substitute(title="Longreach report", contents="\n".join(contents), sections="\n".join(shown))
 
 
-def _readers(figures: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(reader for suite in figures["suites"] for reader in suite["readers"]))
+def _styles(suites: Sequence[Sequence[str]]) -> dict[str, int]:
+    """A number for each reader, the same all over the page; no two of a suite share a colour while colours last."""
+    styles: dict[str, int] = {}
+    for reader in dict.fromkeys(reader for readers in suites for reader in readers):
+        beside = {styles.get(other) for readers in suites if reader in readers for other in readers}
+        styles[reader] = len(styles) if len(styles) < COLOURS else next(free for free in count() if free not in beside)
+    return styles
 
 
 def _suite(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:

@@ -76,7 +76,9 @@ def box(name: str, inside: str) -> str:
 def table(caption: str, heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table in its box, of rows that are HTML already."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    inside = f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    inside = (
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    )
     return box(caption, f"<table>{inside}</table>")
 
 
