@@ -90,7 +90,7 @@ def length_lines(suite, tasks=("uuid",), lengths=(1024, 2048, 4096), readers=QUA
     return lines
 
 
-def docqa_lines(tasks=("fairytaleqa", "qmsum"), readers=DOCQA, count=12):
+def docqa_lines(tasks, readers=DOCQA, count=12):
     chance = random.Random(8)
     return [
         _line(chance, "docqa", task, reader, number, 0, *DOCQA[reader])
@@ -125,8 +125,8 @@ def length_run(folder, suite="niah", finished=True, **changes):
     return write_run(folder, suite, readers, lines, rows_of(lines) if finished else None, **changes)
 
 
-def docqa_run(folder, costs=COSTS, **changes):
-    lines = docqa_lines()
+def docqa_run(folder, costs=COSTS, tasks=("fairytaleqa", "qmsum"), **changes):
+    lines = docqa_lines(tasks)
     readers = identities(DOCQA)
     for name in readers:
         readers[name] |= {"adapter": "lora-1"}

@@ -426,3 +426,12 @@ def _overflow(path, text, width):
     found = re.search(r"<title>(\d+),(true|false)</title>", done.stdout)
     assert found and int(found[1]) >= 2, done.stdout[:300]
     return found[2]
+
+
+def test_one_task_of_documents_is_a_table_by_task(tmp_path):
+    folder = docqa_run(tmp_path / "run", costs={"ingest_seconds": 1.0, "study_seconds": 2.0}, tasks=("qmsum",))
+    text = page(report_of(folder))
+    assert list(Page(text).table("Score by task, whole documents")) == ["qmsum"]
+    cells = list(Page(text).table("Seconds spent once")["compressed"].values())
+    assert cells[-1]["text"] == "1 question" and "Score by length" not in text
+    assert "| reader | qmsum | positions |" in markdown(report_of(folder))

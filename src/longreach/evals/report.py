@@ -156,9 +156,9 @@ def _break_even(run: Run, label: str) -> Iterator[Row]:
         reader: {line["id"]: line.get("seconds") for line in lines}
         for (reader,), lines in _groups(run.predictions, "reader").items()
     }
-    full = next((reader for reader in run.readers if reader.split()[0] == "full"), None)
+    full = next((reader for reader in run.readers if reader.partition(" ")[0] == "full"), None)
     for reader, identity in run.readers.items():
-        if reader.split()[0] not in _VECTORS and not any(key in identity for key in COSTS):
+        if reader.partition(" ")[0] not in _VECTORS and not any(key in identity for key in COSTS):
             continue
         unstudied = {"study_seconds": 0.0} if identity.get("adapter", "") is None else {}
         mine, whole = seconds.get(reader, {}), seconds.get(full or "", {})

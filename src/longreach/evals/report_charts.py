@@ -103,8 +103,8 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         return
     yield "<h3>When preparing documents pays</h3>"
     yield (
-        "<p>Ingest and study happen once; each question then takes less, or more, than reading the full document "
-        "again. Both ways are timed on the questions that both answered.</p>"
+        "<p>Ingest and study, of all documents of a run, happen once; each question then takes less, or more, than "
+        "reading the full document again. Both ways are timed on the questions that both answered.</p>"
     )
     lines, charts = [], []
     for row in rows:
@@ -126,7 +126,7 @@ def _verdict(row: Row) -> str:
         return NOT_MEASURED
     if row["questions_to_pay"] is None:
         return "never: a question takes no less"
-    return f"{data(row['questions_to_pay'], count)} questions"
+    return f"{data(row['questions_to_pay'], count)} question{'' if row['questions_to_pay'] == 1 else 's'}"
 
 
 def _paying(row: Row, styles: Styles) -> str:

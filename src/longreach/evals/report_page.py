@@ -76,14 +76,14 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
         return {reader: cells[task, length, reader] for reader in readers if (task, length, reader) in cells}
 
     whole = [(tokens(length), found(total, length)) for length in lengths if found(total, length)]
-    if whole and (len(lengths) > 1 or len(tasks) == 1):
+    if whole and lengths != [0] and (len(lengths) > 1 or len(tasks) == 1):
         yield score_table(f"Score by length, {what}", "length", whole, readers)
     yield from by_depth(suite.get("depths", ()), readers)
-    if len(tasks) > 1:
+    if len(tasks) > 1 or lengths == [0]:
         for length in lengths:
-            lines = [(task, found(task, length)) for task in (*tasks, MEAN) if found(task, length)]
+            lines = [(task, found(task, length)) for task in dict.fromkeys((*tasks, total)) if found(task, length)]
             table = score_table(f"Score by task, {tokens(length)}", "task", lines, readers, total=MEAN)
-            if not found(MEAN, length):
+            if not found(total, length):
                 table += "<p>There is no mean over the tasks: not every reader answered the same ones.</p>"
             name = f"<summary>Every task, {tokens(length)}</summary>"
             yield table if len(lengths) == 1 else f"<details>{name}{table}</details>"
