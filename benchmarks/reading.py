@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 import longreach as lr
-from longreach.bench.timing import record
 from longreach.evals.scores import interval, token_f1
+from longreach.models.machine import record
 from longreach.models.prompt import PromptBuilder
 from longreach.training.questions import read_questions
 from longreach.workspace import make_compressor

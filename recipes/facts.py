@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longreach.bench.timing import record
+from longreach.models.machine import record
 
 KEYS = VALUES = 64
 FILLERS = 127

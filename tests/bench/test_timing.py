@@ -5,7 +5,8 @@ import statistics
 import pytest
 import torch
 
-from longreach.bench.timing import Times, measure, record
+from longreach.bench.timing import Times, measure
+from longreach.models.machine import record
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import longreach.cli.bench as commands
 from longreach.cli.bench_tables import finetune_table
+from longreach.cli.output import memory_said
 from longreach.pattern import AttentionPattern, LayerPlan
 
 SMALL = ("--block-size", 4, "--sink-blocks", 1, "--local-blocks", 2, "--stride", 3)
@@ -153,7 +153,7 @@ def test_a_gpu_out_of_memory_is_the_same(wrong, monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it():
-    with pytest.raises(RuntimeError, match="else"), commands._memory("--length", False):
+    with pytest.raises(RuntimeError, match="else"), memory_said("--length", False):
         raise RuntimeError("something else")
 
 

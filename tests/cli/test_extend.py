@@ -123,7 +123,7 @@ def test_bad_input_is_one_sentence(wrong, models, data, tmp_path):
     wrong(2, ["max_steps is 0"], "extend", one, data, out, "--length", 64, "--max-steps", 0)
     wrong(2, ["no tracker 'nope'"], "extend", one, data, out, *RUN, "--report-to", "nope")
     wrong(2, ["--length"], "extend", one, data, out)
-    wrong(2, ["no training run"], "extend", one, data, models, *RUN)
+    wrong(2, ["no run"], "extend", one, data, models, *RUN)
     assert not out.exists()
 
 

@@ -8,6 +8,8 @@ import pytest
 from longreach import Policy, Reader, Sampling
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.evals.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
+from longreach.models.generate import Written
+from longreach.models.steps import Steps
 from longreach.reader import Scorecard
 from longreach.training.questions import Question
 from longreach.training.study import study
@@ -102,10 +104,15 @@ def fake_answers(monkeypatch, wanted):
     """The reader answers right with the readings named, wrong with the others."""
     from longreach.reader import reader as room
 
-    def write(model, prompts, stops, sampling, cache=None):
+    def write_all(model, prompts, stops, sampling, **more):
+        return [Written([0], 0.0, 0.0, 0) for _ in prompts]
+
+    def write_tokens(model, prompts, stops, sampling, cache=None, watch=None):
+        watch(Steps(model, 1))
         yield [0] * len(prompts)
 
-    monkeypatch.setattr(room, "write_tokens", write)
+    monkeypatch.setattr(room, "write_all", write_all)
+    monkeypatch.setattr(room, "write_tokens", write_tokens)
     real = Reader._answer
 
     def answer(self, plan, *arguments):

@@ -37,7 +37,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_unless_memory_is_full(tmp_pat
 def test_nothing_of_others_is_overwritten(tmp_path):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="no training run"):
+        with pytest.raises(UsageError, match="no run"):
             run.claim(out, {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from longreach.errors import TrainingError
+from longreach.models.perplexity import buckets
 from longreach.training import run
 from longreach.training.extend import extend
 from longreach.training.settings import Settings
-from longreach.training.trainer import LongTrainer, buckets
+from longreach.training.trainer import LongTrainer
 from tests.conftest import make_tokenizer
 from tests.training.conftest import make_hybrid
 
@@ -21,7 +22,7 @@ def test_buckets_double():
 
 
 def test_perplexity_is_that_of_each_position(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("longreach.training.trainer._FIRST_BUCKET", 32)
+    monkeypatch.setattr("longreach.models.perplexity._FIRST_BUCKET", 32)
     lines = []
     settings = Settings(length=256, max_steps=1, held_out=2, learning_rate=1e-9)
     extend(make_hybrid(), make_tokenizer(), [texts], tmp_path / "out", settings, cache=tmp_path / "c", say=lines.append)

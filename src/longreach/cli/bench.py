@@ -2,15 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from longreach.cli.bench_tables import attention_table, finetune_table, model_table
-from longreach.cli.output import DeviceOption, JsonOption, emit, fail, note
+from longreach.cli.output import DeviceOption, JsonOption, emit, memory_said, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -65,7 +63,7 @@ def attention(
 
     Example: longreach bench attention --shape llama2-7b --length 32768 --what train --out attention.json
     """
-    with _memory("--length or --rows", as_json):
+    with memory_said("--length or --rows", as_json):
         from longreach.bench.attention import AttentionCase, run
         from longreach.models.plan import shape as sizes
 
@@ -130,7 +128,7 @@ def model(
 
     Example: longreach bench model --shape llama2-7b --length 131072 --what decode --out decode.json
     """
-    with _memory("--length, --rows or --layers", as_json):
+    with memory_said("--length, --rows or --layers", as_json):
         from longreach.bench.model import ModelCase, run
         from longreach.bench.subject import subject
 
@@ -174,7 +172,7 @@ def finetune(
 
     Example: longreach bench finetune --shape llama2-7b --rows 4 --out finetune.json
     """
-    with _memory("--length or --rows", as_json):
+    with memory_said("--length or --rows", as_json):
         from longreach.bench.finetune import FinetuneCase, run
 
         case = FinetuneCase(length, ratio, qa_tokens, rows, repeats)
@@ -200,7 +198,7 @@ def reader(
 
     Example: longreach bench reader --out reader.json
     """
-    with _memory("--model to a smaller one", as_json):
+    with memory_said("--model to a smaller one", as_json):
         from longreach.bench.reader import BOOK, lines, run
         from longreach.models.load import load
 
@@ -239,22 +237,9 @@ def _place(
 
 
 def _record(device: "torch.device", *packages: str) -> dict[str, Any]:
-    from longreach.bench.timing import record
+    from longreach.models.machine import record
 
     return record(sys.argv[1:], device, packages)
-
-
-@contextmanager
-def _memory(lower: str, as_json: bool) -> Iterator[None]:
-    """Ends the command where memory runs out, with the options that save some."""
-    from longreach.errors import out_of_memory
-
-    try:
-        yield
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        fail(f"Out of memory: lower {lower}, or use a smaller --dtype.", "MemoryError", as_json, 1)
 
 
 def _finish(report: dict[str, Any], out: Path | None, plot: Path | None, as_json: bool) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+
+from longreach.errors import out_of_memory
 
 StoreOption = typer.Option(
     None, "--store", metavar="DIR", help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]"
@@ -38,6 +41,17 @@ def fail(text: str, kind: str, as_json: bool, code: int) -> NoReturn:
         emit({"error": text, "type": kind})
     note(f"longreach: {text}")
     sys.exit(code)
+
+
+@contextmanager
+def memory_said(lower: str, as_json: bool) -> Iterator[None]:
+    """Ends the command where memory runs out, with the options that save some."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        fail(f"Out of memory: lower {lower}, or use a smaller --dtype.", "MemoryError", as_json, 1)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

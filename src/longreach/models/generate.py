@@ -4,7 +4,8 @@ Unlike `model.generate` it takes embeddings after a KV cache, yields each token 
 Shapes: B prompts, T positions of a prompt, d hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,14 @@ def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
 
 @torch.no_grad()
 def write_tokens(
-    model: Any, prompts: Sequence[torch.Tensor], stops: frozenset[int], sampling: Sampling, cache: Any = None
+    model: Any,
+    prompts: Sequence[torch.Tensor],
+    stops: frozenset[int],
+    sampling: Sampling,
+    cache: Any = None,
+    *,
+    chunk_tokens: int | None = None,
+    watch: Callable[[Steps], None] = lambda steps: None,
 ) -> Iterator[list[int | None]]:
     """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer has ended.
 
@@ -77,6 +85,9 @@ def write_tokens(
         stops: token ids that end an answer; they are not yielded.
         sampling: how to choose.
         cache: KV cache of a prefix before a single prompt; it is taken over.
+        chunk_tokens: prompts are read so many positions at a time, which bounds what layers hold meanwhile; None reads
+            them in one piece.
+        watch: is given the steps before they begin.
     """
     device, rows = prompts[0].device, len(prompts)
     assert rows == 1 or cache is None, "a prefix belongs to one prompt"
@@ -85,8 +96,13 @@ def write_tokens(
     batch = torch.stack([torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
     past = cache.get_seq_length() if cache is not None else 0
     steps = Steps(model, past + longest + sampling.max_new_tokens - 1, cache=cache)
-    mask = (torch.arange(longest, device=device)[None] >= padding[:, None]).long()
-    logits = steps.read(inputs_embeds=batch, attention_mask=mask)
+    watch(steps)
+    # Padding has to lie in the first chunk, with a token of every row behind it.
+    first = min(longest, max(chunk_tokens or longest, int(padding.max()) + 1))
+    mask = (torch.arange(first, device=device)[None] >= padding[:, None]).long()
+    logits = steps.read(inputs_embeds=batch[:, :first], attention_mask=mask)
+    for start in range(first, longest, chunk_tokens or longest):
+        logits = steps.read(inputs_embeds=batch[:, start : start + (chunk_tokens or longest)])
     choose = _Chooser(sampling, rows, device)
     ended = [False] * rows
     for step in range(sampling.max_new_tokens):
@@ -97,6 +113,59 @@ def write_tokens(
         yield [None if done else token for done, token in zip(ended, tokens.tolist(), strict=True)]
         if step + 1 < sampling.max_new_tokens:
             logits = steps.step(tokens)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One prompt's answer, and what it took.
+
+    Attributes:
+        tokens: token ids, without the one that ended them.
+        first_token_seconds, seconds: from when the answers were asked for to its first and its last token; all answers
+            of a batch are asked for together.
+        kv_bytes: its share of the keys and values that are held when the batch is written.
+    """
+
+    tokens: list[int]
+    first_token_seconds: float
+    seconds: float
+    kv_bytes: int
+
+
+def write_all(
+    model: Any,
+    prompts: Sequence[torch.Tensor],
+    stops: frozenset[int],
+    sampling: Sampling,
+    *,
+    began: float | None = None,
+    chunk_tokens: int | None = None,
+) -> list[Written]:
+    """Whole answers of a batch; arguments as in `write_tokens`.
+
+    Args:
+        model: a causal language model.
+        prompts: embeddings, [T_i, d] each.
+        stops: token ids that end an answer.
+        sampling: how to choose.
+        began: when the answers were asked for, on `time.perf_counter`; None for now.
+        chunk_tokens: positions read at a time.
+    """
+    began = time.perf_counter() if began is None else began
+    held: list[Steps] = []
+    tokens: list[list[int]] = [[] for _ in prompts]
+    times: list[list[float]] = [[] for _ in prompts]
+    for step in write_tokens(model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append):
+        now = time.perf_counter() - began
+        for row, token in enumerate(step):
+            if token is not None:
+                tokens[row].append(token)
+                times[row].append(now)
+    end = time.perf_counter() - began
+    share = held[0].kv_bytes // len(prompts)
+    return [
+        Written(own, *((at[0], at[-1]) if at else (end, end)), share) for own, at in zip(tokens, times, strict=True)
+    ]
 
 
 class _Chooser:

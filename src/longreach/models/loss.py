@@ -73,8 +73,29 @@ def chunked_cross_entropy(
     rows, targets = hidden.flatten(0, -2), labels.flatten()
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
-        total = total + checkpoint(_summed, chunk, lm_head_weight, wanted, softcap, use_reentrant=False)
+        total = total + checkpoint(_cross_entropy, chunk, lm_head_weight, wanted, softcap, use_reentrant=False)
     return total / (targets != IGNORED).sum()
+
+
+@torch.no_grad()
+def chunked_losses(
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    labels: Tensor,
+    chunk_tokens: int = 1024,
+    *,
+    softcap: float | None = None,
+) -> Tensor:
+    """The cross entropy of every position, [..., T] in float32, without gradients; 0 where a label does not count.
+
+    Arguments as in `chunked_cross_entropy`.
+    """
+    rows, targets = hidden.flatten(0, -2), labels.flatten()
+    parts = [
+        _cross_entropy(chunk, lm_head_weight, wanted, softcap, "none")
+        for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+    ]
+    return torch.cat(parts).view(labels.shape)
 
 
 @torch.no_grad()
@@ -136,9 +157,11 @@ def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else (logits / softcap).tanh() * softcap
 
 
-def _summed(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
+def _cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None, reduction: str = "sum"
+) -> Tensor:
     logits = _logits(hidden, weight, softcap)
-    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction)
 
 
 def _diverged(hidden: Tensor, weight: Tensor, ids: Tensor, log_probs: Tensor, softcap: float | None) -> Tensor:

@@ -16,7 +16,7 @@ from longreach.errors import ModelError
 from longreach.models.generate import stop_tokens
 
 _SLOT = "\u27e6longreach-slot\u27e7"
-_REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
+REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
 _SEPARATOR = "\n\n"
 
 
@@ -60,9 +60,19 @@ class PromptBuilder:
         """Token ids that a raw passage costs, with what separates it from the next part."""
         return self.plain(text) + self._separator
 
-    def fixed(self, question: str) -> int:
+    def fixed(self, question: str, request: str = REQUEST) -> int:
         """Positions of a prompt without any context."""
-        return len(self._head) + len(self.plain(_REQUEST + question)) + len(self._tail)
+        return len(self._head) + len(self.plain(request + question)) + len(self._tail)
+
+    def continuation(self, text: str) -> list[int]:
+        """Token ids of a text that is to be gone on with as it is; BOS first where the tokenizer puts it."""
+        first = list(self._tokenizer("", verbose=False)["input_ids"][:1])
+        return [*(first if first == [self._tokenizer.bos_token_id] else ()), *self.plain(text)]
+
+    def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
+        """The prompt of token ids: a user's words inside the chat template, or what is to be gone on with."""
+        frame = (self._head, self._tail) if chat else ([], [])
+        return Prompt(self._embed([*frame[0], *ids, *frame[1]]), (), 0, len(ids))
 
     def vectors_cost(self, vectors: int) -> int:
         """Positions that so many summary vectors cost, with what separates them from the next part."""
@@ -73,8 +83,7 @@ class PromptBuilder:
         vectors: Sequence[torch.Tensor],
         passages: Sequence[Sequence[int]],
         question: str,
-        *,
-        request: str = _REQUEST,
+        request: str = REQUEST,
     ) -> Prompt:
         """Puts a prompt together.
 

@@ -25,6 +25,7 @@ class Usage:
         cached: positions taken from the KV cache of an earlier question.
         source_tokens: tokens of source text behind the vectors and the raw text, each passage counted once.
         answer_tokens: tokens written.
+        kv_bytes: keys and values held when the answer was written.
     """
 
     positions: int
@@ -33,11 +34,12 @@ class Usage:
     cached: int
     source_tokens: int
     answer_tokens: int
+    kv_bytes: int
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds since the question was asked; questions asked together share those of their batch."""
+    """Wall-clock seconds since the question was asked; questions asked together are answered together."""
 
     retrieved_seconds: float
     assembled_seconds: float

@@ -22,8 +22,9 @@ from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.generate import Sampling, read_prefix, stop_tokens, write_tokens
+from longreach.models.generate import Sampling, Written, read_prefix, stop_tokens, write_all, write_tokens
 from longreach.models.prompt import Prompt, PromptBuilder
+from longreach.models.steps import Steps
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Key, Policy, choose
 from longreach.reader.scorecard import scorecard_of
@@ -131,27 +132,38 @@ class Reader:
         questions: Sequence[str],
         *,
         documents: Sequence[str | None] | None = None,
-        policy: Policy | None = None,
+        policy: Policy | Sequence[Policy] | None = None,
+        words: Sequence[str] | None = None,
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> list[Answer]:
-        """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there."""
+        """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there.
+
+        Args:
+            questions: the questions, as the retriever gets them.
+            documents: the document of each, or None.
+            policy: what to read, for all of them or for each; those of a batch have the adapter on, or off.
+            words: what the model is told after the context for each, with the question in it; None for the reader's
+                own words.
+            sampling: how to write.
+            batch_size: questions answered together.
+        """
         documents = documents if documents is not None else [None] * len(questions)
-        asked, policy = list(zip(questions, documents, strict=True)), policy or self.policy
+        chosen, sampling = policy or self.policy, sampling or Sampling()
+        policies = [chosen] * len(questions) if isinstance(chosen, Policy) else chosen
+        told: Sequence[str | None] = words or [None] * len(questions)
+        asked = list(zip(questions, documents, policies, [sampling] * len(questions), told, strict=True))
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-        sampling, answers = sampling or Sampling(), list[Answer]()
+        answers = list[Answer]()
         for first in range(0, len(asked), batch_size):
             began = time.perf_counter()
-            plans = [self._plan(*one, policy, sampling) for one in asked[first : first + batch_size]]
-            steps, first_token = list[list[int | None]](), None
-            with self._adapted(policy):
-                for step in write_tokens(self.model, [plan.prompt.embeds for plan in plans], self._stops, sampling):
-                    first_token = first_token or time.perf_counter() - began
-                    steps.append(step)
-            for plan, written in zip(plans, zip(*steps, strict=True) if steps else [()] * len(plans), strict=True):
-                tokens = [token for token in written if token is not None]
-                answers.append(self._answer(plan, tokens, 0, first_token, time.perf_counter() - began))
+            plans = [self._plan(*one) for one in asked[first : first + batch_size]]
+            prompts = [plan.prompt.embeds for plan in plans]
+            assert len({plan.policy.adapter for plan in plans}) == 1, "one adapter a batch"
+            with self._adapted(plans[0].policy):
+                written = write_all(self.model, prompts, self._stops, sampling, began=began)
+            answers += [self._answer(plan, 0, own) for plan, own in zip(plans, written, strict=True)]
         return answers
 
     def _stream(
@@ -159,9 +171,10 @@ class Reader:
     ) -> Iterator[str | Answer]:
         began = time.perf_counter()
         plan = self._plan(question, document, policy, sampling)
-        tokens, shown, first_token = list[int](), "", None
+        tokens, shown, first_token, held = list[int](), "", None, list[Steps]()
         cache, past, cached = self._read_context(plan.prompt, policy)
-        steps = write_tokens(self.model, [plan.prompt.embeds[past:]], self._stops, sampling, cache)
+        prompts = [plan.prompt.embeds[past:]]
+        steps = write_tokens(self.model, prompts, self._stops, sampling, cache, watch=held.append)
         while True:
             with self._adapted(policy):  # not while the caller holds the generator
                 step = next(steps, None)
@@ -174,18 +187,22 @@ class Reader:
                 yield text[len(shown) :]
                 shown = text
         yield self._decode(tokens)[len(shown) :]
-        yield self._answer(plan, tokens, cached, first_token, time.perf_counter() - began)
+        total = time.perf_counter() - began
+        yield self._answer(plan, cached, Written(tokens, first_token or total, total, held[0].kv_bytes))
 
     def _adapted(self, policy: Policy) -> AbstractContextManager[None]:
         return only_adapter(self.model, self.adapter if policy.adapter else None)
 
-    def _plan(self, question: str, document: str | None, policy: Policy, sampling: Sampling) -> _Plan:
+    def _plan(
+        self, question: str, document: str | None, policy: Policy, sampling: Sampling, words: str | None = None
+    ) -> _Plan:
         """Retrieves, chooses what is read and how, and assembles it in document order."""
         began = time.perf_counter()
         if not encodable(question):
             raise UsageError("The question holds bytes that are not text: write it in UTF-8.")
         budget = self._budget(policy, sampling)
-        room = budget - self._builder.fixed(question)
+        told = (question,) if words is None else (words, "")
+        room = budget - self._builder.fixed(*told)
         if room <= 0:
             advice = "raise the budget"
             if policy.budget is None and budget < DEFAULT_BUDGET:
@@ -204,7 +221,7 @@ class Reader:
             raise ContextError(
                 f"No passage fits the {budget} positions of the budget with the question: raise the budget."
             )
-        prompt = self._builder.build(self._vectors(choice.vectors), choice.raw, question)
+        prompt = self._builder.build(self._vectors(choice.vectors), choice.raw, *told)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
         return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
 
@@ -247,13 +264,19 @@ class Reader:
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _answer(
-        self, plan: _Plan, tokens: Sequence[int], cached: int, first_token: float | None, total: float
-    ) -> Answer:
+    def _answer(self, plan: _Plan, cached: int, written: Written) -> Answer:
         prompt = plan.prompt
-        usage = Usage(len(prompt.embeds), prompt.vectors, prompt.raw_tokens, cached, plan.source_tokens, len(tokens))
-        timings = Timings(plan.retrieved_seconds, plan.assembled_seconds, first_token or total, total)
-        return Answer(self._decode(tokens).strip(), plan.passages, usage, timings, plan.policy.name)
+        usage = Usage(
+            positions=len(prompt.embeds),
+            vectors=prompt.vectors,
+            raw_tokens=prompt.raw_tokens,
+            cached=cached,
+            source_tokens=plan.source_tokens,
+            answer_tokens=len(written.tokens),
+            kv_bytes=written.kv_bytes,
+        )
+        timings = Timings(plan.retrieved_seconds, plan.assembled_seconds, written.first_token_seconds, written.seconds)
+        return Answer(self._decode(written.tokens).strip(), plan.passages, usage, timings, plan.policy.name)
 
 
 def _content_key(embeds: torch.Tensor) -> bytes:

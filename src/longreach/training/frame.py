@@ -47,6 +47,11 @@ def stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
 def silent(text: str) -> None:
     """Says nothing: what processes other than the first do."""
 

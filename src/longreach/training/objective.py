@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.functional import cross_entropy, linear
 from transformers.modeling_outputs import CausalLMOutput
 
 from longreach.errors import ModelError
 from longreach.models.decoder import decoder_of
-from longreach.models.loss import IGNORED, chunked_cross_entropy
+from longreach.models.loss import IGNORED, chunked_cross_entropy, chunked_losses
 
 _CHUNK_TOKENS = 1024
 
@@ -64,7 +63,7 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
             shift_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         weight = _head(self)
         if reduction == "none":
-            return {"losses": _losses(hidden, weight, shift_labels, chunk_tokens)}
+            return {"losses": chunked_losses(hidden, weight, shift_labels, chunk_tokens)}
         loss = chunked_cross_entropy(hidden, weight, shift_labels, chunk_tokens)
         if num_items_in_batch is not None:
             loss = loss * ((shift_labels != IGNORED).sum() / num_items_in_batch)
@@ -115,13 +114,3 @@ def _check(model: Any) -> None:
             f"A {type(model).__name__} cannot be trained here: its logits are not plain products with its LM head"
             f"{' (' + scaled[0] + ')' if scaled else ''}; give a Llama, Mistral or Qwen model."
         )
-
-
-@torch.no_grad()
-def _losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
-    rows, targets = hidden.flatten(0, -2), labels.flatten()
-    parts = [
-        cross_entropy(linear(chunk, weight).float(), wanted, ignore_index=IGNORED, reduction="none")
-        for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
-    ]
-    return torch.cat(parts).view(labels.shape)

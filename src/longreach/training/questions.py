@@ -46,7 +46,7 @@ def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> l
         path: the file.
         documents: names of the corpus' documents; a question names one of them, or the end of its path with or
             without the suffix, as long as only one fits.
-        corpus: its name, for what is said.
+        corpus: its name, for what is said; empty where documents are in none.
 
     Raises:
         UsageError: the file cannot be read or is empty, or a line is not such a question; the line is named.
@@ -97,6 +97,8 @@ def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> 
     if fits:
         listed = ", ".join(repr(document) for document in fits[:3])
         raise UsageError(f"{where} is about '{named}', which may be {listed}: write more of its path.")
+    if not corpus:
+        raise UsageError(f"{where} is about '{named}', and no document of that name is given: check the name.")
     raise UsageError(
         f"{where} is about '{named}', and corpus '{corpus}' has no such document: `longreach corpus show {corpus}` "
         "lists them."

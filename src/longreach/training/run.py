@@ -21,6 +21,7 @@ from longreach.errors import ModelError, UsageError, out_of_memory
 
 CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
 _RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
+_MOST_NAMED = 6  # settings that differ, in one sentence
 
 
 def claim(out: Path, settings: Mapping[str, Any], *, renew: Collection[str] = ()) -> None:
@@ -40,14 +41,11 @@ def claim(out: Path, settings: Mapping[str, Any], *, renew: Collection[str] = ()
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / _RUN, wanted)
     there = settings_of(out)
-    both = (there.keys() | wanted.keys()) - set(renew)
-    differing = sorted(key for key in both if there.get(key) != wanted.get(key))
+    differing = [] if there == wanted else sorted(_differing(there, wanted, renew))
     if differing:
-        named = ", ".join(
-            f"{key} is {_short(there.get(key))} there and {_short(wanted.get(key))} here" for key in differing
-        )
         raise UsageError(
-            f"'{out}' belongs to another run: {named}. Give another folder, or that run's settings to go on with it."
+            f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another folder, or that run's "
+            "settings to go on with it."
         )
     if there != wanted:
         write_json(out / _RUN, wanted)
@@ -71,8 +69,17 @@ def refuse_foreign(out: Path) -> None:
     """Raises UsageError where `out` is neither free nor the folder of a run."""
     if out.exists() and not (out / _RUN).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
-            f"'{out}' exists already and is no training run: give a folder that does not exist yet, or an empty one."
+            f"'{out}' exists already and is no run: give a folder that does not exist yet, or an empty one."
         )
+
+
+def _differing(there: Any, here: Any, renew: Collection[str] = (), path: str = "") -> Iterator[str]:
+    """Names the values that differ, and those inside of objects by all their keys."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in (there.keys() | here.keys()) - set(renew):
+            yield from _differing(there.get(key), here.get(key), (), f"{path}.{key}" if path else key)
+    elif there != here:
+        yield f"{path} is {_short(there)} there and {_short(here)} here"
 
 
 def _short(value: Any) -> str:

@@ -96,21 +96,7 @@ def hub(given: str, folder: Path | None = None) -> Source:
         DocumentError: There is no such data set, or it has no column of texts.
         MissingDependency: The library is not installed.
     """
-    parts = _HUB.fullmatch(given)
-    absent = f"There is no file or folder '{given}'"
-    if parts is None:
-        raise DocumentError(f"{absent}: check the path.")
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {_INSTALL}") from error
-    try:
-        datasets.disable_progress_bars()
-        target = str(folder) if folder else parts["name"]
-        data: Any = datasets.load_dataset(target, parts["config"], split=parts["split"] or "train")
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DocumentError(f"{absent}, and no data set of that name can be had from the Hub: {reason}") from error
+    data = hub_rows(given, folder)
     if FIELD not in data.column_names:
         raise DocumentError(
             f"The data set {given} has no column '{FIELD}', only {', '.join(data.column_names)}: rename one."
@@ -123,6 +109,36 @@ def hub(given: str, folder: Path | None = None) -> Source:
                     yield _checked(text, f"A row of the data set {given}")
 
     return Source(given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts)
+
+
+def hub_rows(given: str, folder: Path | None = None, *, config: str | None = None, split: str = "train") -> Any:
+    """The rows of a data set of the Hub, or in the local `folder`, through the library `datasets`.
+
+    Args:
+        given: `owner/name`, `owner/name:config` or `owner/name:config@split`.
+        folder: Read this instead, as the data set of that name.
+        config: Where `given` names none.
+        split: Where `given` names none.
+
+    Raises:
+        DocumentError: There is no such data set.
+        MissingDependency: The library is not installed.
+    """
+    parts = _HUB.fullmatch(given)
+    absent = f"There is no file or folder '{given}'"
+    if parts is None:
+        raise DocumentError(f"{absent}: check the path.")
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {_INSTALL}") from error
+    try:
+        datasets.disable_progress_bars()
+        target = str(folder) if folder else parts["name"]
+        return datasets.load_dataset(target, parts["config"] or config, split=parts["split"] or split)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DocumentError(f"{absent}, and no data set of that name can be had from the Hub: {reason}") from error
 
 
 def _walk(folder: Path) -> list[Path]:

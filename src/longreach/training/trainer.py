@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,18 +15,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from longreach.errors import MissingDependency, TrainingError, UsageError
+from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.data import only
+from longreach.training.frame import clock
 
-_FIRST_BUCKET = 1024
 _TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
-def buckets(length: int) -> list[tuple[int, int]]:
-    """[0, 1K), [1K, 2K), [2K, 4K), [4K, 8K), ... up to `length` positions."""
-    edges = [0]
-    while edges[-1] < length:
-        edges.append(min(length, max(_FIRST_BUCKET, 2 * edges[-1])))
-    return list(itertools.pairwise(edges))
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -123,11 +114,9 @@ class LongTrainer(Trainer):
             index = turn * ranks + rank
             # Every rank makes the same number of calls, because FSDP's calls wait for each other.
             row = torch.from_numpy(self._held_out[min(index, len(self._held_out) - 1)])[None].to(self.args.device)
-            losses = model(input_ids=row, labels=row, reduction="none")["losses"][0].double()
+            losses = model(input_ids=row, labels=row, reduction="none")["losses"][0]
             if index < len(self._held_out):
-                for bucket, (start, stop) in enumerate(spans):
-                    of = losses[max(0, start - 1) : min(stop, len(losses)) - 1]  # the first token is not predicted
-                    sums[bucket] += torch.stack([of.sum(), torch.tensor(float(len(of)), device=of.device)])
+                sums += bucket_sums(losses, spans)
         if ranks > 1:
             sums = self.accelerator.reduce(sums, "sum")
         model.train(was_training)
@@ -139,15 +128,11 @@ class LongTrainer(Trainer):
 
 def _perplexities(spans: list[tuple[int, int]], sums: list[list[float]]) -> dict[str, float]:
     total, count = (sum(column) for column in zip(*sums, strict=True))
-    metrics = {"eval_loss": total / count, "eval_perplexity": _exp(total / count)}
+    metrics = {"eval_loss": total / count, "eval_perplexity": perplexity(total, count)}
     for (start, stop), (loss, tokens) in zip(spans, sums, strict=True):
         if tokens:
-            metrics[f"eval_perplexity_{start}-{stop}"] = _exp(loss / tokens)
+            metrics[f"eval_perplexity_{start}-{stop}"] = perplexity(loss, tokens)
     return metrics
-
-
-def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def not_finite(what: str, step: int, advice: str) -> str:
@@ -228,7 +213,7 @@ class Progress(TrainerCallback):
         left = (now - self._began) / max(1, done - self._first) * (state.max_steps - done)
         self._say(
             f"step {done}/{state.max_steps}  loss {logs['loss']:.4f}  {self.tokens_per_second:,.0f} tokens/s  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {_clock(left)} left"
+            f"lr {logs.get('learning_rate', 0):.2e}  {clock(left)} left"
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -236,7 +221,3 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero and metrics:
             parts = [f"{key.rsplit('_', 1)[1]}: {value:.2f}" for key, value in metrics.items() if "-" in key]
             self._say(f"step {state.global_step}  perplexity {metrics['eval_perplexity']:.2f}  ({', '.join(parts)})")
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

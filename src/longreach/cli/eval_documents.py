@@ -1,0 +1,144 @@
+"""`longreach eval docqa`: which documents, whose vectors, read in which ways."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from longreach.cli.output import note
+
+if TYPE_CHECKING:
+    from longreach.compressors.base import Compressor
+    from longreach.corpus.store import Corpus
+    from longreach.evals.documents import DocumentReader
+    from longreach.evals.readers import ModelReader
+    from longreach.evals.sample import Sample
+    from longreach.evals.suites import Choice
+
+
+_SAID = {"cut": "their middle is cut", "leave out": "they are left out", "read": "they are read all the same"}
+
+
+class Options(NamedTuple):
+    """The options of docqa; see the command."""
+
+    questions: Path | None
+    documents: list[Path]
+    compressor: str | None
+    ratio: int | None
+    adapter: Path | None
+    beyond_window: bool
+    batch_size: int
+    dtype: str | None
+    store: Path | None
+    device: str | None
+
+
+class _Opened(NamedTuple):
+    """What is read, and by whom; either a corpus or a compressor."""
+
+    samples: "list[Sample]"
+    model: Any
+    tokenizer: Any
+    corpus: "Corpus | None"
+    compressor: "Compressor | None"
+
+
+def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options) -> Any:
+    """Asks about documents in every way that is named, and returns the scores."""
+    from longreach.evals.runner import evaluate
+    from longreach.evals.suites import MODELS, default_readers, name_of
+
+    opened = _open(choice, target, options)
+    described = opened.compressor.describe() if opened.compressor else {}
+    pooled = opened.corpus.settings.compressor if opened.corpus else described
+    adapter = options.adapter or (opened.corpus.adapter_path if opened.corpus else None)
+    names = names or default_readers(
+        choice.suite, mean_pool=pooled.get("method") == "mean-pool", adapter=adapter is not None
+    )
+    # Before an adapter lies over the weights that these share.
+    whole = _whole([name for name in names if name in MODELS], opened, choice, options.beyond_window)
+    ways = _ways([name for name in names if name not in MODELS], opened, adapter)
+    found = {reader.name: reader for reader in ways}
+    models = iter(whole)
+    readers = [next(models) if name in MODELS else found[name] for name in names]
+    excess = {reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples) for reader in whole}
+    for reader in whole:
+        if excess[reader.name]:
+            over = f"{excess[reader.name]} of {len(opened.samples)} samples are longer than the window"
+            note(f"{reader.name}: {over}; {_SAID[reader.too_long]}.")
+    settings = {"model": name_of(target), "compressor": pooled, "beyond_window": excess} | choice.settings()
+    return evaluate(
+        opened.samples,
+        readers,
+        out,
+        suite=choice.suite,
+        settings=settings,
+        seed=choice.seed,
+        batch_size=options.batch_size,
+        arguments=sys.argv[1:],
+        device=opened.model.device,
+        say=note,
+    )
+
+
+def _open(choice: "Choice", target: str, options: Options) -> _Opened:
+    from longreach.corpus.documents import Document
+    from longreach.corpus.store import Corpus
+    from longreach.errors import UsageError
+    from longreach.evals.docqa import own_samples, read_documents
+    from longreach.evals.suites import samples_of
+    from longreach.models.device import check_device
+    from longreach.models.load import load
+    from longreach.workspace import default_compressor, make_compressor, open_workspace, store_folder
+
+    store = store_folder(options.store)
+    asked: dict[str, Any] = {"samples": choice.samples, "seed": choice.seed, "max_new_tokens": choice.max_new_tokens}
+    if target in Corpus.names(store):
+        if options.compressor or options.ratio:
+            raise UsageError(f"The corpus '{target}' has its vectors: leave --compressor and --ratio out.")
+        if options.documents or choice.data or options.questions is None:
+            raise UsageError(f"The documents are those of the corpus '{target}': give --questions FILE, and no others.")
+        corpus = Corpus.open(store, target)
+        documents = [Document(found.document, corpus.document_text(found.document)) for found in corpus.documents()]
+        samples = own_samples(documents, options.questions, about=target, **asked)
+        opened = open_workspace(store, target, device=options.device, compressing=False, dtype=options.dtype)
+        return _Opened(samples, opened.model, opened.tokenizer, opened.corpus, None)
+    if options.questions is None:
+        samples = samples_of(choice, None, note)
+    elif options.documents:
+        samples = own_samples(read_documents(options.documents), options.questions, **asked)
+    else:
+        raise UsageError(f"There is no corpus '{target}', so what --questions asks about is missing: give --documents.")
+    if options.device:
+        check_device(options.device)
+    model, tokenizer = load(target, device=options.device, dtype=options.dtype)
+    settings = {"ratio": options.ratio} if options.ratio else {}
+    made = make_compressor(options.compressor or default_compressor(target), model, tokenizer, **settings)
+    return _Opened(samples, made.model, made.tokenizer, None, made)
+
+
+def _whole(names: list[str], opened: _Opened, choice: "Choice", beyond: bool) -> "list[ModelReader]":
+    """Readers of whole documents: of LongBench the middle is cut, as is its rule; others have to fit to be read."""
+    from longreach.evals.docqa import LONGBENCH
+    from longreach.evals.readers import TooLong, model_readers
+
+    all_cut = all(sample.task.startswith(LONGBENCH) for sample in opened.samples)
+    too_long: TooLong = "read" if beyond else "cut" if all_cut else "leave out"
+    return model_readers(names, opened.model, opened.tokenizer, too_long=too_long)
+
+
+def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[DocumentReader]":
+    """Readers of parts and of vectors; mean pooling has a corpus of its own where the other is not made so."""
+    from longreach.compressors.mean_pool import MeanPool
+    from longreach.evals.documents import MEAN_POOL, DocumentReader, Library
+
+    if not names:
+        return []
+    samples, model, tokenizer, corpus, compressor = opened
+    library = Library(samples, model, tokenizer, compressor=compressor, corpus=corpus, adapter=adapter)
+    settings = compressor.describe() if compressor else corpus.settings.compressor if corpus else {}
+    pooled = library
+    if MEAN_POOL in names and settings["method"] != MeanPool.method:
+        ratio = round(settings["segment_tokens"] / settings["summary_tokens"])
+        pooled = Library(samples, model, tokenizer, compressor=MeanPool(model, tokenizer, ratio))
+    return [DocumentReader(name, pooled if name == MEAN_POOL else library) for name in names]

@@ -1,0 +1,155 @@
+"""Ways of reading documents on a random model: what each reads, at how many positions, and with which adapter."""
+
+import json
+
+import pytest
+import torch
+
+import longreach as lr
+from longreach.corpus.documents import Document
+from longreach.errors import UsageError
+from longreach.evals.docqa import own_samples
+from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
+from longreach.evals.readers import ModelReader, model_readers
+from longreach.evals.runner import evaluate
+from longreach.models.prompt import PromptBuilder
+from tests.conftest import make_model
+from tests.test_reader import make_adapter
+
+TEXTS = {
+    "tarts": "The Knave of Hearts stole the tarts. " + "The King was angry and the Queen shouted. " * 12,
+    "hole": "Alice fell down the rabbit hole. " + "She was very surprised and went on falling. " * 14,
+}
+ASKED = [
+    {"question": "Who stole the tarts?", "answer": "The Knave", "document": "tarts"},
+    {"question": "Who fell down?", "answer": "Alice", "document": "hole"},
+    {"question": "Who was angry?", "answer": "The King", "document": "tarts"},
+]
+
+
+@pytest.fixture
+def asked(tmp_path):
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, ASKED)))
+    documents = [Document(name, text) for name, text in TEXTS.items()]
+    return own_samples(documents, tmp_path / "q.jsonl", max_new_tokens=8)
+
+
+def library(asked, model, tokenizer, **more):
+    compressor = lr.MeanPool(model, tokenizer, ratio=10, segment_tokens=60)
+    return Library(asked, model, tokenizer, compressor=compressor, **more)
+
+
+def said(reader, asked, folder):
+    reader.prepare(folder)
+    return list(reader.answer(asked))
+
+
+def test_each_way_reads_what_it_says_at_the_positions_of_the_vectors(asked, model, tokenizer, tmp_path):
+    books = library(asked, model, tokenizer)
+    found = {way: said(DocumentReader(way, books), asked, tmp_path) for way in WAYS}
+    corpus, builder = books.reader.corpus, PromptBuilder(model, tokenizer)
+    for i, sample in enumerate(asked):
+        vectors = sum(p.n_vectors for p in corpus.passages(sample.document))
+        fixed = builder.fixed(words_of(sample), "")
+        at = {way: predictions[i] for way, predictions in found.items()}
+        assert at["none"].positions == fixed and at["none"].read_tokens == 0
+        assert at["truncated"].positions == at["compressed"].positions == fixed + vectors + 2  # two newlines
+        # Passages that share no word with the question are never found, so that some of the room may be left.
+        assert fixed + vectors - 10 < at["bm25"].positions <= at["compressed"].positions
+        assert at["compressed"].read_tokens == len(sample.context) > 9 * at["truncated"].read_tokens
+        assert at["truncated"].read_tokens == vectors >= at["bm25"].read_tokens > vectors - 10
+        assert at["mixed"].read_tokens == len(sample.context) and at["mixed"].positions > at["compressed"].positions
+        for way, prediction in at.items():
+            assert prediction.new_tokens <= 8 and 0 < prediction.first_token_seconds <= prediction.seconds
+            # Keys and values of 3 layers, 2 heads of 8, in float32, in blocks of 64 slots, as many in every row.
+            slots = -(-(max(p.positions for p in found[way]) + 7) // 64) * 64
+            assert prediction.kv_bytes == slots * 2 * 3 * 2 * 8 * 4
+
+
+def test_truncated_is_both_ends_and_compressed_is_what_the_reader_answers(asked, model, tokenizer, tmp_path):
+    books = library(asked, model, tokenizer)
+    reader = DocumentReader("compressed", books)
+    answers = said(reader, asked, tmp_path)
+    policy = lr.Policy(raw=0, compressed="document")
+    for sample, prediction in zip(asked, answers, strict=True):
+        sampling = lr.Sampling(max_new_tokens=8)
+        own = books.reader.ask(sample.question, document=sample.document, policy=policy, sampling=sampling)
+        assert prediction.text == own.text and prediction.positions == own.usage.positions
+    count = answers[0].positions - PromptBuilder(model, tokenizer).fixed(words_of(asked[0]), "") - 2
+    text, half = asked[0].context, (count + 1) // 2
+    ends = text[:half] + text[len(text) - count + half :]
+    prompt = f"<|user|>{ends}{asked[0].after}<|end|><|assistant|>"
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    wanted = tokenizer.decode(model.generate(ids, max_new_tokens=8)[0, ids.shape[1] :], skip_special_tokens=True)
+    truncated = said(DocumentReader("truncated", books), asked, tmp_path)[0]
+    assert truncated.positions == ids.shape[1] and truncated.text == wanted.strip()
+
+
+def test_the_whole_document_is_asked_in_the_same_words(asked, model, tokenizer, tmp_path):
+    """A reader of whole texts and the corpus' own full reading have the same prompt."""
+    books = library(asked, model, tokenizer)
+    books.prepare(tmp_path)
+    policy = lr.Policy(raw="document", compressed="none", budget=1500)
+    own = books.reader.ask(asked[0].question, document="tarts", policy=policy, sampling=lr.Sampling(max_new_tokens=8))
+    whole = next(ModelReader("full", model, tokenizer).answer(asked[:1]))
+    assert (whole.text.strip(), whole.positions) == (own.text, own.usage.positions)
+
+
+def test_the_adapter_is_on_for_vectors_and_where_it_is_asked_for(asked, model, tokenizer, tmp_path):
+    make_adapter(tmp_path / "lora")
+    full = model_readers(["full"], model, tokenizer)[0]
+    before = [prediction.text for prediction in full.answer(asked)]
+    plain = library(asked, make_model(), tokenizer)
+    books = library(asked, model, tokenizer, adapter=tmp_path / "lora")
+    names = ("none", "truncated", "bm25", "compressed", "mixed")
+    off = {name: [p.text for p in said(DocumentReader(name, plain), asked, tmp_path)] for name in names}
+    on = {name: [p.text for p in said(DocumentReader(name, books), asked, tmp_path)] for name in names}
+    assert all(on[name] == off[name] for name in names[:3]) and all(on[name] != off[name] for name in names[3:])
+    for name in names[:3]:
+        adapted = DocumentReader(f"{name}+adapter", books)
+        assert [p.text for p in said(adapted, asked, tmp_path)] != off[name]
+        assert adapted.identity()["adapter"] == books.adapter != DocumentReader(name, books).identity()["adapter"]
+    assert [prediction.text for prediction in full.answer(asked)] == before
+    with pytest.raises(UsageError, match="needs an adapter"):
+        DocumentReader("bm25+adapter", plain)
+    for unknown in ("compressed+adapter", "psychic"):
+        with pytest.raises(UsageError, match=f"no reader '{unknown.replace('+', '.')}' of documents"):
+            DocumentReader(unknown, books)
+
+
+def test_a_corpus_is_made_once_and_its_cost_noted_where_vectors_are_read(asked, tokenizer, tmp_path):
+    def run(model):
+        books = library(asked, model, tokenizer)
+        readers = [DocumentReader(name, books) for name in ("none", "compressed")]
+        evaluate(asked, readers, tmp_path / "out", suite="docqa", settings={}, say=lambda text: None)
+        return json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
+
+    first = run(make_model())
+    assert first["compressed"]["ingest_seconds"] > 0 and "ingest_seconds" not in first["none"]
+    assert [path.name for path in (tmp_path / "out" / "corpora").glob("mean-pool-*.json")]
+    log = tmp_path / "out" / "predictions.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:4]))
+    assert run(make_model()) == first
+    again = log.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["prediction"] for line in again] == [json.loads(line)["prediction"] for line in lines]
+
+
+def test_a_question_alone_beyond_the_window_and_vectors_that_do_not_fit(asked, tokenizer, tmp_path):
+    """What does not fit as vectors is read as far as it does: positions say so."""
+    model = make_model(max_position_embeddings=160)
+    books = library(asked, model, tokenizer)
+    (prediction,) = said(DocumentReader("compressed", books), asked[:1], tmp_path)
+    assert prediction.positions <= 152 and prediction.read_tokens < len(asked[0].context)
+    model = make_model(max_position_embeddings=100)
+    books = library(asked, model, tokenizer)
+    with pytest.raises(lr.errors.ContextError, match="The question takes"):
+        said(DocumentReader("none", books), asked[:1], tmp_path)
+
+
+def test_weights_stay_what_they_were(asked, model, tokenizer, tmp_path):
+    ids = torch.arange(30)[None]
+    before = model(ids).logits
+    make_adapter(tmp_path / "lora")
+    said(DocumentReader("mixed", library(asked, model, tokenizer, adapter=tmp_path / "lora")), asked, tmp_path)
+    assert torch.equal(model(ids).logits, before)
