@@ -50,7 +50,7 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
     known = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id}
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     with press(model):
         model.model(input_ids=context, past_key_values=cache)
     tokens, times, position = list[int](), list[float](), context.shape[1]
