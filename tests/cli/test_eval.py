@@ -186,6 +186,8 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("niah", ("--ratio", 10), 2, ["--ratio and --adapter belong to docqa"]),
         ("niah", ("--device", "abacus"), 2, ["no device 'abacus'"]),
         ("niah", ("--dtype", "int3"), 2, ["float32, bfloat16"]),
+        ("niah", ("--readers", "kvpress", "--depths", 2), 1, ["kvpress is not installed", "pip install kvpress=="]),
+        ("perplexity", ("--readers", "kvpress", "--data", "{prose}"), 2, ["no reader 'kvpress' of perplexity"]),
         ("niah", ("--batch-size", 0, "--lengths", "600", "--haystack", "{prose}"), 2, ["batch_size is 0"]),
     ],
 )
@@ -193,6 +195,7 @@ def test_wrong_use_gets_a_sentence(wrong, models, prose, tmp_path, monkeypatch, 
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delenv("LONGREACH_KVPRESS", raising=False)
     (tmp_path / "short.txt").write_text("One sentence is here. And another one.")
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(ASKED[0] | {'document': 'prose.txt'})}\n{{")
     paths = {"prose": prose, "short": tmp_path / "short.txt", "bad": tmp_path / "bad.jsonl"}

@@ -10,8 +10,9 @@ from longreach.corpus.documents import Document
 from longreach.errors import UsageError
 from longreach.evals.docqa import own_samples
 from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
-from longreach.evals.readers import ModelReader, model_readers
+from longreach.evals.readers import ModelReader
 from longreach.evals.runner import evaluate
+from longreach.evals.suites import whole_readers
 from longreach.models.prompt import PromptBuilder
 from tests.conftest import make_model
 from tests.test_reader import make_adapter
@@ -97,7 +98,7 @@ def test_the_whole_document_is_asked_in_the_same_words(asked, model, tokenizer, 
 
 def test_the_adapter_is_on_for_vectors_and_where_it_is_asked_for(asked, model, tokenizer, tmp_path):
     make_adapter(tmp_path / "lora")
-    full = model_readers(["full"], model, tokenizer)[0]
+    full = whole_readers(["full"], model, tokenizer, "refuse")[0]
     before = [prediction.text for prediction in full.answer(asked)]
     plain = library(asked, make_model(), tokenizer)
     books = library(asked, model, tokenizer, adapter=tmp_path / "lora")

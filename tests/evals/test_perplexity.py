@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from longreach.errors import ContextError, UsageError
 from longreach.evals.perplexity import measure, texts
-from longreach.evals.readers import ModelReader, model_readers
+from longreach.evals.readers import ModelReader
+from longreach.evals.suites import whole_readers
 from longreach.models import perplexity as arithmetic
 from longreach.models.convert import convert
 from longreach.pattern import AttentionPattern
@@ -37,7 +38,7 @@ def test_it_is_that_of_the_models_own_logits(held_out, tokenizer, tmp_path, monk
     monkeypatch.setattr(arithmetic, "_FIRST_BUCKET", 300)
     pattern = AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
     hybrid = convert(make_model(), pattern, [1], 4096)
-    readers = model_readers(["full", "hybrid", "sink-window"], hybrid, tokenizer)
+    readers = whole_readers(["full", "hybrid", "sink-window"], hybrid, tokenizer, "refuse")
     rows = run(held_out, readers, tmp_path / "out")["rows"]
     assert rows == json.loads((tmp_path / "out" / "scores.json").read_text())["rows"]
     spans = [(0, 300), (300, 600), (600, 1200), (1200, 1300)]

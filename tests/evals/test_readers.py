@@ -7,9 +7,10 @@ import torch
 
 import longreach as lr
 from longreach.errors import ContextError, UsageError
-from longreach.evals.readers import ModelReader, cut_middle, model_readers
+from longreach.evals.readers import ModelReader, cut_middle
 from longreach.evals.runner import evaluate
 from longreach.evals.sample import Sample
+from longreach.evals.suites import whole_readers
 from tests.conftest import make_model, make_tokenizer
 
 PATTERN = lr.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
@@ -64,7 +65,7 @@ def test_in_chunks_and_in_a_batch_equals_alone_and_at_once(make, tokenizer):
 
 def test_the_three_ways_of_attending_share_weights_and_differ(tokenizer):
     model = make_model()
-    full, untrained, window = model_readers(["full", "hybrid", "sink-window"], model, tokenizer)
+    full, untrained, window = whole_readers(["full", "hybrid", "sink-window"], model, tokenizer, "refuse")
     assert (full.name, untrained.name, window.name) == ("full", "hybrid, untrained", "sink-window")
     assert full.model is model
     assert untrained.model.lm_head.weight is window.model.lm_head.weight is model.lm_head.weight
@@ -74,7 +75,7 @@ def test_the_three_ways_of_attending_share_weights_and_differ(tokenizer):
     assert len({identity["model_fingerprint"] for identity in known}) == 3
     assert known[0]["pattern"] is None and known[2]["pattern"]["stride"] == 0
     trained = hybrid()
-    full, same, window = model_readers(["full", "hybrid", "sink-window"], trained, tokenizer)
+    full, same, window = whole_readers(["full", "hybrid", "sink-window"], trained, tokenizer, "refuse")
     assert same.name == "hybrid" and same.model is trained and full.model.config.full_layers == [0, 1, 2]
     assert window.model.config.sparse_attention["local_blocks"] == 2
     asked = sample(words=60)
@@ -117,7 +118,7 @@ def test_one_run_of_three_readers_twice_gives_the_same_to_the_letter(tokenizer, 
     asked = [sample(index, 40) for index in range(4)]
 
     def run(out):
-        readers = model_readers(["full", "hybrid", "sink-window"], make_model(), tokenizer)
+        readers = whole_readers(["full", "hybrid", "sink-window"], make_model(), tokenizer, "refuse")
         evaluate(asked, readers, out, suite="scripted", settings={}, batch_size=2, say=lambda text: None)
         return [line.split('"read_tokens"')[0] for line in (out / "predictions.jsonl").read_text().splitlines()]
 
@@ -126,9 +127,9 @@ def test_one_run_of_three_readers_twice_gives_the_same_to_the_letter(tokenizer, 
 
 def test_unknown_readers_and_families(tokenizer):
     with pytest.raises(UsageError, match="no reader 'fast' of whole texts"):
-        model_readers(["fast"], make_model(), tokenizer)
+        whole_readers(["fast"], make_model(), tokenizer, "refuse")
     with pytest.raises(UsageError, match="cannot become hybrid"):
-        model_readers(["hybrid"], make_model("gemma"), tokenizer)
+        whole_readers(["hybrid"], make_model("gemma"), tokenizer, "refuse")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -136,14 +136,17 @@ def test_readers_may_prepare_and_may_leave_out_what_they_cannot_read(tmp_path):
             self.asked.append(folder)
             return {"ingest_seconds": 1.5}
 
+        def close(self):
+            self.asked.append("closed")
+
     out = tmp_path / "out"
     reader = Short("short", lambda sample, _: sample.answers[0])
     rows = run(out, readers=[reader, guessing()])["rows"]
     assert {row["length"] for row in rows if row["reader"] == "short"} == {64}
-    assert reader.asked[0] == out and len(reader.asked) == 11
+    assert reader.asked[0] == out and reader.asked[-1] == "closed" and len(reader.asked) == 12
     assert header(out)["readers"]["short"] == {"kind": "scripted", "ingest_seconds": 1.5}
     other = Short("short", lambda sample, _: sample.answers[0])
-    assert run(out, readers=[other, guessing()])["rows"] == rows and not other.asked
+    assert run(out, readers=[other, guessing()])["rows"] == rows and other.asked == ["closed"]
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def evaluate(
     readers: str | None = typer.Option(
         None,
         "--readers",
-        help="full,hybrid,sink-window; of docqa also none,truncated,bm25,mean-pool,compressed,mixed, and with the "
-        "adapter on none+adapter,truncated+adapter,bm25+adapter. [default: by the suite]",
+        help="full, hybrid, sink-window, kvpress[:PRESS:RATIO]; of docqa also none, truncated, bm25, mean-pool, "
+        "compressed, mixed, and none, truncated, bm25 with +adapter behind. [default: by the suite]",
     ),
     data: list[str] = typer.Option(
         [],
@@ -122,8 +122,7 @@ def _read_texts(
 ) -> dict[str, Any]:
     """Asks one model, in several ways of attending, a suite that is read whole."""
     from longreach.evals import perplexity, runner
-    from longreach.evals.readers import model_readers
-    from longreach.evals.suites import PERPLEXITY, check_window, default_readers, name_of, samples_of
+    from longreach.evals.suites import PERPLEXITY, check_window, default_readers, name_of, samples_of, whole_readers
     from longreach.models.device import check_device
     from longreach.models.load import load
 
@@ -132,7 +131,7 @@ def _read_texts(
     model, tokenizer = load(target, device=device, dtype=dtype)
     check_window(choice, model, beyond=beyond_window)
     names = names or default_readers(choice.suite, mean_pool=False, adapter=False)
-    readers = model_readers(names, model, tokenizer, too_long="read" if beyond_window else "refuse")
+    readers = whole_readers(names, model, tokenizer, "read" if beyond_window else "refuse")
     settings = {"model": name_of(target)} | choice.settings()
     common: dict[str, Any] = {"settings": settings, "seed": choice.seed, "arguments": sys.argv[1:], "say": note}
     if choice.suite == PERPLEXITY:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
     from longreach.corpus.store import Corpus
     from longreach.evals.documents import DocumentReader
-    from longreach.evals.readers import ModelReader
+    from longreach.evals.readers import ModelReader, TooLong
     from longreach.evals.sample import Sample
     from longreach.evals.suites import Choice
 
@@ -46,7 +46,7 @@ class _Opened(NamedTuple):
 def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options) -> Any:
     """Asks about documents in every way that is named, and returns the scores."""
     from longreach.evals.runner import evaluate
-    from longreach.evals.suites import MODELS, default_readers, name_of
+    from longreach.evals.suites import default_readers, name_of, whole
 
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
@@ -56,13 +56,12 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
         choice.suite, mean_pool=pooled.get("method") == "mean-pool", adapter=adapter is not None
     )
     # Before an adapter lies over the weights that these share.
-    whole = _whole([name for name in names if name in MODELS], opened, choice, options.beyond_window)
-    ways = _ways([name for name in names if name not in MODELS], opened, adapter)
-    found = {reader.name: reader for reader in ways}
-    models = iter(whole)
-    readers = [next(models) if name in MODELS else found[name] for name in names]
-    excess = {reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples) for reader in whole}
-    for reader in whole:
+    models = _whole([name for name in names if whole(name)], opened, options.beyond_window)
+    ways = _ways([name for name in names if not whole(name)], opened, adapter)
+    in_turn = iter(models), iter(ways)
+    readers = [next(in_turn[0]) if whole(name) else next(in_turn[1]) for name in names]
+    excess = {reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples) for reader in models}
+    for reader in models:
         if excess[reader.name]:
             over = f"{excess[reader.name]} of {len(opened.samples)} samples are longer than the window"
             note(f"{reader.name}: {over}; {_SAID[reader.too_long]}.")
@@ -117,14 +116,14 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     return _Opened(samples, made.model, made.tokenizer, None, made)
 
 
-def _whole(names: list[str], opened: _Opened, choice: "Choice", beyond: bool) -> "list[ModelReader]":
+def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader]":
     """Readers of whole documents: of LongBench the middle is cut, as is its rule; others have to fit to be read."""
     from longreach.evals.docqa import LONGBENCH
-    from longreach.evals.readers import TooLong, model_readers
+    from longreach.evals.suites import whole_readers
 
     all_cut = all(sample.task.startswith(LONGBENCH) for sample in opened.samples)
     too_long: TooLong = "read" if beyond else "cut" if all_cut else "leave out"
-    return model_readers(names, opened.model, opened.tokenizer, too_long=too_long)
+    return whole_readers(names, opened.model, opened.tokenizer, too_long)
 
 
 def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[DocumentReader]":

@@ -78,7 +78,10 @@ class ModelReader:
 
     def excess(self, sample: Sample) -> int:
         """Tokens by which a sample exceeds the window; 0 or less where it fits."""
-        return self._excess(sample, self._ids(sample))
+        if self._window is None:
+            return 0
+        positions = len(self._ids(sample)) + (self._builder.fixed("", "") if self._chat(sample) else 0)
+        return max(positions, sample.length or positions + sample.max_new_tokens) - self._window
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """See `Answering`.
@@ -113,30 +116,37 @@ class ModelReader:
     def _chat(self, sample: Sample) -> bool:
         return sample.chat and bool(self.tokenizer.chat_template)
 
+    def halves(self, sample: Sample) -> tuple[str, str]:
+        """The prompt as text, in what comes before the question is known and what comes after."""
+        bos = self.tokenizer.bos_token if len(self._builder.continuation("")) else ""
+        before, after = self._builder.frame if self._chat(sample) else (bos, "")
+        return before + sample.before + sample.context, sample.after + after
+
     def _ids(self, sample: Sample) -> list[int]:
         """What is read, without what the chat template puts around it."""
         text = sample.before + sample.context + sample.after
         return self._builder.plain(text) if self._chat(sample) else self._builder.continuation(text)
 
-    def _excess(self, sample: Sample, ids: Sequence[int]) -> int:
-        if self._window is None:
-            return 0
-        positions = len(ids) + (self._builder.fixed("", "") if self._chat(sample) else 0)
-        return max(positions, sample.length or positions + sample.max_new_tokens) - self._window
+    def fitted(self, sample: Sample) -> Sample:
+        """The sample as it is read: cut where it is too long and to be cut.
 
-    def _prompt(self, sample: Sample) -> Prompt:
-        ids = self._ids(sample)
-        excess = self._excess(sample, ids)
-        if excess > 0 and self.too_long == "cut":
-            context = self._builder.plain(sample.context)
-            head, tail = cut_middle(context, len(context) - excess)
-            ids = self._ids(replace(sample, context=self.tokenizer.decode(head) + self.tokenizer.decode(tail)))
-        elif excess > 0 and self.too_long != "read":
+        Raises:
+            ContextError: It is too long and to be refused.
+        """
+        excess = self.excess(sample)
+        if excess <= 0 or self.too_long == "read":
+            return sample
+        if self.too_long != "cut":
             raise ContextError(
                 f"The sample '{sample.id}' takes {excess:,} tokens more than the model's window of {self._window:,}: "
                 "ask for a smaller --lengths, or read on with --beyond-window."
             )
-        return self._builder.of_ids(ids, chat=self._chat(sample))
+        context = self._builder.plain(sample.context)
+        head, tail = cut_middle(context, len(context) - excess)
+        return replace(sample, context=self.tokenizer.decode(head) + self.tokenizer.decode(tail))
+
+    def _prompt(self, sample: Sample) -> Prompt:
+        return self._builder.of_ids(self._ids(self.fitted(sample)), chat=self._chat(sample))
 
 
 def cut_middle(ids: Sequence[int], room: int) -> tuple[list[int], list[int]]:
@@ -146,28 +156,19 @@ def cut_middle(ids: Sequence[int], room: int) -> tuple[list[int], list[int]]:
     return list(ids[:head]), list(ids[len(ids) - (room - head) :])
 
 
-def model_readers(
-    names: Sequence[str], model: Any, tokenizer: Any, *, too_long: TooLong = "refuse"
-) -> list[ModelReader]:
-    """The same weights in several ways of attending, sharing their memory.
+def attending(name: str, model: Any) -> tuple[str, Any]:
+    """The name and the model of a way of attending: the same weights, sharing their memory.
 
     Of a stock model "hybrid" is its conversion, whose weights have not learned to do with less and which is called so;
     of a hybrid model "full" has full attention in every layer.
 
     Args:
-        names: Out of full, hybrid and sink-window.
+        name: full, hybrid or sink-window.
         model: A causal language model, stock or hybrid.
-        tokenizer: Its tokenizer.
-        too_long: As in `ModelReader`.
 
     Raises:
         UsageError: There is no such reader, or the model's family cannot become hybrid.
     """
-    return [ModelReader(*attending(name, model), tokenizer, too_long=too_long) for name in names]
-
-
-def attending(name: str, model: Any) -> tuple[str, Any]:
-    """The name and the model of one of these readers; see `model_readers`."""
     config = model.config.get_text_config()
     hybrid = getattr(config, "sparse_attention", None) is not None
     if name == FULL:

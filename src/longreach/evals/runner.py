@@ -42,9 +42,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Asks every reader every sample that it can read, and scores the answers.
 
-    A reader may have two more methods than `Answering`: `reads(sample)` says whether it is asked a sample at all, and
-    `prepare(folder)` is called once before it is asked, in the folder of the run, and returns what that took, by the
-    names of `run.COSTS`. Of a batch that was cut short, what is there stays and the rest is asked in the same company.
+    A reader may have more methods than `Answering`: `reads(sample)` says whether it is asked a sample at all,
+    `prepare(folder)` is called before it is asked, with the folder of the run, and returns what that took, by the names
+    of `run.COSTS`, and `close()` is called after its last answer. Of a batch that was cut short, what is there stays
+    and the rest is asked in the same company.
 
     Args:
         samples: The suite's, in order.
@@ -91,11 +92,15 @@ def ask(
         costs = reader.prepare(folder)
         if costs:
             run.note_costs(folder, reader.name, costs)
-    for batch in missing:
-        for sample, prediction in zip(batch, reader.answer(batch), strict=True):
-            if (reader.name, sample.id) not in predictions.lines:
-                predictions.add(line_of(reader.name, sample, prediction))
-            yield sample
+    try:
+        for batch in missing:
+            for sample, prediction in zip(batch, reader.answer(batch), strict=True):
+                if (reader.name, sample.id) not in predictions.lines:
+                    predictions.add(line_of(reader.name, sample, prediction))
+                yield sample
+    finally:
+        if hasattr(reader, "close"):
+            reader.close()
 
 
 def line_of(reader: str, sample: Sample, prediction: Prediction) -> dict[str, Any]:

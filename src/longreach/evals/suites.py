@@ -11,7 +11,9 @@ from longreach.errors import ContextError, UsageError
 from longreach.evals import babilong, niah, ruler
 from longreach.evals.docqa import LONGBENCH, PRESETS, preset_samples
 from longreach.evals.documents import ADAPTED, WAYS
-from longreach.evals.readers import FULL, HYBRID, SINK_WINDOW
+from longreach.evals.kvpress import PREFIX as KVPRESS
+from longreach.evals.kvpress import KvpressReader
+from longreach.evals.readers import FULL, HYBRID, SINK_WINDOW, ModelReader, TooLong, attending
 from longreach.evals.sample import Sample
 from longreach.models.decoder import window_of
 
@@ -165,11 +167,27 @@ def _documents(choice: Choice, task: str, given: str) -> list[Sample]:
     )
 
 
+def whole(name: str) -> bool:
+    """Whether a reader reads whole texts."""
+    return name in MODELS or name.split(":")[0] == KVPRESS
+
+
+def whole_readers(names: Sequence[str], model: Any, tokenizer: Any, too_long: TooLong) -> list[ModelReader]:
+    """The readers of whole texts by their names; see `readers.attending` and `kvpress.KvpressReader`."""
+    return [
+        KvpressReader(name, model, tokenizer, too_long=too_long)
+        if name.split(":")[0] == KVPRESS
+        else ModelReader(*attending(name, model), tokenizer, too_long=too_long)
+        for name in names
+    ]
+
+
 def check_readers(names: Sequence[str], suite: str) -> None:
     """Raises UsageError where a suite is not read by one of these."""
     ways = (*WAYS, *(f"{way}{ADAPTED}" for way in ("none", "truncated", "bm25"))) if suite == DOCQA else ()
     for name in names:
-        if name not in (*MODELS, *ways):
+        outside = whole(name) and name not in MODELS
+        if name not in (*MODELS, *ways) and not (outside and suite != PERPLEXITY):
             raise UsageError(f"There is no reader '{name}' of {suite}: use {', '.join((*MODELS, *ways))}.")
 
 

@@ -46,14 +46,17 @@ class PromptBuilder:
         model: the model that reads.
         tokenizer: its tokenizer.
         scale: what vectors are multiplied by; see `AutoCompressor`.
+
+    Attributes:
+        frame: what stands before and after a user's words, as text.
     """
 
     def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
         self._model, self._scale = model, scale
         self._embeddings = model.get_input_embeddings()
         self._tokenizer = tokenizer
-        before, after = self._frame()
-        self._head, self._tail = self._control(before), self._control(after)
+        self.frame = self._frame()
+        self._head, self._tail = map(self._control, self.frame)
         self._separator = self.plain(_SEPARATOR)
 
     def raw(self, text: str) -> list[int]:

@@ -1,0 +1,97 @@
+"""The other end of `evals.kvpress`: answers samples with kvpress, in an environment of its own.
+
+Run as a script by that environment's Python; it imports nothing of longreach. It reads a JSON line with the model and
+the press, says its versions, and then answers each line with one.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def main(asked: TextIO, said: TextIO) -> None:
+    """Answers until there is nothing more to answer."""
+    setup = json.loads(asked.readline())
+    try:
+        import kvpress
+    except ImportError as error:
+        _say(said, {"missing": str(error)})
+        return
+    press = getattr(kvpress, setup["press"], None)
+    if press is None:
+        _say(said, {"unknown": [name for name in vars(kvpress) if name.endswith("Press")]})
+        return
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(setup["model"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(setup["model"], dtype=getattr(torch, setup["dtype"]))
+    model = model.to(setup["device"]).eval()
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    _say(said, {"versions": versions})
+    for line in asked:
+        with torch.no_grad():
+            _say(said, _answer(json.loads(line), model, tokenizer, press(compression_ratio=setup["ratio"])))
+
+
+def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> dict[str, Any]:
+    """The context is read and compressed before the question is known; then the question, and greedy tokens."""
+    import torch
+    from transformers import DynamicCache
+
+    began = time.perf_counter()
+    context, question = (
+        tokenizer(sample[part], add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
+        for part in ("context", "question")
+    )
+    stops = model.generation_config.eos_token_id
+    known = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id}
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    cache: Any = DynamicCache()
+    with press(model):
+        model.model(input_ids=context, past_key_values=cache)
+    tokens, times, position = list[int](), list[float](), context.shape[1]
+    ids = question
+    while len(tokens) < sample["max_new_tokens"]:
+        positions = torch.arange(position, position + ids.shape[1], device=model.device)[None]
+        logits = model(input_ids=ids, past_key_values=cache, position_ids=positions, logits_to_keep=1).logits
+        position += ids.shape[1]
+        token = int(logits[0, -1].argmax())
+        if token in known:
+            break
+        tokens.append(token)
+        times.append(time.perf_counter() - began)
+        ids = torch.tensor([[token]], device=model.device)
+    end = time.perf_counter() - began
+    return {
+        "text": tokenizer.decode(tokens, skip_special_tokens=True),
+        "read_tokens": context.shape[1] + question.shape[1],
+        "positions": context.shape[1] + question.shape[1],
+        "new_tokens": len(tokens),
+        "first_token_seconds": times[0] if times else end,
+        "seconds": times[-1] if times else end,
+        "kv_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers),
+        "peak_bytes": _peak_bytes(model.device),
+    }
+
+
+def _peak_bytes(device: Any) -> int:
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _say(said: TextIO, value: dict[str, Any]) -> None:
+    said.write(json.dumps(value) + "\n")
+    said.flush()
+
+
+if __name__ == "__main__":
+    replies, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no reply
+    main(sys.stdin, replies)
