@@ -23,6 +23,7 @@ QUESTIONS = (
     "Which animal smokes a hookah on a mushroom?",
     "What is strange about the Hatter's watch?",
 )
+COMPRESSOR, RATIO = "smollm2-weighted-pool", 8
 MEASURED_TOKENS = 3072
 RAW_ONLY = lr.Policy(compressed="none")
 VECTORS_ONLY = lr.Policy(raw=0)
@@ -30,12 +31,13 @@ VECTORS_ONLY = lr.Policy(raw=0)
 
 def open_corpus(model, tokenizer):
     """The demo's corpus with the book in it, and the seconds that reading it took; 0 if that was done before."""
-    compressor, store = lr.MeanPool(model, tokenizer), HERE.parent / ".demo"
+    compressor = lr.WeightedPool.from_pretrained(COMPRESSOR, model, tokenizer, ratio=RATIO)
+    store = HERE.parent / ".demo"
     try:
         corpus = lr.Corpus.open(store, "alice", compressor)
     except CorpusError:  # not there yet, or of an earlier release
         shutil.rmtree(store, ignore_errors=True)
-        corpus = lr.Corpus.create(store, "alice", compressor, model_ref="smollm2")
+        corpus = lr.Corpus.create(store, "alice", compressor, model_ref="smollm2", compressor_ref=COMPRESSOR)
     report = corpus.add([lr.Document(BOOK.name, BOOK.read_text(encoding="utf-8"))], progress=True)
     return corpus, report.seconds if report.tokens else 0.0
 
@@ -94,8 +96,8 @@ def main():
     print_table(answers, book, whole, window_of(model))
     print(
         f"\nWhere the answers come from: {same} of {len(QUESTIONS)} are word for word the same with the raw passages "
-        "alone.\nThe compressor of this demo (mean pooling) is not trained, so its vectors carry little, as the lines\n"
-        "'vectors only' show; they are read, counted and stored as a trained compressor's would be."
+        f"alone.\nThe compressor ({COMPRESSOR}, {RATIO} tokens a vector) and the adapter that reads it were trained\n"
+        "on fairy tales, for two hours on one core; what its vectors carry is seen in the lines 'vectors only'."
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nThe demo took {time.perf_counter() - began:.0f} s; peak memory {peak:.1f} GiB.")

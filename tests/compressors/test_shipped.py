@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from longreach import AutoCompressor, Corpus
 from longreach.compressors import shipped
+from longreach.models.decoder import add_adapter, only_adapter
+from longreach.models.prompt import PromptBuilder
 from longreach.workspace import default_compressor, make_compressor, open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
@@ -46,3 +49,40 @@ def test_a_corpus_keeps_its_name_and_not_where_it_lies(ours, tmp_path):
 def test_by_name_with_settings(ours):
     compressor = make_compressor("tiny-autocompressor", make_model(), make_tokenizer(), summary_tokens=1)
     assert (compressor.summary_tokens, compressor.scale) == (1, 0.5)
+
+
+TEXT = (
+    "Once upon a time a miller lived by the river with his only daughter. One morning she went into the forest to "
+    "gather wood, and under an old oak she found a golden key. She hid it in her apron and told only the grey cat."
+)
+OTHER = (
+    "The king had three sons, and the youngest was thought a fool. When the war came, the two elder brothers rode away "
+    "on white horses, and he was left behind to feed the geese and to mend the fence of the castle garden."
+)
+ASKED = {"What did the daughter find under the oak?": "a golden key", "Whom did she tell?": "the grey cat"}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", shipped.shipped())
+def test_what_ships_says_what_it_is_and_carries_what_it_read(name, smollm2):
+    folder = shipped.shipped()[name]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25_000_000
+    card = (folder / "README.md").read_text()
+    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))
+    model, tokenizer = smollm2
+    compressor = make_compressor(name, model, tokenizer, ratio=4)
+    prompts = PromptBuilder(compressor.model, tokenizer)
+    adapter = add_adapter(compressor.model, compressor.reader) if compressor.reader else None
+
+    def loss(text):
+        (vectors,) = compressor.compress([prompts.plain(text)])
+        losses = []
+        for question, answer in ASKED.items():
+            ids = torch.tensor(prompts.answer(answer))
+            embeds = torch.cat([prompts.build([vectors], [], question).embeds, compressor.embed(ids[:-1].tolist())])
+            with torch.no_grad(), only_adapter(compressor.model, adapter):
+                logits = compressor.model(inputs_embeds=embeds[None], logits_to_keep=len(ids)).logits[0]
+            losses.append(float(torch.nn.functional.cross_entropy(logits.float(), ids)))
+        return sum(losses) / len(losses)
+
+    assert loss(TEXT) < loss(OTHER) - 0.5
