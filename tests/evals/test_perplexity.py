@@ -26,7 +26,7 @@ def held_out(tmp_path, tokenizer):
         (tmp_path / "data" / f"{n}.txt").write_text("".join(chance.choices("abcdefgh .", k=400 + 1000 * n)))
     said = []
     found = texts([tmp_path / "data"], tokenizer, 1300, say=said.append)
-    assert said == ["1 texts of fewer than 1,300 tokens are left out."]
+    assert said == ["Texts of fewer than 1,300 tokens are left out: 1 of them."]
     return found
 
 

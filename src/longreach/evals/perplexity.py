@@ -64,7 +64,7 @@ def texts(
     if not found:
         raise UsageError(f"None of the texts has {length:,} tokens: give longer ones, or ask for smaller --lengths.")
     if short:
-        say(f"{short} texts of fewer than {length:,} tokens are left out.")
+        say(f"Texts of fewer than {length:,} tokens are left out: {short} of them.")
     return found
 
 
