@@ -87,4 +87,6 @@ def test_what_cannot_be(held_out, tokenizer, tmp_path):
         texts([tmp_path / "data"], tokenizer, 9000, say=lambda text: None)
     with pytest.raises(UsageError, match="at least 2 tokens"):
         texts([tmp_path / "data"], tokenizer, 1)
-    assert len(texts([tmp_path / "data"], tokenizer, 300, samples=2, say=lambda text: None)) == 2
+    some = texts([tmp_path / "data"], tokenizer, 20, samples=2, say=lambda text: None)
+    assert [text.name for text in some] == ["data#0", "data#1"]
+    assert tokenizer.decode(some[0].ids) == (tmp_path / "data" / "0.txt").read_text()[:20]
