@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, eval, extend, ingest, plan, pretrain, study
+from longreach.cli import ask, bench, convert, corpus, doctor, eval, extend, ingest, plan, pretrain, report, study
 from longreach.cli.output import fail
 from longreach.errors import LongreachError, out_of_memory
 
@@ -32,6 +32,7 @@ app.command("convert")(convert.convert)
 app.command("extend")(extend.extend)
 app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(eval.evaluate)
+app.command("report")(report.report)
 app.command("plan")(plan.plan)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)

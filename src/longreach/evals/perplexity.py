@@ -137,7 +137,7 @@ def measure(
                 if (reader.name, line["id"]) not in predictions.lines:
                     predictions.add(line)
             progress.done(f"{reader.name}, {text.name}")
-        return run.write_scores(folder, list(_rows([predictions.lines[key] for key in keys])))
+        return run.write_scores(folder, list(bucket_rows([predictions.lines[key] for key in keys])))
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def _lines(reader: ModelReader, text: Text, spans: Sequence[tuple[int, int]]) ->
         yield line | {"bucket": [start, stop], "tokens": int(tokens), "nll": nll}
 
 
-def _rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def bucket_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """One a reader and bucket: all texts together, every token weighing the same."""
     sums: dict[tuple[str, int, int], list[float]] = {}
     for line in lines:

@@ -1,0 +1,44 @@
+"""`longreach report`: one page out of the runs of `longreach eval`."""
+
+from pathlib import Path
+
+import typer
+
+from longreach.cli.output import JsonOption, emit, note
+
+
+def report(
+    runs: list[Path] = typer.Argument(..., metavar="RUNS...", help="Folders that `longreach eval` wrote."),
+    out: Path = typer.Option(..., "--out", metavar="FILE", help="Where the page goes, such as report.html."),
+    markdown: Path | None = typer.Option(None, "--markdown", metavar="FILE", help="A small twin of it for a README."),
+    labels: list[str] | None = typer.Option(
+        None, "--label", metavar="TEXT", help="A name for each run, in order: runs that differ keep their own columns."
+    ),
+    as_json: bool = JsonOption,
+) -> None:
+    """Put runs side by side: one page with tables, charts and what was run, which needs no network.
+
+    Example: longreach report runs/niah runs/docqa --out report.html --markdown report.md
+    """
+    from longreach.errors import UsageError
+    from longreach.evals.report import figures
+    from longreach.evals.report_markdown import markdown as twin
+    from longreach.evals.report_page import page
+    from longreach.evals.report_runs import read_run
+
+    for path in (out, markdown):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
+    if markdown is not None and markdown.absolute() == out.absolute():
+        raise UsageError(f"'{out}' is to be the page and its twin, the same file: give --markdown another one.")
+    found = figures([read_run(folder) for folder in runs], labels or ())
+    out.write_text(page(found), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(twin(found), encoding="utf-8")
+    unfinished = [about["run"] for about in found["runs"] if about["state"] != "finished"]
+    if unfinished:
+        note(f"not finished yet: {', '.join(unfinished)}")
+    if as_json:
+        emit({**found, "out": str(out), "markdown": None if markdown is None else str(markdown)})
+    else:
+        note(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")

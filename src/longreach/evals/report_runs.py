@@ -1,0 +1,142 @@
+"""The folder that a run of `longreach eval` leaves, read back: what was run, every prediction, the scores."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longreach.errors import UsageError
+from longreach.evals.run import FORMAT, PREDICTIONS, RUN, SCORES
+
+MEAN = "mean"
+"""The task of the rows that hold the mean over a suite's tasks."""
+_Fields = Mapping[str, tuple[type, ...]]
+_TEXT, _NUMBER = (str,), (int, float)
+_RECORD: _Fields = {
+    "suite": _TEXT,
+    "settings": (dict,),
+    "seed": (int,),
+    "samples": (int,),
+    "samples_digest": _TEXT,
+    "readers": (dict,),
+    "versions": (dict,),
+    "hardware": (dict,),
+    "command": _TEXT,
+    "started": _TEXT,
+}
+_INTERVAL: _Fields = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_ANSWER: _Fields = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
+_ANSWERS: _Fields = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
+_BUCKET: _Fields = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
+_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": _NUMBER}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        record: what was run, as in run.json.
+        predictions: one a line of predictions.jsonl.
+        rows: of scores.json; None where the run did not come to its end.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    predictions: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]] | None
+
+    @property
+    def suite(self) -> str:
+        """What was asked."""
+        return str(self.record["suite"])
+
+    @property
+    def readers(self) -> Mapping[str, Mapping[str, Any]]:
+        """What decides the predictions of each reader, by its name."""
+        found: Mapping[str, Mapping[str, Any]] = self.record["readers"]
+        return found
+
+    @property
+    def state(self) -> str:
+        """ "finished", or how far it came."""
+        if self.rows is not None:
+            return "finished"
+        each = "task" if self.suite == "perplexity" else "id"  # there a text is read at once, for lines by bucket
+        answered = len({(line["reader"], line[each]) for line in self.predictions})
+        return f"unfinished, {answered:,} of {self.record['samples'] * len(self.readers):,}"
+
+
+def read_run(folder: str | Path) -> Run:
+    """Reads the folder of a run, whether it came to its end or not.
+
+    The last line of an unfinished run may be half of one: another process is writing it, or was killed at it.
+
+    Raises:
+        UsageError: there is no such folder, it holds no run, or a file of it is damaged; a line of the predictions is
+            named by its number.
+    """
+    place = Path(folder)
+    if not (place / RUN).is_file():
+        raise UsageError(f"'{folder}' is not the folder of a run: give one that `longreach eval` wrote.")
+    record = _json(place / RUN)
+    if not isinstance(record, dict) or record.get("longreach_run") != FORMAT:
+        raise UsageError(f"'{place / RUN}' is not a run of this version of longreach: run the evaluation again.")
+    _check(record, _RECORD, f"'{place / RUN}'")
+    if not all(isinstance(identity, dict) for identity in record["readers"].values()):
+        raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
+    line_fields, row_fields = (_BUCKET, _BUCKETS) if record["suite"] == "perplexity" else (_ANSWER, _ANSWERS)
+    rows = None
+    if (place / SCORES).exists():
+        scores = _json(place / SCORES)
+        rows = scores.get("rows") if isinstance(scores, dict) else None
+        if not isinstance(rows, list):
+            raise UsageError(f"'{place / SCORES}' holds no scores: remove it, and run the evaluation again.")
+        for row in rows:
+            _check(row, row_fields, f"A row of '{place / SCORES}'")
+    predictions = list(_lines(place / PREDICTIONS, line_fields, whole=rows is not None))
+    return Run(place.resolve().name, record, predictions, rows)
+
+
+def _lines(path: Path, fields: _Fields, *, whole: bool) -> Iterator[dict[str, Any]]:
+    lines = _text(path).split("\n") if path.exists() or whole else []
+    last = lines.pop() if lines else ""
+    if whole and last:
+        lines.append(last)
+    for number, line in enumerate(lines, 1):
+        where = f"Line {number} of '{path}'"
+        try:
+            found = _loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where} is not JSON ({error}): remove it, and run the evaluation again.") from error
+        _check(found, fields, where)
+        yield found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return _loads(_text(path))
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"'{path}' is damaged ({error}): remove it, and run the evaluation again.") from error
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda name: None)  # what is not a number was not measured
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"'{path}' cannot be read ({reason}): mend that, or run the evaluation again.") from error
+
+
+def _check(values: Any, fields: _Fields, where: str) -> None:
+    for name, kinds in fields.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kinds):
+            raise UsageError(f"{where} lacks '{name}': run the evaluation again.")
