@@ -54,7 +54,7 @@ def test_niah_in_three_ways_and_again(run, models, prose, tmp_path):
     assert "hybrid, untrained" in again.out and "first token s" in again.out
 
 
-def test_ruler_says_what_it_leaves_out(run, models, prose, tmp_path):
+def test_ruler_asks_the_tasks_that_are_named(run, models, prose, tmp_path):
     options = (*TINY, "--lengths", 900, "--samples", 1, "--readers", "full", "--haystack", prose)
     tasks = ("--tasks", "niah_single_1,fwe")
     done = run("eval", "ruler", models / "one", *options, *tasks, "--out", tmp_path / "a", "--json")

@@ -134,6 +134,10 @@ def test_rows_of_the_hub_have_columns_inside(tmp_path):
     (tmp_path / "hub.json").write_text(json.dumps({"1909.1": row}))
     (tmp_path / "file.json").write_text(json.dumps(QASPER))
     assert only("qasper", str(tmp_path / "hub.json")) == only("qasper", str(tmp_path / "file.json"))
+    uneven = row | {"full_text": {"section_name": ["Roots", "Leaves"], "paragraphs": [["They go down.", "Far."]]}}
+    (tmp_path / "hub.json").write_text(json.dumps({"1909.1": uneven}))
+    with pytest.raises(UsageError, match="has no list of objects under 'full_text'"):
+        preset_samples("qasper", str(tmp_path / "hub.json"))
     context = {"title": ["A", "B"], "sentences": [["A is old. ", "Very."], ["B is young."]]}
     (tmp_path / "hub.json").write_text(json.dumps([HOTPOT | {"context": context}]))
     (tmp_path / "file.json").write_text(json.dumps([HOTPOT]))
@@ -235,6 +239,9 @@ def test_other_damage(tmp_path):
             preset_samples("qasper", str(tmp_path / "f"))
     (tmp_path / "f").write_text(json.dumps([HOTPOT, HOTPOT | {"context": [["A"]]}]))
     with pytest.raises(UsageError, match=r"Item 2 of '.*f' has no list of titles"):
+        preset_samples("hotpotqa", str(tmp_path / "f"))
+    (tmp_path / "f").write_text(json.dumps([HOTPOT | {"context": {"title": ["A"], "sentences": []}}]))
+    with pytest.raises(UsageError, match=r"Item 1 of '.*f' has no list of titles"):
         preset_samples("hotpotqa", str(tmp_path / "f"))
     (tmp_path / "f").write_text("{}")
     with pytest.raises(UsageError, match="is not a list of objects"):

@@ -1,12 +1,14 @@
 """Ways of reading documents on a random model: what each reads, at how many positions, and with which adapter."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 import longreach as lr
 from longreach.corpus.documents import Document
+from longreach.corpus.store import Corpus
 from longreach.errors import UsageError
 from longreach.evals.docqa import own_samples
 from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
@@ -134,6 +136,25 @@ def test_a_corpus_is_made_once_and_its_cost_noted_where_vectors_are_read(asked, 
     assert run(make_model()) == first
     again = log.read_text().splitlines(keepends=True)
     assert [json.loads(line)["prediction"] for line in again] == [json.loads(line)["prediction"] for line in lines]
+
+
+def test_what_a_study_took_is_noted_where_its_adapter_is_read(asked, model, tokenizer, tmp_path):
+    corpus = Corpus.create(tmp_path, "c", lr.MeanPool(model, tokenizer, 10, segment_tokens=60))
+    corpus.add([Document(name, text) for name, text in TEXTS.items()])
+    run = corpus.work_path / "runs" / "one"
+    make_adapter(run / "adapter")
+    with corpus.changing("study") as folder:
+        shutil.copytree(run / "adapter", folder / "adapter")
+
+    def costs(way, **report):
+        (run / "training.json").write_text(json.dumps({"seconds": 12.5, "resumed_at": 0} | report))
+        return DocumentReader(way, Library(asked, model, tokenizer, corpus=corpus)).prepare(tmp_path)
+
+    assert costs("compressed") == {"study_seconds": 12.5} and costs("none") == {}
+    assert costs("compressed", resumed_at=7) == {}  # nobody knows what came before
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"else")
+    assert costs("compressed") == {}
 
 
 def test_a_question_alone_beyond_the_window_and_vectors_that_do_not_fit(asked, tokenizer, tmp_path):

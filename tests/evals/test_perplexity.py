@@ -26,7 +26,7 @@ def held_out(tmp_path, tokenizer):
         (tmp_path / "data" / f"{n}.txt").write_text("".join(chance.choices("abcdefgh .", k=400 + 1000 * n)))
     said = []
     found = texts([tmp_path / "data"], tokenizer, 1300, say=said.append)
-    assert said == ["1 texts of fewer than 1,300 tokens are left out."]
+    assert said == ["Texts of fewer than 1,300 tokens are left out: 1 of them."]
     return found
 
 
@@ -87,4 +87,6 @@ def test_what_cannot_be(held_out, tokenizer, tmp_path):
         texts([tmp_path / "data"], tokenizer, 9000, say=lambda text: None)
     with pytest.raises(UsageError, match="at least 2 tokens"):
         texts([tmp_path / "data"], tokenizer, 1)
-    assert len(texts([tmp_path / "data"], tokenizer, 300, samples=2, say=lambda text: None)) == 2
+    some = texts([tmp_path / "data"], tokenizer, 20, samples=2, say=lambda text: None)
+    assert [text.name for text in some] == ["data#0", "data#1"]
+    assert tokenizer.decode(some[0].ids) == (tmp_path / "data" / "0.txt").read_text()[:20]

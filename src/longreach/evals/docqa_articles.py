@@ -73,8 +73,9 @@ def hotpotqa(given: str, split: str) -> Iterator[Item]:
 def _pages(item: Record) -> list[tuple[str, list[str]]]:
     context = item.values.get("context")
     if isinstance(context, dict):  # of the Hub
-        context = list(zip(context.get("title", ()), context.get("sentences", ()), strict=False))
-    if context is None and "para_a" in item.values:  # of a sample that QuALITY's authors published
+        columns = [context.get(name) or [] for name in ("title", "sentences")]
+        context = list(zip(*columns, strict=True)) if len(columns[0]) == len(columns[1]) else None
+    elif context is None and "para_a" in item.values:  # of a sample that QuALITY's authors published
         both = [(item.values.get(f"title_{x}"), item.values.get(f"para_{x}")) for x in "ab"]
         context = sorted([*both, *map(tuple, item.values.get("distractors", ()))], key=str)
     pages = [tuple(page) for page in context or () if isinstance(page, list | tuple) and len(page) == 2]

@@ -146,7 +146,7 @@ class DocumentReader:
             "way": self._way,
             "model_fingerprint": library.model_fingerprint,
             "dtype": str(library.model.dtype).removeprefix("torch."),
-            "compressor_fingerprint": library.fingerprint,
+            "compressor_fingerprint": library.fingerprint if self._way != NONE else None,
             "adapter": library.adapter if self._with_adapter else None,
         }
 

@@ -60,7 +60,7 @@ def gate(
         say(f"gate: {reading}")
         answers[reading] = list(ask(policy)) if policy.raw != "document" else list(ask.where_it_fits(policy))
     say(f"gate: {SAME_POSITIONS}")
-    answers[SAME_POSITIONS] = list(ask.within(policies["raw"], answers["compressed"]))
+    answers[SAME_POSITIONS] = list(ask.within(policies["raw"], [one for one in answers["compressed"] if one]))
     if wrong := _others(reader, answers["compressed"]):
         say(f"gate: {WRONG_DOCUMENT}")
         answers[WRONG_DOCUMENT] = list(ask(policies["compressed"], wrong))
@@ -108,8 +108,8 @@ class _Asking:
         self._texts = [question.question for question in questions]
         self._documents = [question.document for question in questions]
 
-    def __call__(self, policy: Policy, documents: Sequence[str] | None = None) -> list[Answer]:
-        """Each with its own document, or with those given."""
+    def __call__(self, policy: Policy | Sequence[Policy], documents: Sequence[str] | None = None) -> list[Answer]:
+        """Each with its own document, or with those given; by one policy, or each by its own."""
         return self._reader.ask_many(
             self._texts,
             documents=documents or self._documents,
@@ -128,12 +128,9 @@ class _Asking:
                     raise
                 yield None
 
-    def within(self, policy: Policy, like: Sequence[Answer | None]) -> Iterator[Answer | None]:
+    def within(self, policy: Policy, like: Sequence[Answer]) -> list[Answer]:
         """Each within the positions that another answer took."""
-        for text, document, other in zip(self._texts, self._documents, like, strict=True):
-            assert other is not None
-            within = replace(policy, budget=other.usage.positions)
-            yield self._reader.ask(text, document=document, policy=within, sampling=self._sampling)
+        return self([replace(policy, budget=other.usage.positions) for other in like])
 
 
 def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:

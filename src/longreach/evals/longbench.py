@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from longreach.evals.records import Item, hub_records, json_lines
 
-HUB = "THUDM/LongBench"
-
 
 class LongBenchTask(NamedTuple):
     """One task.

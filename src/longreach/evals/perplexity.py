@@ -23,6 +23,8 @@ from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.frame import stderr
 from longreach.training.sources import find
 
+_CHARACTERS_PER_TOKEN = 16
+
 
 class Text(NamedTuple):
     """A held-out text: its name, and its first token ids, as many as every other's."""
@@ -55,17 +57,29 @@ def texts(
     if length < 2:
         raise UsageError(f"The length is {length}; perplexity takes at least 2 tokens.")
     found, short = list[Text](), 0
-    for source in map(find, given):
-        for number, text in enumerate(source.texts(say)):
-            ids = tokenizer(text, verbose=False)["input_ids"][:length]
-            short += len(ids) < length
-            if len(ids) == length and (samples is None or len(found) < samples):
-                found.append(Text(f"{Path(source.name).name}#{number}", list(ids)))
+    named = ((source, number, text) for source in map(find, given) for number, text in enumerate(source.texts(say)))
+    for source, number, text in named:
+        ids = _first(tokenizer, text, length)
+        if len(ids) < length:
+            short += 1
+            continue
+        found.append(Text(f"{Path(source.name).name}#{number}", ids))
+        if len(found) == samples:
+            break
     if not found:
         raise UsageError(f"None of the texts has {length:,} tokens: give longer ones, or ask for smaller --lengths.")
     if short:
-        say(f"{short} texts of fewer than {length:,} tokens are left out.")
+        say(f"Texts of fewer than {length:,} tokens are left out: {short} of them.")
     return found
+
+
+def _first(tokenizer: Any, text: str, length: int) -> list[int]:
+    """The first token ids of a text, of which no more is tokenised than is surely enough."""
+    for part in (text[: length * _CHARACTERS_PER_TOKEN], text):
+        ids = list(tokenizer(part, verbose=False)["input_ids"])
+        if len(ids) > length or len(part) == len(text):  # where a part ends, its last token may be another one
+            break
+    return ids[:length]
 
 
 def measure(

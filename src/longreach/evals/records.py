@@ -66,9 +66,9 @@ class Record:
     def records(self, *names: str) -> list[Record]:
         """The records of a list of objects, or, as the Hub keeps them, of an object of lists of equal length."""
         value = self._at(names)
-        if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
-            rows = zip(*value.values(), strict=False)
-            value = [dict(zip(value, row, strict=True)) for row in rows]
+        if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
+            even = len({len(column) for column in value.values()}) == 1
+            value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)] if even else None
         if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
             raise UsageError(f"{self.where} has no list of objects under '{'.'.join(names)}': correct or remove it.")
         return [Record(f"{self.where}, {names[-1]} {n}", one) for n, one in enumerate(value, 1)]
