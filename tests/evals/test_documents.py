@@ -175,3 +175,15 @@ def test_weights_stay_what_they_were(asked, model, tokenizer, tmp_path):
     make_adapter(tmp_path / "lora")
     said(DocumentReader("mixed", library(asked, model, tokenizer, adapter=tmp_path / "lora")), asked, tmp_path)
     assert torch.equal(model(ids).logits, before)
+
+
+def test_the_adapter_that_a_compressor_came_with_is_the_librarys(asked, tokenizer, tmp_path):
+    model = make_model()
+    make_adapter(tmp_path / "reader")
+    compressor = lr.WeightedPool(model, tokenizer, 10, segment_tokens=60, reader=tmp_path / "reader")
+    books = Library(asked, model, tokenizer, compressor=compressor)
+    compressed, plain = (DocumentReader(way, books) for way in ("compressed", "bm25"))
+    assert compressed.identity()["adapter"] == books.adapter is not None and plain.identity()["adapter"] is None
+    compressed.prepare(tmp_path / "run")
+    assert books.reader.adapter == books.adapter
+    assert DocumentReader("bm25+adapter", books).identity()["adapter"] == books.adapter

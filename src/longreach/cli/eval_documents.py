@@ -138,6 +138,6 @@ def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[Docu
     settings = compressor.describe() if compressor else corpus.settings.compressor if corpus else {}
     pooled = library
     if MEAN_POOL in names and settings["method"] != MeanPool.method:
-        ratio = round(settings["segment_tokens"] / settings["summary_tokens"])
+        ratio = settings.get("ratio") or round(settings["segment_tokens"] / settings["summary_tokens"])
         pooled = Library(samples, model, tokenizer, compressor=MeanPool(model, tokenizer, ratio))
     return [DocumentReader(name, pooled if name == MEAN_POOL else library) for name in names]

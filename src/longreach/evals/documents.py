@@ -53,7 +53,7 @@ class Library:
         tokenizer: Its tokenizer.
         compressor: Makes the vectors; None where `corpus` has them.
         corpus: One that holds the documents.
-        adapter: Folder of a LoRA adapter; None takes the corpus' own, where it has one.
+        adapter: Folder of a LoRA adapter; None takes the corpus' own, else the compressor's, where there is one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Library:
         source = compressor or (corpus.settings if corpus else None)
         assert source is not None, "a library needs a compressor or a corpus"
         self.fingerprint, self.model_fingerprint = source.fingerprint, source.model_fingerprint
-        folder = adapter or (corpus.adapter_path if corpus else None)
+        folder = adapter or (corpus.adapter_path if corpus else compressor.reader if compressor else None)
         self._adapter = Path(folder) if folder else None
         self.adapter = add_adapter(model, self._adapter, self.model_fingerprint) if self._adapter else None
         self._costs: dict[str, float] = {}
