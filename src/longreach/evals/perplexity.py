@@ -55,12 +55,13 @@ def texts(
     if length < 2:
         raise UsageError(f"The length is {length}; perplexity takes at least 2 tokens.")
     found, short = list[Text](), 0
-    for source in map(find, given):
-        for number, text in enumerate(source.texts(say)):
-            ids = tokenizer(text, verbose=False)["input_ids"][:length]
-            short += len(ids) < length
-            if len(ids) == length and (samples is None or len(found) < samples):
-                found.append(Text(f"{Path(source.name).name}#{number}", list(ids)))
+    read = ((source, *one) for source in map(find, given) for one in enumerate(source.texts(say)))
+    while len(found) != samples and (one := next(read, None)):  # of many books no more is read than is needed
+        source, number, text = one
+        ids = tokenizer(text, verbose=False)["input_ids"][:length]
+        short += len(ids) < length
+        if len(ids) == length:
+            found.append(Text(f"{Path(source.name).name}#{number}", list(ids)))
     if not found:
         raise UsageError(f"None of the texts has {length:,} tokens: give longer ones, or ask for smaller --lengths.")
     if short:
