@@ -30,6 +30,17 @@ def held_out(tmp_path, tokenizer):
     return found
 
 
+def test_no_more_texts_are_read_than_are_asked_for(held_out, tmp_path, tokenizer):
+    read = []
+
+    def reading(text, **options):
+        read.append(len(text))
+        return tokenizer(text, **options)
+
+    assert texts([tmp_path / "data"], reading, 1300, samples=1, say=lambda text: None) == held_out[:1]
+    assert read == [400, 1400]
+
+
 def run(held_out, readers, out, **more):
     return measure(held_out, readers, out, settings={"length": 1300}, say=lambda text: None, **more)
 

@@ -165,6 +165,7 @@ def _break_even(run: Run, label: str) -> Iterator[Row]:
         both = [id for id in mine if mine[id] is not None and whole.get(id) is not None]
         row: dict[str, Any] = {
             "reader": _named(reader, label),
+            "tasks": list(dict.fromkeys(line["task"] for line in run.predictions)),
             "full": _named(full, label) if full else None,
             "questions": len(both),
             **{key: identity.get(key, unstudied.get(key)) for key in COSTS},

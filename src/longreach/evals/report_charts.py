@@ -107,13 +107,15 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         "reading the full document again. Both ways are timed on the questions that both answered.</p>"
     )
     lines, charts = [], []
+    several = len({tuple(row["tasks"]) for row in rows}) > 1  # runs about other documents
     for row in rows:
+        name = f"{row['reader']}, {', '.join(row['tasks'])}" if several else row["reader"]
         once = (f"<td>{data(row[key], seconds)}</td>" for key in ("ingest_seconds", "study_seconds"))
         each = (f"<td>{data(row[key], seconds)}</td>" for key in ("seconds", "full_seconds"))
         cells = "".join((*once, *each, f"<td>{data(row['questions'], count)}</td>", f"<td>{_verdict(row)}</td>"))
-        lines.append(f'<tr><th scope="row">{escape(row["reader"])}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
         if row["questions_to_pay"]:
-            charts.append(_paying(row, styles))
+            charts.append(_paying(name, row, styles))
     heads = ("reader", "ingest", "study", "a question", "a question in full", "questions timed", "pays after")
     yield table("Seconds spent once and for each question", heads, lines)
     if charts:
@@ -129,7 +131,7 @@ def _verdict(row: Row) -> str:
     return f"{data(row['questions_to_pay'], count)} question{'' if row['questions_to_pay'] == 1 else 's'}"
 
 
-def _paying(row: Row, styles: Styles) -> str:
+def _paying(name: str, row: Row, styles: Styles) -> str:
     once, least = row["ingest_seconds"] + row["study_seconds"], row["questions_to_pay"]
     asked = [0, least, 2 * least]
     prepared = [Point(number, once + number * row["seconds"]) for number in asked]
@@ -138,7 +140,7 @@ def _paying(row: Row, styles: Styles) -> str:
         Series(row["full"], styles[row["full"]], full),
         Series(row["reader"], styles[row["reader"]], prepared),
     ]
-    title = f"Seconds in all, by questions: {row['reader']} pays after {least:,}"
+    title = f"Seconds in all, by questions: {name} pays after {least:,}"
     return line_chart(title, series, Axis("questions", count, ticks=asked), Axis("Seconds in all", plain))
 
 

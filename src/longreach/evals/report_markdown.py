@@ -12,7 +12,7 @@ _COSTS = (("positions", "positions", count), ("first_token_seconds", "first toke
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """Scores with their 95% intervals and what they took at the greatest length, as Markdown."""
+    """Scores with their 95% intervals and what they took at the greatest length, or of the last task, as Markdown."""
     parts = []
     for suite in figures["suites"]:
         parts.append(f"### {TITLES.get(suite['suite'], suite['suite'])}")
@@ -44,12 +44,13 @@ def _answers(suite: Row) -> Iterator[str]:
         shown = tasks if len(tasks) <= _MOST_TASKS else []
         columns = {task: (task, lengths[0]) for task in (*shown, *([MEAN] if len(tasks) > 1 else []))}
     columns = {name: where for name, where in columns.items() if any((*where, r) in cells for r in suite["readers"])}
-    where = f", {tokens(lengths[-1])}" if len(lengths) > 1 else ""
+    columns = columns or {task: (task, lengths[-1]) for task in tasks}  # there is no mean: not all answered the same
+    last = list(columns)[-1]
+    where = "" if len(columns) == 1 or last == MEAN else f", {last}"
     yield from _head(["reader", *columns, *(name + where for _, name, _ in _COSTS)])
     for reader in suite["readers"]:
         own = [cells.get((*where, reader)) for where in columns.values()]
-        last: Row = next((row for row in reversed(own) if row), {})
-        costs = (_said(last.get(key), text) for key, _, text in _COSTS)
+        costs = (_said((own[-1] or {}).get(key), text) for key, _, text in _COSTS)
         yield _line([reader, *map(_score, own), *costs])
 
 

@@ -93,6 +93,9 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
     yield from by_length(charted, readers, styles)
     if charted:
         yield cost_table(what, charted)
+    else:
+        tables = "".join(cost_table(task, [row for row in rows if row["task"] == task]) for task in tasks)
+        yield f"<details><summary>What an answer took, every task</summary>{tables}</details>"
     yield from break_even(suite.get("break_even", ()), styles)
 
 
