@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 ASKED = [
     {"question": "Who stole the tarts?", "answer": "The Knave of Hearts", "document": "tarts.txt"},
@@ -131,6 +132,28 @@ def test_an_adapter_is_measured_with_text_too(run, models, texts, questions, tmp
     assert list(by_reader(done.json))[-1] == "bm25+adapter"
     made = json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
     assert made["bm25+adapter"]["adapter"] == made["compressed"]["adapter"] != made["bm25"]["adapter"]
+
+
+def test_a_pool_is_read_with_the_adapter_that_came_with_it(run, models, texts, questions, tmp_path):
+    from longreach.compressors.weighted_pool import write_pool
+    from longreach.models.fingerprint import base_fingerprint
+    from tests.conftest import make_model, make_tokenizer
+    from tests.test_reader import make_adapter
+
+    fingerprint = base_fingerprint(make_model(max_position_embeddings=4096), make_tokenizer())
+    chosen = {"ratio": 6, "segment_tokens": 60}
+    make_adapter(write_pool(tmp_path / "pool", torch.randn(260), chosen, str(models / "one"), fingerprint))
+    options = (*TINY, "--questions", questions, "--documents", texts, "--max-new-tokens", 4)
+    done = run(
+        "eval", "docqa", models / "one", *options, "--compressor", tmp_path / "pool", "--out", tmp_path / "out", "--json"
+    )
+    assert done.code == 0, done
+    rows = by_reader(done.json)
+    ways = ["full", "none", "truncated", "bm25", "mean-pool", "compressed", "mixed", "bm25+adapter"]
+    assert list(rows) == ways and rows["mean-pool"]["positions"] == pytest.approx(rows["compressed"]["positions"], abs=9)
+    made = json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
+    assert made["compressed"]["adapter"] == made["bm25+adapter"]["adapter"] != made["mean-pool"]["adapter"] is None
+    assert made["compressed"]["study_seconds"] == 0 < made["compressed"]["ingest_seconds"]
 
 
 def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_path):

@@ -51,7 +51,8 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
     pooled = opened.corpus.settings.compressor if opened.corpus else described
-    adapter = options.adapter or (opened.corpus.adapter_path if opened.corpus else None)
+    own = opened.corpus.adapter_path if opened.corpus else opened.compressor and opened.compressor.reader
+    adapter = options.adapter or own
     names = names or default_readers(
         choice.suite, mean_pool=pooled.get("method") == "mean-pool", adapter=adapter is not None
     )
@@ -138,6 +139,6 @@ def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[Docu
     settings = compressor.describe() if compressor else corpus.settings.compressor if corpus else {}
     pooled = library
     if MEAN_POOL in names and settings["method"] != MeanPool.method:
-        ratio = round(settings["segment_tokens"] / settings["summary_tokens"])
+        ratio = settings.get("ratio") or round(settings["segment_tokens"] / settings["summary_tokens"])
         pooled = Library(samples, model, tokenizer, compressor=MeanPool(model, tokenizer, ratio))
     return [DocumentReader(name, pooled if name == MEAN_POOL else library) for name in names]
