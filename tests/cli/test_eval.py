@@ -197,6 +197,7 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("ruler", ("--tasks", "qa_1", "--lengths", "2000"), 2, ["qa_1 needs a file"]),
         ("ruler", ("--data", "qa_3=x"), 2, ["no data 'qa_3' of ruler", "qa_1, qa_2"]),
         ("ruler", ("--data", "x"), 2, ["--data is 'x'", "NAME=PATH"]),
+        ("perplexity", ("--lengths", "700,900", "--data", "{prose}"), 2, ["up to one length"]),
         ("perplexity", (), 2, ["held-out texts", "--data PATH"]),
         ("perplexity", ("--data", "{short}"), 2, ["None of the texts has 4,096 tokens", "--lengths"]),
         ("docqa", (), 2, ["--data PRESET=PATH", "--questions"]),

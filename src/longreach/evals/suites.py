@@ -70,6 +70,8 @@ class Choice:
             raise UsageError(f"samples is {self.samples}; give at least 1.")
         if not self.lengths or min(self.lengths) < 1 or len({*self.lengths}) < len(self.lengths):
             raise UsageError("The lengths are numbers of tokens, each once: give some such as 2048,4096.")
+        if self.suite == PERPLEXITY and len(self.lengths) > 1:
+            raise UsageError("Perplexity is told by position up to one length: give the greatest of --lengths alone.")
         if self.suite in (NIAH, RULER, BABILONG, DOCQA):
             named = {NIAH: (), RULER: tuple(ruler.QUESTIONS), BABILONG: (_BABI,), DOCQA: (*PRESETS, LONGBENCH)}
             for name in self.data:
