@@ -207,7 +207,16 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("docqa", ("--data", "squality={bad}"), 2, ["Line 1 of", "'metadata.passage_id'"]),
         ("docqa", ("--data", "narrativeqa=nobody/nothing"), 1, ["no file or folder 'nobody/nothing'"]),
         ("docqa", ("--questions", "{bad}", "--data", "qmsum=x"), 2, ["leave one of them out"]),
-        ("niah", ("--ratio", 10), 2, ["--ratio and --adapter belong to docqa"]),
+        ("docqa", ("--documents", "{prose}"), 2, ["--questions", "leave --documents out"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--tasks", "qmsum"), 2, ["--tasks and --split"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--haystack", "{prose}"), 2, ["--haystack"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--ratio", 0), 2, ["ratio is 0"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--max-new-tokens", 0), 2, ["is 0; give at"]),
+        ("niah", ("--ratio", 0), 2, ["--ratio", "belong to docqa"]),
+        ("niah", ("--max-new-tokens", 9), 2, ["--max-new-tokens belong to docqa"]),
+        ("babilong", ("--lengths", "1500", "--haystack", "{words}"), 2, ["'{words}' is shorter than the length"]),
+        ("babilong", ("--tasks", "qa1", "--data", "babi={folder}"), 2, ["qa1_x_test.txt", "not UTF-8"]),
+        ("ruler", ("--tasks", "cwe", "--lengths", "1"), 2, ["cwe at 1 tokens", "greater length"]),
         ("niah", ("--device", "abacus"), 2, ["no device 'abacus'"]),
         ("niah", ("--dtype", "int3"), 2, ["float32, bfloat16"]),
         ("niah", ("--readers", "kvpress", "--depths", 2), 1, ["kvpress is not installed", "pip install kvpress=="]),
@@ -221,9 +230,14 @@ def test_wrong_use_gets_a_sentence(wrong, models, prose, tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.delenv("LONGREACH_KVPRESS", raising=False)
     (tmp_path / "short.txt").write_text("One sentence is here. And another one.")
+    (tmp_path / "words.txt").write_text("Hi. Yes. No.")
+    (tmp_path / "qa1_x_test.txt").write_bytes(b"1 Mary went to the caf\xe9.\n")
+    (tmp_path / "good.jsonl").write_text(json.dumps(ASKED[0] | {"document": "prose.txt"}))
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(ASKED[0] | {'document': 'prose.txt'})}\n{{")
     paths = {"prose": prose, "short": tmp_path / "short.txt", "bad": tmp_path / "bad.jsonl"}
+    paths |= {"words": tmp_path / "words.txt", "good": tmp_path / "good.jsonl", "folder": tmp_path}
     filled = [str(option).format(**paths) for option in options]
+    words = [word.format(**paths) for word in words]
     wrong(code, words, "eval", suite, models / "one", *filled, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,13 +1,14 @@
 """Ways of reading documents on a random model: what each reads, at how many positions, and with which adapter."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import longreach as lr
 from longreach.corpus.documents import Document
-from longreach.errors import UsageError
+from longreach.errors import ContextError, UsageError
 from longreach.evals.docqa import own_samples
 from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
 from longreach.evals.readers import ModelReader
@@ -154,3 +155,12 @@ def test_weights_stay_what_they_were(asked, model, tokenizer, tmp_path):
     make_adapter(tmp_path / "lora")
     said(DocumentReader("mixed", library(asked, model, tokenizer, adapter=tmp_path / "lora")), asked, tmp_path)
     assert torch.equal(model(ids).logits, before)
+
+
+def test_no_way_reads_beyond_the_window(asked, tokenizer, tmp_path):
+    model = make_model(max_position_embeddings=256)
+    books = library(asked, model, tokenizer)
+    long = replace(asked[0], max_new_tokens=200)
+    for way in WAYS:
+        with pytest.raises(ContextError):
+            said(DocumentReader(way, books), [long], tmp_path)

@@ -27,7 +27,7 @@ from longreach.compressors.base import Compressor
 from longreach.corpus.documents import Document
 from longreach.corpus.schema import READER
 from longreach.corpus.store import Corpus
-from longreach.errors import DocumentError, UsageError
+from longreach.errors import ContextError, DocumentError, UsageError
 from longreach.evals.memory import peak_memory
 from longreach.evals.readers import cut_middle
 from longreach.evals.run import COSTS
@@ -199,7 +199,13 @@ class DocumentReader:
         prompts = []
         for sample in samples:
             words = words_of(sample)
-            room = self._positions(sample) - self._builder.fixed(words, "") - len(self._separator)
+            taken = self._builder.fixed(words, "") + len(self._separator)
+            if taken > self._left(sample):
+                raise ContextError(
+                    f"The question of the sample '{sample.id}' takes {taken:,} positions, and its answer leaves "
+                    f"{self._left(sample):,} of the model's window: lower --max-new-tokens, or shorten the question."
+                )
+            room = self._positions(sample) - taken
             head, tail = cut_middle(self._builder.plain(sample.context), room)
             prompts.append(self._builder.build((), [[*head, *tail, *self._separator]], words, ""))
         with only_adapter(library.model, library.adapter if self._with_adapter else None):

@@ -68,6 +68,8 @@ class Choice:
                 raise UsageError(f"There is no task '{task}' of {self.suite}: use {known}.")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; give at least 1.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; give at least 1.")
         if not self.lengths or min(self.lengths) < 1 or len({*self.lengths}) < len(self.lengths):
             raise UsageError("The lengths are numbers of tokens, each once: give some such as 2048,4096.")
         if self.suite == PERPLEXITY and len(self.lengths) > 1:
