@@ -145,12 +145,22 @@ def test_a_pool_is_read_with_the_adapter_that_came_with_it(run, models, texts, q
     make_adapter(write_pool(tmp_path / "pool", torch.randn(260), chosen, str(models / "one"), fingerprint))
     options = (*TINY, "--questions", questions, "--documents", texts, "--max-new-tokens", 4)
     done = run(
-        "eval", "docqa", models / "one", *options, "--compressor", tmp_path / "pool", "--out", tmp_path / "out", "--json"
+        "eval",
+        "docqa",
+        models / "one",
+        *options,
+        "--compressor",
+        tmp_path / "pool",
+        "--out",
+        tmp_path / "out",
+        "--json",
     )
     assert done.code == 0, done
     rows = by_reader(done.json)
     ways = ["full", "none", "truncated", "bm25", "mean-pool", "compressed", "mixed", "bm25+adapter"]
-    assert list(rows) == ways and rows["mean-pool"]["positions"] == pytest.approx(rows["compressed"]["positions"], abs=9)
+    assert list(rows) == ways and rows["mean-pool"]["positions"] == pytest.approx(
+        rows["compressed"]["positions"], abs=9
+    )
     made = json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
     assert made["compressed"]["adapter"] == made["bm25+adapter"]["adapter"] != made["mean-pool"]["adapter"] is None
     assert made["compressed"]["study_seconds"] == 0 < made["compressed"]["ingest_seconds"]

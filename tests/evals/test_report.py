@@ -228,6 +228,14 @@ def test_an_unfinished_run_is_reported_as_far_as_it_came(tmp_path):
     assert "No answers yet" in page(report_of(folder))
 
 
+def test_a_perplexity_beyond_all_numbers(tmp_path):
+    folder = perplexity_run(tmp_path / "run")
+    rows = rows_in(folder)
+    rows[0]["perplexity"] = math.inf
+    (folder / "scores.json").write_text(json.dumps({"rows": rows}))
+    assert "not measured" in page(report_of(folder)) and "not measured" in markdown(report_of(folder))
+
+
 def test_an_unfinished_run_of_perplexity(tmp_path):
     done, not_yet = perplexity_run(tmp_path / "done"), perplexity_run(tmp_path / "not-yet", finished=False)
     told = report_of(not_yet)

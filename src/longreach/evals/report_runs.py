@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from longreach.errors import UsageError
@@ -29,7 +30,7 @@ _INTERVAL: _Fields = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 _ANSWER: _Fields = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
 _ANSWERS: _Fields = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
 _BUCKET: _Fields = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
-_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": _NUMBER}
+_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
 
 
 @dataclass(frozen=True)
