@@ -103,5 +103,5 @@ def test_texts_of_one_name_and_readers_of_one_name(tokenizer, tmp_path):
     assert [line["task"] for line in said] == [text.name for text in found] and said[0]["nll"] != said[1]["nll"]
     with pytest.raises(UsageError, match="Two readers are called 'full'"):
         run(found, [full, full], tmp_path / "other")
-    with pytest.raises(UsageError, match="Two texts are called 'book.txt#0'"):
+    with pytest.raises(UsageError, match=r"Two texts are called 'book\.txt#0'"):
         run([found[0], found[0]], [full], tmp_path / "other")

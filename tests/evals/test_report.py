@@ -335,6 +335,15 @@ def test_damage_is_one_sentence(tmp_path, damage, words):
         read_run(folder)
 
 
+def test_an_unfinished_run_without_what_is_to_be_added_up(tmp_path):
+    folder = length_run(tmp_path / "run", finished=False)
+    line = json.loads((folder / "predictions.jsonl").read_text().splitlines()[1])
+    del line["seconds"]
+    _line(folder, 2, json.dumps(line))
+    with pytest.raises(UsageError, match=r"Line 2 of .* lacks 'seconds'"):
+        read_run(folder)
+
+
 def test_names_are_text_and_no_html(tmp_path):
     names = {"full": "<script>alert(1)</script>", "command": 'a "quoted" & <b>'}
     folder = length_run(tmp_path / "run", command=names["command"])

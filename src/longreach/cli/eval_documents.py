@@ -51,8 +51,8 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
     pooled = opened.corpus.settings.compressor if opened.corpus else described
-    own = opened.corpus.adapter_path if opened.corpus else opened.compressor and opened.compressor.reader
-    adapter = options.adapter or own
+    source = opened.compressor.reader if opened.compressor else None
+    adapter = options.adapter or (opened.corpus.adapter_path if opened.corpus else source)
     names = names or default_readers(
         choice.suite, mean_pool=pooled.get("method") == "mean-pool", adapter=adapter is not None
     )

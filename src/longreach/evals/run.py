@@ -174,7 +174,7 @@ def score_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-_MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
+MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
 
 
 def _row(reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -192,6 +192,6 @@ def _row(reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mappi
         "score": found.mean,
         "low": found.low,
         "high": found.high,
-        **{key: sum(line[key] for line in lines) / len(lines) for key in _MEANS},
+        **{key: sum(line[key] for line in lines) / len(lines) for key in MEANS},
         "tokens_per_second": written / writing if writing > 0 else None,
     }
