@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 ASKED = [
     {"question": "Who stole the tarts?", "answer": "The Knave of Hearts", "document": "tarts.txt"},
@@ -133,6 +134,38 @@ def test_an_adapter_is_measured_with_text_too(run, models, texts, questions, tmp
     assert made["bm25+adapter"]["adapter"] == made["compressed"]["adapter"] != made["bm25"]["adapter"]
 
 
+def test_a_pool_is_read_with_the_adapter_that_came_with_it(run, models, texts, questions, tmp_path):
+    from longreach.compressors.weighted_pool import write_pool
+    from longreach.models.fingerprint import base_fingerprint
+    from tests.conftest import make_model, make_tokenizer
+    from tests.test_reader import make_adapter
+
+    fingerprint = base_fingerprint(make_model(max_position_embeddings=4096), make_tokenizer())
+    chosen = {"ratio": 6, "segment_tokens": 60}
+    make_adapter(write_pool(tmp_path / "pool", torch.randn(260), chosen, str(models / "one"), fingerprint))
+    options = (*TINY, "--questions", questions, "--documents", texts, "--max-new-tokens", 4)
+    done = run(
+        "eval",
+        "docqa",
+        models / "one",
+        *options,
+        "--compressor",
+        tmp_path / "pool",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
+    assert done.code == 0, done
+    rows = by_reader(done.json)
+    ways = ["full", "none", "truncated", "bm25", "mean-pool", "compressed", "mixed", "bm25+adapter"]
+    assert list(rows) == ways and rows["mean-pool"]["positions"] == pytest.approx(
+        rows["compressed"]["positions"], abs=9
+    )
+    made = json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
+    assert made["compressed"]["adapter"] == made["bm25+adapter"]["adapter"] != made["mean-pool"]["adapter"] is None
+    assert made["compressed"]["study_seconds"] == 0 < made["compressed"]["ingest_seconds"]
+
+
 def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_path):
     row = {"input": "Who?", "context": "word " * 1200, "answers": ["Ann"], "all_classes": None, "_id": "l1"}
     (tmp_path / "hotpotqa.jsonl").write_text(
@@ -174,6 +207,7 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("ruler", ("--tasks", "qa_1", "--lengths", "2000"), 2, ["qa_1 needs a file"]),
         ("ruler", ("--data", "qa_3=x"), 2, ["no data 'qa_3' of ruler", "qa_1, qa_2"]),
         ("ruler", ("--data", "x"), 2, ["--data is 'x'", "NAME=PATH"]),
+        ("perplexity", ("--lengths", "700,900", "--data", "{prose}"), 2, ["up to one length"]),
         ("perplexity", (), 2, ["held-out texts", "--data PATH"]),
         ("perplexity", ("--data", "{short}"), 2, ["None of the texts has 4,096 tokens", "--lengths"]),
         ("docqa", (), 2, ["--data PRESET=PATH", "--questions"]),
@@ -183,7 +217,16 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("docqa", ("--data", "squality={bad}"), 2, ["Line 1 of", "'metadata.passage_id'"]),
         ("docqa", ("--data", "narrativeqa=nobody/nothing"), 1, ["no file or folder 'nobody/nothing'"]),
         ("docqa", ("--questions", "{bad}", "--data", "qmsum=x"), 2, ["leave one of them out"]),
-        ("niah", ("--ratio", 10), 2, ["--ratio and --adapter belong to docqa"]),
+        ("docqa", ("--documents", "{prose}"), 2, ["--questions", "leave --documents out"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--tasks", "qmsum"), 2, ["--tasks and --split"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--haystack", "{prose}"), 2, ["--haystack"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--ratio", 0), 2, ["ratio is 0"]),
+        ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--max-new-tokens", 0), 2, ["is 0; give at"]),
+        ("niah", ("--ratio", 0), 2, ["--ratio", "belong to docqa"]),
+        ("niah", ("--max-new-tokens", 9), 2, ["--max-new-tokens belong to docqa"]),
+        ("babilong", ("--lengths", "1500", "--haystack", "{words}"), 2, ["'{words}' is shorter than the length"]),
+        ("babilong", ("--tasks", "qa1", "--data", "babi={folder}"), 2, ["qa1_x_test.txt", "not UTF-8"]),
+        ("ruler", ("--tasks", "cwe", "--lengths", "1"), 2, ["cwe at 1 tokens", "greater length"]),
         ("niah", ("--device", "abacus"), 2, ["no device 'abacus'"]),
         ("niah", ("--dtype", "int3"), 2, ["float32, bfloat16"]),
         ("niah", ("--readers", "kvpress", "--depths", 2), 1, ["kvpress is not installed", "pip install kvpress=="]),
@@ -197,9 +240,14 @@ def test_wrong_use_gets_a_sentence(wrong, models, prose, tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.delenv("LONGREACH_KVPRESS", raising=False)
     (tmp_path / "short.txt").write_text("One sentence is here. And another one.")
+    (tmp_path / "words.txt").write_text("Hi. Yes. No.")
+    (tmp_path / "qa1_x_test.txt").write_bytes(b"1 Mary went to the caf\xe9.\n")
+    (tmp_path / "good.jsonl").write_text(json.dumps(ASKED[0] | {"document": "prose.txt"}))
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps(ASKED[0] | {'document': 'prose.txt'})}\n{{")
     paths = {"prose": prose, "short": tmp_path / "short.txt", "bad": tmp_path / "bad.jsonl"}
+    paths |= {"words": tmp_path / "words.txt", "good": tmp_path / "good.jsonl", "folder": tmp_path}
     filled = [str(option).format(**paths) for option in options]
+    words = [word.format(**paths) for word in words]
     wrong(code, words, "eval", suite, models / "one", *filled, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -51,6 +51,8 @@ def test_wrong_calls_are_one_sentence(wrong, niah, tmp_path):
     wrong(2, ["cannot be written"], "report", niah, "--out", tmp_path)
     wrong(2, ["cannot be written"], "report", niah, "--out", out, "--markdown", niah)
     wrong(2, ["the same file"], "report", niah, "--out", out, "--markdown", out)
+    wrong(2, ["the same file"], "report", niah, "--out", out, "--markdown", niah / ".." / out.name)
+    wrong(2, ["is a file of a run"], "report", niah, "--out", niah / "run.json")
     (niah / "predictions.jsonl").write_text('{"reader": "full"\n')
     wrong(2, ["Line 1", "not JSON"], "report", niah, "--out", out)
     assert not out.exists()

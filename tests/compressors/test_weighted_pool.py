@@ -114,6 +114,15 @@ def test_a_folder_is_loaded_at_any_ratio(folder):
         WeightedPool.from_pretrained(folder, make_model(seed=1), tokenizer)
     with pytest.raises(UsageError, match="does not take all of summary_tokens"):
         make_compressor(str(folder), model, tokenizer, summary_tokens=3)
+    (folder / "reader" / "adapter_model.safetensors").rename(folder / "away")
+    with pytest.raises(ModelError, match="reader' lacks its adapter"):
+        WeightedPool.from_pretrained(folder, model, tokenizer)
+    (folder / "away").rename(folder / "reader" / "adapter_model.safetensors")
+    stored = json.loads((folder / "compressor.json").read_text())
+    (folder / "compressor.json").write_text(json.dumps(stored | {"ratio": None}))
+    with pytest.raises(ModelError, match=r"compressor\.json' lacks ratio"):
+        WeightedPool.from_pretrained(folder, model, tokenizer)
+    (folder / "compressor.json").write_text(json.dumps(stored))
     (folder / "compressor.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match="cannot be read"):
         WeightedPool.from_pretrained(folder, model, tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 import longreach as lr
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
-from longreach.errors import UsageError
+from longreach.errors import ContextError, UsageError
 from longreach.evals.docqa import own_samples
 from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
 from longreach.evals.readers import ModelReader
@@ -187,3 +188,12 @@ def test_the_adapter_that_a_compressor_came_with_is_the_librarys(asked, tokenize
     compressed.prepare(tmp_path / "run")
     assert books.reader.adapter == books.adapter
     assert DocumentReader("bm25+adapter", books).identity()["adapter"] == books.adapter
+
+
+def test_no_way_reads_beyond_the_window(asked, tokenizer, tmp_path):
+    model = make_model(max_position_embeddings=256)
+    books = library(asked, model, tokenizer)
+    long = replace(asked[0], max_new_tokens=200)
+    for way in WAYS:
+        with pytest.raises(ContextError):
+            said(DocumentReader(way, books), [long], tmp_path)

@@ -26,6 +26,8 @@ def score(metric, text, *answers, classes=()):
         ("choice", " (B) since he was there", ("B", "Bob"), 1),
         ("choice", "The answer is B, not C.", ("B", "Bob"), 1),
         ("choice", "The correct answer: (C).", ("B", "Bob"), 0),
+        ("choice", "Answer: B", ("B", "Bob"), 1),
+        ("choice", "**B**", ("B", "Bob"), 1),
         ("choice", "C. Bob", ("B", "Bob"), 0),
         ("choice", "A dog was there.", ("A", "Ann"), 0),
         ("choice", "bob.", ("B", "Bob"), 1),

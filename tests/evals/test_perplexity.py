@@ -101,3 +101,22 @@ def test_what_cannot_be(held_out, tokenizer, tmp_path):
     some = texts([tmp_path / "data"], tokenizer, 20, samples=2, say=lambda text: None)
     assert [text.name for text in some] == ["data#0", "data#1"]
     assert tokenizer.decode(some[0].ids) == (tmp_path / "data" / "0.txt").read_text()[:20]
+
+    assert len(texts([tmp_path / "data"], tokenizer, 300, samples=2, say=lambda text: None)) == 2
+
+
+def test_texts_of_one_name_and_readers_of_one_name(tokenizer, tmp_path):
+    given = [tmp_path / name / "book.txt" for name in "ab"]
+    for path, letter in zip(given, "xy", strict=True):
+        path.parent.mkdir()
+        path.write_text(letter * 60)
+    found = texts(given, tokenizer, 50)
+    assert [text.name for text in found] == ["book.txt#0", "book.txt (2)#0"]
+    full = ModelReader("full", make_model(), tokenizer)
+    run(found, [full], tmp_path / "out")
+    said = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in said] == [text.name for text in found] and said[0]["nll"] != said[1]["nll"]
+    with pytest.raises(UsageError, match="Two readers are called 'full'"):
+        run(found, [full, full], tmp_path / "other")
+    with pytest.raises(UsageError, match=r"Two texts are called 'book\.txt#0'"):
+        run([found[0], found[0]], [full], tmp_path / "other")

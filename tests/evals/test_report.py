@@ -228,6 +228,14 @@ def test_an_unfinished_run_is_reported_as_far_as_it_came(tmp_path):
     assert "No answers yet" in page(report_of(folder))
 
 
+def test_a_perplexity_beyond_all_numbers(tmp_path):
+    folder = perplexity_run(tmp_path / "run")
+    rows = rows_in(folder)
+    rows[0]["perplexity"] = math.inf
+    (folder / "scores.json").write_text(json.dumps({"rows": rows}))
+    assert "not measured" in page(report_of(folder)) and "not measured" in markdown(report_of(folder))
+
+
 def test_an_unfinished_run_of_perplexity(tmp_path):
     done, not_yet = perplexity_run(tmp_path / "done"), perplexity_run(tmp_path / "not-yet", finished=False)
     told = report_of(not_yet)
@@ -324,6 +332,15 @@ def test_damage_is_one_sentence(tmp_path, damage, words):
     folder = length_run(tmp_path / "run")
     damage(folder)
     with pytest.raises(UsageError, match=words):
+        read_run(folder)
+
+
+def test_an_unfinished_run_without_what_is_to_be_added_up(tmp_path):
+    folder = length_run(tmp_path / "run", finished=False)
+    line = json.loads((folder / "predictions.jsonl").read_text().splitlines()[1])
+    del line["seconds"]
+    _line(folder, 2, json.dumps(line))
+    with pytest.raises(UsageError, match=r"Line 2 of .* lacks 'seconds'"):
         read_run(folder)
 
 

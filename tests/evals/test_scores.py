@@ -2,7 +2,7 @@
 
 import pytest
 
-from longreach.evals.scores import exact_match, interval, normalised, rouge_l, token_f1
+from longreach.evals.scores import exact_match, interval, mean_interval, normalised, rouge_l, token_f1
 
 
 def test_words_are_compared_without_case_articles_and_punctuation():
@@ -38,3 +38,10 @@ def test_an_interval_holds_the_mean_and_is_the_same_again():
     assert found.low == pytest.approx(0.25 - 0.134, abs=0.03) and found.high == pytest.approx(0.25 + 0.134, abs=0.03)
     assert interval([0.5]) == (0.5, 0.5, 0.5)
     assert interval(scores * 25).high - interval(scores * 25).low < (found.high - found.low) / 3
+
+
+def test_each_group_is_drawn_by_itself():
+    few, many = [100.0, 100.0], [80.0, 100.0] * 50
+    found = mean_interval([few, many])
+    assert found.mean == 95 and 93 < found.low < 95 < found.high < 97
+    assert mean_interval([many]) == interval(many)

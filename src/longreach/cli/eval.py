@@ -83,7 +83,7 @@ def evaluate(
     )
     names = _names(readers)
     check_readers(names, suite)
-    _check_options(suite, questions, documents, data, compressor, ratio, adapter)
+    _check_options(choice, questions, documents, data, compressor, ratio, adapter)
     with memory_said("--lengths or --batch-size", as_json):
         if suite == DOCQA:
             from longreach.cli.eval_documents import Options, read_documents
@@ -196,15 +196,23 @@ def _data(given: list[str]) -> dict[str, str]:
     return found
 
 
-def _check_options(suite: str, questions: Any, documents: Any, data: Any, *of_documents: Any) -> None:
+def _check_options(choice: "Choice", questions: Any, documents: Any, data: Any, *of_documents: Any) -> None:
     """Refuses options that would do nothing, and data that are missing."""
     from longreach.errors import UsageError
     from longreach.evals.suites import DOCQA, PERPLEXITY
 
-    if suite != DOCQA and any((questions, documents, *of_documents)):
+    suite, of_docqa = choice.suite, (*of_documents, choice.split, choice.max_new_tokens)
+    if suite != DOCQA and (questions or documents or any(one is not None for one in of_docqa)):
         raise UsageError(
-            "--questions, --documents, --compressor, --ratio and --adapter belong to docqa: leave them out."
+            "--questions, --documents, --compressor, --ratio, --adapter, --split and --max-new-tokens belong to docqa: "
+            "leave them out."
         )
+    if suite in (DOCQA, PERPLEXITY) and choice.haystack:
+        raise UsageError("--haystack belongs to niah, ruler and babilong: leave it out.")
+    if documents and not questions:
+        raise UsageError("--documents are what --questions asks about: give these too, or leave --documents out.")
+    if questions and (choice.tasks or choice.split):
+        raise UsageError("--tasks and --split choose from published data, not from --questions: leave them out.")
     if suite == PERPLEXITY and not data:
         raise UsageError("Perplexity is measured on held-out texts: give some with --data PATH.")
     if questions and data:

@@ -51,7 +51,8 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
     pooled = opened.corpus.settings.compressor if opened.corpus else described
-    adapter = options.adapter or (opened.corpus.adapter_path if opened.corpus else None)
+    source = opened.compressor.reader if opened.compressor else None
+    adapter = options.adapter or (opened.corpus.adapter_path if opened.corpus else source)
     names = names or default_readers(
         choice.suite, mean_pool=pooled.get("method") == "mean-pool", adapter=adapter is not None
     )
@@ -93,7 +94,7 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     store = store_folder(options.store)
     asked: dict[str, Any] = {"samples": choice.samples, "seed": choice.seed, "max_new_tokens": choice.max_new_tokens}
     if target in Corpus.names(store):
-        if options.compressor or options.ratio:
+        if options.compressor or options.ratio is not None:
             raise UsageError(f"The corpus '{target}' has its vectors: leave --compressor and --ratio out.")
         if options.documents or choice.data or options.questions is None:
             raise UsageError(f"The documents are those of the corpus '{target}': give --questions FILE, and no others.")
@@ -111,7 +112,7 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     if options.device:
         check_device(options.device)
     model, tokenizer = load(target, device=options.device, dtype=options.dtype)
-    settings = {"ratio": options.ratio} if options.ratio else {}
+    settings = {"ratio": options.ratio} if options.ratio is not None else {}
     made = make_compressor(options.compressor or default_compressor(target), model, tokenizer, **settings)
     return _Opened(samples, made.model, made.tokenizer, None, made)
 

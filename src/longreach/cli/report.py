@@ -24,12 +24,14 @@ def report(
     from longreach.evals.report import figures
     from longreach.evals.report_markdown import markdown as twin
     from longreach.evals.report_page import page
-    from longreach.evals.report_runs import read_run
+    from longreach.evals.report_runs import FILES, read_run
 
     for path in (out, markdown):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
-    if markdown is not None and markdown.absolute() == out.absolute():
+        if path is not None and path.resolve() in [(run / name).resolve() for run in runs for name in FILES]:
+            raise UsageError(f"'{path}' is a file of a run that is to be reported: give another one.")
+    if markdown is not None and markdown.resolve() == out.resolve():
         raise UsageError(f"'{out}' is to be the page and its twin, the same file: give --markdown another one.")
     found = figures([read_run(folder) for folder in runs], labels or ())
     out.write_text(page(found), encoding="utf-8")

@@ -29,6 +29,8 @@ from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
 
 _WEIGHTS = "compressor.safetensors"
+_SETTINGS = ("ratio", "segment_tokens")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> Tensor:
@@ -121,12 +123,16 @@ class WeightedPool(Compressor):
             raise ModelError(
                 f"The compressor in '{folder}' was made for another model ({stored.get('model')}): load that one."
             )
+        if missing := [key for key in _SETTINGS if not isinstance(stored.get(key), int)]:
+            raise ModelError(f"'{folder / SETTINGS_FILE}' lacks {missing[0]}: copy the checkpoint again.")
         try:
             loudness = load_file(folder / _WEIGHTS)["token_loudness"]
         except (OSError, KeyError, SafetensorError) as error:
             raise ModelError(f"'{folder / _WEIGHTS}' cannot be read ({error}): copy the checkpoint again.") from error
         reader = folder / READER if (folder / READER).is_dir() else None
-        chosen = {key: stored[key] for key in ("ratio", "segment_tokens")} | settings
+        if reader and not all((reader / name).is_file() for name in _ADAPTER):  # saving it was cut short
+            raise ModelError(f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its training.")
+        chosen = {key: stored[key] for key in _SETTINGS} | settings
         return cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
 
     def describe(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longreach.errors import UsageError
+from longreach.evals.records import read_text
 
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 GIVERS = ("Bill", "Fred", "Jeff", "Mary")
@@ -38,13 +39,13 @@ def read_stories(folder: str | Path, task: str) -> Iterator[Story]:
         task: qa1 to qa5.
 
     Raises:
-        UsageError: there is no such file, or a line of it is malformed.
+        UsageError: there is no such file, it is not UTF-8, or a line of it is malformed.
     """
     files = sorted(Path(folder).glob(f"{task}_*test.txt"))
     if not files:
         raise UsageError(f"'{folder}' holds no file {task}_*_test.txt: give the folder of bAbI's tasks, such as en.")
     facts = list[str]()
-    for number, line in enumerate(files[0].read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(files[0]).splitlines(), 1):
         count, _, text = line.partition(" ")
         question, *answer = text.split("\t")
         if not count.isdecimal() or not question.strip() or len(answer) == 1 or (answer and not answer[0].strip()):

@@ -25,8 +25,9 @@ from typing import Any
 
 from longreach.compressors.base import Compressor
 from longreach.corpus.documents import Document
+from longreach.corpus.schema import READER
 from longreach.corpus.store import Corpus
-from longreach.errors import DocumentError, UsageError
+from longreach.errors import ContextError, DocumentError, UsageError
 from longreach.evals.memory import peak_memory
 from longreach.evals.readers import cut_middle
 from longreach.evals.run import COSTS
@@ -53,7 +54,7 @@ class Library:
         tokenizer: Its tokenizer.
         compressor: Makes the vectors; None where `corpus` has them.
         corpus: One that holds the documents.
-        adapter: Folder of a LoRA adapter; None takes the corpus' own, else the compressor's, where there is one.
+        adapter: Folder of a LoRA adapter; None takes the corpus' or the compressor's own, where it has one.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class Library:
         source = compressor or (corpus.settings if corpus else None)
         assert source is not None, "a library needs a compressor or a corpus"
         self.fingerprint, self.model_fingerprint = source.fingerprint, source.model_fingerprint
-        folder = adapter or (corpus.adapter_path if corpus else compressor.reader if compressor else None)
-        self._adapter = Path(folder) if folder else None
+        own = compressor.reader if compressor else corpus.adapter_path if corpus else None
+        self._adapter = Path(adapter) if adapter else own
         self.adapter = add_adapter(model, self._adapter, self.model_fingerprint) if self._adapter else None
         self._costs: dict[str, float] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -88,6 +89,8 @@ class Library:
         """
         if self._corpus is None:
             self._corpus, self._costs = self._ingested(folder / _CORPORA)
+        if self._adapter and self._adapter in (self._corpus.path / READER, self.compressor and self.compressor.reader):
+            return self._costs | {"study_seconds": 0.0}  # it came with the compressor
         seconds = _study_seconds(self._corpus) if self._adapter == self._corpus.adapter_path else None
         return self._costs | ({"study_seconds": seconds} if seconds and self.adapter else {})
 
@@ -196,7 +199,13 @@ class DocumentReader:
         prompts = []
         for sample in samples:
             words = words_of(sample)
-            room = self._positions(sample) - self._builder.fixed(words, "") - len(self._separator)
+            taken = self._builder.fixed(words, "") + len(self._separator)
+            if taken > self._left(sample):
+                raise ContextError(
+                    f"The question of the sample '{sample.id}' takes {taken:,} positions, and its answer leaves "
+                    f"{self._left(sample):,} of the model's window: lower --max-new-tokens, or shorten the question."
+                )
+            room = self._positions(sample) - taken
             head, tail = cut_middle(self._builder.plain(sample.context), room)
             prompts.append(self._builder.build((), [[*head, *tail, *self._separator]], words, ""))
         with only_adapter(library.model, library.adapter if self._with_adapter else None):

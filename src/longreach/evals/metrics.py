@@ -15,7 +15,7 @@ from longreach.evals.scores import exact_match, normalised, rouge_l, token_f1
 
 CLASSES = "classes"
 """The tag of a sample that holds the names its answer is to be one of, a line each."""
-_CHOICE = re.compile(r"^\W*([A-D])(?:[.):,]|\s*$)|\banswer(?: is)?:?\s*\W?([A-D])\b", re.MULTILINE)
+_CHOICE = re.compile(r"^\W*([A-D])(?:[.):,]|\W*$)|\b(?i:answer(?: is)?):?\s*\W?([A-D])\b", re.MULTILINE)
 _COMMENT = ("`", "#", "//")
 _LABELS = dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), PLACES) | {"qa5": (*GIVERS, *OBJECTS)}
 _BREAKS = re.compile(r"\.|<context>|<example>")

@@ -15,7 +15,7 @@ import torch
 from longreach.errors import ContextError, UsageError
 from longreach.evals import run
 from longreach.evals.readers import ModelReader
-from longreach.evals.runner import Progress
+from longreach.evals.runner import Progress, check_names
 from longreach.evals.suites import PERPLEXITY
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
@@ -57,15 +57,17 @@ def texts(
     if length < 2:
         raise UsageError(f"The length is {length}; perplexity takes at least 2 tokens.")
     found, short = list[Text](), 0
-    named = ((source, number, text) for source in map(find, given) for number, text in enumerate(source.texts(say)))
-    for source, number, text in named:
-        ids = _first(tokenizer, text, length)
-        if len(ids) < length:
-            short += 1
-            continue
-        found.append(Text(f"{Path(source.name).name}#{number}", ids))
-        if len(found) == samples:
-            break
+    taken = list[str]()
+    for source in map(find, given):
+        name = Path(source.name).name
+        taken.append(name if name not in taken else f"{name} ({len(taken) + 1})")
+        for number, text in enumerate(source.texts(say)):
+            if len(found) == samples:
+                break
+            ids = _first(tokenizer, text, length)
+            short += len(ids) < length
+            if len(ids) == length:
+                found.append(Text(f"{taken[-1]}#{number}", ids))
     if not found:
         raise UsageError(f"None of the texts has {length:,} tokens: give longer ones, or ask for smaller --lengths.")
     if short:
@@ -107,10 +109,12 @@ def measure(
         What is in scores.json: rows of reader, bucket, tokens and perplexity.
 
     Raises:
-        UsageError: The folder is another run's.
+        UsageError: The folder is another run's, or two readers or texts share a name.
         ContextError: The texts are longer than a model's window, and it does not read beyond.
     """
     folder, length = Path(folder), len(held_out[0].ids)
+    check_names("readers are called", [reader.name for reader in readers])
+    check_names("texts are called", [text.name for text in held_out])
     for reader in readers:
         window = window_of(reader.model)
         if window is not None and length > window and reader.too_long != "read":

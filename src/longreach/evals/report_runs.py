@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from longreach.errors import UsageError
-from longreach.evals.run import FORMAT, PREDICTIONS, RUN, SCORES
+from longreach.evals.run import FORMAT, MEANS, PREDICTIONS, RUN, SCORES
 
+FILES = (RUN, PREDICTIONS, SCORES)
 MEAN = "mean"
 """The task of the rows that hold the mean over a suite's tasks."""
 _Fields = Mapping[str, tuple[type, ...]]
@@ -28,8 +30,9 @@ _RECORD: _Fields = {
 _INTERVAL: _Fields = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 _ANSWER: _Fields = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
 _ANSWERS: _Fields = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
+_UNSCORED: _Fields = {"metric": _TEXT, "new_tokens": (int,), **dict.fromkeys(MEANS, _NUMBER)}
 _BUCKET: _Fields = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
-_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": _NUMBER}
+_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def read_run(folder: str | Path) -> Run:
             raise UsageError(f"'{place / SCORES}' holds no scores: remove it, and run the evaluation again.")
         for row in rows:
             _check(row, row_fields, f"A row of '{place / SCORES}'")
+    if rows is None and record["suite"] != "perplexity":  # these are still to be added up
+        line_fields = {**line_fields, **_UNSCORED}
     predictions = list(_lines(place / PREDICTIONS, line_fields, whole=rows is not None))
     return Run(place.resolve().name, record, predictions, rows)
 

@@ -86,7 +86,7 @@ def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callabl
         shown = chance.sample(words(), example_words)
         answer = " ".join(f"{i}. {word}" for i, word in enumerate(shown[:_FREQUENT], 1))
         example = before + listed(shown, example_often, example_seldom, f"{stream} example") + f"{after} {answer}\n"
-        most = _FREQUENT + budget // (3 * seldom)  # a number, a dot and a word are three tokens at least
+        most = max(_FREQUENT + budget // (3 * seldom), _FREQUENT + 1)  # number, dot, word: three tokens at least
         chosen = chance.sample(words(), min(most, len(words())))
         drawn = fill(stream, example, chosen)
         if drawn is None:  # all words fit: upstream turns to a list of more words, here they are compounds

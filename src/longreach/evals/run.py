@@ -20,7 +20,7 @@ import filelock
 import torch
 
 from longreach.errors import UsageError
-from longreach.evals.scores import interval
+from longreach.evals.scores import mean_interval
 from longreach.models.machine import record
 from longreach.training import run
 
@@ -174,14 +174,12 @@ def score_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-_MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
+MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
 
 
 def _row(reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     lines = [line for own in tasks.values() for line in own]
-    # A sample of a task with few of them weighs more, so that drawing samples draws the mean over tasks.
-    weighed = [line["score"] * len(lines) / (len(own) * len(tasks)) for own in tasks.values() for line in own]
-    found = interval([100 * score for score in weighed])
+    found = mean_interval([[100 * line["score"] for line in own] for own in tasks.values()])
     written = sum(max(0, line["new_tokens"] - 1) for line in lines)
     writing = sum(line["seconds"] - line["first_token_seconds"] for line in lines if line["new_tokens"] > 1)
     metrics = sorted({line["metric"] for line in lines})
@@ -194,6 +192,6 @@ def _row(reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mappi
         "score": found.mean,
         "low": found.low,
         "high": found.high,
-        **{key: sum(line[key] for line in lines) / len(lines) for key in _MEANS},
+        **{key: sum(line[key] for line in lines) / len(lines) for key in MEANS},
         "tokens_per_second": written / writing if writing > 0 else None,
     }

@@ -155,14 +155,18 @@ def _check(samples: Sequence[Sample], readers: Sequence[Answering], batch_size: 
         raise UsageError("There are no readers: name at least one with --readers.")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-    ids = [sample.id for sample in samples]
-    for what, names in (("readers are called", [reader.name for reader in readers]), ("samples have the id", ids)):
-        twice, times = Counter(names).most_common(1)[0]
-        if times > 1:
-            raise UsageError(f"Two {what} '{twice}': give each a name of its own.")
+    check_names("readers are called", [reader.name for reader in readers])
+    check_names("samples have the id", [sample.id for sample in samples])
     unknown = {sample.metric for sample in samples} - METRICS.keys()
     if unknown:
         raise UsageError(f"There is no metric '{min(unknown)}': use one of {', '.join(METRICS)}.")
+
+
+def check_names(what: str, names: Sequence[str]) -> None:
+    """Raises UsageError where two of them are the same: predictions are kept by them."""
+    twice, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UsageError(f"Two {what} '{twice}': give each a name of its own.")
 
 
 class Progress:

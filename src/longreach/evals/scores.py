@@ -7,7 +7,7 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -77,6 +77,21 @@ def interval(scores: Sequence[float], *, seed: int = 0, draws: int = 1000) -> In
         seed: of the draws; the same seed gives the same interval.
         draws: how many means.
     """
-    chance, count = random.Random(seed), len(scores)
-    means = sorted(sum(chance.choices(scores, k=count)) / count for _ in range(draws))
-    return Interval(sum(scores) / count, means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))])
+    return mean_interval([scores], seed=seed, draws=draws)
+
+
+def mean_interval(groups: Sequence[Sequence[float]], *, seed: int = 0, draws: int = 1000) -> Interval:
+    """The mean of the groups' means, however many scores each has, and its interval, each group drawn by itself.
+
+    Args:
+        groups: at least one, of at least one score each.
+        seed, draws: as in `interval`.
+    """
+
+    def mean(groups: Iterable[Sequence[float]]) -> float:
+        means = [sum(scores) / len(scores) for scores in groups]
+        return sum(means) / len(means)
+
+    chance = random.Random(seed)
+    means = sorted(mean(chance.choices(scores, k=len(scores)) for scores in groups) for _ in range(draws))
+    return Interval(mean(groups), means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))])

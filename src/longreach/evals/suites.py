@@ -68,8 +68,12 @@ class Choice:
                 raise UsageError(f"There is no task '{task}' of {self.suite}: use {known}.")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; give at least 1.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; give at least 1.")
         if not self.lengths or min(self.lengths) < 1 or len({*self.lengths}) < len(self.lengths):
             raise UsageError("The lengths are numbers of tokens, each once: give some such as 2048,4096.")
+        if self.suite == PERPLEXITY and len(self.lengths) > 1:
+            raise UsageError("Perplexity is told by position up to one length: give the greatest of --lengths alone.")
         if self.suite in (NIAH, RULER, BABILONG, DOCQA):
             named = {NIAH: (), RULER: tuple(ruler.QUESTIONS), BABILONG: (_BABI,), DOCQA: (*PRESETS, LONGBENCH)}
             for name in self.data:
