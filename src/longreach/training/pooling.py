@@ -15,6 +15,7 @@ from peft.utils import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longreach.compressors.checkpoint import READER
 from longreach.compressors.weighted_pool import WeightedPool, pooled, write_pool
 from longreach.models.decoder import note_base
 from longreach.training.instruct import InstructObjective
@@ -60,7 +61,8 @@ class PoolObjective(InstructObjective):
         """Writes the pool and its reader, a few MB whatever the model's size."""
         settings = {"ratio": -(-self.recipe.segment_tokens // self.recipe.summary_tokens)}
         settings["segment_tokens"] = self.recipe.segment_tokens
-        reader = write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)
+        reader = folder / READER
+        reader.mkdir(parents=True, exist_ok=True)
         weights = get_peft_model_state_dict(self.adapted)
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
@@ -72,6 +74,7 @@ class PoolObjective(InstructObjective):
         lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
         (reader / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
         note_base(reader, self.base_fingerprint, model_ref)
+        write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)  # last: then it is whole
 
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote."""

@@ -265,8 +265,9 @@ def _named(start: str | Path | None) -> str | None:
     if start is None:
         return None
     try:
-        adapter = adapter_of(Path(start)) / "adapter_model.safetensors"
-        return hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]
+        weights = (adapter_of(Path(start)) / "adapter_model.safetensors").read_bytes()
+        beside = Path(start) / "compressor.safetensors"  # of a weighted pool
+        return hashlib.sha256(weights + (beside.read_bytes() if beside.is_file() else b"")).hexdigest()[:16]
     except OSError as error:
         raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
 
