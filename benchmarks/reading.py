@@ -102,7 +102,9 @@ def main() -> None:
             own = [str(question.document) for question in questions]
             other = [names[(names.index(document) + 1) % len(names)] for document in own]
             for reading, (policy, within) in readings.items():
-                room = [tokens[document] // within if within else given.budget for document in own]
+                # Of the shortest stories one passage is read, though its vectors take a little more.
+                least = prompts.vectors_cost(compressor.vectors_in(compressor.segment_tokens))
+                room = [max(tokens[document] // within, least) if within else given.budget for document in own]
                 fixed = [prompts.fixed(question.question) if within else 0 for question in questions]
                 policies = [replace(policy, budget=sum(both)) for both in zip(room, fixed, strict=True)]
                 documents = other if "another" in reading else own
