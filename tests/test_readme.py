@@ -121,3 +121,16 @@ def test_the_miniatures_are_those_of_the_json():
         [*(vectors[f"mean-pool {ratio}"]["recall"] for ratio in ("8x", "16x")), 1 / 64],
     ]
     assert said == [[round(100 * share, 1) for share in row] for row in found]
+
+
+def test_what_the_shipped_compressor_reaches_is_the_json():
+    found = results("reading-fairytaleqa-200_cpu-2cores_2026-11-22.json")["readings"]
+    within = "smollm2-weighted-pool 4x, passages within 1/15"
+    named = (within, f"{within}, another story", "full story", "no context")
+    f1 = [f"{found[name]['f1']:.1f}" for name in named]
+    said = re.search(
+        r"([\d.]+)\s+token F1 on stories .*?([\d.]+) from another .*?([\d.]+) for the stock .*?([\d.]+) without",
+        README,
+        re.S,
+    )
+    assert list(said.groups()) == f1
