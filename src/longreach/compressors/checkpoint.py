@@ -7,8 +7,10 @@ is a PEFT folder, LoRA weights and `embed_summary` in one file, with `compressor
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,31 +62,48 @@ def write_peft(
         model_ref: the base model, as `longreach.load` takes it.
         fingerprint: the base model's, so that no other one is taken for it.
     """
-    from peft import get_peft_model_state_dict
-
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(adapted).items()}
-    weights[f"base_model.model.{_SUMMARY}.weight"] = summary.detach().cpu().contiguous()
-    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-    adapted.peft_config["default"].save_pretrained(folder)
-    lora = _json(folder / "adapter_config.json")
-    lora |= {"base_model_name_or_path": model_ref, "inference_mode": True, "modules_to_save": [_SUMMARY]}
-    (folder / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
+    write_lora(folder, adapted, model_ref, {_SUMMARY: summary})
     described = settings | {"model": model_ref, "base_fingerprint": fingerprint}
     (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
 
 
 def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
     """Loads what `write_peft` wrote into a PEFT model of the same shape; returns the summary embeddings [K, d]."""
+    return read_lora(folder, adapted, (_SUMMARY,))[_SUMMARY]
+
+
+def write_lora(
+    folder: Path, adapted: Any, model_ref: str, beside: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> None:
+    """Writes the LoRA weights of a PEFT model in PEFT's layout, with tensors of ours beside them by their names."""
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(adapted) | {_key(name): tensor for name, tensor in beside.items()}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+    adapted.peft_config["default"].save_pretrained(str(folder))
+    lora = _json(folder / "adapter_config.json")
+    lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
+    lora |= {"modules_to_save": list(beside)} if beside else {}
+    (folder / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
+
+
+def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Loads what `write_lora` wrote into a PEFT model of the same shape; returns the tensors beside it."""
     from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     weights = load_peft_weights(str(folder), device="cpu")
-    summary = weights.pop(f"base_model.model.{_SUMMARY}.weight")
+    ours = {name: weights.pop(_key(name)) for name in beside}
     result: Any = set_peft_model_state_dict(adapted, weights)
     if result.unexpected_keys:  # PEFT would leave them out without a word
         raise ValueError(f"{result.unexpected_keys[0]} has no place")
-    return summary
+    return ours
+
+
+def _key(name: str) -> str:
+    return f"base_model.model.{name}.weight"
 
 
 def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

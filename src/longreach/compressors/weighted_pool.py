@@ -2,9 +2,8 @@
 
 Papers: mean pooling with a reader that learns it, arXiv 2510.20797. Here the input embeddings are pooled, and how loud
 a token is in the sum is learned, one number a token of the vocabulary. What reads the sums is a LoRA, learned with
-them. Telling
-words share a vector with few others. Compressing takes no forward pass: a book is read in the time that its tokens are
-looked up.
+them. Telling words share a vector with few others. Compressing takes no forward pass: a book is read in the time that
+its tokens are looked up.
 
 Shapes: T tokens of a segment, n vectors, V tokens of the vocabulary, d hidden size.
 """
@@ -42,7 +41,8 @@ def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> T
         ratio: tokens a vector stands for on average.
         length: of every vector.
     """
-    bins, count = shared(loudness.detach(), -(-len(loudness) // ratio)), -(-len(loudness) // ratio)
+    count = -(-len(loudness) // ratio)
+    bins = shared(loudness.detach(), count)
     peak = loudness.new_full((count,), -torch.inf).scatter_reduce(0, bins, loudness.detach(), "amax")
     weights = (loudness - peak[bins]).exp()
     sums = embeddings.new_zeros(count, embeddings.shape[1], dtype=torch.float32)

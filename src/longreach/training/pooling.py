@@ -4,18 +4,14 @@ Papers: mean pooling at many ratios with a reader that learns it, arXiv 2510.207
 2307.06945), whose reader stays as it is, where here it is the reader that learns most.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import load_peft_weights
-from safetensors.torch import save_file
 from torch import Tensor
 
-from longreach.compressors.checkpoint import READER
+from longreach.compressors.checkpoint import READER, read_lora, write_lora
 from longreach.compressors.weighted_pool import WeightedPool, pooled, write_pool
 from longreach.models.decoder import note_base
 from longreach.training.instruct import InstructObjective
@@ -61,26 +57,13 @@ class PoolObjective(InstructObjective):
         """Writes the pool and its reader, a few MB whatever the model's size."""
         settings = {"ratio": -(-self.recipe.segment_tokens // self.recipe.summary_tokens)}
         settings["segment_tokens"] = self.recipe.segment_tokens
-        reader = folder / READER
-        reader.mkdir(parents=True, exist_ok=True)
-        weights = get_peft_model_state_dict(self.adapted)
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-            reader / "adapter_model.safetensors",
-            {"format": "pt"},
-        )
-        self.adapted.peft_config["default"].save_pretrained(str(reader))
-        lora = json.loads((reader / "adapter_config.json").read_bytes())
-        lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
-        (reader / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
-        note_base(reader, self.base_fingerprint, model_ref)
+        write_lora(folder / READER, self.adapted, model_ref)
+        note_base(folder / READER, self.base_fingerprint, model_ref)
         write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)  # last: then it is whole
 
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote."""
         stored = WeightedPool.from_pretrained(folder, self.model, self._tokenizer)
-        result: Any = set_peft_model_state_dict(self.adapted, load_peft_weights(str(stored.reader), device="cpu"))
-        if result.unexpected_keys:  # PEFT would leave them out without a word
-            raise ValueError(f"{result.unexpected_keys[0]} has no place")
+        read_lora(folder / READER, self.adapted)
         with torch.no_grad():
             self.token_loudness.copy_(stored.token_loudness)
