@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from longreach.errors import UsageError
 from longreach.evals.runner import batches
@@ -79,7 +80,11 @@ def test_a_mean_weighs_tasks_alike_whatever_their_samples(tmp_path):
 
 def test_a_run_that_was_killed_goes_on_to_the_same_predictions(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    threads = str(torch.get_num_threads())  # as many in both processes: another number is another run
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+        "OMP_NUM_THREADS": threads,
+    }
     command = [sys.executable, "-m", "tests.evals.scripted", str(killed)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     log, deadline = killed / "predictions.jsonl", time.monotonic() + 120
