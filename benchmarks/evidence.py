@@ -3,10 +3,11 @@
     python benchmarks/evidence.py OUT --data fairytaleqa=FOLDER --data qmsum=FILE --data squality=FILE --data texts=PATH
 
 Two cores take less than two hours, or with `--quick` less than ten minutes; `--device cuda` asks everything at lengths
-to 32K. Each suite is a run of `longreach eval` in a folder of its own below OUT, with what it said in OUT/logs; the
-report over all of them is OUT/report.html and OUT/report.md. OUT/evidence.json holds the command, the machine and for
-each suite the seconds it was thought to take and took. What has no data is left out and named; what fails is named, and
-the next one runs. `--hybrid FOLDER` adds a hybrid that `longreach extend` trained beside one that is only converted.
+to 32K. On a CPU two suites run at a time, each on its half of the cores. Each is a run of `longreach eval` in a folder
+of its own below OUT, with what it said in OUT/logs; the report over all of them is OUT/report.html and OUT/report.md.
+OUT/evidence.json holds the command, the machine and for each suite the seconds it was thought to take and took. What
+has no data is left out and named; what fails is named, and the next one runs. `--hybrid FOLDER` adds a hybrid that
+`longreach extend` trained beside one that is only converted.
 
 Data by name: fairytaleqa, qmsum, squality; texts, held out, for perplexity; RULER's qa_1 and qa_2; bAbI's folder, babi.
 """
@@ -15,11 +16,14 @@ import argparse
 import contextlib
 import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +39,23 @@ from longreach.training.frame import clock
 from longreach.training.run import write_json
 
 
-def run(step: Step, out: Path, known: dict[str, Any], save: Callable[[], None]) -> bool:
+def run(step: Step, out: Path, threads: int | None, known: dict[str, Any], save: Callable[[], None]) -> None:
     """Runs one step, or goes on with it; notes its seconds as they pass: those of a try that was killed count."""
+    if known["state"] == "finished" and (out / step.name / SCORES).is_file():
+        return
+    print(f"{step.name} ...", flush=True)
     log = out / "logs" / f"{step.name}.log"
     began, before, used = time.monotonic(), dict(known), 0.0
+    environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ
     with log.open("ab") as file:
         command = [sys.executable, "-m", "longreach.cli", *step.words, "--out", str(out / step.name)]
         child = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            preexec_fn=_end_with_parent,
         )
         while True:
             with contextlib.suppress(psutil.Error):
@@ -57,7 +70,7 @@ def run(step: Step, out: Path, known: dict[str, Any], save: Callable[[], None]) 
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
     known["state"] = "failed: " + lines[-1].removeprefix("longreach: ") if child.returncode else "finished"
     save()
-    return child.returncode == 0
+    print(f"{step.name}: {known['state']}, {clock(known['seconds'])}", flush=True)
 
 
 def _end_with_parent() -> None:
@@ -103,36 +116,49 @@ def main() -> None:
     except LongreachError as error:
         parser.error(str(error))
     place = given.out / "evidence.json"
-    there = json.loads(place.read_bytes())["runs"] if place.is_file() else {}
+    there = json.loads(place.read_bytes()) if place.is_file() else {"runs": {}}
     runs: dict[str, Any] = {}
     for step in planned:
         command = " ".join(["longreach", *map(_short, step.words)])
         runs[step.name] = {"command": command, "estimate_seconds": step.seconds, "state": "", "seconds": 0.0}
-        runs[step.name] |= {"processor_seconds": 0.0} | there.get(step.name, {})
+        runs[step.name] |= {"processor_seconds": 0.0} | there["runs"].get(step.name, {})
         if runs[step.name]["command"] != command:
             parser.error(f"'{given.out}' holds '{step.name}' of other options: give another folder, or those options.")
     (given.out / "logs").mkdir(parents=True, exist_ok=True)
     estimate = sum(step.seconds or 0.0 for step in planned)
+    at_once = min(2, os.cpu_count() or 1) if given.device == "cpu" else 1
+    threads = (os.cpu_count() or 1) // at_once if at_once > 1 else None
     shown = ["OUT" if Path(word) == given.out else _short(word) for word in sys.argv[1:]]
     evidence = record([], torch.device(given.device)) | {
         "command": " ".join(["python benchmarks/evidence.py", *shown]),
-        "estimate_seconds": round(estimate) or None,
+        "estimate_seconds": round(estimate / at_once) or None,
         "left_out": left_out,
+        "seconds": there.get("seconds", 0.0),
         "runs": runs,
     }
     for name, why in left_out.items():
         print(f"left out {name}: {why}", flush=True)
-    print(f"estimate: {clock(estimate)} on one idle core" if estimate else "no estimate for this device", flush=True)
-    failed = []
-    for step in planned:
-        known = runs[step.name]
-        if known["state"] != "finished" or not (given.out / step.name / SCORES).is_file():
-            print(f"{step.name} ...", flush=True)
-            if not run(step, given.out, known, lambda: write_json(place, evidence)):
-                failed.append(step.name)
-        print(f"{step.name}: {known['state']}, {clock(known['seconds'])}", flush=True)
-    evidence["seconds"] = round(sum(one["seconds"] for one in runs.values()), 1)
-    write_json(place, evidence)
+    hoped = f"estimate: {clock(estimate / at_once)} on idle cores" if estimate else "no estimate for this device"
+    print(hoped, flush=True)
+    before, began, lock = evidence["seconds"], time.monotonic(), threading.Lock()
+
+    def save() -> None:
+        with lock:
+            evidence["seconds"] = round(before + time.monotonic() - began, 1)
+            write_json(place, evidence)
+
+    with ThreadPoolExecutor(at_once) as pool:  # the longest first, so that both end at about the same time
+        tasks = [
+            pool.submit(run, step, given.out, threads, runs[step.name], save)
+            for step in sorted(planned, key=lambda step: -(step.seconds or 0.0))
+        ]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    save()
+    failed = [name for name, known in runs.items() if known["state"] != "finished"]
     code = report(planned, given.out)
     print(
         f"not measured: {', '.join(failed)}" if failed else f"all measured in {clock(evidence['seconds'])}", flush=True

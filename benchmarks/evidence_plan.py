@@ -26,8 +26,8 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cpu": {
         "niah": {"lengths": "1024,2048,4096", "depths": 11, "samples": 1},
-        "ruler": {"lengths": "1024,4096", "samples": 2},
-        "babilong": {"lengths": "1024,4096", "samples": 4},
+        "ruler": {"lengths": "4096", "samples": 2},
+        "babilong": {"lengths": "4096", "samples": 4},
         "perplexity": {"lengths": "4096", "samples": 4},
         "fairytaleqa": {"samples": 20},
         "qmsum": {"samples": 5, "max_new_tokens": 128},
