@@ -60,3 +60,19 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(shipped, tmp_pa
     make_model(hidden_size=48, max_position_embeddings=128).save_pretrained(tmp_path / "base")
     with pytest.raises(ModelError, match="tiny-32k' cannot be put together"):
         longreach.load(folder)
+
+
+@pytest.mark.real
+def test_the_hybrid_that_ships_reads_better_than_the_one_that_is_only_converted(smollm2):
+    folder = loading._SHIPPED / "smollm2-longgen-32k"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
+    card = (folder / "README.md").read_text()
+    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))
+    model, tokenizer = longreach.load(folder.name, device="cpu")
+    assert (model.config.max_position_embeddings, model.config.full_layers) == (32_768, list(range(10, 20)))
+    text = (Path(__file__).resolve().parents[2] / "examples" / "alice.txt").read_text(encoding="utf-8")
+    ids = torch.tensor([tokenizer(text[20_000:24_000], add_special_tokens=False)["input_ids"]])
+    untrained = longreach.convert(smollm2[0], max_length=32_768)
+    with torch.no_grad():
+        ours, theirs = (float(one(ids, labels=ids).loss) for one in (model, untrained))
+    assert ours < theirs - 0.1
