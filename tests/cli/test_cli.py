@@ -284,7 +284,7 @@ def test_doctor(run, wrong, tmp_path):
 def test_doctor_names_the_extra_that_is_missing(run, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: name != "lm_eval" and real(name, *rest) or None
+        importlib.util, "find_spec", lambda name, *rest: (name != "lm_eval" and real(name, *rest)) or None
     )
     entry = {"what": "lm-evaluation-harness (optional)", "command": "pip install 'longreach[harness]'"}
     assert entry in run("doctor", "--json").json["missing"] and entry["command"] in run("doctor").out
