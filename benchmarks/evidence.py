@@ -3,11 +3,11 @@
     python benchmarks/evidence.py OUT --data fairytaleqa=FOLDER --data qmsum=FILE --data squality=FILE --data texts=PATH
 
 Two cores take less than two hours, or with `--quick` less than ten minutes; `--device cuda` asks everything at lengths
-to 32K. On a CPU two suites run at a time, each on its half of the cores. Each is a run of `longreach eval` in a folder
-of its own below OUT, with what it said in OUT/logs; the report over all of them is OUT/report.html and OUT/report.md.
-OUT/evidence.json holds the command, the machine and for each suite the seconds it was thought to take and took. What
-has no data is left out and named; what fails is named, and the next one runs. `--hybrid FOLDER` adds a hybrid that
-`longreach extend` trained beside one that is only converted.
+to 32K. On a CPU two suites run at a time, each on its half of the cores, so that seconds are those of a busy machine.
+Each is a run of `longreach eval` in a folder of its own below OUT, with what it said in OUT/logs; the report over all
+of them is OUT/report.html and OUT/report.md. OUT/evidence.json holds the command, the machine and for each suite the
+seconds it was thought to take and took. What has no data is left out and named; what fails is named, and the next one
+runs. `--hybrid FOLDER` adds a hybrid that `longreach extend` trained beside one that is only converted.
 
 Data by name: fairytaleqa, qmsum, squality; texts, held out, for perplexity; RULER's qa_1 and qa_2; bAbI's folder, babi.
 """
@@ -73,10 +73,13 @@ def run(step: Step, out: Path, threads: int | None, known: dict[str, Any], save:
     print(f"{step.name}: {known['state']}, {clock(known['seconds'])}", flush=True)
 
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def _end_with_parent() -> None:
     """A step does not outlive this process, however that ends: its run would be locked to the next one."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if _LIBC:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def report(planned: list[Step], out: Path) -> int:
@@ -132,6 +135,8 @@ def main() -> None:
     evidence = record([], torch.device(given.device)) | {
         "command": " ".join(["python benchmarks/evidence.py", *shown]),
         "estimate_seconds": round(estimate / at_once) or None,
+        "at_once": at_once,
+        "threads_each": threads,
         "left_out": left_out,
         "seconds": there.get("seconds", 0.0),
         "runs": runs,

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from longreach.compressors.shipped import located
+from longreach.corpus.schema import READER
 from longreach.workspace import default_compressor
 
 TEXTS = ("niah", "ruler", "babilong", "perplexity")
@@ -20,7 +22,7 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
         "ruler": {"lengths": "1024", "tasks": _FEW, "samples": 1},
         "babilong": {"lengths": "1024", "samples": 1},
         "perplexity": {"lengths": "4096", "samples": 1},
-        "fairytaleqa": {"samples": 3, "max_new_tokens": 32},
+        "fairytaleqa": {"samples": 2, "max_new_tokens": 32},
         "qmsum": {"samples": 1, "max_new_tokens": 64},
         "squality": {"samples": 1, "max_new_tokens": 64},
     },
@@ -85,11 +87,16 @@ def steps(given: argparse.Namespace) -> tuple[list[Step], dict[str, str]]:
 
 
 def _readers(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
-    """Of documents also the ways of reading a part; mean pooling once, where it is the compressor itself."""
+    """Of documents also the ways of reading a part; mean pooling once, where it is the compressor itself.
+
+    What a compressor's own adapter does for text, and for no text at all, is asked as well.
+    """
     if suite != "docqa":
         return "full", "hybrid", "sink-window"
-    pooled = (given.compressor or default_compressor(given.model)) == "mean-pool"
-    return "full", "hybrid", "none", "truncated", "bm25", "mean-pool", *(() if pooled else ("compressed",)), "mixed"
+    compressor = given.compressor or default_compressor(given.model)
+    vectors = ("mean-pool",) if compressor == "mean-pool" else ("mean-pool", "compressed")
+    adapted = ("none+adapter", "bm25+adapter") if (located(compressor) / READER).is_dir() else ()
+    return "full", "hybrid", "none", "truncated", "bm25", *vectors, "mixed", *adapted
 
 
 def _seconds(

@@ -38,8 +38,8 @@ def asked(tmp_path):
     return own_samples(documents, tmp_path / "q.jsonl", max_new_tokens=8)
 
 
-def library(asked, model, tokenizer, **more):
-    compressor = lr.MeanPool(model, tokenizer, ratio=10, segment_tokens=60)
+def library(asked, model, tokenizer, ratio=10, **more):
+    compressor = lr.MeanPool(model, tokenizer, ratio=ratio, segment_tokens=60)
     return Library(asked, model, tokenizer, compressor=compressor, **more)
 
 
@@ -62,12 +62,21 @@ def test_each_way_reads_what_it_says_at_the_positions_of_the_vectors(asked, mode
         assert fixed + vectors - 10 < at["bm25"].positions <= at["compressed"].positions
         assert at["compressed"].read_tokens == len(sample.context) > 9 * at["truncated"].read_tokens
         assert at["truncated"].read_tokens == vectors >= at["bm25"].read_tokens > vectors - 10
-        assert at["mixed"].read_tokens == len(sample.context) and at["mixed"].positions > at["compressed"].positions
+        # No passage and a vector fit into these: the best passage as far as it goes.
+        assert (at["mixed"].positions, at["mixed"].read_tokens) == (at["bm25"].positions, at["bm25"].read_tokens)
         for way, prediction in at.items():
             assert prediction.new_tokens <= 8 and 0 < prediction.first_token_seconds <= prediction.seconds
             # Keys and values of 3 layers, 2 heads of 8, in float32, in blocks of 64 slots, as many in every row.
             slots = -(-(max(p.positions for p in found[way]) + 7) // 64) * 64
             assert prediction.kv_bytes == slots * 2 * 3 * 2 * 8 * 4
+
+
+def test_mixed_reads_the_best_passage_as_text_and_the_next_best_as_vectors(asked, model, tokenizer, tmp_path):
+    books, king = library(asked, model, tokenizer, ratio=4), asked[2:]  # whom every passage names
+    ways = "bm25", "compressed", "mixed"
+    text, whole, both = (said(DocumentReader(way, books), king, tmp_path)[0] for way in ways)
+    assert text.read_tokens + 60 < both.read_tokens < whole.read_tokens
+    assert both.positions <= whole.positions
 
 
 def test_truncated_is_both_ends_and_compressed_is_what_the_reader_answers(asked, model, tokenizer, tmp_path):

@@ -5,7 +5,7 @@
     bm25         the best passages by BM25, as many positions as its vectors take
     mean-pool    vectors of mean pooling at the same ratio
     compressed   its vectors
-    mixed        its vectors and the two best passages as text
+    mixed        the best passage as text and the vectors of the next best, as many positions as its vectors take
 
 All say the same words after what they read, with the same model. The adapter, where there is one, is on for the vectors
 that it was trained for, and for text where a name ends in "+adapter".
@@ -241,10 +241,12 @@ class DocumentReader:
     def _policy(self, sample: Sample) -> Policy:
         if self._way == NONE:
             return Policy(raw=0, compressed="none", budget=self._left(sample), adapter=self._with_adapter)
+        k = self._library.size(sample.document)[0]
+        if self._way == MIXED:
+            return Policy(k, 1, "passages", budget=self._positions(sample), cut=True)
         if self._way == BM25:
-            k, budget = self._library.size(sample.document)[0], self._positions(sample)
-            return Policy(k, k, "none", budget=budget, cut=True, adapter=self._with_adapter)
-        return Policy(raw=2 if self._way == MIXED else 0, compressed="document", budget=self._left(sample))
+            return Policy(k, k, "none", budget=self._positions(sample), cut=True, adapter=self._with_adapter)
+        return Policy(raw=0, compressed="document", budget=self._left(sample))
 
 
 def words_of(sample: Sample) -> str:
