@@ -4,14 +4,16 @@
 
 STORIES is a folder of texts, QUESTIONS JSON lines about them, both as `recipes/fairytaleqa.py` writes them. Each
 compressor reads every story at each ratio; each question is answered from its story's vectors and, as a control, from
-those of another one. `--within N` reads the vectors of the passages that BM25 finds best, as far as they take one N-th
-of the positions of the full story's text, and beside them as much raw text. `--baselines` answers without context and
-from the full story, adapter off. Greedy, at most 32 tokens; what the report has already is not measured again.
+those of another one. `--within N` reads the vectors of the passages that BM25 finds best, in one N-th of the positions
+that the full story takes, question and template counted in both (one passage at least), and beside them as much raw
+text. `--baselines` answers without context and from the full story, adapter off. Greedy, at most 32 tokens. What the
+report has already is not measured again; each reading says which command measured it.
 """
 
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -70,20 +72,28 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="so many of the questions, drawn by seed 0")
     parser.add_argument("--budget", type=int, default=8100)
     parser.add_argument("--within", nargs="*", type=int, default=[], help="read passages within 1/N of a story")
+    parser.add_argument("--only", default="", metavar="REGEX", help="readings whose names have it")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     arguments = [word for word in sys.argv[1:] if word not in (str(given.stories), str(given.questions))]
     made = record(arguments, torch.device("cpu"))
-    report = json.loads(given.out.read_text()) if given.out.is_file() else made | {"readings": {}}
-    report["command"] = made["command"].replace("longreach", "python benchmarks/reading.py STORIES QUESTIONS", 1)
+    command = made.pop("command").replace("longreach", "python benchmarks/reading.py STORIES QUESTIONS", 1)
+    settings = {name: getattr(given, name) for name in ("model", "dtype", "limit", "budget")}
+    report = json.loads(given.out.read_text()) if given.out.is_file() else made | settings | {"readings": {}}
+    if any(report.get(name) != value for name, value in settings.items()):
+        parser.error(f"{given.out} holds readings of other settings than {settings}: give another file.")
     wanted = [(name, ratio) for name in given.compressor for ratio in given.ratio]
     for name, ratio in ([("mean-pool", 1000)] if given.baselines else []) + wanted:
         label = f"{Path(name).name} {ratio}x"
         readings = (
             {name: (policy, None) for name, policy in FULL.items()} if ratio == 1000 else ways(label, given.within)
         )
-        readings = {name: way for name, way in readings.items() if name not in report["readings"]}
+        readings = {
+            name: way
+            for name, way in readings.items()
+            if name not in report["readings"] and re.search(given.only, name)
+        }
         if not readings:
             continue
         model, tokenizer = lr.load(given.model, dtype=given.dtype)
@@ -102,13 +112,19 @@ def main() -> None:
             own = [str(question.document) for question in questions]
             other = [names[(names.index(document) + 1) % len(names)] for document in own]
             for reading, (policy, within) in readings.items():
-                # Of the shortest stories one passage is read, though its vectors take a little more.
+                fixed = [prompts.fixed(question.question) for question in questions]
+                # Of the shortest stories one passage is read, though it takes a little more.
                 least = prompts.vectors_cost(compressor.vectors_in(compressor.segment_tokens))
-                room = [max(tokens[document] // within, least) if within else given.budget for document in own]
-                fixed = [prompts.fixed(question.question) if within else 0 for question in questions]
-                policies = [replace(policy, budget=sum(both)) for both in zip(room, fixed, strict=True)]
+                budgets = [
+                    max((tokens[document] + taken) // within, least + taken) if within else given.budget
+                    for document, taken in zip(own, fixed, strict=True)
+                ]
+                policies = [replace(policy, budget=budget) for budget in budgets]
                 documents = other if "another" in reading else own
-                found = report["readings"][reading] = measure(reader, questions, policies, documents)
+                found = report["readings"][reading] = {
+                    **measure(reader, questions, policies, documents),
+                    "command": command,
+                }
                 print(reading, {key: value for key, value in found.items() if key != "scores"}, flush=True)
                 given.out.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -119,8 +135,8 @@ def ways(label: str, within: list[int]) -> dict[str, tuple[lr.Policy, int | None
     for part in within:
         found[f"{label}, passages within 1/{part}"] = (PASSAGES, part)
         found[f"{label}, passages within 1/{part}, another story"] = (PASSAGES, part)
-        found[f"raw passages within 1/{part}"] = (RAW, part)
-        found[f"raw passages within 1/{part}, adapter off"] = (replace(RAW, adapter=False), part)
+        found[f"{label}, raw passages within 1/{part}"] = (RAW, part)
+        found[f"{label}, raw passages within 1/{part}, adapter off"] = (replace(RAW, adapter=False), part)
     return found
 
 
