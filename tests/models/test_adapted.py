@@ -10,7 +10,8 @@ import torch
 
 import longreach
 from longreach.errors import ModelError
-from longreach.models import load as loading
+from longreach.models import adapted as folders
+from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.training import adapter
 from longreach.training.settings import Settings
 from tests.conftest import make_model, make_tokenizer
@@ -19,14 +20,16 @@ SHIP = Path(__file__).resolve().parents[2] / "recipes" / "ship.py"
 PATTERN = longreach.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
 
 
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
+@pytest.fixture(params=[("theta", False), ("yarn", False), ("theta", True)], ids=["plain", "yarn", "tied embeddings"])
+def shipped(request, tmp_path, monkeypatch):
     """What `longreach extend --lora --train-norms` writes, and the folder that ships of it."""
-    stock, tokenizer = make_model(max_position_embeddings=128), make_tokenizer()
+    rope, tied = request.param
+    stock, tokenizer = make_model(max_position_embeddings=128, tie_word_embeddings=tied), make_tokenizer()
     stock.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    model = longreach.convert(stock, PATTERN, max_length=512)
-    trained = adapter.attach(model, Settings(length=512, lora=4, train_norms=True), torch.float32)
+    model = longreach.convert(stock, PATTERN, max_length=512, rope=rope)
+    settings = Settings(length=512, lora=4, train_norms=True, train_embeddings=tied)
+    trained = adapter.attach(model, settings, torch.float32)
     for parameter in trained.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -35,7 +38,7 @@ def shipped(tmp_path, monkeypatch):
     out, base = tmp_path / "shipped" / "tiny-32k", str(tmp_path / "base")
     monkeypatch.setattr(sys, "argv", ["ship.py", str(tmp_path / "made"), str(out), "--base", base])
     runpy.run_path(str(SHIP), run_name="__main__")
-    monkeypatch.setattr(loading, "_SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(folders, "_SHIPPED", tmp_path / "shipped")
     return out, merged
 
 
@@ -52,19 +55,28 @@ def test_what_ships_is_the_hybrid_that_was_trained(shipped, by_name):
     plain = dict.fromkeys(("dtype", "_name_or_path"))
     assert model.config.to_dict() | plain == merged.config.to_dict() | plain
     assert tokenizer("abc")["input_ids"] == make_tokenizer()("abc")["input_ids"] and not model.training
-    assert longreach.load(folder, dtype="bfloat16")[0].dtype == torch.bfloat16
+    halved, _ = longreach.load(folder, dtype="bfloat16")
+    assert halved.dtype == torch.bfloat16 and base_fingerprint(halved, tokenizer) == base_fingerprint(model, tokenizer)
+    assert weights_digest(halved) != weights_digest(model)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(shipped, tmp_path):
     folder, _ = shipped
+    settings = folder / "adapter_config.json"
+    there = settings.read_text()
+    for text, said in (("{", "is not valid JSON"), ("{}", "names no base_model_name_or_path")):
+        settings.write_text(text)
+        with pytest.raises(ModelError, match=said):
+            longreach.load(folder)
+    settings.write_text(there)
     make_model(hidden_size=48, max_position_embeddings=128).save_pretrained(tmp_path / "base")
-    with pytest.raises(ModelError, match="tiny-32k' cannot be put together"):
+    with pytest.raises(ModelError, match="tiny-32k' do not fit"):
         longreach.load(folder)
 
 
 @pytest.mark.real
 def test_the_hybrid_that_ships_reads_better_than_the_one_that_is_only_converted(smollm2):
-    folder = loading._SHIPPED / "smollm2-longgen-32k"
+    folder = folders._SHIPPED / "smollm2-longgen-32k"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
     card = (folder / "README.md").read_text()
     assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from longreach.errors import ModelError, UsageError
-from longreach.models.fingerprint import base_fingerprint, merging, name_merged
+from longreach.models.adapted import merge_lora
+from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
     if lora:
-        model = _merge_lora(model, folder, lora)
+        model = merge_lora(model, folder, lora, apart=_SUMMARY)
     fits = model.get_input_embeddings().weight.shape[1]
     if summary.shape[1] != fits:
         raise ModelError(f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}.")
@@ -218,28 +219,3 @@ def _summary_embeddings(folder: Path) -> torch.Tensor:
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise ModelError(f"A weight file in '{folder}' cannot be read ({error}): copy the checkpoint again.") from error
     raise ModelError(f"'{folder}' holds no {_SUMMARY}.weight: it is no AutoCompressor checkpoint.")
-
-
-def _merge_lora(model: Any, folder: Path, config: dict[str, Any]) -> Any:
-    """Adds the LoRA weights of a PEFT folder into the model's own, in place."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    weights = {name: tensor for name, tensor in load_peft_weights(str(folder)).items() if _SUMMARY not in name}
-    if not weights:
-        return model
-    before = merging(model)
-    kept = {key: config[key] for key in LoraConfig.__dataclass_fields__ if key in config}
-    kept["base_model_name_or_path"] = None  # PEFT compares it with what the model was called where it was trained
-    kept["modules_to_save"] = [name for name in config.get("modules_to_save") or [] if name != _SUMMARY] or None
-    try:
-        wrapped = get_peft_model(model, LoraConfig(**kept))
-        result: Any = set_peft_model_state_dict(wrapped, weights)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {error}") from error
-    if missed := result.unexpected_keys:
-        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {missed[0]} has no place.")
-    merged = wrapped.merge_and_unload()
-    scale = {key: config.get(key) for key in ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")}
-    name_merged(merged, before, weights, json.dumps(scale, sort_keys=True))
-    return merged

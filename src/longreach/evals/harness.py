@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import LongreachError, MissingDependency
+from longreach.models.adapted import adapted
 from longreach.models.device import default_device
 from longreach.models.load import DEFAULT_MODEL, load
 
@@ -59,7 +60,7 @@ def register() -> type:
 
 def tokenizer_folder(pretrained: str) -> str:
     """Where the harness' own tasks, which read the tokenizer apart from the model, find that of `pretrained`."""
-    if pretrained != DEFAULT_MODEL and Path(pretrained).suffix.lower() != ".gguf":
+    if pretrained != DEFAULT_MODEL and Path(pretrained).suffix.lower() != ".gguf" and not adapted(pretrained):
         return pretrained
     return str(load(pretrained, device="cpu")[1].name_or_path)
 

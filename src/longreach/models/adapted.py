@@ -1,35 +1,114 @@
-"""A hybrid model kept as its `config.json` and the PEFT adapter that `longreach extend --lora` learned. Floor 3."""
+"""LoRA weights merged into a model; hybrids kept as `config.json` and the adapter of `longreach extend --lora`."""
 
 from __future__ import annotations
 
-import warnings
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoConfig
 
 from longreach.errors import ModelError
-from longreach.models import hybrid
-from longreach.models.convert import convert
-from longreach.models.sparse import pattern_of, plan_of
+from longreach.models.fingerprint import merging, name_merged
+
+ADAPTER = "adapter_config.json"
+_SHIPPED = Path(__file__).parents[1] / "shipped"
+_SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 
-def adapt(base: Any, folder: Path, dtype: torch.dtype) -> Any:
+def adapted(ref: str) -> Path | None:
+    """The folder of a hybrid that is an adapter over another model: what ships by this name, or the folder itself."""
+    for folder in (_SHIPPED / ref, Path(ref)):
+        config = folder / "config.json"
+        if config.is_file() and (folder / ADAPTER).is_file() and "sparse_attention" in _read(config):
+            return None if (folder / "model.safetensors").is_file() else folder
+    return None
+
+
+def base_of(folder: Path) -> str:
+    """What `longreach.load` takes for the model below the adapter.
+
+    Raises:
+        ModelError: The adapter does not name it.
+    """
+    base = _read(folder / ADAPTER).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"'{folder / ADAPTER}' names no base_model_name_or_path: write in what the adapter belongs to."
+        )
+    return str(base)
+
+
+def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
     """The hybrid that `folder` describes, of the weights of `base` with the adapter merged into them in float32.
 
     Raises:
         ModelError: The folder's files do not fit each other or the base.
     """
+    from transformers import AutoConfig
+
+    from longreach.models import hybrid
+    from longreach.models.convert import convert
+    from longreach.models.sparse import pattern_of, plan_of
+
     hybrid.register()
     try:
         config = AutoConfig.from_pretrained(folder)
-        pattern, full, theta = pattern_of(config), plan_of(config).full, config.rope_parameters["rope_theta"]
-        model = convert(base.float(), pattern, full, config.max_position_embeddings, rope=theta)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
-            return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().to(dtype)
+        model = convert(base.float(), pattern_of(config), plan_of(config).full, config.max_position_embeddings)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"The adapted model in '{folder}' cannot be put together: {reason}") from error
+        raise ModelError(f"The hybrid in '{folder}' cannot be made of its base: {reason}") from error
+    rotary: Any = model.model.rotary_emb
+    model.config.rope_parameters = config.rope_parameters
+    model.model.rotary_emb = type(rotary)(model.config)
+    model = merge_lora(model, folder, _read(folder / ADAPTER))
+    names = merging(model)
+    model = model.to(device=device, dtype=dtype)
+    name_merged(model, {"bfloat16": names["bfloat16"]}, {}, "")
+    name_merged(model, {"exact": names["exact"]}, {}, str(dtype))
+    return model
+
+
+def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str | None = None) -> Any:
+    """Adds the LoRA weights of a PEFT folder into the model's own, in place.
+
+    Args:
+        model: The model that they belong to.
+        folder: Holds `adapter_model.safetensors`.
+        config: Of `adapter_config.json`.
+        apart: Weights of this name are none of the model's, and left out.
+
+    Raises:
+        ModelError: The weights cannot be read, or do not fit.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    weights = {name: tensor for name, tensor in load_peft_weights(str(folder)).items() if not (apart and apart in name)}
+    if not weights:
+        return model
+    before, text_config = merging(model), model.config.get_text_config()
+    tied = text_config.tie_word_embeddings
+    kept = {key: config[key] for key in LoraConfig.__dataclass_fields__ if key in config}
+    kept["base_model_name_or_path"] = None  # PEFT compares it with what the model was called where it was trained
+    kept["modules_to_save"] = [name for name in config.get("modules_to_save") or [] if name != apart] or None
+    try:
+        wrapped = get_peft_model(model, LoraConfig(**kept))
+        result: Any = set_peft_model_state_dict(wrapped, weights)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {error}") from error
+    if missed := result.unexpected_keys:
+        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {missed[0]} has no place.")
+    merged = wrapped.merge_and_unload()
+    if tied:  # an embedding that was trained whole is another one now, and PEFT left the head as it was
+        text_config.tie_word_embeddings = True
+        merged.get_output_embeddings().weight = merged.get_input_embeddings().weight
+    name_merged(merged, before, weights, json.dumps({key: config.get(key) for key in _SCALE}, sort_keys=True))
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"'{path}' is not valid JSON ({error}): copy the checkpoint again.") from error

