@@ -99,16 +99,22 @@ def open_workspace(
     corpus = Corpus.open(store, name)
     settings = corpus.settings
     check_device(device)
-    trained = compressor_ref or settings.compressor_ref
-    if trained:
+    values = dict(settings.compressor)
+    method, trained = values.pop("method"), compressor_ref or settings.compressor_ref
+    # To read, only a compressor that changes the model is needed: what a reader has learned lies in the corpus.
+    needed = compressing or (trained and method == AutoCompressor.method)
+    if needed and not trained and method not in _METHODS:
+        raise UsageError(
+            f"Corpus '{name}' was made with a trained compressor ({method}) and does not say which: name it with "
+            "--compressor."
+        )
+    if needed and trained:
         _check_compressor(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
     model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else dtype)
-    if not (compressing or trained):
+    if not needed:
         return Workspace(corpus, model, tokenizer)
-    values = dict(settings.compressor)
-    method = values.pop("method")
     compressor = make_compressor(trained or method, model, tokenizer, **values)
     if compressing:
         corpus = Corpus.open(store, name, compressor)
@@ -135,7 +141,8 @@ def open_or_create(
         known = None
     if known is not None:
         moved = None if compressor_ref in _METHODS else compressor_ref
-        method = "a trained compressor" if moved and not known.compressor_ref else compressor_ref
+        plain = not known.compressor_ref and known.compressor["method"] in _METHODS
+        method = "a trained compressor" if moved and plain else compressor_ref
         asked = settings | ({"method": method} if method and method != moved else {})
         if "ratio" in asked and "ratio" not in known.compressor:  # kept as the number of vectors it came to
             asked["summary_tokens"] = known.segment_tokens // max(asked.pop("ratio"), 1)

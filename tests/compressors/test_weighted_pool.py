@@ -1,12 +1,13 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longreach import Document, MeanPool, Policy, Reader, WeightedPool
+from longreach import Corpus, Document, MeanPool, Policy, Reader, WeightedPool
 from longreach.compressors.weighted_pool import shared, write_pool
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import length_of_embeddings, note_base
@@ -128,6 +129,23 @@ def test_a_folder_is_loaded_at_any_ratio(folder):
         WeightedPool.from_pretrained(folder, model, tokenizer)
     with pytest.raises(ModelError, match="holds no weighted-pool"):
         WeightedPool.from_pretrained(folder / "reader", model, tokenizer)
+
+
+def test_a_corpus_is_read_without_the_compressors_folder_and_says_what_it_needs_to_grow(folder, tmp_path):
+    pool = WeightedPool.from_pretrained(folder, make_model(), make_tokenizer())
+    base = json.loads((folder / "compressor.json").read_text())["model"]
+    Corpus.create(tmp_path / "store", "c", pool, model_ref=base).add([Document("d", "The sky is blue. " * 9)])
+    with pytest.raises(UsageError, match=r"does not say which: name it with --compressor"):
+        open_or_create(tmp_path / "store", "c")
+    grown = open_or_create(tmp_path / "store", "c", compressor_ref=str(folder)).corpus
+    assert grown.add([Document("e", "The sea is deep. " * 9)]).added == ["e"]
+    open_or_create(tmp_path / "store", "named", compressor_ref=str(folder)).corpus.add([Document("d", "It is. " * 9)])
+    shutil.rmtree(folder)
+    for name in ("c", "named"):
+        opened = open_workspace(tmp_path / "store", name, compressing=False)
+        assert Reader(opened.corpus, opened.model, opened.tokenizer).ask("What is blue?").text is not None
+    with pytest.raises(UsageError, match="There is no compressor"):
+        open_or_create(tmp_path / "store", "named")
 
 
 def test_a_corpus_takes_the_reader_along_and_study_goes_on_from_it(folder, tmp_path):

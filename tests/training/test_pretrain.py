@@ -202,6 +202,24 @@ def test_killed_before_the_result_was_written(base, data, tmp_path):
     assert AutoCompressor.from_pretrained(out).fingerprint == wanted
 
 
+def test_killed_while_the_result_of_more_steps_was_written(base, data, tmp_path, monkeypatch):
+    out, more = tmp_path / "out", replace(SCHEDULE, steps=8)
+    train(base, data, out)
+    before = AutoCompressor.from_pretrained(out).fingerprint
+    real = CompressorObjective.save
+
+    def killed(objective, folder, *rest):
+        if folder == out:
+            raise KeyboardInterrupt
+        real(objective, folder, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(CompressorObjective, "save", killed)
+        train(base, data, out, schedule=more)
+    again = train(base, data, out, schedule=more)
+    assert (again.steps, again.tokens) == (8, 0) and AutoCompressor.from_pretrained(out).fingerprint != before
+
+
 @pytest.mark.parametrize("at, good", [(4, 2), (5, 2), (6, 4)])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch, at, good):
     """At step 5 the weights of checkpoint-4 gave it: that one is not good."""

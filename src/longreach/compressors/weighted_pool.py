@@ -129,8 +129,8 @@ class WeightedPool(Compressor):
             loudness = load_file(folder / _WEIGHTS)["token_loudness"]
         except (OSError, KeyError, SafetensorError) as error:
             raise ModelError(f"'{folder / _WEIGHTS}' cannot be read ({error}): copy the checkpoint again.") from error
-        reader = folder / READER if (folder / READER).is_dir() else None
-        if reader and not all((reader / name).is_file() for name in _ADAPTER):  # saving it was cut short
+        reader = folder / READER
+        if not all((reader / name).is_file() for name in _ADAPTER):  # saving or copying it was cut short
             raise ModelError(f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its training.")
         chosen = {key: stored[key] for key in _SETTINGS} | settings
         return cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)

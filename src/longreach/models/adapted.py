@@ -99,7 +99,7 @@ def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str |
         raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {error}") from error
     if missed := result.unexpected_keys:
         raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {missed[0]} has no place.")
-    merged = wrapped.merge_and_unload()
+    merged: Any = wrapped.merge_and_unload()
     if tied:  # an embedding that was trained whole is another one now, and PEFT left the head as it was
         text_config.tie_word_embeddings = True
         merged.get_output_embeddings().weight = merged.get_input_embeddings().weight

@@ -174,6 +174,7 @@ def pretrain(
             trainer.train(resume_from_checkpoint=str(done) if done else None)
         seconds = time.perf_counter() - began
         if trainer.is_world_process_zero():
+            (folder / "compressor.json").unlink(missing_ok=True)  # of fewer steps: it says that a result is whole
             objective.save(folder, model_ref)
     resumed_at = step_of(done) if done else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
