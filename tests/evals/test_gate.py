@@ -153,6 +153,12 @@ def test_a_document_beyond_the_window_leaves_full_reading_out(tmp_path, monkeypa
     assert rows(card)["full"].questions == 1 and rows(card)["full"].f1 == 100
     assert card.chosen != "full"  # it was not asked the same questions
     assert "full" not in rows(gate(reader, questions[:1], 380, max_new_tokens=12))
+    short = gate(reader, questions[1:], 380, max_new_tokens=12)  # nobody asked about the document that does not fit
+    assert rows(short)["full"].f1 == 100 and short.chosen != "full"
+    assert (
+        reader.ask("How is the queen?", document="queen", policy=short.best.policy, sampling=Sampling(12)).policy
+        == short.chosen
+    )
 
 
 def test_full_reading_that_exceeds_the_memory_is_left_out(tmp_path, monkeypatch):

@@ -35,7 +35,8 @@ def gate(
     """Reads held-out questions in every way and chooses the best that fits the budget.
 
     A question that names its document is read with that document; for others the retriever finds it. The choice is
-    the way of the highest mean F1 whose prompts fit the budget in the mean; of equal ones that of fewer positions.
+    the way of the highest mean F1 whose prompts fit the budget in the mean; of equal ones that of fewer positions. Full
+    context is not chosen where some document of the corpus, asked about or not, does not fit the window.
 
     Args:
         reader: with the adapter that is to be judged, or none.
@@ -67,7 +68,7 @@ def gate(
     made = (_row(reading, policies.get(reading), questions, answers[reading], seed) for reading in answers)
     rows = [row for row in made if row]
     measured = [row for row in rows if row.policy and not row.policy.nothing and row.questions == len(questions)]
-    fits = [row for row in measured if row.positions <= most]
+    fits = [row for row in measured if row.positions <= most and _reads_all(reader, row, answers[row.reading])]
     settings = reader.corpus.settings
     return Scorecard(
         rows=tuple(rows),
@@ -139,6 +140,14 @@ def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
     if len(names) < 2:
         return []
     return [names[(names.index(answer.passages[0].document) + 1) % len(names)] for answer in answers if answer]
+
+
+def _reads_all(reader: Reader, row: Row, answers: Sequence[Answer | None]) -> bool:
+    """Whether a way of reading does for every document of the corpus: the longest one may not fit as raw text."""
+    if not row.policy or row.policy.raw != "document" or row.policy.budget is None:
+        return True
+    beside = max(answer.usage.positions - answer.usage.source_tokens for answer in answers if answer)
+    return beside + max(document.tokens for document in reader.corpus.documents()) <= row.policy.budget
 
 
 def _row(
