@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longreach import AutoCompressor, WeightedPool
-from longreach.errors import ModelError, UsageError
+from longreach.errors import ModelError, TrainingError, UsageError
 from longreach.models.decoder import add_adapter, only_adapter
 from longreach.models.prompt import PromptBuilder
 from longreach.training import instruct
@@ -121,6 +121,20 @@ def test_reading_is_learned_before_questions(base, data, tmp_path, monkeypatch):
     report = pretrain(base, [data], tmp_path / "out", RECIPE, SCHEDULE, device="cpu")
     assert len(asked) == 8 and not any(map(any, asked[:2])) and sum(map(any, asked[2:])) >= 3
     assert report.last_loss < report.first_loss
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "out", PoolObjective.forward, []
+
+    def spoiled(own, *given):
+        done = real(own, *given)
+        calls.append(done)
+        return done._replace(loss=done.loss * float("nan")) if len(calls) > 5 else done
+
+    monkeypatch.setattr(PoolObjective, "forward", spoiled)
+    with pytest.raises(TrainingError, match=r"loss of step 6 is not a finite .*lower --lr"):
+        pretrain(base, [data], out, RECIPE, SCHEDULE, device="cpu")
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4"] and not (out / "compressor.json").exists()
 
 
 def test_it_goes_on_with_the_same_losses(base, data, tmp_path):

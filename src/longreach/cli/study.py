@@ -29,7 +29,12 @@ def study(
     loss: str = typer.Option("answers", "--loss", help="answers, or distill: as the model with the text in view."),
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
     lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
-    lora: int = typer.Option(8, "--lora", metavar="R", help="Rank of the adapter on q, k, v, o."),
+    lora: int = typer.Option(
+        8,
+        "--lora",
+        metavar="R",
+        help="Rank of a new adapter on q, k, v, o; one that came with the compressor keeps its own.",
+    ),
     batch: int = typer.Option(8, "--batch", help="Questions of a step, or answered together."),
     accumulate: int = typer.Option(1, "--accumulate", help="Parts a step is learned in: takes less memory."),
     checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
