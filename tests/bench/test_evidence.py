@@ -123,6 +123,7 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(options, run, tmp_pat
     evidence = json.loads(report.read_bytes())
     assert evidence["command"] == "python benchmarks/evidence.py OUT --model tiny"
     assert evidence["left_out"] == {"qmsum": "give --data qmsum=PATH"} and evidence["hardware"]["device"] == "cpu"
+    assert evidence["at_once"] == min(2, os.cpu_count()) and evidence["seconds"] > killed["seconds"]
     niah, babilong = evidence["runs"]["niah"], evidence["runs"]["babilong"]
     assert niah["state"] == "finished" and niah["seconds"] > killed["seconds"] and niah["processor_seconds"] > 0
     assert babilong["state"].startswith("failed: There is no task 'qa9' of babilong")

@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 
 from tests.cli.conftest import TEXTS
+from tests.cli.test_extend import TENSORBOARD
 from tests.training.test_selfstudy import Served
 
 FEW = ("--lora", 2, "--epochs", 1, "--device", "cpu")
@@ -71,6 +73,22 @@ def test_ask_reads_nothing_or_everything(run, library, raw, compressed, policy):
     assert answer["passages"] and answer["usage"]["vectors"] == 0
 
 
+def test_trackers_get_what_is_logged(run, library, asked, tmp_path, monkeypatch):
+    (tmp_path / "tensorboardX.py").write_text(TENSORBOARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    done = run("study", "library", "--questions", asked, *FEW, "--report-to", "tensorboard", "--json")
+    assert done.code == 0, done
+    (file,) = library.rglob("scalars.jsonl")
+    losses = [value for name, value, _ in map(json.loads, file.read_text().splitlines()) if name == "train/loss"]
+    training = done.json["training"]
+    assert (len(losses), losses[0], losses[-1]) == (
+        training["steps"], training["first_loss"], training["last_loss"],
+    )  # fmt: skip
+
+
 def test_gate_only_measures_without_an_adapter(run, library, asked):
     done = run("study", "library", "--evaluation", asked, "--gate-only", "--device", "cpu")
     assert done.code == 0, done
@@ -126,6 +144,7 @@ def test_a_teacher_makes_them_and_may_be_down(run, library, monkeypatch):
         (("--loss", "hinge"), 2, ["answers, distill"]),
         (("--epochs", 0), 2, ["epochs is 0"]),
         (("--per-passage", 9), 2, ["1 to 5"]),
+        (("--report-to", "nope"), 2, ["no tracker 'nope'"]),
         (("--device", "abacus"), 2, ["no device 'abacus'"]),
         (("--dtype", "int8", "--questions", "{tmp}/asked.jsonl"), 2, ["float32, bfloat16"]),
     ],

@@ -42,6 +42,7 @@ def study(
     held_out: float = typer.Option(0.1, "--held-out", help="Share of the questions to test on: 1 to 200."),
     seed: int = typer.Option(0, "--seed", help="Of questions, split, order and the adapter's start."),
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
+    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     dtype: str | None = typer.Option(None, "--dtype", help="Of the model. [default: bfloat16; cpu: float32]"),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
@@ -69,6 +70,7 @@ def study(
     from longreach.training.study import study as run
     from longreach.training.study_folder import QUESTIONS, working
     from longreach.training.teacher import Endpoint
+    from longreach.training.trainer import check_trackers
     from longreach.workspace import open_workspace, store_folder
 
     settings = StudySettings(
@@ -82,7 +84,9 @@ def study(
         checkpointing=checkpointing,
         budget=budget,
         seed=seed,
+        report_to=tuple(report_to),
     )
+    check_trackers(settings.report_to)
     if teacher and questions:
         raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None

@@ -34,7 +34,7 @@ from longreach.training.questions import Question
 from longreach.training.study_data import StudyData
 from longreach.training.study_folder import publish, working
 from longreach.training.study_trainer import StudyObjective, StudyTrainer
-from longreach.training.trainer import Progress
+from longreach.training.trainer import Progress, check_trackers
 
 if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
@@ -63,6 +63,7 @@ class StudySettings:
         checkpointing: compute each layer again on the way back: slower, in much less memory.
         save_every: steps between checkpoints; None for ten a run.
         seed: of the order, the dropout and the adapter's start.
+        report_to: tensorboard, wandb, trackio: where to send the figures.
     """
 
     loss: Loss = "answers"
@@ -78,6 +79,7 @@ class StudySettings:
     checkpointing: bool = False
     save_every: int | None = None
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lora", "alpha", "batch", "accumulate", "budget", "save_every"):
@@ -92,6 +94,9 @@ class StudySettings:
             raise UsageError(f"seed is {self.seed}; give 0 to {2**32 - 1}.")
         if self.loss not in get_args(Loss):
             raise UsageError(f"loss is '{self.loss}'; use one of {', '.join(get_args(Loss))}.")
+
+
+_FREE = ("save_every", "checkpointing", "report_to")  # what may change when a run goes on
 
 
 class StudyReport(NamedTuple):
@@ -131,13 +136,15 @@ def study(
 
     Raises:
         FingerprintMismatch: the corpus was made for another model.
-        UsageError: no questions, or a model that LoRA cannot be laid over.
+        UsageError: no questions, a model that LoRA cannot be laid over, or no such tracker.
+        MissingDependency: a tracker is not installed.
         ModelError: the model carries adapters, its head is unusual, or a checkpoint is damaged.
         ContextError: a question does not fit the budget.
         CorpusBusy: another process trains for this corpus.
         TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
     """
     settings, say = settings or StudySettings(), say or stderr
+    check_trackers(settings.report_to)
     if not questions:
         raise UsageError("There are no questions to learn from: give some with --questions.")
     if getattr(model, "peft_config", None):
@@ -156,7 +163,8 @@ def study(
             report = _train(corpus, model, tokenizer, questions, settings, out, say)
             note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
             run.write_json(out / run.REPORT, report)
-            shutil.rmtree(out / run.CHECKPOINTS, ignore_errors=True)
+            for checkpoint in (out / run.CHECKPOINTS).glob("checkpoint-*"):  # what trackers wrote beside them stays
+                shutil.rmtree(checkpoint, ignore_errors=True)
         else:
             say("These questions were learned with these settings before.")
         return StudyReport(publish(corpus, out / run.ADAPTER, work), len(questions), **report)
@@ -165,7 +173,7 @@ def study(
 def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:
     """All that decides the result."""
     asked = json.dumps([asdict(question) for question in questions])
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("save_every", "checkpointing")}
+    kept = {key: value for key, value in asdict(settings).items() if key not in _FREE}
     return (
         kept
         | {
@@ -225,6 +233,7 @@ def _train(
             warmup_steps=round(settings.warmup * data.steps),
             save_steps=settings.save_every or -(-data.steps // 10),
             seed=settings.seed,
+            report_to=list(settings.report_to) or "none",
             dataloader_pin_memory=False,  # samples are made on the device
         )
         progress = Progress(say, data, data.accumulate)
