@@ -213,6 +213,16 @@ def test_reading_that_saves_nothing_never_pays(tmp_path):
     assert cells[-1]["text"].startswith("never")
 
 
+def test_a_reader_that_answered_fewer_samples_says_so(tmp_path):
+    folder = docqa_run(tmp_path / "run")
+    scores = json.loads((folder / "scores.json").read_text())
+    most = scores["rows"][0]["samples"]
+    fewer = [row | ({"samples": 1} if row["reader"] == "full" else {}) for row in scores["rows"]]
+    (folder / "scores.json").write_text(json.dumps(scores | {"rows": fewer}))
+    rows = {row.split(" | ")[0]: row for row in markdown(report_of(folder)).splitlines()}
+    assert f"; 1 of {most})" in rows["| full"] and not any(" of " in rows[f"| {name}"] for name in ("bm25", "mixed"))
+
+
 def test_an_unfinished_run_is_reported_as_far_as_it_came(tmp_path):
     folder = length_run(tmp_path / "run", finished=False)
     lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)

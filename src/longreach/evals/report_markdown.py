@@ -45,17 +45,22 @@ def _answers(suite: Row) -> Iterator[str]:
         columns = {task: (task, lengths[0]) for task in (*shown, *([MEAN] if len(tasks) > 1 else []))}
     columns = {name: where for name, where in columns.items() if any((*where, r) in cells for r in suite["readers"])}
     columns = columns or {task: (task, lengths[-1]) for task in tasks}  # there is no mean: not all answered the same
+    most = [max(row["samples"] for row in rows if (row["task"], row["length"]) == at) for at in columns.values()]
     last = list(columns)[-1]
     where = "" if len(columns) == 1 or last == MEAN else f", {last}"
     yield from _head(["reader", *columns, *(name + where for _, name, _ in _COSTS)])
     for reader in suite["readers"]:
         own = [cells.get((*where, reader)) for where in columns.values()]
         costs = (_said((own[-1] or {}).get(key), text) for key, _, text in _COSTS)
-        yield _line([reader, *map(_score, own), *costs])
+        yield _line([reader, *map(_score, own, most), *costs])
 
 
-def _score(row: Row | None) -> str:
-    return f"{score(row['score'])} ({score(row['low'])} to {score(row['high'])})" if row else NOT_MEASURED
+def _score(row: Row | None, most: int) -> str:
+    """A score and its interval, and how many samples it is of where another reader answered more."""
+    if not row:
+        return NOT_MEASURED
+    fewer = f"; {count(row['samples'])} of {count(most)}" if row["samples"] < most else ""
+    return f"{score(row['score'])} ({score(row['low'])} to {score(row['high'])}{fewer})"
 
 
 def _perplexity(suite: Row) -> Iterator[str]:
