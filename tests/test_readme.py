@@ -4,6 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from longreach.cli.app import app
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -124,13 +128,32 @@ def test_the_miniatures_are_those_of_the_json():
 
 
 def test_what_the_shipped_compressor_reaches_is_the_json():
-    found = results("reading-fairytaleqa-200_cpu-2cores_2026-11-22.json")["readings"]
-    within = "smollm2-weighted-pool 4x, passages within 1/15"
-    named = (within, f"{within}, another story", "full story", "no context")
-    f1 = [f"{found[name]['f1']:.1f}" for name in named]
+    found = results("reading-fairytaleqa_cpu-2cores_2026-11-23.json")["readings"]
+    full = results("reading-fairytaleqa-200_cpu-2cores_2026-11-22.json")["readings"]["full story"]
+    within = "smollm2-weighted-pool 4x, passages within 1/16"
+    named = [found[name] for name in (within, f"{within}, another story", "no context")] + [full]
     said = re.search(
-        r"([\d.]+)\s+token F1 on stories .*?([\d.]+) from another .*?([\d.]+) for the stock .*?([\d.]+) without",
+        r"all ([\d,]+) questions .*? in 1/(\d+) .*? give ([\d.]+)\s.*?vectors ([\d.]+), no context ([\d.]+)\s"
+        r".*?has ([\d.]+)\s",
         README,
         re.S,
     )
-    assert list(said.groups()) == f1
+    assert said[1] == f"{found[within]['questions']:,}"
+    assert int(said[2]) == full["positions"] // found[within]["positions"]
+    assert list(said.groups()[2:]) == [f"{one['f1']:.1f}" for one in named]
+
+
+def test_the_evidence_is_what_its_runs_say(tmp_path):
+    folder = ROOT / re.search(r"\((benchmarks/results/evidence_\w[^/]+)/", README)[1]
+    evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+    runs = [str(folder / name) for name in evidence["runs"]]
+    assert len(runs) == 14 and all(run["state"] == "finished" for run in evidence["runs"].values())
+    again = tmp_path / "report.md"
+    done = CliRunner().invoke(app, ["report", *runs, "--out", str(tmp_path / "r.html"), "--markdown", str(again)])
+    assert done.exit_code == 0, done.output
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert again.read_text(encoding="utf-8") == report
+    shown = README[README.index("## Evidence") : README.index("## The tree")]
+    rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith(("| reader", "| ---"))]
+    assert len(rows) >= 15 and set(rows) <= set(report.splitlines())
+    assert f"{evidence['seconds'] / 60:.0f} minutes" in shown
