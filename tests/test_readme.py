@@ -157,3 +157,5 @@ def test_the_evidence_is_what_its_runs_say(tmp_path):
     rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith(("| reader", "| ---"))]
     assert len(rows) >= 15 and set(rows) <= set(report.splitlines())
     assert f"{evidence['seconds'] / 60:.0f} minutes" in shown
+    quick = json.loads((folder.parent / folder.name.replace("_", "-quick_", 1)).with_suffix(".json").read_text())
+    assert "eight and a half minutes" in shown and 8 * 60 < quick["seconds"] < 9 * 60
