@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from longreach.errors import ModelError, UsageError
-from longreach.models.adapted import merge_lora
+from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
 
@@ -40,7 +40,7 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
         state = compressor.model.state_dict() | {f"{_SUMMARY}.weight": summary}
         compressor.model.save_pretrained(folder, state_dict=state)
         compressor.tokenizer.save_pretrained(folder)
-        config = _json(folder / "config.json")
+        config = read_json(folder / "config.json")
         config["summary_length"] = compressor.summary_tokens
         config["accumulate_summary"] = compressor.mode == "accumulate"
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -84,7 +84,7 @@ def write_lora(
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
     adapted.peft_config["default"].save_pretrained(str(folder))
-    lora = _json(folder / "adapter_config.json")
+    lora = read_json(folder / "adapter_config.json")
     lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
     lora |= {"modules_to_save": list(beside)} if beside else {}
     (folder / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
@@ -140,9 +140,9 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     """The arguments of `AutoCompressor` that a folder holds. See `AutoCompressor.from_pretrained`."""
     if not folder.is_dir():
         raise ModelError(f"There is no folder '{folder}': check the path of the compressor.")
-    settings = _json(folder / SETTINGS_FILE)
-    lora = _json(folder / "adapter_config.json")
-    config = _json(folder / "config.json")
+    settings = read_json(folder / SETTINGS_FILE)
+    lora = read_json(folder / "adapter_config.json")
+    config = read_json(folder / "config.json")
     if not (settings or lora or config):
         raise ModelError(
             f"'{folder}' holds no compressor: neither {SETTINGS_FILE}, adapter_config.json nor config.json."
@@ -176,7 +176,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """What a trained compressor's folder says of it; empty where it says nothing."""
-    return _json(folder / SETTINGS_FILE)
+    return read_json(folder / SETTINGS_FILE)
 
 
 def base_model(folder: Path) -> str:
@@ -187,20 +187,11 @@ def base_model(folder: Path) -> str:
     """
     if (folder / "config.json").is_file():
         return str(folder)
-    named = _json(folder / SETTINGS_FILE).get("model")
-    base = named or _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    named = read_json(folder / SETTINGS_FILE).get("model")
+    base = named or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise ModelError(f"'{folder}' does not say which model it belongs to: give model and tokenizer (--model).")
     return str(base)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ModelError(f"'{path}' is not valid JSON ({error}): copy the checkpoint again.") from error
 
 
 def _summary_embeddings(folder: Path) -> torch.Tensor:

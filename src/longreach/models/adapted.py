@@ -19,8 +19,7 @@ _SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 def adapted(ref: str) -> Path | None:
     """The folder of a hybrid that is an adapter over another model: what ships by this name, or the folder itself."""
     for folder in (_SHIPPED / ref, Path(ref)):
-        config = folder / "config.json"
-        if config.is_file() and (folder / ADAPTER).is_file() and "sparse_attention" in _read(config):
+        if (folder / ADAPTER).is_file() and "sparse_attention" in read_json(folder / "config.json"):
             return None if (folder / "model.safetensors").is_file() else folder
     return None
 
@@ -31,7 +30,7 @@ def base_of(folder: Path) -> str:
     Raises:
         ModelError: The adapter does not name it.
     """
-    base = _read(folder / ADAPTER).get("base_model_name_or_path")
+    base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     if not base:
         raise ModelError(
             f"'{folder / ADAPTER}' names no base_model_name_or_path: write in what the adapter belongs to."
@@ -61,7 +60,7 @@ def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
     rotary: Any = model.model.rotary_emb
     model.config.rope_parameters = config.rope_parameters
     model.model.rotary_emb = type(rotary)(model.config)
-    model = merge_lora(model, folder, _read(folder / ADAPTER))
+    model = merge_lora(model, folder, read_json(folder / ADAPTER))
     names = merging(model)
     model = model.to(device=device, dtype=dtype)
     name_merged(model, {"bfloat16": names["bfloat16"]}, {}, "")
@@ -107,7 +106,14 @@ def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str |
     return merged
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a checkpoint's JSON file holds; nothing where there is none.
+
+    Raises:
+        ModelError: It is no JSON.
+    """
+    if not path.is_file():
+        return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
