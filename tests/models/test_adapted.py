@@ -38,7 +38,7 @@ def shipped(request, tmp_path, monkeypatch):
     out, base = tmp_path / "shipped" / "tiny-32k", str(tmp_path / "base")
     monkeypatch.setattr(sys, "argv", ["ship.py", str(tmp_path / "made"), str(out), "--base", base])
     runpy.run_path(str(SHIP), run_name="__main__")
-    monkeypatch.setattr(folders, "_SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(folders, "SHIPPED", tmp_path / "shipped")
     return out, merged
 
 
@@ -76,7 +76,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(shipped, tmp_pa
 
 @pytest.mark.real
 def test_the_hybrid_that_ships_reads_better_than_the_one_that_is_only_converted(smollm2):
-    folder = folders._SHIPPED / "smollm2-longgen-32k"
+    folder = folders.SHIPPED / "smollm2-longgen-32k"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
     card = (folder / "README.md").read_text()
     assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))

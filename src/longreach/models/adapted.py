@@ -12,13 +12,13 @@ from longreach.errors import ModelError
 from longreach.models.fingerprint import merging, name_merged
 
 ADAPTER = "adapter_config.json"
-_SHIPPED = Path(__file__).parents[1] / "shipped"
+SHIPPED = Path(__file__).parents[1] / "shipped"
 _SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 
 def adapted(ref: str) -> Path | None:
     """The folder of a hybrid that is an adapter over another model: what ships by this name, or the folder itself."""
-    for folder in (_SHIPPED / ref, Path(ref)):
+    for folder in (SHIPPED / ref, Path(ref)):
         if (folder / ADAPTER).is_file() and "sparse_attention" in read_json(folder / "config.json"):
             return None if (folder / "model.safetensors").is_file() else folder
     return None

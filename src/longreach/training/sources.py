@@ -18,7 +18,7 @@ from longreach.errors import DocumentError, MissingDependency
 FIELD = "text"  # of JSON lines, Parquet files and data sets
 _TABLES = frozenset({".jsonl", ".parquet"})
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
-_INSTALL = "pip install 'longreach[hub]'"
+HUB_INSTALL = "pip install 'longreach[hub]'"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def hub_rows(given: str, folder: Path | None = None, *, config: str | None = Non
     try:
         import datasets
     except ImportError as error:
-        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {_INSTALL}") from error
+        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {HUB_INSTALL}") from error
     try:
         datasets.disable_progress_bars()
         target = str(folder) if folder else parts["name"]
