@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reportlab.pdfgen import canvas
 
-from longreach.corpus.documents import SUFFIXES, Document, Skipped, find, read, read_all
+from longreach.corpus.documents import Document, Skipped, find, read_all
+from longreach.corpus.documents import convert as formats
+from longreach.corpus.documents.convert import SUFFIXES
 from longreach.errors import DocumentError, UsageError
 
 LINE = "The tenant shall give ninety days of notice."
@@ -58,6 +60,10 @@ def make_epub(path, body=PAGE, more=()):
 def written(path, raw):
     path.write_bytes(raw)
     return path
+
+
+def read(path):
+    return formats.read(path).text
 
 
 def refusal(path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longreach.corpus.encoding import encodable
+from longreach.corpus.documents.encoding import encodable
 from longreach.errors import UsageError
 from longreach.training.sources import hub_rows
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from longreach.caches.prefix import PrefixCache
-from longreach.corpus.encoding import encodable
+from longreach.corpus.documents.encoding import encodable
 from longreach.corpus.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError

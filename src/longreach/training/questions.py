@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from longreach.corpus.encoding import encodable
+from longreach.corpus.documents.encoding import encodable
 from longreach.errors import UsageError
 
 _MOST_HELD_OUT = 200

@@ -11,8 +11,9 @@ from typing import Any
 
 from longreach.corpus.documents import Document, Skipped
 from longreach.corpus.documents import find as find_documents
-from longreach.corpus.encoding import encodable
-from longreach.corpus.formats import SUFFIXES, read, shown
+from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.convert import SUFFIXES, read
+from longreach.corpus.documents.encoding import encodable
 from longreach.errors import DocumentError, MissingDependency
 
 FIELD = "text"  # of JSON lines, Parquet files and data sets
@@ -163,7 +164,7 @@ def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str
         yield from _parquet(path)
     else:
         try:
-            yield read(path)
+            yield read(path).text
         except DocumentError as error:
             if named:
                 raise

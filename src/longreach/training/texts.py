@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longreach.corpus.encoding import encodable
-from longreach.corpus.formats import shown
+from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.encoding import encodable
 from longreach.errors import DocumentError
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longreach.corpus.encoding import encodable
-from longreach.corpus.formats import SUFFIXES, read, shown
+from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.convert import SUFFIXES, read
+from longreach.corpus.documents.encoding import encodable
 from longreach.errors import DocumentError, UsageError
 
 
@@ -23,10 +24,12 @@ class Document:
     Attributes:
         name: Unique within a corpus: the absolute, resolved posix path of a file, or a name the caller chose.
         text: The text itself.
+        notes: One sentence for each part of the file that could not be read.
     """
 
     name: str
     text: str
+    notes: tuple[str, ...] = ()
 
 
 class Skipped(NamedTuple):
@@ -71,7 +74,8 @@ def read_all(sources: Sequence[str | Path | Document]) -> Iterator[Document | Sk
             yield item
             continue
         try:
-            yield Document(item.as_posix(), read(item))
+            text, notes = read(item)
+            yield Document(item.as_posix(), text, notes)
         except DocumentError as error:
             yield Skipped(shown(item), str(error))
 

@@ -1,0 +1,39 @@
+"""What the readers of all formats share: their result, and how a converter's failure becomes one sentence."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from longreach.corpus.documents.encoding import quiet
+from longreach.errors import DocumentError
+
+
+class Converted(NamedTuple):
+    """The text of a file, and a sentence for each thing in it that could not be read ("Page 3 has no text layer.")."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def converting(name: str, suffix: str) -> Iterator[None]:
+    """Silences the converters, and turns whatever they raise into one sentence.
+
+    Raises:
+        DocumentError: The work inside failed.
+    """
+    try:
+        with quiet():
+            yield
+    except DocumentError:
+        raise
+    except Exception as error:
+        what = f"{name} is damaged or is not a {suffix} file"
+        raise DocumentError(f"{what}: open it in its own program and save it again, or export it as text.") from error
+
+
+def shown(path: str | Path) -> str:
+    """A path as it can be printed, whatever bytes are in it."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
