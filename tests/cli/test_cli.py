@@ -413,7 +413,7 @@ def test_the_life_of_a_corpus(run, models, tmp_path):
     assert run("ask", "pets", "cat", "--max-new-tokens", 2, "--json").json["passages"][0]["text"].endswith("mat. ")
     assert run("corpus", "compact", "pets", "--json").json == {"corpus": "pets", "documents": 2}
     exported = run("corpus", "export", "pets", tmp_path / "out" / "pets", "--json").json
-    assert {"corpus.json", "passages.jsonl"} < set(exported["files"])
+    assert {"corpus.json", "documents.jsonl", "passages.jsonl"} < set(exported["files"])
     rows = [json.loads(line) for line in (tmp_path / "out" / "pets" / "passages.jsonl").read_text().splitlines()]
     assert sorted({row["document"] for row in rows}) == [str(file), str(other)]
     removed = run("corpus", "rm", "pets", file)

@@ -82,6 +82,8 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
 def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
     """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers where that was measured.
 
+    Below the documents it says which parts of their files could not be read.
+
     Example: longreach corpus show library --json
     """
     corpus = _open(store, name)
@@ -107,6 +109,12 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
         ("document", "passages", "tokens", "vectors", "added"),
         [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
     )
+    noted = [document for document in documents if document.notes]
+    if noted:
+        typer.echo("\nWhat could not be read:")
+    for document in noted:
+        for sentence in document.notes:
+            typer.echo(f"{document.document}: {sentence}")
     if card:
         typer.echo()
         print_scorecard(card)
@@ -226,7 +234,7 @@ def export(
 ) -> None:
     """Write a corpus as plain files.
 
-    They are corpus.json, passages.jsonl, and one safetensors file of vectors a revision.
+    They are corpus.json, documents.jsonl, passages.jsonl, and one safetensors file of vectors a revision.
 
     Example: longreach corpus export library library-export
     """

@@ -106,7 +106,11 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     if options.questions is None:
         samples = samples_of(choice, None, note)
     elif options.documents:
-        samples = own_samples(read_documents(options.documents), options.questions, **asked)
+        given = read_documents(options.documents)
+        for document in given:
+            for sentence in document.notes:
+                note(f"incomplete: {document.name}: {sentence}")
+        samples = own_samples(given, options.questions, **asked)
     else:
         raise UsageError(f"There is no corpus '{target}', so what --questions asks about is missing: give --documents.")
     if options.device:

@@ -39,7 +39,8 @@ def ingest(
     """Read documents once and keep what they become.
 
     Run it again at any time: unchanged files are left alone, changed ones replaced, and work that was interrupted goes
-    on where it stopped. Files that cannot be read are skipped and listed at the end, with exit code 1.
+    on where it stopped. Files that cannot be read are skipped and listed at the end, with exit code 1. Parts of a file
+    that cannot be read, such as a scanned page among others, are listed too, and `corpus show` lists them later.
 
     Example: longreach ingest book.txt papers/ --corpus library
     """
@@ -64,11 +65,15 @@ def ingest(
     if as_json:
         outcomes = {key: getattr(report, key) for key in ("added", "replaced", "unchanged", "removed")}
         figures = {"passages": report.passages, "tokens": report.tokens, "seconds": round(report.seconds, 3)}
-        emit({"corpus": corpus, **outcomes, "skipped": skipped, **figures})
+        notes = [{"document": name, "notes": notes} for name, notes in report.notes.items()]
+        emit({"corpus": corpus, **outcomes, "skipped": skipped, "notes": notes, **figures})
     else:
         words = ("added", "replaced", "unchanged", "removed", "skipped")
         done = ", ".join(f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word))
         typer.echo(f"{corpus}: {done or 'nothing added'}; {report.tokens:,} tokens read in {report.seconds:.1f} s.")
+    for name, sentences in report.notes.items():
+        for sentence in sentences:
+            note(f"incomplete: {name}: {sentence}")
     for item in report.skipped:
         note(f"skipped: {item.reason}")
     if report.skipped:

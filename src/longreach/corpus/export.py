@@ -12,11 +12,17 @@ from longreach.corpus.integrity import storage_faults
 from longreach.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longreach.corpus.schema import DocumentInfo, PassageInfo
     from longreach.corpus.store import Corpus
 
 
 def export(corpus: "Corpus", out: Path) -> list[str]:
-    """Writes `corpus.json` (settings), `passages.jsonl` (text, spans) and `vectors/<revision>.safetensors`.
+    """Writes `corpus.json` (settings), `documents.jsonl`, `passages.jsonl` and `vectors/<revision>.safetensors`.
+
+    A line of `documents.jsonl` holds the counts of a document and the notes on what could not be read of its file; a
+    line of `passages.jsonl` holds the text and the span of a passage.
 
     In a vectors file the tensor named "7" holds the vectors [n, d] of passage 7.
 
@@ -40,11 +46,11 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
         try:
             shutil.rmtree(draft, ignore_errors=True)
             (draft / "vectors").mkdir(parents=True)
+            documents = corpus.documents()
             passages = corpus.passages()
             (draft / "corpus.json").write_text(json.dumps(asdict(corpus.settings), indent=1) + "\n", encoding="utf-8")
-            with (draft / "passages.jsonl").open("w", encoding="utf-8") as file:
-                for passage in passages:
-                    file.write(json.dumps(asdict(passage), ensure_ascii=False) + "\n")
+            _write_lines(draft / "documents.jsonl", documents)
+            _write_lines(draft / "passages.jsonl", passages)
             for revision in {passage.revision for passage in passages}:
                 tensors = {str(i): vectors for i, vectors in enumerate(corpus.vectors(revision))}
                 save_file(tensors, draft / "vectors" / f"{revision}.safetensors")
@@ -52,3 +58,9 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def _write_lines(path: Path, items: "Sequence[DocumentInfo | PassageInfo]") -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for item in items:
+            file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")

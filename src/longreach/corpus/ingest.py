@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from longreach.corpus.documents import Document, Skipped, read_all
 from longreach.corpus.integrity import FileLog, storage_faults
 from longreach.corpus.schema import (
     DOCUMENTS,
+    NOTES,
     PASSAGES,
     AddReport,
     Settings,
@@ -57,9 +58,20 @@ class _Work:
     revision: str
     text: str
     pieces: list[_Piece]
-    names: list[str]
+    documents: list[Document]
     checksums: list[str] = field(default_factory=list)
     vectors: int = 0
+
+
+class _Identity(NamedTuple):
+    """What must be equal for a document to be unchanged."""
+
+    revision: str
+    notes: tuple[str, ...]
+
+
+def _identity(row: dict[str, Any]) -> _Identity:
+    return _Identity(row["revision"], tuple(row.get(NOTES) or ()))
 
 
 def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
@@ -139,7 +151,7 @@ class Ingest:
         self.passages = database.open_table("passages")
         self.documents = database.open_table("documents")
         self.report = AddReport()
-        self._old = {row["document"]: row["revision"] for row in self.documents.to_arrow().to_pylist()}
+        self._old = {row["document"]: _identity(row) for row in self.documents.to_arrow().to_pylist()}
         self._stored = set(self.passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
         self._work: dict[str, _Work] = {}
         self._finished: dict[str, dict[str, Any]] = {}
@@ -159,7 +171,7 @@ class Ingest:
                 bar.update(count)
                 if len(self._rows) >= FLUSH_PASSAGES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
                     self.flush()
-        assert not self._work, f"the compressor left out segments of {next(iter(self._work.values())).names}"
+        assert not self._work, f"the compressor left out segments of {next(iter(self._work))}"
         self.flush()
         return replace(self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began)
 
@@ -169,12 +181,14 @@ class Ingest:
                 self.report.skipped.append(item)
                 continue
             revision = revision_of(item.text, self.settings.fingerprint)
-            if self._old.get(item.name) == revision:
+            if item.notes:
+                self.report.notes[item.name] = item.notes
+            if self._old.get(item.name) == _Identity(revision, item.notes):
                 self.report.unchanged.append(item.name)
             elif revision in self._work:
-                self._work[revision].names.append(item.name)
+                self._work[revision].documents.append(item)
             elif revision in self._finished:
-                self._publish(item.name, self._finished[revision])
+                self._publish(item, self._finished[revision])
             else:
                 ids, pieces = cut(item.text, self.compressor)
                 try:
@@ -183,8 +197,9 @@ class Ingest:
                     self.compressor.check(len(ids))
                 except DocumentError as error:
                     self.report.skipped.append(Skipped(item.name, f"{item.name}: {error}"))
+                    self.report.notes.pop(item.name, None)
                     continue
-                work = self._work[revision] = _Work(revision, item.text, pieces, [item.name])
+                work = self._work[revision] = _Work(revision, item.text, pieces, [item])
                 done = self._resume(work) if revision in self._stored else []
                 if work.revision in self._work:
                     yield Job(revision, ids, done)
@@ -209,7 +224,7 @@ class Ingest:
         return [to_tensor(row) for row in good]
 
     def _take(self, work: _Work, segment: int, vectors: Any) -> int:
-        assert segment == len(work.checksums), f"segment {segment} of {work.names} came out of order"
+        assert segment == len(work.checksums), f"segment {segment} of {work.revision} came out of order"
         piece, raw = work.pieces[segment], to_bytes(vectors)
         row = {
             "revision": work.revision,
@@ -244,12 +259,13 @@ class Ingest:
                 "digest": digest(work.checksums),
             }
             del self._work[work.revision]
-            for name in work.names:
-                self._publish(name, self._finished[work.revision])
+            for document in work.documents:
+                self._publish(document, self._finished[work.revision])
 
-    def _publish(self, name: str, finished: dict[str, Any]) -> None:
-        row = {"document": name, "added": datetime.now(UTC).isoformat(timespec="seconds")} | finished
-        self._ready[name] = row | {"checksum": checksum(row)}
+    def _publish(self, document: Document, finished: dict[str, Any]) -> None:
+        row = {"document": document.name, "added": datetime.now(UTC).isoformat(timespec="seconds")} | finished
+        row[NOTES] = list(document.notes) or None
+        self._ready[document.name] = row | {"checksum": checksum(row)}
 
     def flush(self) -> None:
         """Appends the passages that wait, then commits the documents that are complete."""
@@ -263,10 +279,20 @@ class Ingest:
                 self._rows = []
             if self._ready:
                 with self.log.change("documents"):
-                    rows = pa.Table.from_pylist(list(self._ready.values()), schema=DOCUMENTS)
+                    rows = self._document_table(list(self._ready.values()))
                     merge = self.documents.merge_insert("document").when_matched_update_all()
                     merge.when_not_matched_insert_all().execute(rows)
                 for name in self._ready:
                     (self.report.replaced if name in self._old else self.report.added).append(name)
                 self._ready = {}
         self._flushed_at = time.monotonic()
+
+    def _document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """Rows of `documents` as its table takes them: a table from before notes gets that column when one is there."""
+        table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
+        if NOTES in self.documents.schema.names:
+            return table
+        if table[NOTES].null_count == len(table):
+            return table.drop_columns(NOTES)
+        self.documents.add_columns(DOCUMENTS.field(NOTES))
+        return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from longreach.corpus.integrity import WORK, locked, require, storage_faults
-from longreach.corpus.schema import READER, DocumentInfo, PassageInfo, Settings, Version, to_tensor
+from longreach.corpus.schema import NOTES, READER, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
@@ -59,7 +59,10 @@ class CorpusReading:
 
     def documents(self) -> list[DocumentInfo]:
         """The documents, sorted by name."""
-        return [_info(DocumentInfo, row) for row in self._read(document_rows)]
+        found = []
+        for row in self._read(document_rows):
+            found.append(_info(DocumentInfo, row, notes=tuple(row.get(NOTES) or ())))
+        return found
 
     def passages(self, name: str | None = None) -> list[PassageInfo]:
         """The passages of one document in order, or of all, without vectors; texts are checked against their checksums.

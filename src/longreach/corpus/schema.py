@@ -1,7 +1,8 @@
 """What a corpus stores: its settings, its rows, and the checksum of each.
 
 A row's checksum covers every other field of it in one canonical encoding, so that no reader has to trust the file
-format below. It covers a passage's vectors by their own hash: a row read without them can be checked too.
+format below. It covers a passage's vectors by their own hash: a row read without them can be checked too. Notes
+that are null count as absent: a row is the same before and after its table gets that column.
 d: hidden size, n: vectors of a passage.
 """
 
@@ -27,6 +28,7 @@ FORMAT = 1
 READER = "reader"  # the adapter that a compressor came with
 SETTINGS = "corpus.json"
 SCORECARD = "scorecard.json"
+NOTES = "notes"  # the column of `documents` that tables made before it lack; null where there are none
 
 PASSAGES = pa.schema(
     [
@@ -57,13 +59,25 @@ DOCUMENTS = pa.schema(
         ("added", pa.string()),
         ("digest", pa.string()),
         ("checksum", pa.string()),
+        (NOTES, pa.list_(pa.string())),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentInfo:
-    """A document of a corpus; `characters`, `tokens`, `passages` and `vectors` are counts, `added` is UTC (ISO)."""
+    """A document of a corpus.
+
+    Attributes:
+        document: Its name.
+        revision: Names its text as the compressor reads it.
+        characters: Of its text.
+        tokens: Of its text.
+        passages: The number of its passages.
+        vectors: The number of the vectors of all its passages.
+        added: When it was added or last replaced; UTC, ISO 8601.
+        notes: One sentence for each part of its file that could not be read.
+    """
 
     document: str
     revision: str
@@ -72,6 +86,7 @@ class DocumentInfo:
     passages: int
     vectors: int
     added: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +113,26 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True)
 class AddReport:
-    """What `Corpus.add` did: document names by outcome; `passages` and `tokens` count what was compressed just now."""
+    """What `Corpus.add` did: document names by outcome.
+
+    Attributes:
+        added: Documents that are new.
+        replaced: Documents whose text, or what is known to be missing from it, is another than before.
+        unchanged: Documents that are as they were.
+        removed: Documents whose files are gone; see `prune`.
+        skipped: What was not read, and why.
+        notes: For each document that was read without some parts of its file, one sentence for each part.
+        passages: The number of passages that were compressed just now.
+        tokens: The number of their tokens.
+        seconds: How long it took.
+    """
 
     added: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     skipped: "list[Skipped]" = field(default_factory=list)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     passages: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -194,7 +222,14 @@ def sha256(*parts: bytes) -> str:
 
 def checksum(row: Mapping[str, Any]) -> str:
     """The checksum of a row of either table: over all its fields but itself, the vectors by their hash."""
-    fields = {key: value for key, value in row.items() if key != "checksum" and not isinstance(value, bytes)}
+    fields = {}
+    for key, value in row.items():
+        if key == "checksum" or isinstance(value, bytes):
+            continue
+        # A table that got its column of notes later has nulls there, which no checksum could know of.
+        if key == NOTES and value is None:
+            continue
+        fields[key] = value
     return sha256(_canonical(fields))
 
 

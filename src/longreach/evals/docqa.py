@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from longreach.corpus.documents import Document, Skipped, read_all
@@ -177,7 +177,10 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
             raise DocumentError(item.reason)
         found.append(item)
     top = os.path.commonpath([str(Path(document.name).parent) for document in found]) if found else ""
-    return [Document(Path(document.name).relative_to(top).as_posix(), document.text) for document in found]
+    named = list[Document]()
+    for document in found:
+        named.append(replace(document, name=Path(document.name).relative_to(top).as_posix()))
+    return named
 
 
 def _samples(

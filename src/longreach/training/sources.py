@@ -164,11 +164,15 @@ def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str
         yield from _parquet(path)
     else:
         try:
-            yield read(path).text
+            text, notes = read(path)
         except DocumentError as error:
             if named:
                 raise
             note(f"Left out: {error}")
+            return
+        for sentence in notes:
+            note(f"Incomplete: {shown(path)}: {sentence}")
+        yield text
 
 
 def _json_lines(path: Path) -> Iterator[str]:
