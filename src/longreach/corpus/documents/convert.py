@@ -12,7 +12,7 @@ _PLAIN = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org"
 _CONVERTERS: dict[str, Callable[[bytes, str], Converted]] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), html.convert),
     ".pdf": pdf.convert,
-    ".docx": docx.convert,
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), docx.convert),
     ".epub": epub.convert,
 }
 SUFFIXES = _PLAIN | frozenset(_CONVERTERS)

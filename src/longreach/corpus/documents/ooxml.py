@@ -1,0 +1,116 @@
+"""Packages of Office Open XML: their parts, how one part names another, and XML that cannot hurt."""
+
+import posixpath
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
+
+from longreach.errors import DocumentError
+
+if TYPE_CHECKING:
+    import zipfile
+
+    from lxml.etree import _Element
+
+RELATIONSHIP = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+"""Namespace of the attributes that name a relationship, such as `r:id`."""
+COMPATIBILITY = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+"""Namespace of `mc:AlternateContent`: the same thing said for newer and for older programs."""
+# "Strict" files use these names; everything else in them is the same.
+_STRICT = "http://purl.oclc.org/ooxml/"
+_TRANSITIONAL = {
+    "wordprocessingml/main": "http://schemas.openxmlformats.org/wordprocessingml/2006/main",
+    "presentationml/main": "http://schemas.openxmlformats.org/presentationml/2006/main",
+    "spreadsheetml/main": "http://schemas.openxmlformats.org/spreadsheetml/2006/main",
+    "officeDocument/math": "http://schemas.openxmlformats.org/officeDocument/2006/math",
+    "officeDocument/relationships": "http://schemas.openxmlformats.org/officeDocument/2006/relationships",
+}
+
+
+class Link(NamedTuple):
+    """A relationship of a part.
+
+    Attributes:
+        kind: The last word of its type, such as "header".
+        target: Name of a part; an address if `external`.
+        external: Whether the target is outside the package.
+    """
+
+    kind: str
+    target: str
+    external: bool
+
+
+class Package:
+    """The parts of an open archive, found by name (in any case) or through relationships."""
+
+    def __init__(self, archive: "zipfile.ZipFile") -> None:
+        self._archive = archive
+        self._names = {member.replace("\\", "/").lower(): member for member in archive.namelist()}
+
+    def names(self) -> list[str]:
+        """The names of all parts, as they are stored."""
+        return list(self._names.values())
+
+    def read(self, part: str) -> bytes | None:
+        """The bytes of a part, or None where there is none of that name."""
+        member = self._names.get(part.lower())
+        return None if member is None else self._archive.read(member)
+
+    def tree(self, part: str) -> "_Element | None":
+        """The root element of a part, or None where there is none of that name."""
+        raw = self.read(part)
+        return None if raw is None else parse(raw, part)
+
+    def links(self, part: str = "") -> dict[str, Link]:
+        """The relationships of a part by their id; those of the package itself without a name."""
+        folder, name = posixpath.split(part)
+        root = self.tree(posixpath.join(folder, "_rels", f"{name}.rels"))
+        links = {}
+        for element in () if root is None else root:
+            target = element.get("Target", "")
+            external = element.get("TargetMode") == "External"
+            if not external:
+                target = posixpath.normpath(posixpath.join("/", folder, unquote(target))).lstrip("/")
+            kind = element.get("Type", "").rsplit("/", 1)[-1]
+            links[element.get("Id", "")] = Link(kind, target, external)
+        return links
+
+    def related(self, part: str, kind: str) -> list[str]:
+        """The names of the parts of one kind that a part refers to."""
+        return [link.target for link in self.links(part).values() if link.kind == kind and not link.external]
+
+
+def parse(raw: bytes, part: str) -> "_Element":
+    """Parses XML without entities and external files, in the transitional namespaces.
+
+    Raises:
+        DocumentError: Its elements are nested too deeply.
+        lxml.etree.XMLSyntaxError: It is no XML.
+    """
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True)
+    try:
+        root = etree.fromstring(raw, parser)
+    except etree.XMLSyntaxError as error:
+        if "Excessive depth" in str(error):
+            raise DocumentError(f"its part {part} nests elements more than 256 deep") from error
+        raise
+    if raw.find(_STRICT.encode()) >= 0:
+        _make_transitional(root)
+    return root
+
+
+def _make_transitional(root: "_Element") -> None:
+    for element in root.iter("{*}*"):
+        element.tag = _transitional(element.tag)
+        for name, value in element.attrib.items():
+            if _STRICT in name:
+                del element.attrib[name]
+                element.set(_transitional(name), value)
+
+
+def _transitional(name: str) -> str:
+    space, brace, local = name.rpartition("}")
+    known = _TRANSITIONAL.get(space.removeprefix("{" + _STRICT)) if brace else None
+    return name if known is None else f"{{{known}}}{local}"
