@@ -12,6 +12,7 @@ import longreach
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "longreach"
 FLOORS = {
     "errors": -1,  # the ground: every floor, 0 included, may raise
+    "jsontext": 0,
     "jobs": 0,
     "pattern": 0,
     "kernels": 1,

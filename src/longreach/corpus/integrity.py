@@ -24,6 +24,7 @@ import filelock
 from longreach.corpus.schema import SETTINGS, sha256
 from longreach.corpus.tables import DATABASE
 from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, LongreachError, StorageError
+from longreach.jsontext import parse_object
 
 LOG = "files.jsonl"
 LOCK = ".lock"
@@ -132,7 +133,7 @@ class FileLog:
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         try:
-            entry = json.loads(line)
+            entry = parse_object(line)
             told = entry.pop("sum")
             same = json.dumps(entry | {"sum": told}).encode() == line
         except (ValueError, KeyError, AttributeError, TypeError):

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from longreach.corpus.integrity import WORK, locked, require, storage_faults
 from longreach.corpus.schema import NOTES, READER, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
@@ -17,6 +15,8 @@ from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from longreach.compressors.base import Compressor
 
 LOCK_SECONDS = 60.0
@@ -96,14 +96,14 @@ class CorpusReading:
         """
         return "".join(passage.text for passage in self.passages(name))
 
-    def vectors(self, revision: str, indices: Sequence[int] | None = None) -> list[torch.Tensor]:
+    def vectors(self, revision: str, indices: Sequence[int] | None = None) -> "list[torch.Tensor]":
         """The vectors [n, d] of passages of a revision, on the CPU, in the order of `indices`; None means all.
 
         Raises:
             CorpusDamaged: a passage is not there, or not what was written.
         """
 
-        def read(database: Any) -> list[torch.Tensor]:
+        def read(database: Any) -> "list[torch.Tensor]":
             rows = {row["index"]: row for row in passage_rows(database, revision, indices, vectors=True)[revision]}
             wanted = range(max(rows, default=0) + 1) if indices is None else indices
             for index in wanted:

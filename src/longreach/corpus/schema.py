@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import torch
 
 from longreach.errors import CorpusDamaged, CorpusError, UsageError
+from longreach.jsontext import Kinds, NotJson, misfit, parse_object
 
 if TYPE_CHECKING:
+    import torch
+
     from longreach.corpus.documents import Skipped
 
 FORMAT = 1
@@ -180,18 +182,36 @@ class Settings:
         path = folder / SETTINGS
         damaged = CorpusDamaged(f"{path} is damaged: restore it from a backup, or delete the corpus and ingest again.")
         try:
-            values = json.loads(path.read_bytes())
-            intact = values.pop("sha256") == sha256(_canonical(values))
-        except (ValueError, KeyError, AttributeError) as error:
+            values = parse_object(path.read_bytes())
+            intact = values.pop("sha256", None) == sha256(_canonical(values))
+        except NotJson as error:
             raise damaged from error
         if not intact:
             raise damaged
-        if values["format"] != FORMAT:
+        if values.get("format") != FORMAT:
             raise CorpusError(
-                f"Corpus {folder.name!r} has format {values['format']}, and this release reads {FORMAT}: "
+                f"Corpus {folder.name!r} has format {values.get('format')!r}, and this release reads {FORMAT}: "
                 "use the release that wrote it, or ingest again."
             )
+        if not _is_sound(values):
+            raise damaged
         return cls(**values)
+
+
+_TEXT = ("name", "fingerprint", "model_fingerprint", "model_ref", "compressor_ref", "dtype", "created")
+_COUNTS = ("format", "dim", "segment_tokens")
+_FIELDS: Kinds = {"compressor": (dict,)} | dict.fromkeys(_COUNTS, (int,)) | dict.fromkeys(_TEXT, (str,))
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def _is_sound(values: dict[str, Any]) -> bool:
+    """Whether values are what `Settings` takes: a file whose checksum holds may still have been written by hand."""
+    if misfit(values, _FIELDS) or len(values) != len(_FIELDS):
+        return False
+    compressor = values["compressor"]
+    if misfit({"scale": 1.0} | compressor, {"method": (str,), "scale": (int, float)}):
+        return False
+    return values["dtype"] in _DTYPES and min(values["dim"], values["segment_tokens"]) >= 1
 
 
 def is_valid_name(name: str) -> bool:
@@ -246,13 +266,17 @@ def digest(checksums: Iterable[str]) -> str:
     return sha256("\n".join(checksums).encode())
 
 
-def to_bytes(vectors: torch.Tensor) -> bytes:
+def to_bytes(vectors: "torch.Tensor") -> bytes:
     """The raw bytes of a tensor [n, d] in its own dtype (little-endian, as every platform torch runs on)."""
+    import torch  # takes seconds, and whoever lists or checks a corpus needs none of it
+
     return vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def to_tensor(row: Mapping[str, Any]) -> torch.Tensor:
+def to_tensor(row: Mapping[str, Any]) -> "torch.Tensor":
     """The vectors [n, d] of a passages row, in the dtype they were made in."""
+    import torch
+
     dtype, shape = getattr(torch, row["dtype"]), (row["n_vectors"], row["dim"])
     if not row["vectors"]:
         return torch.empty(shape, dtype=dtype)

@@ -15,7 +15,6 @@ Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979), which compares with retrieval 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from longreach.evals.memory import peak_memory
 from longreach.evals.readers import cut_middle
 from longreach.evals.run import COSTS
 from longreach.evals.sample import Prediction, Sample
+from longreach.jsontext import parse_object
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.generate import Sampling, stop_tokens, write_all
 from longreach.models.prompt import PromptBuilder
@@ -105,7 +105,7 @@ class Library:
             raise DocumentError(report.skipped[0].reason)
         if fresh:  # what was stopped and went on was not measured whole
             write_json(measured, {"ingest_seconds": report.seconds})
-        return corpus, json.loads(measured.read_bytes()) if measured.is_file() else {}
+        return corpus, parse_object(measured.read_bytes()) if measured.is_file() else {}
 
     @cached_property
     def reader(self) -> Reader:

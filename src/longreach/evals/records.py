@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from longreach.corpus.documents.encoding import encodable
 from longreach.errors import UsageError
+from longreach.jsontext import parse_json
 from longreach.training.sources import hub_rows
 
 
@@ -97,7 +97,7 @@ def json_lines(path: Path) -> Iterator[Record]:
 def json_file(path: Path) -> Any:
     """What a file of JSON holds."""
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except ValueError as error:
         raise UsageError(f"'{path}' is not JSON ({error}): give the file as it was published.") from error
 
@@ -145,7 +145,7 @@ def read_text(path: Path) -> str:
 
 def _object(line: str, where: str) -> Record:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError as error:
         raise UsageError(f"{where} is not JSON ({error}): correct or remove it.") from error
     if not isinstance(values, dict):

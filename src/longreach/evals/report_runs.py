@@ -1,6 +1,5 @@
 """The folder that a run of `longreach eval` leaves, read back: what was run, every prediction, the scores."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from types import NoneType
 from typing import Any
 
 from longreach.errors import UsageError
-from longreach.evals.run import FORMAT, MEANS, PREDICTIONS, RUN, SCORES
+from longreach.evals.run import COSTS, FORMAT, MEANS, PREDICTIONS, RUN, SCORES
+from longreach.jsontext import Kinds, misfit, parse_json
 
 FILES = (RUN, PREDICTIONS, SCORES)
 MEAN = "mean"
 """The task of the rows that hold the mean over a suite's tasks."""
-_Fields = Mapping[str, tuple[type, ...]]
 _TEXT, _NUMBER = (str,), (int, float)
-_RECORD: _Fields = {
+_RECORD: Kinds = {
     "suite": _TEXT,
     "settings": (dict,),
     "seed": (int,),
@@ -27,12 +26,13 @@ _RECORD: _Fields = {
     "command": _TEXT,
     "started": _TEXT,
 }
-_INTERVAL: _Fields = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
-_ANSWER: _Fields = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
-_ANSWERS: _Fields = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
-_UNSCORED: _Fields = {"metric": _TEXT, "new_tokens": (int,), **dict.fromkeys(MEANS, _NUMBER)}
-_BUCKET: _Fields = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
-_BUCKETS: _Fields = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
+_INTERVAL: Kinds = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_ANSWER: Kinds = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
+_ANSWERS: Kinds = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
+_UNSCORED: Kinds = {"metric": _TEXT, "new_tokens": (int,), **dict.fromkeys(MEANS, _NUMBER)}
+_BUCKET: Kinds = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
+_BUCKETS: Kinds = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
+_OPTIONAL: Kinds = {"metric": _TEXT} | dict.fromkeys((*MEANS, *COSTS, "tokens_per_second"), (*_NUMBER, NoneType))
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ def read_run(folder: str | Path) -> Run:
     if not isinstance(record, dict) or record.get("longreach_run") != FORMAT:
         raise UsageError(f"'{place / RUN}' is not a run of this version of longreach: run the evaluation again.")
     _check(record, _RECORD, f"'{place / RUN}'")
-    if not all(isinstance(identity, dict) for identity in record["readers"].values()):
-        raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
+    for reader, identity in record["readers"].items():
+        if not isinstance(identity, dict):
+            raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
+        _check(identity, {}, f"The reader '{reader}' of '{place / RUN}'")
     line_fields, row_fields = (_BUCKET, _BUCKETS) if record["suite"] == "perplexity" else (_ANSWER, _ANSWERS)
     rows = None
     if (place / SCORES).exists():
@@ -105,7 +107,7 @@ def read_run(folder: str | Path) -> Run:
     return Run(place.resolve().name, record, predictions, rows)
 
 
-def _lines(path: Path, fields: _Fields, *, whole: bool) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str, Any]]:
     lines = _text(path).split("\n") if path.exists() or whole else []
     last = lines.pop() if lines else ""
     if whole and last:
@@ -130,7 +132,7 @@ def _json(path: Path) -> Any:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=lambda name: None)  # what is not a number was not measured
+    return parse_json(text, nan=lambda name: None)  # what is not a number was not measured
 
 
 def _text(path: Path) -> str:
@@ -141,7 +143,13 @@ def _text(path: Path) -> str:
         raise UsageError(f"'{path}' cannot be read ({reason}): mend that, or run the evaluation again.") from error
 
 
-def _check(values: Any, fields: _Fields, where: str) -> None:
-    for name, kinds in fields.items():
-        if not isinstance(values, dict) or not isinstance(values.get(name), kinds):
-            raise UsageError(f"{where} lacks '{name}': run the evaluation again.")
+def _check(values: Any, fields: Kinds, where: str) -> None:
+    name = misfit(values, fields)
+    if name is None:
+        name = misfit(values, {name: kinds for name, kinds in _OPTIONAL.items() if name in values})
+    if name is None and isinstance(values.get("bucket"), list):
+        name = None if [type(end) for end in values["bucket"]] == [int, int] else "bucket"
+    if name is None and isinstance(values.get("tags"), dict) and "depth" in values["tags"]:
+        name = misfit(values["tags"], {"depth": _NUMBER})
+    if name is not None:
+        raise UsageError(f"{where} lacks '{name}', or holds something else there: run the evaluation again.")

@@ -4,7 +4,6 @@ Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654), after Rajpurkar et al. 2016,
 al. 2018, HotpotQA (arXiv 1809.09600); template of NVIDIA/RULER (Apache-2.0).
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.draw import Drawn, Parts, count_tokens, fit, piece_tokens
+from longreach.jsontext import parse_json
 
 _ORDER = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches in the mean
@@ -95,7 +95,7 @@ def _parts(question: str, texts: Sequence[str]) -> Parts:
 
 def _read(path: Path) -> list[Asked]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"The questions in '{path}' cannot be read ({error.strerror}): check the path.") from error
     except ValueError as error:

@@ -21,6 +21,7 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.evals.scores import mean_interval
+from longreach.jsontext import parse_object
 from longreach.models.machine import record
 from longreach.training import run
 
@@ -130,7 +131,7 @@ class Predictions:
             if not line.endswith(b"\n"):
                 break
             try:
-                entry = json.loads(line)
+                entry = parse_object(line, nan=float)
                 self.lines[entry["reader"], entry["id"]] = entry
             except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(

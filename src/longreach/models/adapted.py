@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from longreach.errors import ModelError
+from longreach.jsontext import parse_object
 from longreach.models.fingerprint import merging, name_merged
 
 ADAPTER = "adapter_config.json"
@@ -115,6 +116,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return parse_object(path.read_bytes(), wide=True, nan=float)
     except ValueError as error:
         raise ModelError(f"'{path}' is not valid JSON ({error}): copy the checkpoint again.") from error

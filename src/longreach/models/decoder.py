@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from longreach.errors import FingerprintMismatch, ModelError
+from longreach.jsontext import parse_object
 
 _BASE = "longreach.json"  # in an adapter's folder
 
@@ -82,9 +83,9 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
     try:
-        config = json.loads((folder / "adapter_config.json").read_bytes())
+        config = parse_object((folder / "adapter_config.json").read_bytes(), wide=True, nan=float)
         weights = load_peft_weights(str(folder), device="cpu")
-        base = json.loads((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
+        base = parse_object((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
         made_for = base.get("model_fingerprint")
     except Exception as error:
         raise ModelError(f"{refused}: its files are missing or damaged ({type(error).__name__}).") from error

@@ -3,12 +3,16 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.schema import SCORECARD
-from longreach.corpus.store import Corpus
 from longreach.errors import CorpusDamaged
+from longreach.jsontext import Kinds, misfit, parse_object
 from longreach.reader.policy import Policy
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
 
 _FORMAT = 1
 
@@ -77,7 +81,7 @@ class Scorecard:
         """The same as plain values for JSON."""
         return {"format": _FORMAT, **asdict(self)}
 
-    def save(self, corpus: Corpus) -> None:
+    def save(self, corpus: "Corpus") -> None:
         """Writes it into the corpus, whole or not at all."""
         with corpus.changing("study") as folder:
             draft = folder / f"{SCORECARD}.tmp"
@@ -91,23 +95,55 @@ class Scorecard:
         Raises:
             CorpusDamaged: it is not what was written.
         """
+        damaged = CorpusDamaged(
+            f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name} --gate-only`."
+        )
         try:
-            values = json.loads((folder / SCORECARD).read_bytes())
+            values = parse_object((folder / SCORECARD).read_bytes())
             if values.pop("format") != _FORMAT:
                 return None
-            made = (Policy(**row["policy"]) if row["policy"] else None for row in values["rows"])
-            rows = tuple(Row(**(row | {"policy": policy})) for row, policy in zip(values["rows"], made, strict=True))
+            rows = tuple(_row(row) for row in values["rows"])
             card = cls(**(values | {"rows": rows}))
+            if misfit(values, _FIELDS):
+                raise damaged
             return card if card.best else None
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-            raise CorpusDamaged(
-                f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name} --gate-only`."
-            ) from error
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            raise damaged from error
 
 
-def scorecard_of(corpus: Corpus, adapter: str | None) -> Scorecard | None:
+_NUMBERS = ("f1", "f1_low", "f1_high", "exact_match", "rouge_l", "positions")
+_ROW: Kinds = {"reading": (str,), "policy": (dict, NoneType), "questions": (int,)} | dict.fromkeys(
+    _NUMBERS, (int, float)
+)
+_POLICY: Kinds = {
+    "k": (int,),
+    "raw": (int, str),
+    "compressed": (str,),
+    "budget": (int, NoneType),
+    "retriever": (str,),
+    "cut": (bool,),
+    "adapter": (bool,),
+}
+_TEXTS = ("chosen", "fingerprint", "model_fingerprint", "state", "date")
+_FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {"questions": (int,), "budget": (int,), "adapter": (str, NoneType)}
+
+
+def _row(values: Any) -> Row:
+    """A row out of plain values; ValueError or TypeError where they are not those of one."""
+    if misfit(values, _ROW):
+        raise ValueError(f"a row lacks '{misfit(values, _ROW)}'")
+    policy = None
+    if values["policy"] is not None:
+        kinds = {name: kinds for name, kinds in _POLICY.items() if name in values["policy"]}
+        if misfit(values["policy"], kinds):
+            raise ValueError(f"a policy lacks '{misfit(values['policy'], kinds)}'")
+        policy = Policy(**values["policy"])
+    return Row(**(values | {"policy": policy}))
+
+
+def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:
     """The scorecard of a corpus if it was measured with this adapter, None for none, on."""
     card = Scorecard.load(corpus.path)
     return card if card and card.adapter == adapter else None

@@ -5,7 +5,6 @@
                              complete: written last; without it a checkpoint was cut off and does not count
 """
 
-import json
 import shutil
 import sys
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from longreach.compressors.checkpoint import READER, SETTINGS_FILE
 from longreach.errors import ModelError, TrainingError
+from longreach.jsontext import parse_object
 from longreach.models.loss import IGNORED
 from longreach.training import run
 from longreach.training.compressor import CompressorObjective
@@ -69,12 +69,12 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
     """
     refused = f"'{folder}' holds no compressor to start from"
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_bytes())
+        settings = parse_object((folder / SETTINGS_FILE).read_bytes())
         if settings["base_fingerprint"] != objective.base_fingerprint:
             raise ValueError("it was trained on another model")
         if settings["method"] != objective.recipe.method:
             raise ValueError(f"it is of the method {settings['method']}")
-        lora = json.loads((adapter_of(folder) / "adapter_config.json").read_bytes())
+        lora = parse_object((adapter_of(folder) / "adapter_config.json").read_bytes(), wide=True)
         if lora["lora_alpha"] != objective.recipe.lora_alpha:
             raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)

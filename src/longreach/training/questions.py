@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from longreach.corpus.documents.encoding import encodable
 from longreach.errors import UsageError
+from longreach.jsontext import parse_json
 
 _MOST_HELD_OUT = 200
 
@@ -68,7 +68,7 @@ def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> l
 
 def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Question:
     try:
-        values: Any = json.loads(line)
+        values: Any = parse_json(line)
     except ValueError as error:
         raise UsageError(f"{where} is not JSON ({error}): mend or remove it.") from error
     answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import ModelError, UsageError, out_of_memory
+from longreach.jsontext import parse_object
 
 CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
 _RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
@@ -58,7 +59,7 @@ def settings_of(out: Path) -> dict[str, Any]:
         UsageError: They are damaged.
     """
     try:
-        return json.loads((out / _RUN).read_bytes())
+        return parse_object((out / _RUN).read_bytes(), nan=float)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
@@ -90,7 +91,7 @@ def _short(value: Any) -> str:
 def report_of(out: Path) -> dict[str, Any] | None:
     """The report of a run that is done; None where it is not."""
     try:
-        return json.loads((out / REPORT).read_bytes())
+        return parse_object((out / REPORT).read_bytes(), nan=float)
     except (OSError, ValueError):
         return None
 
@@ -103,7 +104,7 @@ def last_checkpoint(out: Path) -> Path | None:
     whole = []
     for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
         try:
-            whole.append((int(json.loads((folder / _STATE).read_bytes())["global_step"]), folder))
+            whole.append((int(parse_object((folder / _STATE).read_bytes(), nan=float)["global_step"]), folder))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return max(whole)[1] if whole else None

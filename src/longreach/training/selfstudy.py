@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from longreach.errors import TrainingError, UsageError
+from longreach.jsontext import NotJson, parse_object
 from longreach.models.decoder import adapters_off, window_of
 from longreach.models.generate import Sampling, stop_tokens, write_tokens
 from longreach.models.prompt import PromptBuilder
@@ -164,16 +165,17 @@ class _Notes:
     def __init__(self, path: Path) -> None:
         self.known: dict[tuple, dict[str, str]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            if not line.endswith(b"\n"):
-                break
+        written = path.read_bytes() if path.exists() else b""
+        whole = written.rfind(b"\n") + 1  # after it a killed process wrote half a line
+        for line in written[:whole].splitlines():
             try:
-                note = json.loads(line)
-                self.known.setdefault(tuple(note.pop("job")), {}).update(note)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                break  # a killed process wrote half of it
-            whole += len(line)
+                note = parse_object(line)
+                job = tuple(note.pop("job"))
+                hash(job)
+            except (NotJson, KeyError, TypeError):
+                continue  # damaged since: asked for again, and the lines after it are good
+            texts = {what: text for what, text in note.items() if isinstance(text, str)}
+            self.known.setdefault(job, {}).update(texts)
         self._file = path.open("ab")
         self._file.truncate(whole)
 

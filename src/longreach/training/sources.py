@@ -1,7 +1,6 @@
 """What can be trained on: text files, JSON lines, Parquet, folders of these, and data sets of the Hub."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encoding import encodable
 from longreach.errors import DocumentError, MissingDependency
+from longreach.jsontext import parse_json
 
 FIELD = "text"  # of JSON lines, Parquet files and data sets
 _TABLES = frozenset({".jsonl", ".parquet"})
@@ -180,7 +180,7 @@ def _json_lines(path: Path) -> Iterator[str]:
         for number, line in enumerate(file, 1):
             where = f"{shown(path)}, line {number}"
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")) if line.strip() else None
+                row = parse_json(line, wide=True, nan=float) if line.strip() else None
             except ValueError as error:  # both of bytes that are not UTF-8 and of text that is not JSON
                 raise DocumentError(f"{where} does not parse as JSON ({error}): correct or remove it.") from error
             if row is None and not line.strip():

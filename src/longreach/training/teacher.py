@@ -110,5 +110,5 @@ class Endpoint:
 def _content(response: Any, url: str) -> str:
     try:
         return str(response.json()["choices"][0]["message"]["content"] or "")
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise TrainingError(f"What answers at {url} is no OpenAI-compatible endpoint: check --teacher.") from error

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.encoding import encodable
 from longreach.errors import DocumentError
+from longreach.jsontext import parse_json
 
 
 class Question(NamedTuple):
@@ -41,7 +42,7 @@ def read_texts(files: Sequence[str | Path]) -> list[Text]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    found.append(_text(json.loads(line)))
+                    found.append(_text(parse_json(line)))
                 except (ValueError, TypeError, KeyError) as error:  # ValueError: bytes that are not UTF-8 as well
                     reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                     raise DocumentError(

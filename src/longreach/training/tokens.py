@@ -20,6 +20,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from longreach.errors import DocumentError
+from longreach.jsontext import parse_object
 from longreach.models.fingerprint import tokenizer_digest
 from longreach.training.sources import Source
 
@@ -93,7 +94,7 @@ def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], 
             note(f"Reading and tokenising {source.name}, once.")
             _write(source, tokenizer, aside, note)
             aside.rename(folder)
-    index = json.loads((folder / _INDEX).read_bytes())
+    index = parse_object((folder / _INDEX).read_bytes())
     lengths = np.fromfile(folder / _LENGTHS, dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return Tokens(source.name, key, np.memmap(folder / _IDS, dtype=index["dtype"], mode="r"), offsets)
@@ -107,7 +108,7 @@ def _key(source: Source, tokenizer: Any) -> str:
 
 def _whole(folder: Path) -> bool:
     try:
-        index = json.loads((folder / _INDEX).read_bytes())
+        index = parse_object((folder / _INDEX).read_bytes())
         sizes = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
         return sizes == [index["tokens"] * np.dtype(index["dtype"]).itemsize, index["documents"] * 8]
     except (OSError, ValueError, KeyError, TypeError):
@@ -119,7 +120,7 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     done = _Progress()
     try:
-        done = _Progress(**json.loads((aside / _PROGRESS).read_bytes()))
+        done = _Progress(**parse_object((aside / _PROGRESS).read_bytes()))
         note(f"Going on after {done.tokens:,} tokens.")
     except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
         pass
