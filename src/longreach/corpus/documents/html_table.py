@@ -1,0 +1,194 @@
+"""The cells of an HTML table as rows of equal width."""
+
+import bisect
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+_MOST_COLUMNS = 1000  # as in browsers
+_MOST_ROWS = 65534
+_LINES = re.compile(r"[ \n]{2,}|\n")
+_SMALL_CELL = 300
+_LEAST_ROOM = 10_000
+
+
+class Cell(NamedTuple):
+    """A cell: its text, how many columns and rows it spans, and whether it is a heading or holds a table."""
+
+    text: str
+    columns: int
+    rows: int
+    heading: bool
+    nested: bool
+
+
+@dataclass
+class Table:
+    """Rows of cells as they come; `lines` lays them out."""
+
+    groups: list[list[list[Cell]]] = field(default_factory=list)
+
+    def begin_group(self) -> None:
+        """Begins a group of rows (`<thead>`, `<tbody>`, `<tfoot>`), which no cell spans beyond."""
+        self.groups.append([])
+
+    def begin_row(self) -> None:
+        """Begins a row."""
+        if not self.groups:
+            self.begin_group()
+        self.groups[-1].append([])
+
+    def add(self, cell: Cell) -> None:
+        """Appends a cell to the last row."""
+        if not self.groups or not self.groups[-1]:
+            self.begin_row()
+        self.groups[-1][-1].append(cell)
+
+    def is_layout(self) -> bool:
+        """Whether the table only places things on the page: it has one column, or cells with large tables in them."""
+        cells = [cell for group in self.groups for row in group for cell in row]
+        if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in cells):
+            return True
+        return all(len(row) < 2 for group in self.groups for row in group)
+
+    def blocks(self) -> list[str]:
+        """The texts of all cells, one after another."""
+        return [cell.text for group in self.groups for row in group for cell in row if cell.text.strip()]
+
+    def lines(self) -> list[str]:
+        """The rows as lines of a Markdown table; a cell that spans columns or rows is repeated in each."""
+        rows = self._placed()
+        columns = sorted({column for row in rows for column in row})
+        size = sum(len(cell.text) + 4 for group in self.groups for row in group for cell in row)
+        # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing is repeated.
+        sparse = len(columns) * len(rows) > _LEAST_ROOM + 20 * size
+        room = _LEAST_ROOM + 4 * size
+        heads = self._heads()
+        lines = []
+        for number, row in enumerate(rows):
+            texts = []
+            for column in sorted(row) if sparse else columns:
+                text, first = row.get(column, ("", True))
+                if not first:
+                    room -= len(text)
+                    if sparse or room < 0:
+                        text = ""
+                texts.append(text)
+            if not any(texts):
+                continue
+            lines.append("| " + " | ".join(texts) + " |")
+            if number == heads - 1:
+                lines.append("| " + " | ".join(["---"] * len(texts)) + " |")
+        return lines
+
+    def _heads(self) -> int:
+        """How many of the first rows are headings: one, or none."""
+        first = next((row for group in self.groups for row in group), [])
+        return 1 if first and all(cell.heading for cell in first) else 0
+
+    def _placed(self) -> list[dict[int, "_Placed"]]:
+        """Each row's texts by column, cells from rows above included; columns in which no cell begins are absent."""
+        starts: set[int] = set()
+        spans: list[list[_Span]] = []
+        cells = sum(len(row) for group in self.groups for row in group)
+        repeats = _LEAST_ROOM + 10 * cells
+        for group in self.groups:
+            placed_group = _place(group, starts, repeats)
+            repeats -= sum(len(row) for row in placed_group)
+            spans.extend(placed_group)
+        order = sorted(starts)
+        rows = []
+        for row in spans:
+            placed: dict[int, _Placed] = {}
+            for span in row:
+                # A cell over the whole width is a heading for the row, not a value of each column.
+                whole = len(row) == 1 and span.width > 1
+                for column in _between(order, span.column, span.column + span.width):
+                    begins = span.first and column == span.column
+                    text = "" if whole and column != span.column else span.text
+                    placed[column] = _Placed(text, begins)
+            rows.append(placed)
+        return rows
+
+
+class _Placed(NamedTuple):
+    text: str
+    first: bool
+
+
+class _Span(NamedTuple):
+    column: int
+    width: int
+    text: str
+    first: bool
+
+
+class _Above(NamedTuple):
+    """A cell that reaches into the next `rows` rows."""
+
+    span: _Span
+    rows: int
+
+
+def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list[_Span]]:
+    """Gives each cell its column, as browsers do: the next one that no cell from above covers.
+
+    Cells are repeated in the rows below until that was done `repeats` times, a bound that only made-up tables reach.
+    """
+    above: list[_Above] = []
+    rows = []
+    for row in group:
+        repeats -= len(above)
+        if repeats < 0:
+            above = []
+        line = sorted(cell.span for cell in above)
+        taken = deque(line)
+        above = [_Above(cell.span, cell.rows - 1) for cell in above if cell.rows > 1]
+        column = 0
+        for cell in row:
+            while taken and taken[0].column <= column:
+                covering = taken.popleft()
+                column = max(column, covering.column + covering.width)
+            starts.add(column)
+            width = cell.columns
+            if taken:
+                width = min(width, taken[0].column - column)
+            text = _LINES.sub(" ", _flatten(cell.text) if cell.nested else cell.text)
+            span = _Span(column, width, text, True)
+            line.append(span)
+            if cell.rows > 1:
+                above.append(_Above(span._replace(first=False), cell.rows - 1))
+            column += width
+        rows.append(line)
+    return rows
+
+
+def _flatten(text: str) -> str:
+    """Writes the rows of a table within a cell without bars, which would be taken for those of the table around it."""
+    lines = []
+    for line in text.split("\n"):
+        if line.startswith("| ") and line.endswith(" |"):
+            values = [value.strip() for value in line[2:-2].split(" | ")]
+            line = ", ".join(value for value in values if value.strip("-"))
+            if not line:
+                continue
+            line += ";"
+        lines.append(line)
+    return "\n".join(lines).strip(";")
+
+
+def _between(order: list[int], first: int, end: int) -> list[int]:
+    return order[bisect.bisect_left(order, first) : bisect.bisect_left(order, end)]
+
+
+def span_of(value: str | None, rows: bool) -> int:
+    """Returns the number in a `colspan` or `rowspan`; a `rowspan` of 0 reaches to the end of its group."""
+    most = _MOST_ROWS if rows else _MOST_COLUMNS
+    digits = re.match(r"[ \t\n\r\f]*\+?(\d{1,9})", value or "", re.ASCII)
+    if digits is None:
+        return 1
+    number = int(digits[1])
+    if number == 0:
+        return most if rows else 1
+    return min(number, most)

@@ -1,0 +1,48 @@
+"""Which HTML elements begin blocks, lines and boxes, and which are not read."""
+
+import re
+
+_STYLE = re.compile(r"(?:^|[;\s])(display|float|position)\s*:\s*([a-z-]+)", re.IGNORECASE)
+
+
+def _tags(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+UNREAD = _tags("script style template noscript iframe noembed noframes datalist rp annotation annotation-xml")
+_PARAGRAPHS = _tags(
+    "address article aside blockquote body center dialog dir div dl fieldset figcaption figure footer form frameset "
+    "h1 h2 h3 h4 h5 h6 header hgroup hr html legend listing main menu nav ol p plaintext pre search section table ul "
+    "xmp details"
+)
+_LINES = _tags("caption dd dt li optgroup option summary tr")
+_BOXES = _tags("audio button canvas embed input meter object progress select td text textarea th video")
+PRE = _tags("listing plaintext pre textarea xmp")
+LISTS = _tags("dir menu ol ul")
+HEADINGS = _tags("h1 h2 h3 h4 h5 h6")
+STRUCK = _tags("del s strike")
+ROWS = _tags("tbody tfoot thead tr")
+PARTS = _tags("fraction-bottom fraction-top rt sub sup td th title")
+
+
+def edge(tag: str, style: str) -> str:
+    """Returns what an element begins and ends: a "paragraph", a "line", a "box" within a line, or nothing ("")."""
+    found = ""
+    if tag in _PARAGRAPHS:
+        found = "paragraph"
+    elif tag in _LINES:
+        found = "line"
+    elif tag in _BOXES:
+        found = "box"
+    for rule in _STYLE.finditer(style):
+        name = rule[1].lower()
+        value = rule[2].lower()
+        if name != "display":
+            found = found if value in ("none", "static", "relative", "sticky") else found or "line"
+        elif value in ("inline", "contents"):
+            found = ""
+        elif value == "table-cell" or value.startswith("inline-"):
+            found = "box"
+        elif value != "none":
+            found = "paragraph" if found == "paragraph" else "line"
+    return found
