@@ -1,0 +1,202 @@
+"""The text layer of one page of a PDF, and whether it is all that the page shows."""
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pypdf import PageObject, PdfReader
+
+_MOST_BYTES = 75_000_000
+"""Of a content stream, unpacked; pypdf has the same limit."""
+_PAINTING = frozenset({b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"sh", b"INLINE IMAGE"})
+_SHOWING = frozenset({b"Tj", b"TJ", b"'", b'"'})
+_WHITE = {b"g": [1], b"rg": [1, 1, 1], b"k": [0, 0, 0, 0]}
+# Encodings of composite fonts that lead to characters without a table of the font's own.
+_KNOWN_ENCODING = re.compile(r"/(Uni.*-(UCS2|UTF16)|GB-EUC|GBpc-EUC|GBK-EUC|GBK2K|ETen-B5|ETenms-B5|90ms-RKSJ)-[HV]")
+# Names of glyphs that say nothing of the character: g23, cid5, glyph7, a102.
+_NAMELESS = re.compile(r"/?(g|G|c|C|a|f|F|x|cid|CID|glyph|index|char|Char|gid)[0-9]+")
+# Above this share of unreadable letters the text of a page is left out.
+_GARBLED_SHARE = 0.3
+# Bullets from fonts of symbols are no letters to worry about.
+_ODD_SHARE = 0.05
+
+
+class State(Enum):
+    """How much of a page could be read."""
+
+    FINE = "fine"
+    NO_TEXT = "it shows something, but has no text layer"
+    GARBLED = "its fonts do not say which letters they show"
+    PARTLY_GARBLED = "some of its fonts do not say so"
+    DAMAGED = "nothing of it can be read"
+    PARTLY_DAMAGED = "a part of it can be read"
+
+
+class PageText(NamedTuple):
+    """The text of a page, the number of letters in its text layer, and the page itself unless it is missing."""
+
+    text: str
+    state: State
+    letters: int = 0
+    page: "PageObject | None" = None
+
+
+class _Fonts:
+    """Counts the letters that a page shows in readable fonts and in others."""
+
+    def __init__(self) -> None:
+        self.letters = 0
+        self.unreadable = 0
+        self._readable: dict[int, bool] = {}
+        self._kept: list[Any] = []
+
+    def count(self, text: str, matrix: Any, text_matrix: Any, font: Any, size: Any) -> None:
+        """Called by pypdf for each piece of text."""
+        letters = [character for character in text if not character.isspace()]
+        self.letters += len(letters)
+        if font is not None and id(font) not in self._readable:
+            self._readable[id(font)] = _is_readable(font)
+            self._kept.append(font)  # so that no other font gets its id
+        if font is not None and not self._readable[id(font)]:
+            self.unreadable += len(letters)
+            return
+        odd = sum(
+            unicodedata.category(character) in ("Cc", "Co", "Cn") or character == "\ufffd" for character in letters
+        )
+        if odd > _ODD_SHARE * len(letters) and len(letters) > 1:
+            self.unreadable += odd
+
+
+def read_page(reader: "PdfReader", index: int) -> PageText:
+    """Reads a page; what goes wrong inside it concerns no other page."""
+    try:
+        page = reader.pages[index]
+    except MemoryError:
+        raise
+    except Exception:  # whatever a damaged page raises
+        return PageText("", State.DAMAGED)
+    fonts = _Fonts()
+    try:
+        intact = _is_intact(page)
+        text = page.extract_text(visitor_text=fonts.count).strip("\n")
+    except MemoryError:
+        raise
+    except Exception:
+        return PageText("", State.DAMAGED, page=page)
+    letters = fonts.letters
+    if fonts.unreadable > _GARBLED_SHARE * letters:
+        return PageText("", State.GARBLED if intact else State.DAMAGED, letters, page)
+    if text.strip():
+        state = State.PARTLY_GARBLED if fonts.unreadable > 0 else State.FINE
+        return PageText(text, state if intact else State.PARTLY_DAMAGED, letters, page)
+    if not intact:
+        return PageText("", State.DAMAGED, page=page)
+    return PageText("", State.NO_TEXT if _shows_something(page) else State.FINE, page=page)
+
+
+def _is_intact(page: "PageObject") -> bool:
+    """Whether all streams of a page's content are there and whole."""
+    from pypdf.generic import ArrayObject, StreamObject
+
+    if "/Contents" not in page:
+        return True
+    contents = page["/Contents"].get_object()
+    streams = list(contents) if isinstance(contents, ArrayObject) else [contents]
+    for reference in streams:
+        stream = reference.get_object() if reference is not None else None
+        if not isinstance(stream, StreamObject) or not _is_whole(stream):
+            return False
+    return True
+
+
+def _is_whole(stream: Any) -> bool:
+    """Whether the packed bytes of a stream can be unpacked to their end; pypdf is content with the beginning."""
+    from pypdf.filters import ASCII85Decode, ASCIIHexDecode
+
+    filters = stream.get("/Filter", [])
+    filters = filters.get_object() if hasattr(filters, "get_object") else filters
+    data = stream._data
+    for name in filters if isinstance(filters, list) else [filters]:
+        if name in ("/ASCII85Decode", "/A85"):
+            data = ASCII85Decode.decode(data)
+        elif name in ("/ASCIIHexDecode", "/AHx"):
+            data = ASCIIHexDecode.decode(data)
+            data = data.encode("latin-1") if isinstance(data, str) else data
+        elif name in ("/FlateDecode", "/Fl"):
+            return _inflates(data)
+        else:
+            return True
+    return True
+
+
+def _inflates(data: bytes) -> bool:
+    # Some writers cut the checksum off, so the packed data are judged without it, and by it where it is there.
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacking.decompress(data[2:], _MOST_BYTES)
+    except zlib.error:
+        return False
+    if not unpacking.eof:
+        return False
+    checksum = unpacking.unused_data[:4]
+    return len(checksum) < 4 or zlib.adler32(unpacked) == int.from_bytes(checksum, "big")
+
+
+def _shows_something(page: "PageObject") -> bool:
+    """Whether anything but white is painted on a page."""
+    from pypdf.generic import ContentStream
+
+    pending = [(page.get_contents(), page.get("/Resources"))]
+    seen: set[int] = set()
+    while pending:
+        content, resources = pending.pop()
+        if content is None:
+            continue
+        white = False
+        for operands, operator in content.operations:
+            if operator in _WHITE:
+                white = list(operands) == _WHITE[operator]
+            elif operator in (b"cs", b"sc", b"scn", b"Q"):
+                white = False
+            elif operator in _SHOWING or (operator in _PAINTING and not (white and operator in (b"f", b"F", b"f*"))):
+                return True
+            elif operator == b"Do":
+                drawn = _resource(resources, operands)
+                if drawn is None:
+                    continue
+                if drawn.get("/Subtype") != "/Form":
+                    return True
+                if id(drawn) not in seen:
+                    seen.add(id(drawn))
+                    pending.append((ContentStream(drawn, page.pdf), drawn.get("/Resources", resources)))
+    return False
+
+
+def _resource(resources: Any, operands: list[Any]) -> Any:
+    found = resources.get_object().get("/XObject") if resources is not None else None
+    named = found.get_object().get(operands[0]) if found is not None and operands else None
+    return None if named is None else named.get_object()
+
+
+def _is_readable(font: Any) -> bool:
+    """Whether a font says which characters its codes stand for."""
+    if "/ToUnicode" in font:
+        return True
+    encoding = font.get("/Encoding")
+    encoding = None if encoding is None else encoding.get_object()
+    if font.get("/Subtype") == "/Type0":
+        return isinstance(encoding, str) and bool(_KNOWN_ENCODING.fullmatch(encoding))
+    names = list(_glyph_names(encoding))
+    nameless = sum(bool(_NAMELESS.fullmatch(name)) for name in names)
+    return "Dingbats" in str(font.get("/BaseFont", "")) or 2 * nameless <= len(names)
+
+
+def _glyph_names(encoding: Any) -> Iterator[str]:
+    differences = encoding.get("/Differences") if isinstance(encoding, dict) else None
+    for entry in differences.get_object() if differences is not None else ():
+        if isinstance(entry, str):
+            yield entry
