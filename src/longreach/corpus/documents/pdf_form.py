@@ -1,10 +1,11 @@
 """What stands on a PDF beside its text layer: values of form fields, notes of readers, attached files."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pypdf import PageObject, PdfReader
+    from pypdf.generic import EncodedStreamObject
 
 _DEEPEST = 64
 _PUSH_BUTTON = 1 << 16
@@ -104,10 +105,14 @@ class Form:
 
     def _drawn(self, annotation: Any, page: "PageObject") -> str:
         """The text that is drawn for an annotation which does not say it."""
+        from pypdf.generic import StreamObject
+
         looks = annotation.get("/AP")
         look = None if looks is None else looks.get_object().get("/N")
         look = None if look is None else look.get_object()
-        return page.extract_xform_text(look).strip() if hasattr(look, "get_data") else ""
+        if not isinstance(look, StreamObject):
+            return ""
+        return page.extract_xform_text(cast("EncodedStreamObject", look)).strip()
 
     def _read_field(self, field: Any) -> str:
         reference = field.indirect_reference
