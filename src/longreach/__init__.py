@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Answer": "reader",
+    "Answer": "reader.answer",
     "AttentionPattern": "pattern",
     "AutoCompressor": "compressors.autocompressor",
     "Corpus": "corpus.store",
@@ -17,9 +17,9 @@ _HOMES = {
     "LayerPlan": "pattern",
     "LongreachError": "errors",
     "MeanPool": "compressors.mean_pool",
-    "Policy": "reader",
-    "Reader": "reader",
-    "Sampling": "models.generate",
+    "Policy": "reader.policy",
+    "Reader": "reader.reader",
+    "Sampling": "models.sampling",
     "Steps": "models.steps",
     "WeightedPool": "compressors.weighted_pool",
     "convert": "models.convert",
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from longreach.errors import LongreachError as LongreachError
     from longreach.kernels.attention import sparse_attention as sparse_attention
     from longreach.models.convert import convert as convert
-    from longreach.models.generate import Sampling as Sampling
     from longreach.models.load import load as load
+    from longreach.models.sampling import Sampling as Sampling
     from longreach.models.steps import Steps as Steps
     from longreach.pattern import AttentionPattern as AttentionPattern
     from longreach.pattern import LayerPlan as LayerPlan
-    from longreach.reader import Answer as Answer
-    from longreach.reader import Policy as Policy
-    from longreach.reader import Reader as Reader
+    from longreach.reader.answer import Answer as Answer
+    from longreach.reader.policy import Policy as Policy
+    from longreach.reader.reader import Reader as Reader
 
 __all__ = sorted(_HOMES)
 

@@ -11,12 +11,13 @@ from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import base_model, settings_of
 from longreach.compressors.mean_pool import MeanPool
-from longreach.compressors.shipped import located, shipped, shipped_for
+from longreach.compressors.shipped import check_compressor, located, shipped, shipped_for
 from longreach.compressors.weighted_pool import WeightedPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
 from longreach.models.device import check_device
-from longreach.models.load import DEFAULT_MODEL, load
+from longreach.models.load import load
+from longreach.models.places import DEFAULT_MODEL
 
 _METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
 
@@ -54,7 +55,7 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
     Raises:
         UsageError: an unknown name, or a setting that the method does not have.
     """
-    _check_compressor(ref)
+    check_compressor(ref)
     try:
         if ref in _METHODS:
             return _METHODS[ref](model, tokenizer, **settings)
@@ -63,12 +64,6 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
         return kind.from_pretrained(folder, model, tokenizer, **settings)
     except TypeError as error:
         raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
-
-
-def _check_compressor(ref: str) -> None:
-    if ref not in _METHODS and ref not in shipped() and not Path(ref).is_dir():
-        known = ", ".join([*_METHODS, *shipped()])
-        raise UsageError(f"There is no compressor '{ref}': use one of {known}, or the folder of a trained one.")
 
 
 def open_workspace(
@@ -109,7 +104,7 @@ def open_workspace(
             "--compressor."
         )
     if needed and trained:
-        _check_compressor(trained)
+        check_compressor(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
     model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else dtype)
@@ -156,7 +151,7 @@ def open_or_create(
         return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
     check_device(device)
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
-    _check_compressor(ref)
+    check_compressor(ref)
     _check_writable(store)
     trained = None if ref in _METHODS else ref if ref in shipped() else str(Path(ref).resolve())
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)

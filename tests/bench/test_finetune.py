@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from longreach.bench import finetune
-from longreach.bench.finetune import FinetuneCase, amortised, run
+from longreach.bench.cases import FinetuneCase
+from longreach.bench.finetune import amortised, run
 from longreach.bench.timing import Times
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.errors import UsageError

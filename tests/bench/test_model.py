@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from longreach.bench.cases import ModelCase
 from longreach.bench.decode import filled_cache
-from longreach.bench.model import ModelCase, run
+from longreach.bench.model import run
 from longreach.bench.subject import subject
 from longreach.caches.prefix import cache_bytes
 from longreach.caches.retained import RetainedLayer

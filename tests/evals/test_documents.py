@@ -11,8 +11,9 @@ import longreach as lr
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, UsageError
+from longreach.evals.choice import WAYS
 from longreach.evals.docqa import own_samples
-from longreach.evals.documents import WAYS, DocumentReader, Library, words_of
+from longreach.evals.documents import DocumentReader, Library, words_of
 from longreach.evals.readers import ModelReader
 from longreach.evals.runner import evaluate
 from longreach.evals.suites import whole_readers

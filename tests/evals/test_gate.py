@@ -10,7 +10,7 @@ from longreach.errors import CorpusDamaged, UsageError
 from longreach.evals.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
 from longreach.models.generate import Written
 from longreach.models.steps import Steps
-from longreach.reader import Scorecard
+from longreach.reader.scorecard import Scorecard
 from longreach.training.questions import Question
 from longreach.training.study import study
 from tests.conftest import make_model, make_tokenizer

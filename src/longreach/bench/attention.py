@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from longreach.bench import dense
+from longreach.bench.cases import check_attention
 from longreach.bench.timing import Progress, Times, measure
-from longreach.errors import UsageError
-from longreach.kernels.attention import IMPLEMENTATIONS, Retained, decode_attention, sparse_attention
+from longreach.kernels.attention import Retained, decode_attention, sparse_attention
 from longreach.models.plan import Shape
 from longreach.pattern import AttentionPattern
 
-WHAT = ("forward", "train", "decode")
-IMPLS = tuple(name for name in IMPLEMENTATIONS if name != "auto")
 BASELINE = "sdpa"
 _BACKWARD = 2.5  # times the forward pass, in FLOPs: five products of the same size for two
 _TRAIN = "forward+backward"
@@ -74,16 +72,9 @@ class AttentionCase:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     def __post_init__(self) -> None:
-        for name, low in (("length", 1), ("rows", 1), ("repeats", 1), ("layer", 0)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} is {getattr(self, name)}; give at least {low}.")
-        if self.what not in WHAT:
-            raise UsageError(f"There is nothing called {self.what!r} to measure; choose one of {', '.join(WHAT)}.")
-        if self.impls is not None and not self.impls:
-            raise UsageError(f"Name at least one implementation: {', '.join(IMPLS)}.")
-        for impl in self.impls or ():
-            if impl not in IMPLS:
-                raise UsageError(f"There is no implementation {impl!r}; choose from {', '.join(IMPLS)}.")
+        check_attention(
+            self.what, self.impls, length=self.length, rows=self.rows, repeats=self.repeats, layer=self.layer
+        )
 
     @property
     def queries(self) -> int:

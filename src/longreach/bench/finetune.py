@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from longreach.bench.subject import check_source
+from longreach.bench.cases import FinetuneCase, check_source
 from longreach.bench.timing import Progress, Times, measure
 from longreach.compressors.autocompressor import AutoCompressor
-from longreach.errors import UsageError
 from longreach.models.convert import lengthen
 from longreach.models.decoder import decoder_of, evaluating
 from longreach.models.loss import checkpointing, chunked_cross_entropy
@@ -55,42 +54,6 @@ DEFINITIONS = {
     "speedup_after_epochs": "documents a second over those of full, the compression counted in",
     "peak_memory_bytes": "most GPU memory allocated during the call, weights included; null on a CPU",
 }
-
-
-@dataclass(frozen=True)
-class FinetuneCase:
-    """What is measured.
-
-    Attributes:
-        length: Tokens of a document.
-        ratio: Tokens that a vector stands for.
-        qa_tokens: Tokens of a question and its answer.
-        rows: Documents of a step.
-        repeats: Rounds that count.
-    """
-
-    length: int = 8192
-    ratio: int = 30
-    qa_tokens: int = 64
-    rows: int = 1
-    repeats: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("length", "ratio", "qa_tokens", "rows", "repeats"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; give at least 1.")
-        if self.ratio > self.length:
-            raise UsageError(f"ratio is {self.ratio}; give at most the length, {self.length}, which is one vector.")
-
-    @property
-    def whole(self) -> int:
-        """Tokens of a document with its question and answer."""
-        return self.length + self.qa_tokens
-
-    @property
-    def window(self) -> int:
-        """Positions that a model has to take: these, or a document and as many vectors while it is compressed."""
-        return self.whole + self.length
 
 
 def run(

@@ -27,8 +27,10 @@ from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
 from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of
-from longreach.models.generate import Sampling, read_prefix
-from longreach.reader import Policy, Reader
+from longreach.models.generate import read_prefix
+from longreach.models.sampling import Sampling
+from longreach.reader.policy import Policy
+from longreach.reader.reader import Reader
 
 BOOK = Path(__file__).resolve().parents[3] / "examples" / "alice.txt"  # there in a checkout
 QUESTIONS = (

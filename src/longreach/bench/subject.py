@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from longreach.bench.cases import check_source
 from longreach.errors import UsageError
 from longreach.models.convert import convert
 from longreach.models.plan import Plan, Shape, hardware, plan
@@ -95,12 +96,6 @@ class Subject:
             "pattern": asdict(self.pattern),
             "weights_bytes": self.weights_bytes,
         }
-
-
-def check_source(shape: str | None, model: str | None) -> None:
-    """Raises UsageError unless exactly one is given."""
-    if (shape is None) == (model is None):
-        raise UsageError("Give either a shape, such as llama2-7b, or a model to load.")
 
 
 def subject(

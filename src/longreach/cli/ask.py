@@ -52,17 +52,22 @@ def ask(
     Example: longreach ask library "Who stole the tarts?"
     """
     from longreach.errors import UsageError
-    from longreach.models.generate import Sampling
-    from longreach.reader import Policy, Reader
-    from longreach.workspace import open_workspace, store_folder
+    from longreach.models.sampling import Sampling
+    from longreach.reader.policy import Policy
 
+    if not question.strip():
+        raise UsageError("The question is empty: ask one.")
     if raw is not None and raw != "document" and not raw.removeprefix("-").isdecimal():
         raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
     passages = int(raw) if raw not in (None, "document") else raw
     named = {"budget": budget, "k": k, "raw": passages, "compressed": compressed, "retriever": retriever}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    own = Policy(**changes)  # before a model is loaded for nothing
+    own = Policy(**changes)  # before torch and a model are loaded for nothing
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
+
+    from longreach.reader.reader import Reader
+    from longreach.workspace import open_workspace, store_folder
+
     workspace = open_workspace(store_folder(store), corpus, model_ref=model, device=device, compressing=False)
     reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)
     policy = replace(reader.policy, budget=budget or reader.policy.budget) if changes.keys() <= {"budget"} else own

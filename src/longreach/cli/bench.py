@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from longreach.cli.bench_tables import attention_table, finetune_table, model_table
-from longreach.cli.output import DeviceOption, JsonOption, emit, memory_said, note
+from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, memory_said, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -32,7 +32,10 @@ app = typer.Typer(help=HELP, no_args_is_help=True)
 OutOption = typer.Option(None, "--out", metavar="FILE", help="Write the JSON there as well.")
 PlotOption = typer.Option(None, "--plot", metavar="FILE", help="Draw achieved beside ideal speed-ups: .png or .svg.")
 DtypeOption = typer.Option(
-    None, "--dtype", help="float32, bfloat16 or float16. [default: bfloat16 on a GPU, else float32]"
+    None,
+    "--dtype",
+    callback=dtype_checked,
+    help="float32, bfloat16 or float16. [default: bfloat16 on a GPU, else float32]",
 )
 RowsOption = typer.Option(1, "--rows", help="Rows of the batch.")
 
@@ -64,19 +67,26 @@ def attention(
     Example: longreach bench attention --shape llama2-7b --length 32768 --what train --out attention.json
     """
     with memory_said("--length or --rows", as_json):
-        from longreach.bench.attention import AttentionCase, run
+        from longreach.bench.cases import check_attention
         from longreach.models.plan import shape as sizes
 
         chosen = pattern_from(
             pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
         )
-        place, kind = _place(device, dtype, out, plot)
+        impls = None if impl is None else _names(impl)
+        check_attention(what, impls, length=length, rows=rows, repeats=repeats, layer=layer)
+        heads = sizes(shape)
+        _check_files(out, plot)
+
+        from longreach.bench.attention import AttentionCase, run
+
+        place, kind = _place(device, dtype)
         case = AttentionCase(
-            shape=sizes(shape),
+            shape=heads,
             pattern=chosen,
             length=length,
             what=what,
-            impls=None if impl is None else _names(impl),
+            impls=impls,
             layer=layer,
             rows=rows,
             repeats=repeats,
@@ -98,7 +108,7 @@ def model(
     length: int = typer.Option(16384, "--length", help="Tokens of each row."),
     what: str = typer.Option("prefill,decode", "--what", help="Any of prefill,decode,train."),
     layers: int | None = typer.Option(
-        None, "--layers", help="Only so many layers, the ratio of full to sparse kept. [default: all]"
+        None, "--layers", min=1, help="Only so many layers, the ratio of full to sparse kept. [default: all]"
     ),
     pattern: str | None = typer.Option(
         None, "--pattern", help="sink-window or strided. [default: a hybrid model's own, else sink-window]"
@@ -129,19 +139,26 @@ def model(
     Example: longreach bench model --shape llama2-7b --length 131072 --what decode --out decode.json
     """
     with memory_said("--length, --rows or --layers", as_json):
-        from longreach.bench.model import ModelCase, run
-        from longreach.bench.subject import subject
+        from longreach.bench.cases import ModelCase, check_source
 
         case = ModelCase(length, _names(what), rows, repeats, new_tokens, flex, graphs, compile)
         changes = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
         chosen = pattern_from(pattern or "sink-window", **changes) if pattern or given(changes) else None
-        place, kind = _place(device, dtype, out, plot)
+        full = None if full_layers is None else layers_from(full_layers)
+        check_source(shape, ref)
+        _check_shape(shape)
+        _check_files(out, plot)
+
+        from longreach.bench.model import run
+        from longreach.bench.subject import subject
+
+        place, kind = _place(device, dtype)
         both = subject(
             shape=shape,
             model=ref,
             layers=layers,
             pattern=chosen,
-            full_layers=None if full_layers is None else layers_from(full_layers),
+            full_layers=full,
             length=case.window,
             dtype=kind,
             device=place,
@@ -173,10 +190,16 @@ def finetune(
     Example: longreach bench finetune --shape llama2-7b --rows 4 --out finetune.json
     """
     with memory_said("--length or --rows", as_json):
-        from longreach.bench.finetune import FinetuneCase, run
+        from longreach.bench.cases import FinetuneCase, check_source
 
         case = FinetuneCase(length, ratio, qa_tokens, rows, repeats)
-        place, kind = _place(device, dtype, out, None)
+        check_source(shape, ref)
+        _check_shape(shape)
+        _check_files(out, None)
+
+        from longreach.bench.finetune import run
+
+        place, kind = _place(device, dtype)
         report = _record(place) | run(case, shape=shape, model=ref, dtype=kind, device=place, progress=note)
     _finish(report, out, None, as_json)
     if not as_json:
@@ -187,9 +210,14 @@ def finetune(
 def reader(
     ref: str = typer.Option("smollm2", "--model", help="Hub id, folder, .gguf file or 'smollm2'."),
     text: Path | None = typer.Option(
-        None, "--text", help="What is read. [default: examples/alice.txt of the checkout]", show_default=False
+        None,
+        "--text",
+        exists=True,
+        dir_okay=False,
+        help="What is read. [default: examples/alice.txt of the checkout]",
+        show_default=False,
     ),
-    repeats: int = typer.Option(5, "--repeats", help="Pairs behind each median."),
+    repeats: int = typer.Option(5, "--repeats", min=1, help="Pairs behind each median."),
     device: str | None = DeviceOption,
     out: Path | None = OutOption,
     as_json: bool = JsonOption,
@@ -199,10 +227,12 @@ def reader(
     Example: longreach bench reader --out reader.json
     """
     with memory_said("--model to a smaller one", as_json):
+        _check_files(out, None)
+
         from longreach.bench.reader import BOOK, lines, run
         from longreach.models.load import load
 
-        place, _ = _place(device, None, out, None)
+        place, _ = _place(device, None)
         loaded, tokenizer = load(ref, device=str(place))
         report = _record(place, "lancedb") | run(loaded, tokenizer, text or BOOK, repeats, note) | {"model": ref}
     _finish(report, out, None, as_json)
@@ -215,21 +245,36 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _place(
-    device: str | None, dtype: str | None, out: Path | None, plot: Path | None
-) -> "tuple[torch.device, torch.dtype]":
-    """Device and dtype; also whether the files can be written, before minutes are spent on measuring."""
-    import torch
+def _check_shape(shape: str | None) -> None:
+    """Refuses a shape that is not published."""
+    from longreach.models.plan import shape as sizes
 
+    if shape is not None:
+        sizes(shape)
+
+
+def _check_files(out: Path | None, plot: Path | None) -> None:
+    """Refuses files that cannot be written, before minutes are spent on measuring."""
     from longreach.bench.plot import check_plot
     from longreach.errors import UsageError
-    from longreach.models.device import check_device, default_device, dtype_of
 
     for path in (out, plot):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
     if plot is not None:
         check_plot(plot)
+
+
+def _place(device: str | None, dtype: str | None) -> "tuple[torch.device, torch.dtype]":
+    """Returns the device and the dtype that are measured.
+
+    Raises:
+        UsageError: This machine has no such device.
+    """
+    import torch
+
+    from longreach.models.device import check_device, default_device, dtype_of
+
     name = device or default_device()
     check_device(name)
     place = torch.device(name)

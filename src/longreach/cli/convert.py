@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import JsonOption, emit
+from longreach.cli.output import JsonOption, dtype_checked, emit
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -28,9 +28,11 @@ def convert(
     full_layers: str | None = typer.Option(
         None, "--full-layers", help="middle-third, a number, or indices: 4,5,6. [default: middle-third]"
     ),
-    max_length: int = typer.Option(131072, "--max-length", help="Tokens of the new window."),
+    max_length: int = typer.Option(131072, "--max-length", min=1, help="Tokens of the new window."),
     rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
-    dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16. [default: float32]"),
+    dtype: str | None = typer.Option(
+        None, "--dtype", callback=dtype_checked, help="float32, bfloat16 or float16. [default: float32]"
+    ),
     as_json: bool = JsonOption,
 ) -> None:
     """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all others.
@@ -41,22 +43,27 @@ def convert(
     Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
     """
     from longreach.errors import UsageError
-    from longreach.models.convert import convert as convert_model
-    from longreach.models.load import load, quiet
-    from longreach.models.sparse import pattern_of, plan_of
+    from longreach.models.rope import check_length, check_rope
     from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' exists already: give a folder that does not exist yet, or an empty one.")
     base = AttentionPattern.preset(pattern or "sink-window")
+    changes = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
     layers = layers_from(full_layers) if full_layers is not None else None
+    check_rope(_number(rope))
+    given = pattern_from(base, **changes)
+    if pattern is not None:  # else a hybrid model's own counts
+        check_length(max_length, given)
+
+    from longreach.models.convert import convert as convert_model
+    from longreach.models.load import load, quiet
+    from longreach.models.sparse import pattern_of, plan_of
+
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
         base = pattern_of(loaded.config)
-    chosen = pattern_from(
-        base, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
-    )
-    hybrid = convert_model(loaded, chosen, layers, max_length, rope=_number(rope))
+    hybrid = convert_model(loaded, pattern_from(base, **changes), layers, max_length, rope=_number(rope))
     with quiet():
         hybrid.save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -27,7 +27,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     from longreach.evals.harness import HARNESS_INSTALL
     from longreach.evals.ruler_words import WORDS_INSTALL
     from longreach.models.device import check_device, default_device
-    from longreach.models.load import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.models.places import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
     from longreach.training.sources import HUB_INSTALL
     from longreach.workspace import default_compressor, store_folder
 

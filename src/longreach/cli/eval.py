@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, memory_said, note, table
+from longreach.cli.output import (
+    DeviceOption,
+    JsonOption,
+    StoreOption,
+    at_least_one,
+    check_at_least_one,
+    dtype_checked,
+    emit,
+    memory_said,
+    note,
+    table,
+)
 
 if TYPE_CHECKING:
-    from longreach.evals.suites import Choice
+    from longreach.evals.choice import Choice
 
 
 def evaluate(
@@ -22,7 +33,7 @@ def evaluate(
     samples: int | None = typer.Option(
         None, "--samples", help="Of each task and length. [default: niah 1 a depth; ruler, babilong 20; others all]"
     ),
-    seed: int = typer.Option(42, "--seed", help="Of all that is drawn."),
+    seed: int = typer.Option(42, "--seed", min=0, help="Of all that is drawn."),
     tasks: str | None = typer.Option(None, "--tasks", help="Of the suite: vt,cwe. [default: all there are data for]"),
     readers: str | None = typer.Option(
         None,
@@ -40,7 +51,7 @@ def evaluate(
     haystack: str | None = typer.Option(
         None, "--haystack", help="Prose of niah, ruler, babilong. [default: a novel that comes with longreach]"
     ),
-    depths: int = typer.Option(11, "--depths", help="niah: depths of the needle."),
+    depths: int = typer.Option(11, "--depths", min=1, help="niah: depths of the needle."),
     questions: Path | None = typer.Option(None, "--questions", help="docqa: JSON lines, as study reads them."),
     documents: list[Path] = typer.Option([], "--documents", help="docqa: what they are about; several times."),
     split: str | None = typer.Option(None, "--split", help="docqa: part of the data. [default: for validation]"),
@@ -51,8 +62,10 @@ def evaluate(
         None, "--adapter", exists=True, file_okay=False, help="docqa: PEFT folder. [default: the corpus's own]"
     ),
     beyond_window: bool = typer.Option(False, "--beyond-window", help="Read lengths that the model was not made for."),
-    batch_size: int = typer.Option(1, "--batch-size", help="Samples answered together."),
-    dtype: str | None = typer.Option(None, "--dtype", help="Of the model. [default: bfloat16; cpu: float32]"),
+    batch_size: int = typer.Option(1, "--batch-size", callback=at_least_one, help="Samples answered together."),
+    dtype: str | None = typer.Option(
+        None, "--dtype", callback=dtype_checked, help="Of the model. [default: bfloat16; cpu: float32]"
+    ),
     store: Path | None = StoreOption,
     device: str | None = DeviceOption,
     as_json: bool = JsonOption,
@@ -65,7 +78,8 @@ def evaluate(
 
     Example: longreach eval ruler smollm2 --lengths 2048,4096 --tasks niah_single_1,vt --samples 10 --out runs/ruler
     """
-    from longreach.evals.suites import DOCQA, PERPLEXITY, Choice, check_readers
+    from longreach.compressors.shipped import check_compressor
+    from longreach.evals.choice import DOCQA, PERPLEXITY, Choice, check_readers
     from longreach.training.run import refuse_foreign
 
     refuse_foreign(out)  # before a model is loaded for nothing
@@ -83,7 +97,10 @@ def evaluate(
     )
     names = _names(readers)
     check_readers(names, suite)
+    if compressor is not None:
+        check_compressor(compressor)
     _check_options(choice, questions, documents, data, compressor, ratio, adapter)
+    check_at_least_one("ratio", ratio)
     with memory_said("--lengths or --batch-size", as_json):
         if suite == DOCQA:
             from longreach.cli.eval_documents import Options, read_documents
@@ -122,7 +139,8 @@ def _read_texts(
 ) -> dict[str, Any]:
     """Asks one model, in several ways of attending, a suite that is read whole."""
     from longreach.evals import perplexity, runner
-    from longreach.evals.suites import PERPLEXITY, check_window, default_readers, name_of, samples_of, whole_readers
+    from longreach.evals.choice import PERPLEXITY, default_readers
+    from longreach.evals.suites import check_window, name_of, samples_of, whole_readers
     from longreach.models.device import check_device
     from longreach.models.load import load
 
@@ -199,7 +217,7 @@ def _data(given: list[str]) -> dict[str, str]:
 def _check_options(choice: "Choice", questions: Any, documents: Any, data: Any, *of_documents: Any) -> None:
     """Refuses options that would do nothing, and data that are missing."""
     from longreach.errors import UsageError
-    from longreach.evals.suites import DOCQA, PERPLEXITY
+    from longreach.evals.choice import DOCQA, PERPLEXITY
 
     suite, of_docqa = choice.suite, (*of_documents, choice.split, choice.max_new_tokens)
     if suite != DOCQA and (questions or documents or any(one is not None for one in of_docqa)):

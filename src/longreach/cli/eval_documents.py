@@ -9,10 +9,10 @@ from longreach.cli.output import note
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
     from longreach.corpus.store import Corpus
+    from longreach.evals.choice import Choice
     from longreach.evals.documents import DocumentReader
     from longreach.evals.readers import ModelReader, TooLong
     from longreach.evals.sample import Sample
-    from longreach.evals.suites import Choice
 
 
 _SAID = {"cut": "their middle is cut", "leave out": "they are left out", "read": "they are read all the same"}
@@ -45,8 +45,9 @@ class _Opened(NamedTuple):
 
 def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options) -> Any:
     """Asks about documents in every way that is named, and returns the scores."""
+    from longreach.evals.choice import default_readers, whole
     from longreach.evals.runner import evaluate
-    from longreach.evals.suites import default_readers, name_of, whole
+    from longreach.evals.suites import name_of
 
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
@@ -134,7 +135,8 @@ def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader
 def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[DocumentReader]":
     """Readers of parts and of vectors; mean pooling has a corpus of its own where the other is not made so."""
     from longreach.compressors.mean_pool import MeanPool
-    from longreach.evals.documents import MEAN_POOL, DocumentReader, Library
+    from longreach.evals.choice import MEAN_POOL
+    from longreach.evals.documents import DocumentReader, Library
 
     if not names:
         return []

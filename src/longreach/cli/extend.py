@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import JsonOption, emit, note
+from longreach.cli.output import JsonOption, device_checked, emit, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -46,7 +46,7 @@ def extend(
     weight_decay: float = typer.Option(0.0, "--weight-decay"),
     long_tokens: int = typer.Option(4096, "--long-tokens", help="Documents from here on are drawn more often."),
     long_weight: float = typer.Option(5.0, "--long-weight", help="How many times as often; 1 for all alike."),
-    held_out: int = typer.Option(8, "--held-out", help="Documents for testing, never learned."),
+    held_out: int = typer.Option(8, "--held-out", min=0, help="Documents for testing, never learned."),
     eval_data: list[str] = typer.Option([], "--eval-data", help="Test on these instead; may come several times."),
     eval_every: int | None = typer.Option(None, "--eval-every", help="Steps between tests. [default: ten a run]"),
     save_every: int | None = typer.Option(None, "--save-every", help="Steps between checkpoints. [default: ten a run]"),
@@ -57,7 +57,10 @@ def extend(
         None, "--dtype", help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]"
     ),
     device: str | None = typer.Option(
-        None, "--device", help="cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is one]"
+        None,
+        "--device",
+        callback=device_checked,
+        help="cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is one]",
     ),
     as_json: bool = JsonOption,
 ) -> None:
@@ -68,11 +71,8 @@ def extend(
     Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768 --tokens 20000000
     """
     from longreach.errors import UsageError
-    from longreach.models.convert import convert
-    from longreach.models.device import default_device
-    from longreach.models.load import load
-    from longreach.training.extend import extend as run
     from longreach.training.settings import Settings
+    from longreach.training.trackers import check_trackers
 
     shape = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
     settings = Settings(
@@ -98,14 +98,23 @@ def extend(
         report_to=tuple(report_to),
         seed=seed,
     )
+    converting = bool(pattern or full_layers or given(shape))
+    chosen = pattern_from(pattern or "sink-window", **shape)
+    layers = layers_from(full_layers or "middle-third")
+    check_trackers(settings.report_to)
+
+    from longreach.models.convert import convert
+    from longreach.models.device import default_device
+    from longreach.models.load import load
+    from longreach.training.extend import extend as run
+
     # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise as the computation.
     work = settings.computed_in(device or default_device())
     loaded, tokenizer = load(model, device="cpu", dtype=work if lora else None)
-    if pattern or full_layers or given(shape):
+    if converting:
         if getattr(loaded.config, "sparse_attention", None):
             raise UsageError(f"'{model}' is a hybrid model already: leave the pattern and --full-layers away.")
-        chosen = pattern_from(pattern or "sink-window", **shape)
-        loaded = convert(loaded, chosen, layers_from(full_layers or "middle-third"), length)
+        loaded = convert(loaded, chosen, layers, length)
     report = run(loaded, tokenizer, data, out, settings, evaluation=eval_data, device=device, say=note)
     if as_json:
         emit(report)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, note
+from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, at_least_one, emit, note
 
 if TYPE_CHECKING:
     from longreach.corpus.documents import Skipped
@@ -20,13 +20,22 @@ def ingest(
         help="mean-pool, autocompressor, or a trained one: its name or folder. [default: by the model]",
     ),
     ratio: int | None = typer.Option(
-        None, "--ratio", help="Tokens a vector, of mean-pool or of a trained compressor. [default: 30; as trained]"
+        None,
+        "--ratio",
+        callback=at_least_one,
+        help="Tokens a vector, of mean-pool or of a trained compressor. [default: 30; as trained]",
     ),
     segment_tokens: int | None = typer.Option(
-        None, "--segment-tokens", help="Tokens of a passage. [default: 240; autocompressor: 1536]"
+        None,
+        "--segment-tokens",
+        callback=at_least_one,
+        help="Tokens of a passage. [default: 240; autocompressor: 1536]",
     ),
     summary_tokens: int | None = typer.Option(
-        None, "--summary-tokens", help="autocompressor: vectors a passage. [default: 50; as trained]"
+        None,
+        "--summary-tokens",
+        callback=at_least_one,
+        help="autocompressor: vectors a passage. [default: 50; as trained]",
     ),
     mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
     prune: bool = typer.Option(False, "--prune", help="Remove documents whose files under PATH no longer exist."),
@@ -44,13 +53,22 @@ def ingest(
 
     Example: longreach ingest book.txt papers/ --corpus library
     """
-    from longreach.corpus.schema import AddReport
-    from longreach.corpus.store import Corpus
+    from longreach.compressors.names import check_mode
+    from longreach.compressors.shipped import check_compressor
+    from longreach.corpus.schema import AddReport, valid_name
     from longreach.errors import UsageError
-    from longreach.workspace import open_or_create, store_folder
 
     if not all(path.strip() for path in paths):
         raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
+    valid_name(corpus)
+    if compressor is not None:
+        check_compressor(compressor)
+    if mode is not None:
+        check_mode(mode)
+
+    from longreach.corpus.store import Corpus
+    from longreach.workspace import open_or_create, store_folder
+
     named = {"ratio": ratio, "segment_tokens": segment_tokens, "summary_tokens": summary_tokens, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     folder = store_folder(store)

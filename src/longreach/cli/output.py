@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from longreach.errors import out_of_memory
+from longreach.errors import UsageError, out_of_memory
+from longreach.models.device import check_device_name, check_dtype_name
 
 StoreOption = typer.Option(
     None, "--store", metavar="DIR", help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]"
@@ -16,7 +17,37 @@ StoreOption = typer.Option(
 ModelOption = typer.Option(
     None, "--model", help="Hub id, folder, .gguf file or 'smollm2'. [default: the corpus's own, else smollm2]"
 )
-DeviceOption = typer.Option(None, "--device", help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]")
+
+
+def device_checked(value: str | None) -> str | None:
+    """Refuses a device that no machine has, before anything is loaded."""
+    if value is not None:
+        check_device_name(value)
+    return value
+
+
+def at_least_one(param: typer.CallbackParam, value: int | None) -> int | None:
+    """Refuses a number below 1, before anything is loaded."""
+    check_at_least_one(str(param.name), value)
+    return value
+
+
+def check_at_least_one(name: str, value: int | None) -> None:
+    """Raises UsageError where a number is given that is below 1."""
+    if value is not None and value < 1:
+        raise UsageError(f"{name} is {value}; it must be at least 1.")
+
+
+def dtype_checked(value: str | None) -> str | None:
+    """Refuses a dtype that weights cannot have, before anything is loaded."""
+    if value is not None:
+        check_dtype_name(value)
+    return value
+
+
+DeviceOption = typer.Option(
+    None, "--device", callback=device_checked, help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]"
+)
 JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else there.")
 
 

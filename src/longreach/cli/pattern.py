@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import typer
 
 from longreach.errors import UsageError
-from longreach.pattern import AttentionPattern
+from longreach.pattern import AttentionPattern, LayerPlan
 
 PatternOption = typer.Option("sink-window", "--pattern", help="sink-window or strided; the next four change values.")
 BlockSizeOption = typer.Option(None, "--block-size", help="Tokens per block, a power of two.")
@@ -34,7 +34,9 @@ def layers_from(text: str) -> str | int | list[int]:
     try:
         found = [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
     except ValueError:
+        LayerPlan.make(3, text)  # knows the names of the rules
         return text
-    if found == []:
+    negative = found < 0 if isinstance(found, int) else any(index < 0 for index in found)
+    if negative or found == []:
         raise UsageError(f"--full-layers is '{text}'; give middle-third, a number of layers, or indices such as 4,5,6.")
     return found

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, emit, note
+from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note
 
 
 def pretrain(
@@ -46,7 +46,9 @@ def pretrain(
     seed: int = typer.Option(0, "--seed", help="Of data order, draws and the adapter's start."),
     save_every: int = typer.Option(50, "--save-every", help="Steps between checkpoints; the last two are kept."),
     checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
-    dtype: str | None = typer.Option(None, "--dtype", help="Of the base model. [default: bfloat16; cpu: float32]"),
+    dtype: str | None = typer.Option(
+        None, "--dtype", callback=dtype_checked, help="Of the base model. [default: bfloat16; cpu: float32]"
+    ),
     report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     device: str | None = DeviceOption,
     as_json: bool = JsonOption,
@@ -64,9 +66,8 @@ def pretrain(
     Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
     """
     from longreach.errors import UsageError
-    from longreach.training.pretrain import Schedule
-    from longreach.training.pretrain import pretrain as run
-    from longreach.training.recipe import Recipe
+    from longreach.training.recipe import Recipe, Schedule
+    from longreach.training.trackers import check_trackers
 
     if not 1 <= min_ratio <= max_ratio <= segment_tokens:
         raise UsageError(
@@ -108,6 +109,10 @@ def pretrain(
         checkpointing=checkpointing,
         report_to=tuple(report_to),
     )
+    check_trackers(schedule.report_to)
+
+    from longreach.training.pretrain import pretrain as run
+
     report = run(model, data, out, recipe, schedule, start=start, device=device, dtype=dtype, progress=True, say=note)
     if as_json:
         figures = report._asdict() | {"folder": str(out)}

@@ -5,19 +5,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, note, table
+from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, dtype_checked, emit, note, table
 
 if TYPE_CHECKING:
-    from longreach.reader import Scorecard
+    from longreach.reader.scorecard import Scorecard
 
 
 def study(
     corpus: str = typer.Argument(help="The corpus."),
     questions: Path | None = typer.Option(
-        None, "--questions", help="JSON lines: question, answer(s), document. [default: made from the passages]"
+        None,
+        "--questions",
+        help="JSON lines: question, answer(s), document. [default: made from the passages]",
     ),
     evaluation: Path | None = typer.Option(
-        None, "--evaluation", help="Test on these instead of holding some of the others out."
+        None,
+        "--evaluation",
+        help="Test on these instead of holding some of the others out.",
     ),
     per_passage: int = typer.Option(1, "--per-passage", help="Questions made about each passage, 1 to 5."),
     teacher: str | None = typer.Option(
@@ -43,7 +47,9 @@ def study(
     seed: int = typer.Option(0, "--seed", help="Of questions, split, order and the adapter's start."),
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
     report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
-    dtype: str | None = typer.Option(None, "--dtype", help="Of the model. [default: bfloat16; cpu: float32]"),
+    dtype: str | None = typer.Option(
+        None, "--dtype", callback=dtype_checked, help="Of the model. [default: bfloat16; cpu: float32]"
+    ),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
     device: str | None = DeviceOption,
@@ -57,21 +63,10 @@ def study(
 
     Example: longreach study library --questions questions.jsonl
     """
-    from longreach.corpus.store import Corpus
     from longreach.errors import UsageError
-    from longreach.evals.gate import gate
-    from longreach.models.decoder import window_of
-    from longreach.models.generate import Sampling
-    from longreach.reader import Policy, Reader
-    from longreach.reader.reader import DEFAULT_BUDGET
     from longreach.training.questions import check_share, hold_out, read_questions, without
-    from longreach.training.selfstudy import Author, OwnModel, make_questions
-    from longreach.training.study import StudySettings
-    from longreach.training.study import study as run
-    from longreach.training.study_folder import QUESTIONS, working
-    from longreach.training.teacher import Endpoint
-    from longreach.training.trainer import check_trackers
-    from longreach.workspace import open_workspace, store_folder
+    from longreach.training.study_settings import StudySettings
+    from longreach.training.trackers import check_trackers
 
     settings = StudySettings(
         loss=loss,  # type: ignore[arg-type]  # checked there
@@ -89,11 +84,24 @@ def study(
     check_trackers(settings.report_to)
     if teacher and questions:
         raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
+    check_share(held_out)
+
+    from longreach.corpus.store import Corpus
+    from longreach.evals.gate import gate
+    from longreach.models.decoder import window_of
+    from longreach.models.sampling import Sampling
+    from longreach.reader.policy import Policy
+    from longreach.reader.reader import DEFAULT_BUDGET, Reader
+    from longreach.training.selfstudy import Author, OwnModel, make_questions
+    from longreach.training.study import study as run
+    from longreach.training.study_folder import QUESTIONS, working
+    from longreach.training.teacher import Endpoint
+    from longreach.workspace import open_workspace, store_folder
+
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
     folder = store_folder(store)
     names = [document.document for document in Corpus.open(folder, corpus).documents()]
     # Before a model is loaded, or questions are made, for nothing.
-    check_share(held_out)
     asked = read_questions(questions, names, corpus) if questions else None
     tested = read_questions(evaluation, names, corpus) if evaluation else None
     if asked and not tested:

@@ -7,18 +7,17 @@ Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a seg
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, NamedTuple, Self
 
 import torch
 
 from longreach.compressors import checkpoint
 from longreach.compressors.base import Compressor
+from longreach.compressors.names import AUTOCOMPRESSOR, Mode, check_mode
 from longreach.compressors.shipped import located
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
-
-Mode = Literal["accumulate", "independent", "replace"]
 
 
 class _Active(NamedTuple):
@@ -53,7 +52,7 @@ class AutoCompressor(Compressor):
         UsageError: a number or mode out of range, or a segment that exceeds the model's window.
     """
 
-    method = "autocompressor"
+    method = AUTOCOMPRESSOR
 
     def __init__(
         self,
@@ -69,8 +68,7 @@ class AutoCompressor(Compressor):
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if summary_tokens < 1:
             raise UsageError(f"summary_tokens is {summary_tokens}; it must be at least 1.")
-        if mode not in get_args(Mode):
-            raise UsageError(f"mode is '{mode}'; it must be one of {', '.join(get_args(Mode))}.")
+        check_mode(mode)
         self.summary_tokens = summary_tokens
         self.mode = mode
         self.scale = scale

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
 from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
@@ -25,7 +26,6 @@ from longreach.models.load import load
 if TYPE_CHECKING:
     from longreach.compressors.autocompressor import AutoCompressor
 
-SETTINGS_FILE = "compressor.json"
 READER = "reader"  # the folder of a LoRA that only reads
 _SUMMARY = "embed_summary"
 

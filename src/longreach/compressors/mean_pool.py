@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from longreach.compressors.base import Compressor
+from longreach.compressors.names import MEAN_POOL
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
@@ -24,7 +25,7 @@ class MeanPool(Compressor):
         layer: -1 pools the states after the final norm, l > 0 those after layer l, 0 the input embeddings.
     """
 
-    method = "mean-pool"
+    method = MEAN_POOL
 
     def __init__(
         self, model: Any, tokenizer: Any, ratio: int = 30, *, segment_tokens: int = 240, layer: int = -1

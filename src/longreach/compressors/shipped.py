@@ -6,13 +6,16 @@ They lie in `models/` of the repository and in `shipped/` of an installed packag
 import json
 from pathlib import Path
 
-from longreach.compressors.checkpoint import SETTINGS_FILE
-from longreach.models.adapted import SHIPPED as _FOLDER
+from longreach.compressors.names import UNTRAINED
+from longreach.errors import UsageError
+from longreach.models.places import SHIPPED
+
+SETTINGS_FILE = "compressor.json"
 
 
 def shipped() -> dict[str, Path]:
     """The folder of each."""
-    return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{SETTINGS_FILE}"))}
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{SETTINGS_FILE}"))}
 
 
 def located(ref: str | Path) -> Path:
@@ -30,3 +33,10 @@ def shipped_for(model_ref: str) -> str | None:
         if settings.get("default") and settings.get("model") == model_ref:
             return name
     return None
+
+
+def check_compressor(ref: str) -> None:
+    """Raises UsageError where there is no compressor of this name: no method, none that ships, no folder."""
+    if ref not in UNTRAINED and ref not in shipped() and not Path(ref).is_dir():
+        known = ", ".join([*UNTRAINED, *shipped()])
+        raise UsageError(f"There is no compressor '{ref}': use one of {known}, or the folder of a trained one.")

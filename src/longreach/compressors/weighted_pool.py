@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longreach.compressors.base import Compressor
-from longreach.compressors.checkpoint import READER, SETTINGS_FILE, settings_of
-from longreach.compressors.shipped import located
+from longreach.compressors.checkpoint import READER, settings_of
+from longreach.compressors.names import WEIGHTED_POOL
+from longreach.compressors.shipped import SETTINGS_FILE, located
 from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
@@ -77,7 +78,7 @@ class WeightedPool(Compressor):
             begins its study from it.
     """
 
-    method = "weighted-pool"
+    method = WEIGHTED_POOL
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from longreach.errors import MissingDependency, UsageError
-from longreach.models.load import cache_folder, quiet
+from longreach.models.places import cache_folder
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
@@ -156,6 +156,8 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
+    from longreach.models.load import quiet
+
     with quiet():
         encoder = SentenceTransformer(str(get_model_path()))
     owners, vectors = _embed(encoder, passages)

@@ -21,7 +21,7 @@ from longreach.evals.longbench import TASKS, longbench
 from longreach.evals.metrics import CLASSES
 from longreach.evals.records import Item
 from longreach.evals.sample import Sample
-from longreach.models.prompt import REQUEST
+from longreach.models.sampling import REQUEST
 from longreach.training.questions import read_questions
 
 OWN, LONGBENCH = "documents", "longbench"

@@ -27,20 +27,20 @@ from longreach.corpus.documents import Document
 from longreach.corpus.schema import READER
 from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, DocumentError, UsageError
+from longreach.evals.choice import ADAPTED, BM25, COMPRESSED, MEAN_POOL, MIXED, NONE, TRUNCATED, WAYS
 from longreach.evals.memory import peak_memory
 from longreach.evals.readers import cut_middle
 from longreach.evals.run import COSTS
 from longreach.evals.sample import Prediction, Sample
 from longreach.jsontext import parse_object
 from longreach.models.decoder import add_adapter, only_adapter, window_of
-from longreach.models.generate import Sampling, stop_tokens, write_all
+from longreach.models.generate import stop_tokens, write_all
 from longreach.models.prompt import PromptBuilder
-from longreach.reader import Policy, Reader
+from longreach.models.sampling import Sampling
+from longreach.reader.policy import Policy
+from longreach.reader.reader import Reader
 from longreach.training.run import report_of, write_json
 
-NONE, TRUNCATED, BM25, MEAN_POOL, COMPRESSED, MIXED = "none", "truncated", "bm25", "mean-pool", "compressed", "mixed"
-WAYS = (NONE, TRUNCATED, BM25, MEAN_POOL, COMPRESSED, MIXED)
-ADAPTED = "+adapter"
 _VECTORS = (MEAN_POOL, COMPRESSED, MIXED)
 _CORPORA = "corpora"  # in the folder of a run
 

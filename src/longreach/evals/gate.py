@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from longreach.errors import ContextError, UsageError, out_of_memory
 from longreach.evals.scores import exact_match, interval, rouge_l, token_f1
 from longreach.models.decoder import window_of
-from longreach.models.generate import Sampling
-from longreach.reader import Answer, Policy, Reader, Row, Scorecard
-from longreach.reader.reader import DEFAULT_BUDGET
+from longreach.models.sampling import Sampling
+from longreach.reader.answer import Answer
+from longreach.reader.policy import Policy
+from longreach.reader.reader import DEFAULT_BUDGET, Reader
+from longreach.reader.scorecard import Row, Scorecard
 from longreach.training.questions import Question
 
 SAME_POSITIONS = "raw, same positions"

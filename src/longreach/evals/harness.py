@@ -15,7 +15,8 @@ from typing import Any
 from longreach.errors import LongreachError, MissingDependency
 from longreach.models.adapted import adapted
 from longreach.models.device import default_device
-from longreach.models.load import DEFAULT_MODEL, load
+from longreach.models.load import load
+from longreach.models.places import DEFAULT_MODEL
 
 NAME = "longreach"
 HARNESS_INSTALL = "pip install 'longreach[harness]'"

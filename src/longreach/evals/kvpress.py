@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import MissingDependency, ModelError, UsageError
+from longreach.evals.choice import KVPRESS
 from longreach.evals.readers import ModelReader
 from longreach.evals.sample import Prediction, Sample
 
-PREFIX = "kvpress"
 PYTHON = "LONGREACH_KVPRESS"
 _INSTALL = "python -m venv kvpress && kvpress/bin/pip install kvpress==0.5.4"
 _WORKER = Path(__file__).with_name("kvpress_worker.py")
@@ -106,4 +106,4 @@ class KvpressReader(ModelReader):
 
 
 def _named() -> str:
-    return f"{PREFIX}:{_PRESS}:{_RATIO}"
+    return f"{KVPRESS}:{_PRESS}:{_RATIO}"

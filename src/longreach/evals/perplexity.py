@@ -14,9 +14,9 @@ import torch
 
 from longreach.errors import ContextError, UsageError
 from longreach.evals import run
+from longreach.evals.choice import PERPLEXITY
 from longreach.evals.readers import ModelReader
 from longreach.evals.runner import Progress, check_names
-from longreach.evals.suites import PERPLEXITY
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
 from longreach.models.perplexity import bucket_sums, buckets, perplexity

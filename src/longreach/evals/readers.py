@@ -11,17 +11,19 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from longreach.errors import ContextError, UsageError
+from longreach.evals.choice import FULL, HYBRID, SINK_WINDOW
 from longreach.evals.memory import peak_memory
 from longreach.evals.sample import Prediction, Sample
 from longreach.models.convert import convert
 from longreach.models.decoder import window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.generate import Sampling, stop_tokens, write_all
+from longreach.models.generate import stop_tokens, write_all
 from longreach.models.prompt import Prompt, PromptBuilder
+from longreach.models.sampling import Sampling
 from longreach.models.sparse import pattern_of, plan_of
 from longreach.pattern import AttentionPattern
 
-FULL, HYBRID, UNTRAINED, SINK_WINDOW = "full", "hybrid", "hybrid, untrained", "sink-window"
+UNTRAINED = "hybrid, untrained"
 CHUNK_TOKENS = 16384
 TooLong = Literal["refuse", "leave out", "cut", "read"]
 

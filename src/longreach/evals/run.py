@@ -14,16 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import filelock
-import torch
 
 from longreach.errors import UsageError
 from longreach.evals.scores import mean_interval
 from longreach.jsontext import parse_object
-from longreach.models.machine import record
 from longreach.training import run
+
+if TYPE_CHECKING:
+    import torch
 
 PREDICTIONS, SCORES, RUN = "predictions.jsonl", "scores.json", "run.json"
 FORMAT = 1
@@ -59,6 +60,8 @@ def header(
         arguments: Of the command line.
         device: Where readers work.
     """
+    from longreach.models.machine import record
+
     machine = record(arguments, device)
     return {
         "suite": suite,

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from longreach.errors import UsageError
+from longreach.kernels.names import IMPLEMENTATIONS
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
-
-IMPLEMENTATIONS = ("auto", "reference", "cpu", "flex", "triton")
 
 
 def sparse_attention(

@@ -11,9 +11,9 @@ import torch
 from longreach.errors import ModelError
 from longreach.jsontext import parse_object
 from longreach.models.fingerprint import merging, name_merged
+from longreach.models.places import SHIPPED
 
 ADAPTER = "adapter_config.json"
-SHIPPED = Path(__file__).parents[1] / "shipped"
 _SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 

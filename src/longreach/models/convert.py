@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +11,9 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.models.hybrid import FAMILIES, PREFIX
+from longreach.models.rope import check_length, longer_rope
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
-
-ROPE_RULES = ("theta", "yarn", "linear")
-# theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data Engineering for Scaling
-# Language Models to 128K Context) train with 5 million.
-_THETA_POWER = 1.8
 
 
 def convert(
@@ -63,7 +58,7 @@ def convert(
     pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
     family = stock.model_type.removeprefix(PREFIX)
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
-    _check_length(max_length, pattern)
+    check_length(max_length, pattern)
     implementation = attn_implementation or stock._attn_implementation
     refuse_flash_on_cpu(implementation, next(model.parameters()).device)
     if getattr(stock, "attention_dropout", 0):
@@ -91,30 +86,6 @@ def convert(
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation
     return _rebuild(model, config, model_class)
-
-
-def longer_rope(
-    parameters: dict[str, Any], window: int, max_length: int, rope: str | float = "theta"
-) -> dict[str, Any]:
-    """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length` tokens."""
-    if isinstance(rope, bool) or not (rope in ROPE_RULES or isinstance(rope, int | float)):
-        raise UsageError(f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base.")
-    if not isinstance(rope, str) and not (1 < rope < math.inf):
-        raise UsageError(f"rope is {rope}; as a number it is the base of the rotary embedding, such as 5e6.")
-    if max_length <= window:
-        return parameters
-    factor, kind = max_length / window, parameters.get("rope_type", "default")
-    if not isinstance(rope, str):
-        return parameters | {"rope_theta": float(rope)}
-    if rope == "theta" and kind in ("default", "llama3"):
-        return parameters | {"rope_theta": float(parameters["rope_theta"]) * factor**_THETA_POWER}
-    if kind != "default":
-        raise UsageError(
-            f"The model's rotary embedding is already scaled ({kind}), and rope={rope!r} would scale it again; give a "
-            f"number, its new base, or keep max_length at {window} or less."
-        )
-    longer = parameters | {"rope_type": rope, "factor": factor}
-    return longer | {"original_max_position_embeddings": window} if rope == "yarn" else longer
 
 
 def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:
@@ -153,15 +124,6 @@ def _stock_config(model: Any) -> Any:
     if hasattr(model, "peft_type") or type(model).__module__.startswith("peft."):
         raise UsageError(f"The model is a {type(model).__name__}; call merge_and_unload() and convert the result.")
     return config
-
-
-def _check_length(max_length: Any, pattern: AttentionPattern) -> None:
-    least = pattern.window_tokens
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
-        raise UsageError(
-            f"max_length is {max_length!r}; give at least {least}, the tokens of the pattern's local window "
-            f"({pattern.local_blocks} blocks of {pattern.block_size}), or a smaller pattern."
-        )
 
 
 def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:

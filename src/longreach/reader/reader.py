@@ -22,8 +22,9 @@ from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.generate import Sampling, Written, read_prefix, stop_tokens, write_all, write_tokens
+from longreach.models.generate import Written, read_prefix, stop_tokens, write_all, write_tokens
 from longreach.models.prompt import Prompt, PromptBuilder
+from longreach.models.sampling import Sampling
 from longreach.models.steps import Steps
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Key, Policy, choose

@@ -17,7 +17,8 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from longreach.compressors.checkpoint import READER, SETTINGS_FILE
+from longreach.compressors.checkpoint import READER
+from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, TrainingError
 from longreach.jsontext import parse_object
 from longreach.models.loss import IGNORED

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longreach.errors import UsageError
-from longreach.models.load import cache_folder
 from longreach.models.loss import IGNORED
+from longreach.models.places import cache_folder
 from longreach.training.order import Mix, Order
 from longreach.training.sources import find
 from longreach.training.tokens import Tokens, tokenise

@@ -30,7 +30,8 @@ from longreach.training.frame import arguments, full_said, silent, stderr
 from longreach.training.objective import chunked_loss, put_together
 from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
-from longreach.training.trainer import LongTrainer, Progress, check_trackers
+from longreach.training.trackers import check_trackers
+from longreach.training.trainer import LongTrainer, Progress
 
 
 def extend(

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from longreach.compressors.autocompressor import Mode
+from longreach.compressors.names import Mode, check_mode
 from longreach.errors import UsageError
 
 Method = Literal["autocompressor", "weighted-pool"]
@@ -88,8 +88,7 @@ class Recipe:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {number}.")
         if self.min_summary_tokens is not None and not 1 <= self.min_summary_tokens <= self.summary_tokens:
             raise UsageError(f"min_summary_tokens is {self.min_summary_tokens}; give 1 to {self.summary_tokens}.")
-        if self.mode not in get_args(Mode):
-            raise UsageError(f"mode is '{self.mode}'; it must be one of {', '.join(get_args(Mode))}.")
+        check_mode(self.mode)
         if not 0 <= self.whole <= 1:
             raise UsageError(f"whole is {self.whole}; a share lies between 0 and 1.")
         if self.lora_targets not in ADAPTED:
@@ -130,6 +129,45 @@ class Recipe:
     def sequence_tokens(self) -> int:
         """Tokens of one row of a batch."""
         return self.substeps * self.substep_tokens
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: of the optimiser.
+        batch_size: sequences in one forward pass, on each device.
+        accumulate: batches of one step.
+        lr: the highest learning rate; it falls along a cosine.
+        summary_lr: the same of the summary embeddings, which start all alike; None: lr.
+        warmup: share of the steps until it is reached.
+        seed: of the order of the data, the draws and the adapter's start.
+        save_every, log_every: steps from one checkpoint, one logged loss, to the next.
+        checkpointing: compute each layer again in the backward pass: slower, in much less memory.
+        report_to: tensorboard, wandb, trackio: where to send the figures.
+    """
+
+    steps: int = 1000
+    batch_size: int = 1
+    accumulate: int = 8
+    lr: float = 4e-4
+    summary_lr: float | None = None
+    warmup: float = 0.04
+    seed: int = 0
+    save_every: int = 50
+    log_every: int = 1
+    checkpointing: bool = False
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.summary_lr is not None and not self.summary_lr > 0:
+            raise UsageError(f"summary_lr is {self.summary_lr}; it must be above 0.")
+        if not self.lr > 0 or not 0 <= self.warmup < 1:
+            raise UsageError(f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1).")
 
 
 def longest_segment(recipe: Recipe, window: int | None) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longreach.corpus.documents import Document
 from longreach.errors import UsageError
-from longreach.models.load import cache_folder
+from longreach.models.places import cache_folder
 from longreach.training.sources import find, of_documents
 from longreach.training.tokens import Tokens, tokenise
 

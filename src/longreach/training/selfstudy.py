@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from longreach.errors import TrainingError, UsageError
 from longreach.jsontext import NotJson, parse_object
 from longreach.models.decoder import adapters_off, window_of
-from longreach.models.generate import Sampling, stop_tokens, write_tokens
+from longreach.models.generate import stop_tokens, write_tokens
 from longreach.models.prompt import PromptBuilder
+from longreach.models.sampling import Sampling
 from longreach.training.questions import Question
 
 if TYPE_CHECKING:

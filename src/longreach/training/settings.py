@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from longreach.errors import UsageError
-from longreach.models.device import dtype_of
+from longreach.models.device import check_dtype_name, dtype_of
 from longreach.training.order import Mix
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 _FREE = ("report_to", "save_every", "eval_every", "checkpointing")  # what may change when a run goes on
@@ -81,7 +82,7 @@ class Settings:
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"learning_rate is {self.learning_rate}; give a number above 0, such as 2e-5.")
         if self.dtype is not None:
-            self.computed_in("cpu")
+            self._check_dtype(self.dtype)
         self.mix.width(1)  # making it checks it
         if (self.train_norms or self.train_embeddings) and not self.lora:
             raise UsageError("train_norms and train_embeddings go with lora; without it everything is trained anyway.")
@@ -108,12 +109,17 @@ class Settings:
 
     def computed_in(self, device: str) -> torch.dtype:
         """The dtype of the computation on a device."""
+        import torch
+
         if self.dtype is None:
             return torch.bfloat16 if device != "cpu" and torch.cuda.is_bf16_supported() else torch.float32
-        dtype = dtype_of(self.dtype)
-        if dtype not in (torch.bfloat16, torch.float32):
-            raise UsageError(f"dtype is {self.dtype}; training takes bfloat16 or float32.")
-        return dtype
+        return dtype_of(self.dtype)
+
+    @staticmethod
+    def _check_dtype(dtype: str) -> None:
+        check_dtype_name(dtype)
+        if dtype not in ("bfloat16", "float32"):
+            raise UsageError(f"dtype is {dtype}; training takes bfloat16 or float32.")
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run goes on."""

@@ -12,30 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from longreach.errors import MissingDependency, TrainingError, UsageError
+from longreach.errors import TrainingError
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.data import only
 from longreach.training.frame import clock
-
-_TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raises an error where a run cannot report to one of these.
-
-    Raises:
-        MissingDependency: It is not installed.
-        UsageError: There is none of that name.
-    """
-    there = get_available_reporting_integrations()
-    for name in names:
-        if name in (*there, "all", "none"):
-            continue
-        if name in _TRACKERS:
-            raise MissingDependency(f"{name} is not installed: pip install {name}, or leave --report-to away.")
-        raise UsageError(f"There is no tracker '{name}' here: give one of {', '.join(_TRACKERS)}.")
 
 
 class LongTrainer(Trainer):

@@ -1,0 +1,35 @@
+"""Where the figures of a run can be sent. A name that is not known is refused before torch is imported."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from longreach.errors import MissingDependency, UsageError
+
+_TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises an error where a run cannot report to one of these.
+
+    Raises:
+        MissingDependency: It is not installed.
+        UsageError: There is none of that name.
+    """
+    asked = [name for name in names if name not in ("all", "none")]
+    for name in asked:
+        if not name.isidentifier() or (find_spec(name) is None and name not in _TRACKERS):
+            raise _unknown(name)
+    if not asked:
+        return
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    for name in asked:
+        if name in _TRACKERS and name not in there:
+            raise MissingDependency(f"{name} is not installed: pip install {name}, or omit --report-to.")
+        if name not in there:
+            raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"There is no tracker '{name}' here: give one of {', '.join(_TRACKERS)}.")
