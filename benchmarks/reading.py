@@ -49,7 +49,7 @@ def measure(reader: lr.Reader, questions: list, policies: list[lr.Policy], docum
         asked = zip(questions, documents, policies, strict=True)
         answers = [reader.ask(one.question, document=name, policy=policy, sampling=few) for one, name, policy in asked]
     scores = [token_f1(answer.text, question.answers) for answer, question in zip(answers, questions, strict=True)]
-    mean, low, high = (round(100 * value, 2) for value in interval(scores))
+    mean, low, high = (None if value is None else round(100 * value, 2) for value in interval(scores))
     return {
         "f1": mean,
         "f1_low": low,

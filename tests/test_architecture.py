@@ -14,6 +14,7 @@ FLOORS = {
     "errors": -1,  # the ground: every floor, 0 included, may raise
     "jsontext": 0,
     "jobs": 0,
+    "wording": -1,
     "pattern": 0,
     "kernels": 1,
     "caches": 2,

@@ -33,7 +33,7 @@ def test_labels(run, wrong, niah, tmp_path):
     result = run("report", niah, other, "--out", out, *labels, "--json")
     assert result.code == 0 and result.json["runs"][1]["label"] == "after"
     assert "full (before)" in out.read_text() and "full (after)" in out.read_text()
-    wrong(2, ["1 labels for 2 runs"], "report", niah, other, "--out", out, "--label", "before")
+    wrong(2, ["1 label for 2 runs"], "report", niah, other, "--out", out, "--label", "before")
 
 
 def test_an_unfinished_run_is_named(run, tmp_path):

@@ -5,6 +5,8 @@ import math
 import random
 from statistics import fmean
 
+from longreach.evals.scores import SCORING
+
 QUALITY = {"full": 0.9, "hybrid": 0.8, "sink-window": 0.25}
 """How often the readers of the length suites are right."""
 DOCQA = {  # score, positions, seconds
@@ -39,7 +41,7 @@ def write_run(folder, suite, readers, lines, rows=None, **changes):
     (folder / "run.json").write_text(json.dumps(record | changes))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if rows is not None:
-        (folder / "scores.json").write_text(json.dumps({"rows": rows}))
+        (folder / "scores.json").write_text(json.dumps({"scoring": SCORING, "rows": rows}))
     return folder
 
 
@@ -60,6 +62,7 @@ def _line(chance, suite, task, reader, number, length, quality, positions, secon
         "answers": ["1234567"],
         "prediction": "1234567",
         "metric": "f1" if suite == "docqa" else "all",
+        "scoring": SCORING,
         "score": float(chance.random() < quality) if suite != "docqa" else min(1.0, chance.random() * 2 * quality),
         "read_tokens": positions,
         "positions": positions,

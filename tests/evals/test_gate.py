@@ -42,7 +42,7 @@ def test_compressed_reading_wins_where_it_was_learned(measured):
     }  # fmt: skip
     assert card.chosen == "compressed" and card.best.policy == Policy(raw=0, compressed="document", budget=BUDGET)
     best = found["compressed"]
-    assert (best.f1, best.exact_match, best.rouge_l, best.f1_low) == (100, 100, 100, 100)
+    assert (best.f1, best.exact_match, best.rouge_l, best.f1_low) == (100, 100, 100, None)
     assert found[WRONG_DOCUMENT].f1 <= 40 and found[WRONG_DOCUMENT].policy is None
     assert found[ADAPTER_OFF].f1 == 0
     assert (card.questions, card.budget, card.adapter) == (5, BUDGET, reader.adapter)
@@ -92,9 +92,9 @@ def test_the_reader_takes_what_was_measured_with_its_adapter(measured, tmp_path)
 def test_a_scorecard_is_whole_of_this_release_or_refused(measured, tmp_path):
     card = measured[3]
     assert Scorecard.load(tmp_path) is None
-    (tmp_path / "scorecard.json").write_text(json.dumps(card.to_dict() | {"format": 2}))
+    (tmp_path / "scorecard.json").write_text(json.dumps(card.to_dict() | {"format": 1}))
     assert Scorecard.load(tmp_path) is None
-    for spoiled in ("{", "[]", json.dumps(card.to_dict() | {"chosen": "nothing"}), '{"format": 1}'):
+    for spoiled in ("{", "[]", json.dumps(card.to_dict() | {"chosen": "nothing"}), '{"format": 2}'):
         (tmp_path / "scorecard.json").write_text(spoiled)
         with pytest.raises(CorpusDamaged, match="--gate-only"):
             Scorecard.load(tmp_path)

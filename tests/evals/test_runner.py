@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from longreach.errors import UsageError
+from longreach.evals.report import figures
+from longreach.evals.report_markdown import markdown
+from longreach.evals.report_page import page
+from longreach.evals.report_parts import RESCORED
+from longreach.evals.report_runs import read_run
 from longreach.evals.runner import batches
-from longreach.evals.scores import interval
+from longreach.evals.scores import SCORING, interval
 from tests.evals.scripted import Scripted, guessing, oracle, run, samples
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +28,8 @@ RUN_KEYS = {
 }  # fmt: skip
 LINE_KEYS = {
     "reader", "suite", "task", "id", "document", "length", "tags", "question", "answers", "prediction", "metric",
-    "score", "read_tokens", "positions", "new_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes",
+    "score", "scoring", "read_tokens", "positions", "new_tokens", "first_token_seconds", "seconds", "kv_bytes",
+    "peak_bytes",
 }  # fmt: skip
 ROW_KEYS = {
     "reader", "task", "length", "metric", "samples", "score", "low", "high", "positions", "read_tokens",
@@ -47,10 +53,11 @@ def test_an_oracle_scores_100_and_guessing_near_0(tmp_path):
     assert set(rows) == {(r, t, n) for r in ("oracle", "random") for t in ("one", "two", "mean") for n in (64, 128)}
     assert all(set(row) == ROW_KEYS for row in rows.values())
     perfect = rows["oracle", "one", 64]
-    assert (perfect["score"], perfect["low"], perfect["high"], perfect["samples"]) == (100, 100, 100, 5)
+    assert (perfect["score"], perfect["low"], perfect["high"], perfect["samples"]) == (100, None, None, 5)
     assert (perfect["metric"], perfect["tokens_per_second"], perfect["kv_bytes"]) == ("all", 2.0, 1000)
     assert perfect["positions"] == sum(len(s.context) for s in samples()[:5]) / 5
-    assert rows["oracle", "mean", 128]["score"] == 100 and rows["oracle", "mean", 128]["samples"] == 10
+    mean = rows["oracle", "mean", 128]
+    assert (mean["score"], mean["low"], mean["high"], mean["samples"]) == (100, 100, 100, 10)
     assert all(row["score"] < 30 for key, row in rows.items() if key[0] == "random")
     assert said[-1].startswith("40/40  random, two at 128") and said[-1].endswith("0:00:00 left")
 
@@ -213,3 +220,32 @@ def test_nothing_to_ask_and_nobody_to_answer(tmp_path):
     for asked, readers, words in (([], [oracle()], "no samples"), (samples(), [], "no readers")):
         with pytest.raises(UsageError, match=words):
             evaluate(asked, readers, tmp_path / "out", suite="scripted", settings={})
+
+
+def test_answers_of_an_earlier_release_are_scored_by_the_rules_of_this_one(tmp_path):
+    """A run that was begun under other rules is never a mixture: lines of both rules are scored by those of today."""
+    asked = [replace(sample, metric="f1", answers=("Paris",)) for sample in samples(("one",), (64,), 12)]
+    quoting = Scripted("quoting", lambda sample, _: "\u201cParis\u201d")
+    first = run(tmp_path / "out", samples=asked, readers=[quoting])
+    place = tmp_path / "out" / "predictions.jsonl"
+    old = [line | {"score": 0.0} for line in lines(tmp_path / "out")]
+    for line in old[:6]:
+        del line["scoring"]
+    kept = [line for line in old if "scoring" not in line]
+    place.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    again = run(tmp_path / "out", samples=asked, readers=[quoting])
+    assert again["rows"][0]["score"] == first["rows"][0]["score"] == 100 and again["scoring"] == SCORING
+    assert [line["score"] for line in lines(tmp_path / "out")] == [0.0] * 6 + [1.0] * 6  # what is there stays
+
+    stale = {"rows": [row | {"score": 0.0} for row in first["rows"]]}
+    (tmp_path / "out" / "scores.json").write_text(json.dumps(stale))
+    found = read_run(tmp_path / "out")
+    assert found.rescored and found.rows[0]["score"] == 100 and {line["score"] for line in found.predictions} == {1.0}
+    told = figures([found])
+    assert told["runs"][0]["rescored"] and RESCORED in page(told) and RESCORED in markdown(told)
+    assert not read_run(_fresh(tmp_path / "new", asked, quoting)).rescored
+
+
+def _fresh(folder, asked, reader):
+    run(folder, samples=asked, readers=[reader])
+    return folder

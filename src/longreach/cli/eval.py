@@ -163,6 +163,8 @@ def _read_texts(
 
 def print_scores(scores: dict[str, Any]) -> None:
     """Prints what is in scores.json as a table."""
+    from longreach.evals.report_parts import has_interval, too_few
+
     rows = scores["rows"]
     if rows and "bucket" in rows[0]:
         spans = (
@@ -177,7 +179,7 @@ def print_scores(scores: dict[str, Any]) -> None:
             row["task"],
             row["length"] or "",
             f"{row['score']:.1f}",
-            f"[{row['low']:.1f}, {row['high']:.1f}]",
+            f"[{row['low']:.1f}, {row['high']:.1f}]" if has_interval(row) else too_few(row),
             row["samples"],
             round(row["positions"]),
             f"{row['first_token_seconds']:.2f}",

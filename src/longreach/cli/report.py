@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from longreach.cli.output import JsonOption, emit, note
+from longreach.wording import counted
 
 
 def report(
@@ -43,4 +44,4 @@ def report(
     if as_json:
         emit({**found, "out": str(out), "markdown": None if markdown is None else str(markdown)})
     else:
-        note(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
+        note(f"{out}: {counted(len(runs), 'run')}")

@@ -140,7 +140,7 @@ def print_scorecard(card: "Scorecard") -> None:
         (
             f"{row.reading} *" if row.reading == card.chosen else row.reading,
             f"{row.f1:.1f}",
-            f"[{row.f1_low:.1f}, {row.f1_high:.1f}]",
+            "n < 10" if row.f1_low is None else f"[{row.f1_low:.1f}, {row.f1_high:.1f}]",
             f"{row.exact_match:.1f}",
             f"{row.rouge_l:.1f}",
             round(row.positions),

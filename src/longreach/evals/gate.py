@@ -158,10 +158,10 @@ def _row(
     read = [(question.answers, answer) for question, answer in zip(questions, answers, strict=True) if answer]
     if not read:
         return None
-    f1, low, high = interval([token_f1(answer.text, right) for right, answer in read], seed=seed)
+    f1, low, high = interval([100 * token_f1(answer.text, right) for right, answer in read], seed=seed)
     mean = {
         "exact_match": 100 * sum(exact_match(answer.text, right) for right, answer in read) / len(read),
         "rouge_l": 100 * sum(rouge_l(answer.text, right) for right, answer in read) / len(read),
         "positions": sum(answer.usage.positions for _, answer in read) / len(read),
     }
-    return Row(reading, policy, len(read), 100 * f1, 100 * low, 100 * high, **mean)
+    return Row(reading, policy, len(read), f1, low, high, **mean)

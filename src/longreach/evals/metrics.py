@@ -6,38 +6,41 @@ Papers: Hsieh et al. 2024, RULER (arXiv 2404.06654): `all` and `part`; Kuratov e
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
+from typing import Any
 
+from longreach.errors import UsageError
 from longreach.evals.babi import GIVERS, OBJECTS, PLACES
+from longreach.evals.choices import chosen, options_of
+from longreach.evals.plain import folded, plain
 from longreach.evals.sample import Sample
-from longreach.evals.scores import exact_match, normalised, rouge_l, token_f1
+from longreach.evals.scores import SCORING, exact_match, rouge_l, token_f1
 
 CLASSES = "classes"
 """The tag of a sample that holds the names its answer is to be one of, a line each."""
-_CHOICE = re.compile(r"^\W*([A-D])(?:[.):,]|\W*$)|\b(?i:answer(?: is)?):?\s*\W?([A-D])\b", re.MULTILINE)
 _COMMENT = ("`", "#", "//")
 _LABELS = dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), PLACES) | {"qa5": (*GIVERS, *OBJECTS)}
 _BREAKS = re.compile(r"\.|<context>|<example>")
 
 
 def _found(text: str, sample: Sample) -> list[float]:
-    return [float(answer.lower() in text.lower()) for answer in sample.answers]
+    said = folded(text)
+    return [float(folded(answer) in said) for answer in sample.answers]
 
 
 def _sole_label(text: str, sample: Sample) -> float:
     """1 where the first sentence names the target and no other label of the task, those of the question aside."""
-    said, question = _BREAKS.split(text.lower(), maxsplit=1)[0], sample.question.lower()
+    said = _BREAKS.split(folded(text), maxsplit=1)[0]
+    question = sample.question.lower()
     labels = {label.lower() for label in _LABELS[sample.task]}
     return float([label for label in labels if label in said and label not in question] == [sample.answers[0].lower()])
 
 
 def _choice(text: str, sample: Sample) -> float:
-    """Whether the first letter that is given as a choice is right; where there is none, whether the words are."""
-    letter, words = sample.answers
-    if found := _CHOICE.search(text):
-        return float(letter == (found[1] or found[2]))
-    return float(normalised(text) == normalised(words))
+    """Whether the choice that an answer names is the right one."""
+    letter, right = sample.answers
+    return float(chosen(text, options_of(sample.question) or {letter: right}) == letter)
 
 
 def _first_line(text: str) -> str:
@@ -46,7 +49,8 @@ def _first_line(text: str) -> str:
 
 def _classification(text: str, sample: Sample) -> float:
     """A share of 1 where several names are said; parts of the right name do not count as others."""
-    said = [name for name in str(sample.tags[CLASSES]).split("\n") if name in _first_line(text)]
+    line = plain(_first_line(text))
+    said = [name for name in str(sample.tags[CLASSES]).split("\n") if plain(name) in line]
     return max(
         (1 / len([name for name in said if name == answer or name not in answer]) if answer in said else 0.0)
         for answer in sample.answers
@@ -55,7 +59,7 @@ def _classification(text: str, sample: Sample) -> float:
 
 def _numbers(text: str, wanted: str) -> float:
     """The share of the numbers said that are the wanted one."""
-    said = re.findall(r"\d+", text)
+    said = re.findall(r"\d+", plain(text))
     return said.count(wanted) / len(said) if said else 0.0
 
 
@@ -81,3 +85,38 @@ METRICS: dict[str, Callable[[str, Sample], float]] = {
     "count": lambda text, sample: max(_numbers(text, answer.strip()) for answer in sample.answers),
     "code_similarity": _code_similarity,
 }
+
+
+def scored(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a line of predictions.jsonl with the score of today's rules: one of an earlier release is scored anew.
+
+    A line whose metric this release does not have stays as it is.
+
+    Args:
+        line: as `runner.line_of` writes it; it says under "scoring" by which rules it was scored.
+
+    Raises:
+        UsageError: the line does not hold what its metric needs.
+    """
+    if line.get("scoring") == SCORING or line.get("metric") not in METRICS:
+        return dict(line)
+    sample = Sample(
+        id=line["id"],
+        suite=line["suite"],
+        task=line["task"],
+        before="",
+        context="",
+        after="",
+        question=line["question"],
+        answers=tuple(line["answers"]),
+        metric=line["metric"],
+        max_new_tokens=0,
+        tags=line["tags"],
+    )
+    try:
+        score = METRICS[sample.metric](line["prediction"], sample)
+    except (LookupError, ValueError) as error:  # such as a choice without its letter
+        raise UsageError(
+            f"The answer to '{sample.id}' cannot be scored as '{sample.metric}': run the evaluation again."
+        ) from error
+    return {**line, "score": score, "scoring": SCORING}

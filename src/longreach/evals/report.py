@@ -13,6 +13,7 @@ from typing import Any
 from longreach.errors import UsageError
 from longreach.evals.report_runs import MEAN, Run
 from longreach.evals.run import COSTS, score_rows
+from longreach.wording import counted
 
 Row = Mapping[str, Any]
 _VECTORS = ("mean-pool", "compressed", "mixed")
@@ -35,7 +36,8 @@ def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> dict[str, Any]:
     if not runs:
         raise UsageError("There is nothing to report: give the folders of runs that `longreach eval` wrote.")
     if labels and len(labels) != len(runs):
-        raise UsageError(f"There are {len(labels)} labels for {len(runs)} runs: give --label once for each run.")
+        named = f"{counted(len(labels), 'label')} for {counted(len(runs), 'run')}"
+        raise UsageError(f"The report was given {named}: give --label once for each run.")
     marks = list(labels) or [""] * len(runs)
     for (one, mark), (other, other_mark) in combinations(zip(runs, marks, strict=True), 2):
         if one.suite == other.suite and mark == other_mark:
@@ -78,7 +80,8 @@ def _cell(row: Row) -> tuple[str, ...]:
 
 def _about(run: Run, label: str) -> dict[str, Any]:
     about = {key: value for key, value in run.record.items() if key != "longreach_run"}
-    return {"run": run.name, "label": label, "state": run.state, "predictions": len(run.predictions)} | about
+    of_run = {"run": run.name, "label": label, "state": run.state, "predictions": len(run.predictions)}
+    return of_run | {"rescored": run.rescored} | about
 
 
 def _suite(suite: str, group: Sequence[tuple[Run, str]]) -> dict[str, Any]:

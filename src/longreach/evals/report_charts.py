@@ -12,11 +12,13 @@ from longreach.evals.report_parts import (
     count,
     data,
     depth,
+    has_interval,
     plain,
     seconds,
     table,
     tokens,
 )
+from longreach.wording import noun_of
 
 Styles = Mapping[str, int]
 _OVER_LENGTH = (
@@ -83,7 +85,7 @@ def by_bucket(rows: Sequence[Row], readers: Sequence[str], styles: Styles) -> It
         line = []
         for reader in readers:
             row = cells.get((reader, bucket), {})
-            note = f"<small>{data(row['tokens'], count)} tokens</small>" if row else ""
+            note = f"<small>{data(row['tokens'], count)} {noun_of(row['tokens'], 'token')}</small>" if row else ""
             line.append(f"<td>{data(row.get('perplexity'), plain)}{note}</td>")
         lines.append(f'<tr><th scope="row">{between(bucket)}</th>{"".join(line)}</tr>')
     yield table("Perplexity by position, lower is better", ("positions", *readers), lines)
@@ -128,7 +130,7 @@ def _verdict(row: Row) -> str:
         return NOT_MEASURED
     if row["questions_to_pay"] is None:
         return "never: a question takes no less"
-    return f"{data(row['questions_to_pay'], count)} question{'' if row['questions_to_pay'] == 1 else 's'}"
+    return f"{data(row['questions_to_pay'], count)} {noun_of(row['questions_to_pay'], 'question')}"
 
 
 def _paying(name: str, row: Row, styles: Styles) -> str:
@@ -148,9 +150,11 @@ def _series(rows: Sequence[Row], readers: Sequence[str], styles: Styles, x: str,
     found = []
     for reader in readers:
         mine = [row for row in rows if row["reader"] == reader]
-        ends = ("low", "high") if y == "score" else ()
         if mine:
-            points = [Point(row[x], row[y] / unit, *(row[end] for end in ends)) for row in mine]
+            points = []
+            for row in mine:
+                span = (row["low"], row["high"]) if y == "score" and has_interval(row) else ()
+                points.append(Point(row[x], row[y] / unit, *span))
             found.append(Series(reader, styles[reader], points))
     return found
 

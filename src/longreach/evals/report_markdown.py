@@ -4,8 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from longreach.evals.report_page import TITLES
-from longreach.evals.report_parts import NOT_MEASURED, Row, between, count, plain, score, seconds, size, tokens
+from longreach.evals.report_parts import (
+    NOT_MEASURED,
+    RESCORED,
+    Row,
+    between,
+    count,
+    has_interval,
+    plain,
+    score,
+    seconds,
+    size,
+    tokens,
+    too_few,
+)
 from longreach.evals.report_runs import MEAN
+from longreach.wording import counted
 
 _MOST_TASKS = 5
 _COSTS = (("positions", "positions", count), ("first_token_seconds", "first token", seconds), ("kv_bytes", "KV", size))
@@ -60,7 +74,8 @@ def _score(row: Row | None, most: int) -> str:
     if not row:
         return NOT_MEASURED
     fewer = f"; {count(row['samples'])} of {count(most)}" if row["samples"] < most else ""
-    return f"{score(row['score'])} ({score(row['low'])} to {score(row['high'])}{fewer})"
+    span = f"{score(row['low'])} to {score(row['high'])}" if has_interval(row) else too_few(row)
+    return f"{score(row['score'])} ({span}{fewer})"
 
 
 def _perplexity(suite: Row) -> Iterator[str]:
@@ -88,5 +103,6 @@ def _run(about: Row) -> str:
     hardware = about["hardware"] or {}
     where = ", ".join(f"{key} {value}" for key, value in hardware.items()) if isinstance(hardware, dict) else hardware
     name = about["run"] + (f" ({about['label']})" if about["label"] else "")
-    asked = f"{about['samples']:,} samples, seed {about['seed']}"
-    return f"- {name}: `{about['command']}`; {asked}; {where}; {about['started']}; {about['state']}."
+    asked = f"{counted(about['samples'], 'sample')}, seed {about['seed']}"
+    state = about["state"] + (f"; {RESCORED}" if about["rescored"] else "")
+    return f"- {name}: `{about['command']}`; {asked}; {where}; {about['started']}; {state}."

@@ -13,7 +13,7 @@ from typing import Any
 
 from longreach.evals.charts import COLOURS
 from longreach.evals.report_charts import break_even, by_bucket, by_depth, by_length, by_positions
-from longreach.evals.report_parts import NOT_MEASURED, Row, cost_table, score_table, tokens
+from longreach.evals.report_parts import NOT_MEASURED, RESCORED, Row, cost_table, score_table, tokens
 from longreach.evals.report_runs import MEAN
 
 TITLES = {
@@ -102,7 +102,7 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
 def _run(about: Row) -> str:
     name = about["run"] + (f" ({about['label']})" if about["label"] else "")
     facts = {
-        "state": about["state"],
+        "state": about["state"] + (f"; {RESCORED}" if about["rescored"] else ""),
         "suite": about["suite"],
         "command": about["command"],
         "started": about["started"],

@@ -4,8 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from longreach.evals.scores import FEWEST
+from longreach.wording import counted, noun_of
+
 Row = Mapping[str, Any]
 NOT_MEASURED = "not measured"
+RESCORED = "its answers are scored by the rules of this release"
+"""Said of a run that an earlier release scored by others."""
 
 
 def tokens(length: float) -> str:
@@ -50,6 +55,16 @@ def between(bucket: Sequence[int]) -> str:
     return f"{bucket[0]:,} to {bucket[1]:,}"
 
 
+def has_interval(row: Row) -> bool:
+    """Whether enough answers stand behind a score to say how sure it is."""
+    return row["samples"] >= FEWEST and row["low"] is not None and row["high"] is not None
+
+
+def too_few(row: Row) -> str:
+    """Why a score has no interval."""
+    return f"n < {FEWEST}" if row["samples"] < FEWEST else "one answer a task"
+
+
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("samples", "samples", count),
     ("positions", "positions read", count),
@@ -85,27 +100,47 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[str]) -> str:
 def score_table(
     caption: str, corner: str, rows: Sequence[tuple[str, Mapping[str, Row]]], readers: Sequence[str], total: str = ""
 ) -> str:
-    """Scores with a column a reader, the best of each row marked; the row called `total` is set apart."""
+    """Returns a table of scores with a column a reader, the best of each row marked.
+
+    A best is one that is higher than all others as they are shown, and above zero: of two that tie neither is marked.
+
+    Args:
+        caption: of the table.
+        corner: the head of its first column.
+        rows: names, and the scores of each by reader.
+        readers: the columns, where they have a score.
+        total: the name of the row that is set apart.
+    """
     shown = [reader for reader in readers if any(reader in cells for _, cells in rows)]
     counts = {cell["samples"] for name, cells in rows for cell in cells.values() if name != total}
+    several = len(counts) > 1
     lines = []
     for name, cells in rows:
-        best = max(cell["score"] for cell in cells.values())
-        line = "".join(_scored(cells.get(reader), best, len(counts) > 1) for reader in shown)
+        best = _best([cell["score"] for cell in cells.values()])
+        line = "".join(_scored(cells.get(reader), best, several) for reader in shown)
         kind = ' class="total"' if name == total else ""
         lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{line}</tr>')
-    return table(caption + (f", {counts.pop():,} samples each" if len(counts) == 1 else ""), (corner, *shown), lines)
+    each = f", {counted(counts.pop(), 'sample')} each" if len(counts) == 1 else ""
+    return table(caption + each, (corner, *shown), lines)
 
 
-def _scored(row: Row | None, best: float, counted: bool) -> str:
+def _best(scores: Sequence[float]) -> str | None:
+    """The best score as it is shown; None where none is better than the others."""
+    shown = score(max(scores))
+    ties = sum(score(one) == shown for one in scores)
+    return shown if ties == 1 and shown != score(0) else None
+
+
+def _scored(row: Row | None, best: str | None, several: bool) -> str:
     if row is None:
         return f"<td><small>{NOT_MEASURED}</small></td>"
-    notes = [f"{data(row['low'], score)} to {data(row['high'], score)}"]
+    span = f"{data(row['low'], score)} to {data(row['high'], score)}" if has_interval(row) else escape(too_few(row))
+    notes = [span]
     if row.get("positions") is not None:
-        notes.append(f"{data(row['positions'], count)} positions")
-    if counted:
-        notes.append(f"{data(row['samples'], count)} samples")
-    kind = ' class="best"' if row["score"] == best else ""
+        notes.append(f"{data(row['positions'], count)} {noun_of(round(row['positions']), 'position')}")
+    if several:
+        notes.append(f"{data(row['samples'], count)} {noun_of(row['samples'], 'sample')}")
+    kind = ' class="best"' if score(row["score"]) == best else ""
     return f"<td{kind}>{data(row['score'], score)}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
 
 

@@ -7,7 +7,9 @@ from types import NoneType
 from typing import Any
 
 from longreach.errors import UsageError
-from longreach.evals.run import COSTS, FORMAT, MEANS, PREDICTIONS, RUN, SCORES
+from longreach.evals.metrics import scored
+from longreach.evals.run import COSTS, FORMAT, MEANS, PREDICTIONS, RUN, SCORES, score_rows
+from longreach.evals.scores import SCORING
 from longreach.jsontext import Kinds, misfit, parse_json
 
 FILES = (RUN, PREDICTIONS, SCORES)
@@ -26,9 +28,11 @@ _RECORD: Kinds = {
     "command": _TEXT,
     "started": _TEXT,
 }
-_INTERVAL: Kinds = {"score": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_INTERVAL: Kinds = {"score": _NUMBER, "low": (*_NUMBER, NoneType), "high": (*_NUMBER, NoneType)}
 _ANSWER: Kinds = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
 _ANSWERS: Kinds = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
+_TO_SCORE: Kinds = {"suite": _TEXT, "question": _TEXT, "answers": (list,), "prediction": _TEXT, "metric": _TEXT}
+"""What a line has to hold so that it can be scored anew, by the rules of this release."""
 _UNSCORED: Kinds = {"metric": _TEXT, "new_tokens": (int,), **dict.fromkeys(MEANS, _NUMBER)}
 _BUCKET: Kinds = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
 _BUCKETS: Kinds = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
@@ -44,12 +48,14 @@ class Run:
         record: what was run, as in run.json.
         predictions: one a line of predictions.jsonl.
         rows: of scores.json; None where the run did not come to its end.
+        rescored: whether an earlier release scored it by other rules, and this one did anew.
     """
 
     name: str
     record: Mapping[str, Any]
     predictions: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]] | None
+    rescored: bool = False
 
     @property
     def suite(self) -> str:
@@ -92,8 +98,9 @@ def read_run(folder: str | Path) -> Run:
         if not isinstance(identity, dict):
             raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
         _check(identity, {}, f"The reader '{reader}' of '{place / RUN}'")
-    line_fields, row_fields = (_BUCKET, _BUCKETS) if record["suite"] == "perplexity" else (_ANSWER, _ANSWERS)
-    rows = None
+    of_text = record["suite"] == "perplexity"
+    line_fields, row_fields = (_BUCKET, _BUCKETS) if of_text else (_ANSWER, _ANSWERS)
+    rows, scoring = None, SCORING
     if (place / SCORES).exists():
         scores = _json(place / SCORES)
         rows = scores.get("rows") if isinstance(scores, dict) else None
@@ -101,10 +108,18 @@ def read_run(folder: str | Path) -> Run:
             raise UsageError(f"'{place / SCORES}' holds no scores: remove it, and run the evaluation again.")
         for row in rows:
             _check(row, row_fields, f"A row of '{place / SCORES}'")
-    if rows is None and record["suite"] != "perplexity":  # these are still to be added up
+        scoring = scores.get("scoring")
+    rescored = scoring != SCORING and not of_text
+    if (rows is None or rescored) and not of_text:  # these are still to be added up
         line_fields = {**line_fields, **_UNSCORED}
     predictions = list(_lines(place / PREDICTIONS, line_fields, whole=rows is not None))
-    return Run(place.resolve().name, record, predictions, rows)
+    if of_text:
+        return Run(place.resolve().name, record, predictions, rows)
+    rescored = rescored or (rows is None and any(line.get("scoring") != SCORING for line in predictions))
+    predictions = [scored(line) for line in predictions]
+    if rows is not None and rescored:
+        rows = score_rows(predictions)
+    return Run(place.resolve().name, record, predictions, rows, rescored)
 
 
 def _lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str, Any]]:
@@ -119,6 +134,10 @@ def _lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str, Any]
         except ValueError as error:
             raise UsageError(f"{where} is not JSON ({error}): remove it, and run the evaluation again.") from error
         _check(found, fields, where)
+        if "metric" in found and found.get("scoring") != SCORING:
+            _check(found, _TO_SCORE, where)
+            if not found["answers"] or not all(isinstance(answer, str) for answer in found["answers"]):
+                raise UsageError(f"{where} lacks answers that are texts: run the evaluation again.")
         yield found
 
 

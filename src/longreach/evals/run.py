@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import filelock
 
 from longreach.errors import UsageError
-from longreach.evals.scores import mean_interval
+from longreach.evals.scores import SCORING, mean_interval
 from longreach.jsontext import parse_object
 from longreach.training import run
 
@@ -152,7 +152,7 @@ class Predictions:
 
 def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Writes scores.json, whole or not at all, and returns what is in it."""
-    scores = {"rows": list(rows)}
+    scores = {"scoring": SCORING, "rows": list(rows)}
     run.write_json(folder / SCORES, scores)
     return scores
 
@@ -160,8 +160,9 @@ def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 def score_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each reader, task and length, in their order, and one for the mean over tasks of each length.
 
-    Scores are percent, with a 95% bootstrap interval over the samples; that of a mean weighs every task the same,
-    however many samples it has. Other figures are means over samples; tokens a second are of writing, after the first.
+    Scores are percent, with a 95% bootstrap interval over the samples, None where there are too few of them; that of a
+    mean weighs every task the same, however many samples it has. Other figures are means over samples; tokens a second
+    are of writing, after the first.
 
     Args:
         lines: Of predictions.jsonl.

@@ -18,8 +18,9 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.evals import run
-from longreach.evals.metrics import METRICS
+from longreach.evals.metrics import METRICS, scored
 from longreach.evals.sample import Answering, Prediction, Sample
+from longreach.evals.scores import SCORING
 from longreach.training.frame import clock, stderr
 
 _PREDICTED = (
@@ -81,7 +82,7 @@ def evaluate(
                 at = f" at {said.length:,}" if said.length else ""
                 progress.done(f"{reader.name}, {said.task}{at}")
         order = [(name, sample.id) for name, asked in work.items() for batch in asked for sample in batch]
-        return run.write_scores(folder, run.score_rows([predictions.lines[key] for key in order]))
+        return run.write_scores(folder, run.score_rows([scored(predictions.lines[key]) for key in order]))
 
 
 def ask(
@@ -119,6 +120,7 @@ def line_of(reader: str, sample: Sample, prediction: Prediction) -> dict[str, An
         "prediction": prediction.text,
         "metric": sample.metric,
         "score": METRICS[sample.metric](prediction.text, sample),
+        "scoring": SCORING,
         **{key: said[key] for key in _PREDICTED},
     }
 

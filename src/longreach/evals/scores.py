@@ -1,22 +1,20 @@
 """How near an answer comes to its references: token F1, exact match, ROUGE-L, and how sure a mean of them is.
 
-Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): normalisation, F1, exact match; Lin 2004, ROUGE.
+Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): F1, exact match; Lin 2004, ROUGE. What a word is, and which
+characters are the same: see `evals.plain`.
 """
 
 import random
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from longreach.evals.plain import words
 
-
-def normalised(text: str) -> list[str]:
-    """The words of an answer as SQuAD compares them: lower case, without punctuation and articles."""
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+SCORING = 2
+"""The number of the rules here and in `evals.metrics`: it rises whenever an answer may score otherwise."""
+FEWEST = 10
+"""Answers that an interval needs: of fewer, a bootstrap says nothing about how sure their mean is."""
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
@@ -35,7 +33,7 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def _best(score: Callable[[list[str], list[str]], float], answer: str, references: Sequence[str]) -> float:
-    return max(score(normalised(answer), normalised(reference)) for reference in references)
+    return max(score(words(answer), words(reference)) for reference in references)
 
 
 def _f1(answer: list[str], reference: list[str]) -> float:
@@ -62,15 +60,17 @@ def _harmonic(common: int, answer: list[str], reference: list[str]) -> float:
 
 
 class Interval(NamedTuple):
-    """A mean and where it lies with 95% confidence."""
+    """A mean and where it lies with 95% confidence; no ends where there are too few answers to say so."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def interval(scores: Sequence[float], *, seed: int = 0, draws: int = 1000) -> Interval:
-    """The mean of scores and its 95% interval by the percentile bootstrap: as many drawn with replacement, many times.
+    """Returns the mean of scores and its 95% interval by the percentile bootstrap.
+
+    As many scores are drawn with replacement, many times. Fewer than `FEWEST` have no interval.
 
     Args:
         scores: at least one.
@@ -81,7 +81,10 @@ def interval(scores: Sequence[float], *, seed: int = 0, draws: int = 1000) -> In
 
 
 def mean_interval(groups: Sequence[Sequence[float]], *, seed: int = 0, draws: int = 1000) -> Interval:
-    """The mean of the groups' means, however many scores each has, and its interval, each group drawn by itself.
+    """Returns the mean of the groups' means, however many scores each has, and its interval, each drawn by itself.
+
+    There is no interval where the groups have fewer than `FEWEST` scores together, or one of them has a single score:
+    how much others would differ from that one is not known.
 
     Args:
         groups: at least one, of at least one score each.
@@ -92,6 +95,8 @@ def mean_interval(groups: Sequence[Sequence[float]], *, seed: int = 0, draws: in
         means = [sum(scores) / len(scores) for scores in groups]
         return sum(means) / len(means)
 
+    if sum(map(len, groups)) < FEWEST or min(map(len, groups)) < 2:
+        return Interval(mean(groups), None, None)
     chance = random.Random(seed)
     means = sorted(mean(chance.choices(scores, k=len(scores)) for scores in groups) for _ in range(draws))
     return Interval(mean(groups), means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))])

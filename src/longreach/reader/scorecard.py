@@ -14,7 +14,7 @@ from longreach.reader.policy import Policy
 if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Row:
         reading: what it is called.
         policy: what asks for it; None for a control that no policy asks for.
         questions: how many it could read.
-        f1: mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval.
+        f1: mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval, None where there were too few
+            questions for one.
         exact_match: share of answers that are a reference, 0 to 100.
         rouge_l: mean ROUGE-L, 0 to 100.
         positions: mean positions of the prompts.
@@ -35,8 +36,8 @@ class Row:
     policy: Policy | None
     questions: int
     f1: float
-    f1_low: float
-    f1_high: float
+    f1_low: float | None
+    f1_high: float | None
     exact_match: float
     rouge_l: float
     positions: float
@@ -113,10 +114,9 @@ class Scorecard:
             raise damaged from error
 
 
-_NUMBERS = ("f1", "f1_low", "f1_high", "exact_match", "rouge_l", "positions")
-_ROW: Kinds = {"reading": (str,), "policy": (dict, NoneType), "questions": (int,)} | dict.fromkeys(
-    _NUMBERS, (int, float)
-)
+_NUMBERS = dict.fromkeys(("f1", "exact_match", "rouge_l", "positions"), (int, float))
+_ENDS = dict.fromkeys(("f1_low", "f1_high"), (int, float, NoneType))
+_ROW: Kinds = {"reading": (str,), "policy": (dict, NoneType), "questions": (int,), **_NUMBERS, **_ENDS}
 _POLICY: Kinds = {
     "k": (int,),
     "raw": (int, str),

@@ -1,0 +1,161 @@
+"""Which choice of a multiple-choice question an answer names: "(B)", "**B.** Paris", "The answer is B", "$\\boxed{B}$".
+
+What counts, in this order: a boxed letter; the last sentence that says which one is right, or line that is a letter
+alone; an option's own words; lines that begin with a letter. An answer that leaves it open, "A or B", names none.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from longreach.evals.plain import plain, words
+
+LETTERS = "ABCD"
+_LONGEST = (
+    2000  # characters of an answer that are looked at, the last ones: the expressions below are not made for more
+)
+_REPEATED = re.compile(r"([^\w\s])\1{3,}|\s*(\n)\s*|(\s)\s+")
+_THOUGHTS = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(r"^[^\w\n]*question\b[^\n]{0,8}:", re.MULTILINE | re.IGNORECASE)
+_LATEX = re.compile(r"\\(?:text|math|box|fbox|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_MARKUP = re.compile(r"\*\*|__|</?[A-Za-z]{1,12}>|`|\\[()\[\]]|\$|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
+_OPTION = re.compile(rf"^([{LETTERS}])[.):] (.+)$", re.MULTILINE)
+
+# What may stand behind a letter that is a choice. "A man" is no choice, nor are "B-flat", "D'Arcy" and "C. S. Lewis".
+_BEHIND = (
+    r"(?=\s*$|\s*[)\]}\"]|\s*[,;:!?\n](?!\w)|[^\w\s\x00-\x7f]|\.(?!\s*[A-Za-z]\.)(?!\w)|'(?!\w)|\s+[-/=]|-\s|/\s*\(?[A-Da-d]\b"
+    r"|\s*\(|\s+(?:because|since|as|for|is|was|and|or|but|not|due|given|would|seems|rather|instead|which|with)\b)"
+)
+_WORDS_BETWEEN = (
+    r"(?:(?:either|both|probably|likely|most likely|definitely|clearly|certainly|indeed|therefore|thus|simply|also|just"
+    r"|the|option|choice|letter|answer|number|indicated by|labell?ed|given by|in)\s+)*"
+)
+_LETTER = rf"[(\[{{<\"']*(?P<letter>[A-Da-d]){_BEHIND}"
+_SAYS = re.compile(
+    r"(?:\b(?:answers?|choice|option|solution|response|guess|pick|conclusion)\b(?P<gap>[^.\n:=]{0,100}?)"
+    r"(?:\b(?:is|was|are|be|would be|should be|must be|seems to be)\b\s*:?|:|=|\s-)"
+    r"|\b(?:choose|chose|choosing|pick|picked|select|selected|go with|going with|went with|opt for|vote for)\b"
+    r"|\b(?:think|believe|guess|say)(?:\s+that)?\b|\bnot\s+\(?[A-D]\)?,?\s+but(?:\s+rather)?\b"
+    r"|\b(?:it|that|this)(?:'s| is| was| has to be| must be| should be| would be| could only be)\b"
+    r"|(?:^|[.!?,;]\s+|\n)\W*(?:so|therefore|thus|hence|then|actually|finally|correction)[,:]?(?=\s)"
+    r"|(?:答案|选|選)(?:是|为|為|应为|應為)?\s*:?"
+    rf")\s*{_WORDS_BETWEEN}{_LETTER}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_RIGHT = re.compile(
+    r"(?P<open>\b(?:or|and|nor|not|neither|either)\s+)?(?:\b(?:option|choice|letter)\s+)?"
+    r"(?<![\w'-])[(\[]?(?P<letter>[A-D])(?!\w)[)\]]?[.):]?(?:\s+\([^()\n]{1,80}\)|[^.\n]{0,80}?)?"
+    r"\s+(?:is|was|seems|looks|appears|must be|would be|has to be)\s+"
+    r"(?:(?:the|clearly|probably|likely|most|therefore|thus|indeed|definitely|to be|only|one)\s+)*"
+    r"(?:correct|right|best|answer|true|accurate|choice|option)\b",
+)
+_ALONE = re.compile(
+    r"^[^\w\n]*(?:(?:so|therefore|thus|hence|actually|yes|no|definitely|probably|likely|maybe|my|the|final|correct|right|answer|option|choice|letter)\b[\s,:]*)*"
+    r"[(\[{<\"']*(?P<letter>[A-Da-d])[)\]}>\"']*[.:!?\u3002]?\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CLOSING = re.compile(r"[.!?]\s+[(\[]?(?P<letter>[A-D])[)\]]?[.!]?\s*\Z")
+_MARKED = re.compile(
+    r"^[^\w\n]*(?:(?:option|choice|answer|letter)\s+)?"
+    r"(?:[(\[](?P<closed>[A-Da-d])[)\]]|(?P<letter>[A-Da-d])(?:[)\]:;]|\.(?!\s*[A-Za-z]\.)|,(?!\w)|\s+[-=(]|-\s)"
+    r"|(?P<named>[A-D])(?=\s+(?:because|since|as|due)\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NAMED = re.compile(r"\b(?:answer|choice|option)\b[^.\n:]{0,60}?(?:\bis\b|:)", re.IGNORECASE)
+# A second letter beside the first: then the answer has not decided. "B, not C" has.
+_ANOTHER = re.compile(
+    r"\W{0,3}\s*(?:,|/|\||&|\+|\bor\b|\band\b(?!\s+not\b)|\band/or\b)\s*(?:possibly\s+|maybe\s+|perhaps\s+)?"
+    r"(?:option\s+|choice\s+)?[(\[\"']*(?P<letter>[A-Da-d])(?=[)\]\"'.,;:!?]|\s*$|\s*\n|\s*(?:,|/|or\b|and\b)"
+    r"|\s+(?:is|are)\s+(?:both\s+)?(?:correct|right))",
+    re.IGNORECASE,
+)
+
+
+class _Mention(NamedTuple):
+    """A place that names a choice: where it ends, and which letter; None where two are named at once."""
+
+    end: int
+    letter: str | None
+
+
+def options_of(question: str) -> dict[str, str]:
+    """Returns the options that stand in a question, "A. Paris" a line, by their letters."""
+    return {letter: text.strip() for letter, text in _OPTION.findall(question)}
+
+
+def chosen(answer: str, options: Mapping[str, str]) -> str | None:
+    """Returns the letter of the choice that an answer names, A to D; None where it names none or more than one.
+
+    Args:
+        answer: what was written, reasoning and markup included.
+        options: the words of the options, by letter, as far as they are known.
+    """
+    # A dash without spaces around it would look like the hyphen of "B-flat".
+    text = _THOUGHTS.split(plain(re.sub("[\u2014\u2015]", " - ", answer[-10 * _LONGEST :])))[-1]
+    text = _REPEATED.sub(r"\1\2\3", text).strip()[-_LONGEST:]
+    if boxed := _BOXED.findall(text):
+        text = boxed[-1]
+    while _LATEX.search(text):
+        text = _LATEX.sub(r"\1", text)
+    text = _MARKUP.sub("", text).strip()
+    # A model that was shown examples may go on with a question of its own: what it answers to that does not count.
+    for found in _NEXT_QUESTION.finditer(text):
+        if letter := _in_one_answer(text[: found.start()].strip(), options):
+            return letter
+    return _in_one_answer(text, options)
+
+
+def _in_one_answer(text: str, options: Mapping[str, str]) -> str | None:
+    mentions = list(_mentions(text))
+    if mentions:
+        return max(mentions, key=lambda mention: (mention.end, mention.letter is None)).letter
+    if letter := _by_words(text, options):
+        return letter
+    marked = {(found["closed"] or found["letter"] or found["named"]).upper() for found in _MARKED.finditer(text)}
+    opening = _MARKED.match(text)
+    if len(marked) != 1 or (opening and _ANOTHER.match(text, opening.end() - 1)):
+        return None
+    return marked.pop()
+
+
+def _mentions(text: str) -> Iterator[_Mention]:
+    """Every place that says which choice is right, or that is nothing but a letter."""
+    for found in (*_SAYS.finditer(text), *_ALONE.finditer(text), *_CLOSING.finditer(text)):
+        if not _is_article(text, found):
+            yield _mention(text, found)
+    for found in _RIGHT.finditer(text):
+        before = (found["open"] or "").strip().lower()
+        if before in ("or", "and", "either"):
+            yield _Mention(found.end(), None)
+        elif not before:
+            yield _mention(text, found)
+    # "A or B" may be all that is said.
+    first = re.match(r"\W*(?:(?:either|both|maybe|perhaps|possibly|option|choice)\s+)*([A-D])(?!\w)", text)
+    if first and _ANOTHER.match(text, first.end()):
+        yield _Mention(first.end(), None)
+
+
+def _mention(text: str, found: re.Match[str]) -> _Mention:
+    letter = found["letter"].upper()
+    other = _ANOTHER.match(text, found.end("letter"))
+    undecided = other is not None and other["letter"].upper() != letter
+    return _Mention(found.end(), None if undecided else letter)
+
+
+def _is_article(text: str, found: re.Match[str]) -> bool:
+    """Whether the "letter" is the word "a", as in "the answer is a as in"; at the end of a sentence it is a letter."""
+    return found["letter"] == "a" and re.match(r"\s+\w", text[found.end("letter") :]) is not None
+
+
+def _by_words(text: str, options: Mapping[str, str]) -> str | None:
+    """The option whose words the answer is, or says are right; None where these are not those of exactly one."""
+    said = _NAMED.split(text)[-1]
+    for part in (text, text.split("\n", 1)[0], said):
+        # The "a" of "A. Berlin" is no article: then the words are compared with it, and no option has them.
+        articles = _MARKED.match(part) is not None
+        mine = words(part, articles=articles)
+        same = [letter for letter, own in options.items() if mine and words(own, articles=articles) == mine]
+        if len(same) == 1:
+            return same[0]
+    return None
