@@ -4,7 +4,8 @@ import re
 
 from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.encoding import decode_html
-from longreach.corpus.documents.html_walk import PageWalk
+from longreach.corpus.documents.html_walk import PageText, PageWalk
+from longreach.corpus.documents.xhtml import as_html, is_xml
 from longreach.errors import DocumentError
 
 MOST_NESTED = 5_000
@@ -28,6 +29,8 @@ def convert(raw: bytes, name: str) -> Converted:
         DocumentError: The encoding is not certain, the page nests too deep, or it is damaged.
     """
     page = decode_html(raw, name)
+    if name.lower().endswith(".xhtml") or is_xml(page):
+        page = as_html(page)
     check_depth(page, name)
     with converting(name, ".html"):
         return Converted(markdown(page))
@@ -62,6 +65,11 @@ def markdown(page: str) -> str:
 
     Scripts, style sheets, templates and comments are not read, and nothing is fetched.
     """
+    return read_page(page).text()
+
+
+def read_page(page: str) -> PageText:
+    """Returns the text of an HTML page apart from its title."""
     from selectolax.lexbor import LexborHTMLParser
 
     walk = PageWalk()
@@ -84,4 +92,4 @@ def markdown(page: str) -> str:
             walk.leave()
             following = node.next
         node = following if depth > 0 else None
-    return walk.text()
+    return walk.finish()

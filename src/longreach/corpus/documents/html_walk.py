@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents import html_tags as tags
 from longreach.corpus.documents.html_list import Numbering
@@ -31,6 +31,21 @@ _SCRIPTS = {
 }
 _SHOWN_INPUTS = frozenset({"", "text", "search", "email", "tel", "url", "number", "date", "time", "submit", "button"})
 _ADDRESS = re.compile(r"(?:https?://|ftp://|mailto:|tel:)\S+$", re.IGNORECASE)
+
+
+class PageText(NamedTuple):
+    """A page's title, the text of its body, and its headings as they are compared."""
+
+    title: str
+    body: str
+    headings: frozenset[str]
+
+    def text(self) -> str:
+        """The text of the page, under its title unless a heading or the first line repeats it."""
+        title = _plain(self.title)
+        if not title or title in self.headings or _plain(self.body.partition("\n")[0]) == title:
+            return self.body
+        return f"{self.title}\n\n{self.body}" if self.body else self.title
 
 
 @dataclass
@@ -90,13 +105,9 @@ class PageWalk:
         if close is not None:
             close()
 
-    def text(self) -> str:
-        """The text of the page, under its title unless a heading repeats it."""
-        body = self._writer.text()
-        title = self._title or ""
-        if not title or _plain(title) in self._headings or _plain(body.partition("\n")[0]) == _plain(title):
-            return body
-        return f"{title}\n\n{body}" if body else title
+    def finish(self) -> PageText:
+        """Returns what was read."""
+        return PageText(self._title or "", self._writer.text(), frozenset(self._headings))
 
     def _write(self, text: str) -> None:
         if self._inside["pre"]:
