@@ -8,7 +8,10 @@ import typer
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, at_least_one, emit, note
 
 if TYPE_CHECKING:
-    from longreach.corpus.documents import Skipped
+    from longreach.corpus.documents import Limits, Selection
+    from longreach.corpus.schema import AddReport
+
+_MOST_KINDS = 10  # that are named one by one
 
 
 def ingest(
@@ -38,7 +41,27 @@ def ingest(
         help="autocompressor: vectors a passage. [default: 50; as trained]",
     ),
     mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
+    include: list[str] = typer.Option(
+        [], "--include", metavar="PATTERN", help="Of the files in folders, only those that match. May be repeated."
+    ),
+    exclude: list[str] = typer.Option(
+        [], "--exclude", metavar="PATTERN", help="Of the files in folders, none that match. May be repeated."
+    ),
+    follow_links: bool = typer.Option(
+        False, "--follow-links", help="Follow links in folders to other folders and to files elsewhere."
+    ),
     prune: bool = typer.Option(False, "--prune", help="Remove documents whose files under PATH no longer exist."),
+    force: bool = typer.Option(
+        False, "--force", help="Prune even where that removes most documents of a folder, as when its disk is away."
+    ),
+    limit: list[str] = typer.Option(
+        [],
+        "--limit",
+        metavar="NAME=VALUE",
+        help="What one file may cost: file_bytes, unpacked_bytes, members, text_characters, seconds or memory_bytes. "
+        "May be repeated. [default: file_bytes=512MiB unpacked_bytes=512MiB members=10000 text_characters=50000000 "
+        "seconds=120 memory_bytes=2GiB]",
+    ),
     batch_size: int | None = typer.Option(None, "--batch-size", min=1, help="Segments in one forward pass."),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
@@ -51,11 +74,16 @@ def ingest(
     on where it stopped. Files that cannot be read are skipped and listed at the end, with exit code 1. Parts of a file
     that cannot be read, such as a scanned page among others, are listed too, and `corpus show` lists them later.
 
+    A PATTERN is one of gitignore. Without a slash it is about the name of a file or folder: '*.pdf', drafts. With one
+    it is about the path from the folder named: '2024/*.txt', '**/old/*'. What is excluded stays in the corpus if it is
+    there. Hidden files are not read, nor is what programs leave behind; files of kinds that are not read are counted.
+
     Example: longreach ingest book.txt papers/ --corpus library
     """
     from longreach.compressors.names import check_mode
     from longreach.compressors.shipped import check_compressor
-    from longreach.corpus.schema import AddReport, valid_name
+    from longreach.corpus.documents import Limits, Selection
+    from longreach.corpus.schema import valid_name
     from longreach.errors import UsageError
 
     if not all(path.strip() for path in paths):
@@ -65,6 +93,10 @@ def ingest(
         check_compressor(compressor)
     if mode is not None:
         check_mode(mode)
+    if force and not prune:
+        raise UsageError("--force is about --prune: give both, or neither.")
+    limits = Limits.parse(limit)
+    selection = Selection.of(include, exclude, follow_links)
 
     from longreach.corpus.store import Corpus
     from longreach.workspace import open_or_create, store_folder
@@ -73,18 +105,28 @@ def ingest(
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     folder = store_folder(store)
     sources = [path if "://" in path else Path(path) for path in paths]  # web addresses are refused by that name
-    refused = [] if corpus in Corpus.names(folder) else _all_refused(sources)
-    if refused:  # a mistyped path makes no empty corpus that holds on to these settings
-        report = AddReport(skipped=refused)
-    else:
+    report = None
+    if corpus not in Corpus.names(folder):  # a mistyped path makes no empty corpus that holds on to these settings
+        report = _report_if_nothing_is_readable(sources, selection, limits)
+    if report is None:
         opened = open_or_create(folder, corpus, model_ref=model, compressor_ref=compressor, device=device, **settings)
-        report = opened.corpus.add(sources, prune=prune, progress=True, batch_size=batch_size)
+        report = opened.corpus.add(
+            sources,
+            prune=prune,
+            force=force,
+            include=selection.include,
+            exclude=selection.exclude,
+            follow_links=follow_links,
+            limits=limits,
+            progress=True,
+            batch_size=batch_size,
+        )
     skipped = [{"document": item.name, "reason": item.reason} for item in report.skipped]
     if as_json:
         outcomes = {key: getattr(report, key) for key in ("added", "replaced", "unchanged", "removed")}
         figures = {"passages": report.passages, "tokens": report.tokens, "seconds": round(report.seconds, 3)}
         notes = [{"document": name, "notes": notes} for name, notes in report.notes.items()]
-        emit({"corpus": corpus, **outcomes, "skipped": skipped, "notes": notes, **figures})
+        emit({"corpus": corpus, **outcomes, "skipped": skipped, "unread": report.unread, "notes": notes, **figures})
     else:
         words = ("added", "replaced", "unchanged", "removed", "skipped")
         done = ", ".join(f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word))
@@ -92,19 +134,37 @@ def ingest(
     for name, sentences in report.notes.items():
         for sentence in sentences:
             note(f"incomplete: {name}: {sentence}")
+    if report.unread:
+        note(_said_of_kinds(report.unread))
     for item in report.skipped:
         note(f"skipped: {item.reason}")
     if report.skipped:
         raise typer.Exit(1)
 
 
-def _all_refused(sources: list[str | Path]) -> "list[Skipped]":
-    """Why nothing of `sources` can be read; empty where one document can."""
-    from longreach.corpus.documents import Skipped, read_all
+def _report_if_nothing_is_readable(
+    sources: list[str | Path], selection: "Selection", limits: "Limits"
+) -> "AddReport | None":
+    """Says why nothing of `sources` can be read; None where one document can."""
+    from longreach.corpus.documents import Skipped, find, read_all
+    from longreach.corpus.schema import AddReport
 
-    refused = list[Skipped]()
-    for item in read_all(sources):
+    found = find(sources, selection)
+    report = AddReport(unread=found.unread)
+    for item in read_all(found, limits):
         if not isinstance(item, Skipped):
-            return []
-        refused.append(item)
-    return refused
+            return None
+        report.skipped.append(item)
+    return report
+
+
+def _said_of_kinds(unread: dict[str, int]) -> str:
+    """Counts the files of kinds that are not read in one sentence."""
+    total = sum(unread.values())
+    counts = []
+    for suffix, count in list(unread.items())[:_MOST_KINDS]:
+        counts.append(f"{count:,} {suffix or 'without a suffix'}")
+    if len(unread) > _MOST_KINDS:
+        counts.append(f"{sum(list(unread.values())[_MOST_KINDS:]):,} of other kinds")
+    what = "1 file of a kind that is not read" if total == 1 else f"{total:,} files of kinds that are not read"
+    return f"not read: {what}: {', '.join(counts)}. Name a file itself to try it as plain text."

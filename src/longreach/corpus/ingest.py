@@ -4,19 +4,18 @@ Passages are appended while their document is still being compressed; the docume
 end. So a reader sees whole documents only, and a writer that was killed goes on after the last appended passage.
 """
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from longreach.corpus.documents import Document, Skipped, read_all
+from longreach.corpus.documents import Document, Found, Limits, Skipped, read_all
+from longreach.corpus.documents.base import shown
 from longreach.corpus.integrity import FileLog, storage_faults
 from longreach.corpus.schema import (
     DOCUMENTS,
@@ -119,27 +118,6 @@ def uninterrupted(work: Callable[[], None]) -> None:
         raise failures[0]
 
 
-def vanished(document: str, sources: Sequence[str | Path | Document]) -> bool:
-    """Whether a document came from a file at or under one of `sources` that is no longer there."""
-    path = Path(document)
-    if not path.is_absolute():
-        return False
-    try:
-        path.lstat()
-        return False
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError:  # it cannot be told, so it stays
-        return False
-    for source in sources:
-        if isinstance(source, Document) or "\0" in str(source):
-            continue
-        real = Path(os.path.realpath(source))
-        if path == real or (path.is_relative_to(real) and real.exists()):  # not a folder that is itself away
-            return True
-    return False
-
-
 class Ingest:
     """One run of `Corpus.add`, under the corpus's lock."""
 
@@ -159,12 +137,13 @@ class Ingest:
         self._ready: dict[str, dict[str, Any]] = {}
         self._flushed_at = time.monotonic()
 
-    def run(self, sources: Sequence[str | Path | Document], *, progress: bool, batch_size: int | None) -> AddReport:
-        """Adds what `sources` stand for, and says what was done."""
+    def run(self, found: Found, limits: Limits, *, progress: bool, batch_size: int | None) -> AddReport:
+        """Adds what was found, and says what was done."""
         began = time.monotonic()
+        self.report.unread.update(found.unread)
         passages = tokens = 0
         with tqdm(unit="tok", unit_scale=True, disable=not progress, desc="compress", mininterval=0.5) as bar:
-            for key, segment, vectors in self.compressor.stream(self._jobs(sources), batch_size=batch_size):
+            for key, segment, vectors in self.compressor.stream(self._jobs(found, limits), batch_size=batch_size):
                 work = self._work[str(key)]
                 count = self._take(work, segment, vectors)
                 passages, tokens = passages + 1, tokens + count
@@ -175,8 +154,8 @@ class Ingest:
         self.flush()
         return replace(self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began)
 
-    def _jobs(self, sources: Sequence[str | Path | Document]) -> Iterator[Job]:
-        for item in read_all(sources):
+    def _jobs(self, found: Found, limits: Limits) -> Iterator[Job]:
+        for item in read_all(found, limits):
             if isinstance(item, Skipped):
                 self.report.skipped.append(item)
                 continue
@@ -190,13 +169,14 @@ class Ingest:
             elif revision in self._finished:
                 self._publish(item, self._finished[revision])
             else:
-                ids, pieces = cut(item.text, self.compressor)
                 try:
+                    ids, pieces = cut(item.text, self.compressor)
                     if not ids:
                         raise DocumentError("It has no tokens in this model's vocabulary: leave it out.")
                     self.compressor.check(len(ids))
-                except DocumentError as error:
-                    self.report.skipped.append(Skipped(item.name, f"{item.name}: {error}"))
+                except (DocumentError, MemoryError) as error:
+                    said = "Its tokens need more memory than there is: split it." if not str(error) else str(error)
+                    self.report.skipped.append(Skipped(item.name, f"{shown(item.name)}: {said}"))
                     self.report.notes.pop(item.name, None)
                     continue
                 work = self._work[revision] = _Work(revision, item.text, pieces, [item])

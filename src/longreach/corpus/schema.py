@@ -123,6 +123,7 @@ class AddReport:
         unchanged: Documents that are as they were.
         removed: Documents whose files are gone; see `prune`.
         skipped: What was not read, and why.
+        unread: How many files in folders are of kinds that are not read, by suffix in lower case ("" for none).
         notes: For each document that was read without some parts of its file, one sentence for each part.
         passages: The number of passages that were compressed just now.
         tokens: The number of their tokens.
@@ -134,6 +135,7 @@ class AddReport:
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     skipped: "list[Skipped]" = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     passages: int = 0
     tokens: int = 0

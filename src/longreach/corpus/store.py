@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from longreach.corpus.documents import Document
-from longreach.corpus.ingest import Ingest, vanished
+from longreach.corpus.documents import Document, Limits, Selection, find
+from longreach.corpus.ingest import Ingest
 from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked, storage_faults
+from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
 from longreach.corpus.schema import (
     DOCUMENTS,
@@ -165,6 +166,11 @@ class Corpus(CorpusReading):
         sources: "str | Path | Document | Sequence[str | Path | Document]",
         *,
         prune: bool = False,
+        force: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        follow_links: bool = False,
+        limits: Limits | None = None,
         progress: bool = False,
         batch_size: int | None = None,
     ) -> AddReport:
@@ -174,22 +180,34 @@ class Corpus(CorpusReading):
 
         Args:
             sources: files, folders, texts or documents; one alone need not be in a list.
-            prune: remove documents whose files lay under `sources` and no longer exist.
+            prune: remove documents whose files lay under `sources` and no longer exist. What is excluded stays.
+            force: prune even where most documents of a folder would go, or all of one that is empty now.
+            include: of the files in folders, only those that match one of these patterns; see `Selection`.
+            exclude: of the files in folders, none that match one of these.
+            follow_links: follow links in folders to other folders and to files elsewhere.
+            limits: what one file may cost; see `Limits`.
             progress: show a bar in tokens per second on stderr.
             batch_size: segments in one forward pass; None chooses by device.
 
         Raises:
-            UsageError: the corpus was opened without its compressor, or the compressor's tokenizer is not a fast one.
+            UsageError: the corpus was opened without its compressor, the compressor's tokenizer is not a fast one, a
+                pattern matches nothing, or `prune` would remove too much.
         """
         if self.compressor is None:
             raise UsageError(f"Corpus {self.name!r} was opened to read: open it with its compressor to add documents.")
         sources = [sources] if isinstance(sources, (str, Path, Document)) else list(sources)
+        selection = Selection.of(include, exclude, follow_links)
         with self._writing() as log:
             with storage_faults(self.path):
                 ingest = Ingest(self._database, log, self.settings, self.compressor)
-            report = ingest.run(sources, progress=progress, batch_size=batch_size)
+            gone = list[str]()
             if prune:
-                gone = [document.document for document in self.documents() if vanished(document.document, sources)]
+                names = [document.document for document in self.documents()]
+                gone = find_vanished(names, sources, force=force)  # before anything is changed: it may refuse
+            found = find(sources, selection)
+            report = ingest.run(found, limits or Limits(), progress=progress, batch_size=batch_size)
+            if prune:
+                gone = [name for name in gone if is_gone(Path(name))]
                 with storage_faults(self.path):
                     self._drop(log, gone)
                 report.removed.extend(gone)

@@ -1,26 +1,63 @@
-"""ZIP archives that are documents: DOCX and EPUB."""
+"""ZIP archives that are documents: DOCX, EPUB and the like."""
 
 import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from longreach.corpus.documents.base import converting
 from longreach.corpus.documents.encoding import OLE
+from longreach.corpus.documents.limits import current, exceeded
 from longreach.errors import DocumentError
+
+_CHUNK_BYTES = 1 << 20
+
+
+class BoundedArchive(zipfile.ZipFile):
+    """An archive that unpacks no more than the limits allow, whatever its headers say.
+
+    Members are unpacked when they are read, not before, so those that nobody reads cost nothing. A member that is read
+    twice counts twice.
+    """
+
+    def __init__(self, raw: bytes, name: str) -> None:
+        super().__init__(io.BytesIO(raw))
+        self._named = name
+        self._limits = current()
+        self._unpacked_bytes = 0
+        if len(self.filelist) > self._limits.members:
+            raise exceeded(name, f"has {len(self.filelist):,} parts", "members", self._limits)
+
+    def open(self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False) -> IO[bytes]:
+        """Opens a member to be read, unpacked.
+
+        Raises:
+            DocumentError: More than the limit has been unpacked by now.
+        """
+        unpacked = io.BytesIO()
+        with super().open(name, mode, pwd, force_zip64=force_zip64) as member:
+            while chunk := member.read(_CHUNK_BYTES):
+                # Counted as it comes: the sizes in the headers may be lies.
+                self._unpacked_bytes += len(chunk)
+                if self._unpacked_bytes > self._limits.unpacked_bytes:
+                    raise exceeded(self._named, "unpacks to more than is allowed", "unpacked_bytes", self._limits)
+                unpacked.write(chunk)
+        unpacked.seek(0)
+        return unpacked
 
 
 @contextmanager
 def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
-    """Opens an archive whose members can be read without a password.
+    """Opens an archive whose members can be read without a password, within the limits.
 
     Raises:
-        DocumentError: It is no archive, damaged, or locked; also for whatever fails inside the `with` block.
+        DocumentError: It is no archive, damaged, locked, or too large; also for whatever fails inside the `with` block.
     """
     if raw.startswith(OLE):
         advice = f"remove the password, or save it again as {suffix}."
         raise DocumentError(f"{name} is password-protected, or an old Office file: {advice}")
-    with converting(name, suffix), zipfile.ZipFile(io.BytesIO(raw)) as archive:
+    with converting(name, suffix), BoundedArchive(raw, name) as archive:
         if any(member.flag_bits & 1 for member in archive.infolist()):
             raise DocumentError(locked(name))
         yield archive

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longreach.corpus.documents.encoding import quiet
-from longreach.errors import DocumentError
+from longreach.errors import DocumentError, out_of_memory
 
 
 class Converted(NamedTuple):
@@ -27,9 +27,13 @@ def converting(name: str, suffix: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except DocumentError:
+    except (DocumentError, MemoryError):
         raise
+    except RecursionError as error:
+        raise DocumentError(f"{name} nests its parts too deeply to be read: export it as text.") from error
     except Exception as error:
+        if out_of_memory(error) or "memory allocation failed" in str(error).lower():  # as libxml2 says it
+            raise MemoryError from error
         what = f"{name} is damaged or is not a {suffix} file"
         raise DocumentError(f"{what}: open it in its own program and save it again, or export it as text.") from error
 

@@ -6,14 +6,17 @@ What cannot be read is named, with one sentence that says why and what to do, an
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from longreach.corpus.documents import apart
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encoding import encodable
+from longreach.corpus.documents.folders import Selection, Skipped, count_kinds, explain_link, list_files
+from longreach.corpus.documents.limits import Limits
 from longreach.errors import DocumentError, UsageError
 
 
@@ -32,55 +35,108 @@ class Document:
     notes: tuple[str, ...] = ()
 
 
-class Skipped(NamedTuple):
-    """What was not read, and the one sentence that says why and what to do."""
+class Found(list["Path | Document | Skipped"]):
+    """What sources stand for, in order.
 
-    name: str
-    reason: str
+    Attributes:
+        unread: How many files in folders are of kinds that are not read, by suffix in lower case ("" for none).
+    """
+
+    def __init__(self, items: "Iterable[Path | Document | Skipped]" = (), unread: dict[str, int] | None = None) -> None:
+        super().__init__(items)
+        self.unread = unread or {}
 
 
-def find(sources: Sequence[str | Path | Document]) -> list[Path | Document | Skipped]:
-    """Say what `sources` stand for, without reading any file.
+def find(sources: "Sequence[str | Path | Document]", selection: Selection | None = None) -> Found:
+    """Says what `sources` stand for, without reading any file.
 
-    A folder stands for the files in it and below, sorted, without hidden ones and without following links to folders.
-    A str is the path that exists, else a mistyped path if it looks like one, else a text. Nothing comes twice.
+    A folder stands for the files in it and below whose kind is read, sorted; see `Selection`. Hidden files and what
+    programs leave behind (`~$lease.docx`, `Thumbs.db`) are omitted. A link in it is followed to a file of the same
+    folder, and no further. A str is the path that exists, else a mistyped path if it looks like one, else a text.
+    Nothing comes twice.
 
     Args:
         sources: Paths, texts and documents; one alone need not be in a list.
+        selection: Which files of folders are meant; None for all.
 
     Raises:
         UsageError: A source is none of these.
     """
+    finder = _Finder(selection or Selection())
     listed: Sequence[Any] = [sources] if isinstance(sources, (str, Path, Document)) else sources
-    found: dict[str, Path | Document | Skipped] = {}
-    for item in (item for source in listed for item in _expand(source)):
+    for source in listed:
+        for item in _expand(source, finder):
+            finder.take(item)
+    return finder.finish()
+
+
+def read_all(
+    sources: "Found | Sequence[str | Path | Document]", limits: Limits | None = None
+) -> Iterator[Document | Skipped]:
+    """Reads what `sources` stand for, one at a time, in the order of `find`; what cannot be read comes as Skipped.
+
+    Args:
+        sources: As for `find`, or what it returned.
+        limits: What one file may cost; None for the defaults.
+    """
+    try:
+        for item in sources if isinstance(sources, Found) else find(sources):
+            if not isinstance(item, Path):
+                yield item
+                continue
+            try:
+                text, notes = read(item, limits)
+                yield Document(item.as_posix(), text, notes)
+            except DocumentError as error:
+                yield Skipped(shown(item), str(error))
+    finally:
+        apart.close()
+
+
+class _Finder:
+    """Collects what sources stand for, each thing once."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._found: dict[str, Path | Document | Skipped] = {}
+        self._unread: dict[str, Path] = {}
+        self._links: dict[str, Path] = {}
+        self._folders = set[str]()
+
+    def take(self, item: Path | Document | Skipped) -> None:
         key = os.path.realpath(item) if isinstance(item, Path) else item.name
-        first = found.setdefault(key, item)
-        if isinstance(first, Skipped) and not isinstance(item, Skipped):  # left out of a folder, then named itself
-            found[key] = item
+        first = self._found.setdefault(key, item)
+        if isinstance(first, Skipped) and not isinstance(item, Skipped):  # refused in a folder, then named itself
+            self._found[key] = item
         elif isinstance(item, Document) and item != first:
             reason = f"{item.name} is already the name of another document: give this one its own name."
-            found[f"{key}\0{len(found)}"] = Skipped(item.name, reason)
+            self._found[f"{key}\0{len(self._found)}"] = Skipped(item.name, reason)
         elif isinstance(item, Path) and isinstance(first, Document):
             reason = f"{key} is already the name of another document: give that one its own name."
-            found[f"{key}\0{len(found)}"] = Skipped(key, reason)
-    return list(found.values())
+            self._found[f"{key}\0{len(self._found)}"] = Skipped(key, reason)
+
+    def look_into(self, folder: Path) -> Iterator[Path | Skipped]:
+        listing = list_files(folder, SUFFIXES, self._selection)
+        for path in listing.files:
+            yield _named(path)
+        yield from listing.skipped
+        if listing.is_empty:
+            yield Skipped(shown(folder), f"{shown(folder)} holds no files: check the folder.")
+        self._unread.update((os.path.realpath(path), path) for path in listing.unread)
+        self._links.update((str(path), path) for path in listing.links)
+        self._folders |= listing.folders
+
+    def finish(self) -> Found:
+        for link in self._links.values():
+            target = os.path.realpath(link)
+            # What a link leads to may be read all the same: then nothing is missing.
+            if target not in self._folders and target not in self._found:
+                self.take(explain_link(link))
+        unread = [path for real, path in self._unread.items() if real not in self._found]
+        return Found(self._found.values(), count_kinds(unread))
 
 
-def read_all(sources: Sequence[str | Path | Document]) -> Iterator[Document | Skipped]:
-    """Read what `sources` stand for, one at a time, in the order of `find`; what cannot be read comes as Skipped."""
-    for item in find(sources):
-        if not isinstance(item, Path):
-            yield item
-            continue
-        try:
-            text, notes = read(item)
-            yield Document(item.as_posix(), text, notes)
-        except DocumentError as error:
-            yield Skipped(shown(item), str(error))
-
-
-def _expand(source: str | Path | Document) -> Iterator[Path | Document | Skipped]:
+def _expand(source: str | Path | Document, finder: _Finder) -> Iterator[Path | Document | Skipped]:
     if isinstance(source, str):
         if _exists(source):
             source = Path(source)
@@ -106,31 +162,9 @@ def _expand(source: str | Path | Document) -> Iterator[Path | Document | Skipped
         raise UsageError(f"a source is a path, a text or a Document, not {type(source).__name__}: convert it first.")
     else:
         try:
-            yield from _walk(source) if source.is_dir() else [_named(source)]
+            yield from finder.look_into(source) if source.is_dir() else [_named(source)]
         except (OSError, ValueError) as error:
             yield Skipped(shown(source), f"{shown(source)} cannot be reached ({error}): check the path.")
-
-
-def _walk(folder: Path) -> Iterator[Path | Skipped]:
-    refused: list[OSError] = []
-    empty = True
-    for top, folders, files in os.walk(os.path.realpath(folder), onerror=refused.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(top, name) for name in sorted(files) if not name.startswith(".")):
-            empty = False
-            if path.suffix.lower() in SUFFIXES:
-                yield _named(path)
-            else:
-                kind = f"of a kind ({path.suffix}) that is not read" if path.suffix else "without a suffix"
-                yield Skipped(shown(path), f"{shown(path)} is {kind}: name the file itself to try it as plain text.")
-        for link in (path for path in (Path(top, name) for name in folders) if path.is_symlink()):
-            empty = False
-            yield Skipped(shown(link), f"{shown(link)} is a link to a folder, not followed: name the folder itself.")
-    for error in refused:
-        name = shown(error.filename)
-        yield Skipped(name, f"{name} may not be listed ({error.strerror}): ask for permission, or leave it out.")
-    if empty and not refused:
-        yield Skipped(shown(folder), f"{shown(folder)} holds no files: check the folder.")
 
 
 def _named(path: Path) -> Path | Skipped:

@@ -1,0 +1,210 @@
+"""Which files a folder stands for."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from longreach.corpus.documents.base import shown
+from longreach.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathspec import PathSpec
+
+# What programs and systems leave behind. Names that begin with a dot are omitted anyway.
+_LITTER = re.compile(
+    r"~\$.*|~.*\.tmp|.*~|#.*#|thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|icon\r|.*\.(tmp|temp|swp|crdownload|part)",
+    re.IGNORECASE | re.DOTALL,
+)
+_LITTER_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"})
+
+
+class Skipped(NamedTuple):
+    """What was not read, and the one sentence that says why and what to do."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which files in folders are meant; files that are named themselves are always read.
+
+    A pattern is one of gitignore: without a slash in it, it is about the name of a file or of a folder at any depth
+    (`*.pdf`, `drafts`); with a slash, about the path from the folder that was named (`2024/*.txt`, `**/old/*.md`,
+    `/notes.md`). Upper and lower case differ. A folder that matches stands for all that is in it.
+
+    Attributes:
+        include: Only files that match one of these; without any, all files.
+        exclude: No files that match one of these. A pattern after `!` takes back what an earlier one excluded.
+        follow_links: Follow links to folders, and to files outside the folder that was named.
+
+    Raises:
+        UsageError: A pattern is none.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        # Now, and not when the first folder is read; a str would be taken for patterns of one letter.
+        for patterns in (self.include, self.exclude):
+            if not isinstance(patterns, tuple):
+                raise UsageError(f"Patterns are {patterns!r}: give a list of strings.")
+        if self.include or self.exclude:
+            assert self._included is not None and self._excluded is not None
+
+    @classmethod
+    def of(cls, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False) -> "Selection":
+        """Returns a selection by patterns in lists, or by one pattern that is not in a list."""
+        lists = []
+        for patterns in (include, exclude):
+            lists.append((patterns,) if isinstance(patterns, str) else tuple(patterns))
+        return cls(lists[0], lists[1], follow_links)
+
+    def takes(self, relative: str) -> bool:
+        """Whether a file is meant, by its path from the folder that was named, with slashes."""
+        if self.include and not self._included.match_file(relative):
+            return False
+        return not (self.exclude and self._excluded.match_file(relative))
+
+    @cached_property
+    def _included(self) -> "PathSpec":
+        return _spec(self.include)
+
+    @cached_property
+    def _excluded(self) -> "PathSpec":
+        return _spec(self.exclude)
+
+
+def _spec(patterns: tuple[str, ...]) -> "PathSpec":
+    from pathspec import GitIgnoreSpec
+
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern.strip() or pattern.startswith("#"):
+            raise UsageError(f"The pattern {pattern!r} matches nothing: give one such as '*.pdf' or 'drafts/'.")
+    try:
+        return GitIgnoreSpec.from_lines(patterns)
+    except ValueError as error:
+        raise UsageError(f"The patterns {', '.join(patterns)} cannot be read ({error}): correct them.") from error
+
+
+@dataclass
+class Listing:
+    """What is in a folder and below.
+
+    Attributes:
+        files: Files of kinds that are read; links to files that are followed come last.
+        unread: Files of other kinds.
+        links: Links that were not followed.
+        folders: The real paths of the folders that were looked into.
+        skipped: Folders that may not be listed.
+        is_empty: Whether there was nothing to choose from: no file and no link, or only hidden ones and litter.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+    skipped: list[Skipped] = field(default_factory=list)
+    is_empty: bool = True
+
+
+def list_files(folder: str | Path, suffixes: Collection[str], selection: Selection) -> Listing:
+    """Lists the files in a folder and below, sorted, without hidden ones and without what programs leave behind.
+
+    Args:
+        folder: The folder; it may itself be a link.
+        suffixes: In lower case, of the kinds that are read.
+        selection: Which of them are meant.
+    """
+    root = os.path.realpath(folder)
+    listing = Listing()
+    followed = list[Path]()
+    walk = os.walk(root, onerror=_refused(listing), followlinks=selection.follow_links)
+    for top, folders, files in walk:
+        real = os.path.realpath(top)
+        if real in listing.folders:  # a link that leads back, or to where another leads
+            folders.clear()
+            continue
+        listing.folders.add(real)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name) and name.lower() not in _LITTER_FOLDERS)
+        for name in sorted(files):
+            path = Path(top, name)
+            if _is_hidden(name) or _LITTER.fullmatch(name):
+                continue
+            listing.is_empty = False
+            if not selection.takes(_relative(path, root)):
+                continue
+            if path.suffix.lower() not in suffixes:
+                listing.unread.append(path)
+            elif not path.is_symlink():
+                listing.files.append(path)
+            elif selection.follow_links or _is_inside(path, root):
+                followed.append(path)
+            else:
+                listing.links.append(path)
+        if not selection.follow_links:
+            _note_links(listing, [Path(top, name) for name in folders], root, selection)
+    listing.files += followed
+    return listing
+
+
+def _refused(listing: Listing) -> Callable[[OSError], None]:
+    def note(error: OSError) -> None:
+        listing.is_empty = False
+        name = shown(error.filename)
+        reason = f"{name} may not be listed ({error.strerror}): ask for permission, or leave it out."
+        listing.skipped.append(Skipped(name, reason))
+
+    return note
+
+
+def _note_links(listing: Listing, folders: list[Path], root: str, selection: Selection) -> None:
+    for path in folders:
+        if path.is_symlink():
+            listing.is_empty = False
+            if not selection.exclude or selection.takes(_relative(path, root)):
+                listing.links.append(path)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _relative(path: Path, root: str) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _is_inside(link: Path, root: str) -> bool:
+    """Whether a link leads to a file below `root`."""
+    try:
+        real = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # it leads nowhere, or in circles
+        return False
+    return real.is_file() and real.is_relative_to(root)
+
+
+def explain_link(link: Path) -> Skipped:
+    """Says of a link that was not followed what to do to have it read."""
+    name = shown(link)
+    try:
+        link.stat()
+    except (OSError, ValueError) as error:
+        reason = f"{name} is a link that leads nowhere ({getattr(error, 'strerror', None) or error}): check the path."
+        return Skipped(name, reason)
+    kind = "a folder" if link.is_dir() else "a file outside the folder"
+    return Skipped(name, f"{name} is a link to {kind}, not followed: allow it with --follow-links, or name the target.")
+
+
+def count_kinds(unread: Collection[Path]) -> dict[str, int]:
+    """Counts files by their suffix in lower case, the most frequent first; "" is for those without."""
+    counts: dict[str, int] = {}
+    for path in unread:
+        suffix = shown(path.suffix.lower())
+        counts[suffix] = counts.get(suffix, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

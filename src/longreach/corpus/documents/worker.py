@@ -1,0 +1,174 @@
+"""The process in which files are converted: it can run out of time and memory without harm to the one that asked.
+
+It answers one request after the other. A request is a line of JSON and the bytes of a file; an answer is a line of JSON
+and the bytes of a text (see `Request` and `Answer`). Nothing is unpickled on either side.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import IO
+
+import psutil
+
+from longreach.corpus.documents.limits import Limits, applied, exceeded
+from longreach.errors import DocumentError
+
+_SPARE_SECONDS = 5
+_KEPT_SHARE = 4  # a worker that holds more than this part of its memory is not used again
+MOST_HEADER_BYTES = 16 << 20
+OUT_OF_MEMORY = 86  # the exit code of a worker that has no memory left to say so
+
+
+@dataclass(frozen=True)
+class Request:
+    """A file to convert: the line before its bytes.
+
+    Attributes:
+        name: The file as messages call it.
+        suffix: Says which converter to use.
+        size: Number of bytes that follow.
+        limits: What it may cost.
+    """
+
+    name: str
+    suffix: str
+    size: int
+    limits: Limits
+
+    def line(self) -> bytes:
+        """The request as it is sent."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Request":
+        """Reads what `line` returned."""
+        values = json.loads(line)
+        return cls(values["name"], values["suffix"], values["size"], Limits(**values["limits"]))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a file: the line before the bytes of its text.
+
+    Attributes:
+        error: The sentence that says why it cannot be read; then there is no text.
+        notes: What could not be read of it.
+        size: Number of bytes of the text, which is UTF-8 with surrogates let through.
+        last: Whether this worker ends now.
+    """
+
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    size: int = 0
+    last: bool = False
+
+    def line(self) -> bytes:
+        """The answer as it is sent."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Answer":
+        """Reads what `line` returned, and trusts nothing in it.
+
+        Raises:
+            ValueError: It is no answer.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict) or values.keys() != asdict(cls()).keys():
+            raise ValueError("not the fields of an answer")
+        error, notes, size, last = (values[key] for key in ("error", "notes", "size", "last"))
+        right = (error is None or isinstance(error, str)) and isinstance(last, bool)
+        right = right and isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if not right or not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+            raise ValueError("not the values of an answer")
+        return cls(error, tuple(notes), size, last)
+
+
+def main() -> None:
+    """Answers requests from standard input until it ends."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    # What a library prints must not end up between the answers.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    _limit_cores()
+    try:
+        while line := requests.readline(MOST_HEADER_BYTES):
+            if _answer(Request.parse(line), requests, answers).last:
+                break
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+
+
+def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer:
+    _limit(request.limits)
+    raw = requests.read(request.size)
+    if len(raw) < request.size:  # the process that asked is gone
+        return Answer(last=True)
+    answer, text = _convert(request, raw)
+    answers.write(answer.line())
+    answers.write(text)
+    answers.flush()
+    return answer
+
+
+def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
+    from longreach.corpus.documents.convert import convert
+
+    name, limits = request.name, request.limits
+    try:
+        with applied(limits):
+            text, notes = convert(request.suffix, raw, name)
+        if len(text) > limits.text_characters:
+            raise exceeded(name, f"has a text of {len(text):,} characters", "text_characters", limits)
+        encoded = text.encode("utf-8", "surrogatepass")
+        return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
+    except DocumentError as error:
+        return Answer(str(error), last=_is_worn(limits)), b""
+    except MemoryError:
+        return Answer(str(too_much_memory(name, limits)), last=True), b""
+
+
+def too_much_memory(name: str, limits: Limits) -> DocumentError:
+    """Returns the error for a file whose conversion needs too much memory."""
+    return exceeded(name, "needs too much memory to be converted", "memory_bytes", limits)
+
+
+def _limit(limits: Limits) -> None:
+    """Bounds the memory of this process, and its time should nobody be there to end it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(spent.ru_utime + spent.ru_stime) + limits.seconds + _SPARE_SECONDS
+    for what, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, limits.memory_bytes)):
+        _, most = resource.getrlimit(what)
+        if most != resource.RLIM_INFINITY:
+            value = min(value, most)
+        try:
+            resource.setrlimit(what, (value, most))
+        except (OSError, ValueError):  # macOS refuses some values
+            continue
+
+
+def _limit_cores() -> None:
+    """Crashes are expected here: they leave no core files behind."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):
+        pass
+
+
+def _is_worn(limits: Limits) -> bool:
+    """Whether so much memory is held that the next file might not get its share."""
+    # Not `ru_maxrss`: under Linux that is inherited from the process that asked.
+    return psutil.Process().memory_info().rss * _KEPT_SHARE > limits.memory_bytes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Which documents `prune` may remove: those whose files are gone, not those whose disk is away."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longreach.corpus.documents import Document
+from longreach.corpus.documents.base import shown
+from longreach.errors import UsageError
+
+_MOST_SHARE = 0.5
+"""Of the documents that came from one folder: losing more than this at once is rarely meant."""
+
+
+@dataclass
+class _Place:
+    """A folder that documents came from.
+
+    Attributes:
+        gone: The documents whose files are no longer there.
+        there: The number of the others.
+    """
+
+    gone: list[str] = field(default_factory=list)
+    there: int = 0
+
+
+def find_vanished(names: Sequence[str], sources: Sequence[str | Path | Document], *, force: bool = False) -> list[str]:
+    """Returns the documents that came from files at or under `sources` which are no longer there.
+
+    A folder that is itself away says nothing about its files.
+
+    Args:
+        names: The documents of the corpus.
+        sources: What is being added; texts have no files.
+        force: Return them however many they are.
+
+    Raises:
+        UsageError: They are most of the documents of a folder, or all files of a folder that is still there are gone,
+            as under a disk that is not mounted; unless `force`.
+    """
+    folders, files = _split(sources)
+    places: dict[Path, _Place] = {}
+    for name in names:
+        path = Path(name)
+        if not path.is_absolute():
+            continue
+        root = next((folder for folder in folders if path.is_relative_to(folder)), None)
+        if root is None and path not in files:
+            continue
+        if not is_gone(path):
+            places.setdefault(root or path.parent, _Place()).there += 1
+            continue
+        # A file that was named itself counts with its neighbours, where its folder is empty or away.
+        for folder in {root or path.parent, _emptied(path, root) or root or path.parent}:
+            places.setdefault(folder, _Place()).gone.append(name)
+    if not force:
+        for folder, place in places.items():
+            _check(folder, place, named=folder not in folders)
+    found: dict[str, None] = {}
+    for place in places.values():
+        found.update(dict.fromkeys(place.gone))
+    return list(found)
+
+
+def _split(sources: Sequence[str | Path | Document]) -> tuple[list[Path], set[Path]]:
+    """The real paths of the folders among the sources, the longest first, and of all else."""
+    folders, files = set[Path](), set[Path]()
+    for source in sources:
+        if isinstance(source, Document) or "\0" in str(source):
+            continue
+        try:
+            real = Path(os.path.realpath(source))
+            (folders if real.is_dir() else files).add(real)
+        except (OSError, ValueError):  # longer than a path can be, or in no encoding: it is a text
+            continue
+    return sorted(folders, key=lambda folder: -len(folder.parts)), files
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file is no longer there, for certain."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it cannot be told, so it stays
+        return False
+    return False
+
+
+def _emptied(path: Path, root: Path | None) -> Path | None:
+    """The folder above a file that is gone which is there and has nothing in it, as where no disk is mounted."""
+    for folder in path.parents:
+        if folder.is_dir():
+            try:
+                return None if any(folder.iterdir()) else folder
+            except OSError:
+                return folder
+        if folder == root:
+            return None
+    return None
+
+
+def _check(folder: Path, place: _Place, *, named: bool) -> None:
+    count, total = len(place.gone), len(place.gone) + place.there
+    most = count > _MOST_SHARE * total
+    # A file or two of those that were named one by one is what was asked for.
+    if not most or (named and count == 1):
+        return
+    raise UsageError(
+        f"--prune would remove {count:,} of the {total:,} documents of {shown(folder)}, whose files are no longer "
+        "there: nothing was changed; check that its disk is mounted, or confirm with --force (force=True)."
+    )
