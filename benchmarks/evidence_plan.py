@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from longreach.compressors.shipped import located
+from longreach.compressors.shipped import default_compressor, located
 from longreach.corpus.schema import READER
-from longreach.workspace import default_compressor
 
 TEXTS = ("niah", "ruler", "babilong", "perplexity")
 DOCUMENTS = {"fairytaleqa": 2500, "qmsum": 12000, "squality": 7000}  # tokens of a document, about

@@ -1,6 +1,7 @@
 """The floors of the house: a room imports from lower floors or its own room, never sideways or upwards."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,15 @@ def test_every_error_is_in_the_tree_and_has_an_exit_code():
     for cls in classes:
         assert issubclass(cls, errors.LongreachError) and cls.exit_code in (1, 2)
         assert cls.__name__ in errors.__doc__
+
+
+def test_no_merge_conflict_markers_anywhere():
+    root = PACKAGE.parents[1]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=False).stdout
+    names = [name for name in listed.decode().split("\0") if name]
+    if not names:
+        pytest.skip("this copy is no checkout")
+    marker = re.compile(rb"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
+    files = [root / name for name in names]
+    assert [file for file in files if file.is_file() and marker.search(file.read_bytes())] == []
+    assert marker.search(b"a\n<<<<<<" + b"< HEAD\n")

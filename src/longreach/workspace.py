@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import base_model, settings_of
 from longreach.compressors.mean_pool import MeanPool
-from longreach.compressors.shipped import check_compressor, located, shipped, shipped_for
+from longreach.compressors.shipped import check_compressor, default_compressor, located, reference
 from longreach.compressors.weighted_pool import WeightedPool
 from longreach.corpus.store import Corpus
 from longreach.errors import CorpusNotFound, StorageError, UsageError
 from longreach.models.device import check_device
 from longreach.models.load import load
+from longreach.models.origin import stable_reference
 from longreach.models.places import DEFAULT_MODEL
 
 _METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
@@ -29,24 +28,6 @@ class Workspace:
     corpus: Corpus
     model: Any
     tokenizer: Any
-
-
-def store_folder(given: str | Path | None = None) -> Path:
-    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder; it need not exist yet.
-
-    Raises:
-        UsageError: it cannot be a folder.
-    """
-    data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
-    folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)
-    if not next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)).is_dir():
-        raise UsageError(f"The store '{folder}' is not a folder, nor can it be made: give one with --store.")
-    return folder
-
-
-def default_compressor(model_ref: str) -> str:
-    """The compressor that serves a model best, of those that need no training by the user."""
-    return shipped_for(model_ref) or MeanPool.method
 
 
 def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
@@ -153,11 +134,11 @@ def open_or_create(
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
     check_compressor(ref)
     _check_writable(store)
-    trained = None if ref in _METHODS else ref if ref in shipped() else str(Path(ref).resolve())
+    trained = None if ref in _METHODS else reference(ref)
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
     model, tokenizer = load(base, device=device)
     compressor = make_compressor(ref, model, tokenizer, **settings)
-    corpus = Corpus.create(store, name, compressor, model_ref=_stable(base), compressor_ref=trained or "")
+    corpus = Corpus.create(store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or "")
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
@@ -170,8 +151,3 @@ def _check_writable(store: Path) -> None:
         reason = error.strerror
     if reason:
         raise StorageError(f"The store '{store}' cannot be written to ({reason}): give another folder with --store.")
-
-
-def _stable(ref: str) -> str:
-    """A model reference that means the same from any folder."""
-    return str(Path(ref).resolve()) if ref != DEFAULT_MODEL and Path(ref).exists() else ref

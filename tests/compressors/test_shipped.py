@@ -7,9 +7,10 @@ import torch
 
 from longreach import AutoCompressor, Corpus
 from longreach.compressors import shipped
+from longreach.compressors.shipped import default_compressor
 from longreach.models.decoder import add_adapter, only_adapter
 from longreach.models.prompt import PromptBuilder
-from longreach.workspace import default_compressor, make_compressor, open_or_create, open_workspace
+from longreach.workspace import make_compressor, open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
 
@@ -26,7 +27,7 @@ def ours(tmp_path, monkeypatch):
         path = tmp_path / "shipped" / name / "compressor.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | chosen))
     (tmp_path / "shipped" / "README.md").write_text("Not a compressor.")
-    monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "shipped")
     return base
 
 

@@ -41,6 +41,7 @@ class FakeCompressor(Compressor):
     dim = 4
     dtype = torch.bfloat16
     model_fingerprint = "fake-model"
+    model_ref = ""
 
     def __init__(self, *, seed: int = 0, seconds: float = 0.0) -> None:
         self.tokenizer, self.segment_tokens = byte_tokenizer(), SEGMENT_TOKENS

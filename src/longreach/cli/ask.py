@@ -65,8 +65,9 @@ def ask(
     own = Policy(**changes)  # before torch and a model are loaded for nothing
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
 
+    from longreach.corpus.place import store_folder
     from longreach.reader.reader import Reader
-    from longreach.workspace import open_workspace, store_folder
+    from longreach.workspace import open_workspace
 
     workspace = open_workspace(store_folder(store), corpus, model_ref=model, device=device, compressing=False)
     reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)

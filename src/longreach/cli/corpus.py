@@ -21,9 +21,9 @@ _NAME = typer.Argument(help="The corpus.")
 def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
     """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or deleted."""
     from longreach.corpus.integrity import LOG
+    from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
     from longreach.errors import CorpusDamaged, CorpusNotFound
-    from longreach.workspace import store_folder
 
     folder = store_folder(store)
     try:
@@ -55,9 +55,9 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
 
     Example: longreach corpus ls
     """
+    from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
     from longreach.errors import CorpusError
-    from longreach.workspace import store_folder
 
     folder, rows = store_folder(store), list[dict[str, Any]]()
     for name in Corpus.names(folder):

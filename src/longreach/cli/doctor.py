@@ -20,16 +20,16 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     Example: longreach doctor
     """
     import psutil
-    import torch
 
     from longreach import __version__
+    from longreach.compressors.shipped import default_compressor
+    from longreach.corpus.place import store_folder
     from longreach.corpus.retrieval import DENSE_INSTALL
     from longreach.evals.harness import HARNESS_INSTALL
     from longreach.evals.ruler_words import WORDS_INSTALL
-    from longreach.models.device import check_device, default_device
+    from longreach.models.gpu import check_gpu, gpu_names
     from longreach.models.places import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
     from longreach.training.sources import HUB_INSTALL
-    from longreach.workspace import default_compressor, store_folder
 
     missing: list[dict[str, str]] = []
     try:
@@ -50,17 +50,18 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         if not all(util.find_spec(module) for module in modules):
             missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
-    check_device(device)
-    chosen, compressor = device or default_device(), default_compressor(DEFAULT_MODEL)
+    gpus = gpu_names()
+    chosen, compressor = device or ("cuda" if gpus else "cpu"), default_compressor(DEFAULT_MODEL)
+    check_gpu(chosen, gpus)
     found: dict[str, Any] = {
         "longreach": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _CORE},
         "device": {
             "name": chosen,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": gpus[0] if gpus else None,
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
             "memory_bytes": psutil.virtual_memory().total,
         },
         "model": {

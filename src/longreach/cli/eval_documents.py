@@ -83,14 +83,16 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
 
 
 def _open(choice: "Choice", target: str, options: Options) -> _Opened:
+    from longreach.compressors.shipped import default_compressor
     from longreach.corpus.documents import Document
+    from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
     from longreach.errors import UsageError
     from longreach.evals.docqa import own_samples, read_documents
     from longreach.evals.suites import samples_of
     from longreach.models.device import check_device
     from longreach.models.load import load
-    from longreach.workspace import default_compressor, make_compressor, open_workspace, store_folder
+    from longreach.workspace import make_compressor, open_workspace
 
     store = store_folder(options.store)
     asked: dict[str, Any] = {"samples": choice.samples, "seed": choice.seed, "max_new_tokens": choice.max_new_tokens}

@@ -98,8 +98,9 @@ def ingest(
     limits = Limits.parse(limit)
     selection = Selection.of(include, exclude, follow_links)
 
+    from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
-    from longreach.workspace import open_or_create, store_folder
+    from longreach.workspace import open_or_create
 
     named = {"ratio": ratio, "segment_tokens": segment_tokens, "summary_tokens": summary_tokens, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}

@@ -86,6 +86,7 @@ def study(
         raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
     check_share(held_out)
 
+    from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
     from longreach.evals.gate import gate
     from longreach.models.decoder import window_of
@@ -96,7 +97,7 @@ def study(
     from longreach.training.study import study as run
     from longreach.training.study_folder import QUESTIONS, working
     from longreach.training.teacher import Endpoint
-    from longreach.workspace import open_workspace, store_folder
+    from longreach.workspace import open_workspace
 
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
     folder = store_folder(store)

@@ -14,7 +14,7 @@ import torch
 from longreach.compressors import checkpoint
 from longreach.compressors.base import Compressor
 from longreach.compressors.names import AUTOCOMPRESSOR, Mode, check_mode
-from longreach.compressors.shipped import located
+from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
@@ -113,7 +113,9 @@ class AutoCompressor(Compressor):
             ModelError: the folder is none of these, or its parts do not fit.
             UsageError: more summary tokens are asked for than were trained, or a setting is out of range.
         """
-        return cls(**checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings))
+        compressor = cls(**checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings))
+        compressor.ref = reference(folder)
+        return compressor
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
         """Writes settings and summary embeddings as safetensors, with the model's own weights if asked.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.fingerprint import base_fingerprint, weights_digest
+from longreach.models.origin import reference_of
 
 
 class Compressor(ABC):
@@ -27,6 +28,7 @@ class Compressor(ABC):
     """
 
     method: ClassVar[str]
+    ref: str = ""  # how a trained one is named: one that ships, or its folder
     reader: Path | None = None  # folder of the PEFT adapter that was learned with it, to read its vectors
 
     def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
@@ -134,6 +136,11 @@ class Compressor(ABC):
                 bar.update(len(self.segments(len(documents[key]))[segment]))  # type: ignore[call-overload]
         empty = torch.empty(0, self.dim, dtype=self.dtype, device=self.model.device)
         return [torch.cat(rows) if rows else empty for rows in parts]
+
+    @property
+    def model_ref(self) -> str:
+        """What `longreach.load` takes for the model, or "" where that is not known."""
+        return reference_of(self.model)
 
     @property
     def model_fingerprint(self) -> str:

@@ -6,7 +6,7 @@ They lie in `models/` of the repository and in `shipped/` of an installed packag
 import json
 from pathlib import Path
 
-from longreach.compressors.names import UNTRAINED
+from longreach.compressors.names import MEAN_POOL, UNTRAINED
 from longreach.errors import UsageError
 from longreach.models.places import SHIPPED
 
@@ -16,6 +16,11 @@ SETTINGS_FILE = "compressor.json"
 def shipped() -> dict[str, Path]:
     """The folder of each."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{SETTINGS_FILE}"))}
+
+
+def reference(ref: str | Path) -> str:
+    """Returns what names the same trained compressor from any folder: a name that ships, or a whole path."""
+    return str(ref) if str(ref) in shipped() else str(Path(ref).resolve())
 
 
 def located(ref: str | Path) -> Path:
@@ -33,6 +38,11 @@ def shipped_for(model_ref: str) -> str | None:
         if settings.get("default") and settings.get("model") == model_ref:
             return name
     return None
+
+
+def default_compressor(model_ref: str) -> str:
+    """The compressor that serves a model best, of those that need no training by the user."""
+    return shipped_for(model_ref) or MEAN_POOL
 
 
 def check_compressor(ref: str) -> None:

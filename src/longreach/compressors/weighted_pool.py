@@ -21,7 +21,7 @@ from torch import Tensor
 from longreach.compressors.base import Compressor
 from longreach.compressors.checkpoint import READER, settings_of
 from longreach.compressors.names import WEIGHTED_POOL
-from longreach.compressors.shipped import SETTINGS_FILE, located
+from longreach.compressors.shipped import SETTINGS_FILE, located, reference
 from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
@@ -114,6 +114,7 @@ class WeightedPool(Compressor):
         Raises:
             ModelError: the folder holds no such compressor, or one of another model.
         """
+        ref = reference(folder)
         folder = located(folder)
         stored = settings_of(folder)
         if stored.get("method") != cls.method:
@@ -134,7 +135,9 @@ class WeightedPool(Compressor):
         if not all((reader / name).is_file() for name in _ADAPTER):  # saving or copying it was cut short
             raise ModelError(f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its training.")
         chosen = {key: stored[key] for key in _SETTINGS} | settings
-        return cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
+        pool = cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
+        pool.ref = ref
+        return pool
 
     def describe(self) -> dict[str, Any]:
         """See `Compressor.describe`."""

@@ -75,8 +75,9 @@ class Corpus(CorpusReading):
         name: str,
         compressor: "Compressor",
         *,
-        model_ref: str = "",
-        compressor_ref: str = "",
+        model_ref: str | None = None,
+        compressor_ref: str | None = None,
+        exist_ok: bool = False,
         lock_seconds: float = LOCK_SECONDS,
     ) -> "Corpus":
         """Makes an empty corpus, whole or not at all.
@@ -85,16 +86,21 @@ class Corpus(CorpusReading):
             path: the store, a folder; made if it is not there.
             name: 1 to 100 printable characters without path separators.
             compressor: makes the vectors of this corpus, now and later.
-            model_ref: how a later process can load the compressor's model, such as "smollm2" or a path.
-            compressor_ref: the folder of a trained compressor, for the same purpose.
+            model_ref: how a later process can load the compressor's model, such as "smollm2" or a path; None: what
+                the model was loaded from.
+            compressor_ref: the name or folder of a trained compressor, for the same purpose; None: its own.
+            exist_ok: open the corpus where there is one of that name already, as `open` does.
             lock_seconds: how long a write waits for another writer.
 
         Raises:
             CorpusExists: there is a corpus, or another file, of that name.
+            FingerprintMismatch: the corpus that is there was made by another compressor or model.
             UsageError: no corpus can have that name.
         """
         target = Path(path).absolute() / valid_name(name)
         exists = CorpusExists(f"{target} exists already: open that corpus, delete it, or choose another name.")
+        if exist_ok and (target / SETTINGS).is_file():
+            return cls.open(path, name, compressor, lock_seconds=lock_seconds)
         if os.path.lexists(target):
             raise exists
         settings = Settings(
@@ -103,8 +109,8 @@ class Corpus(CorpusReading):
             compressor=compressor.describe(),
             fingerprint=compressor.fingerprint,
             model_fingerprint=compressor.model_fingerprint,
-            model_ref=model_ref,
-            compressor_ref=compressor_ref,
+            model_ref=compressor.model_ref if model_ref is None else model_ref,
+            compressor_ref=compressor.ref if compressor_ref is None else compressor_ref,
             dim=compressor.dim,
             dtype=str(compressor.dtype).removeprefix("torch."),
             segment_tokens=compressor.segment_tokens,

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import LongreachError, MissingDependency
-from longreach.models.adapted import adapted
 from longreach.models.device import default_device
-from longreach.models.load import load
 from longreach.models.places import DEFAULT_MODEL
 
 NAME = "longreach"
@@ -52,6 +50,8 @@ def register() -> type:
         ) -> None:
             if device is not None and device.startswith("cuda") and default_device() == "cpu":
                 device = "cpu"  # what the harness asks for by itself is a GPU, wherever it runs
+            from longreach.models.load import load
+
             model, own = load(pretrained, device=device, dtype=dtype if dtype != "auto" else None)
             super().__init__(pretrained=model, tokenizer=tokenizer or own, backend="causal", **settings)
 
@@ -61,8 +61,12 @@ def register() -> type:
 
 def tokenizer_folder(pretrained: str) -> str:
     """Where the harness' own tasks, which read the tokenizer apart from the model, find that of `pretrained`."""
+    from longreach.models.adapted import adapted
+
     if pretrained != DEFAULT_MODEL and Path(pretrained).suffix.lower() != ".gguf" and not adapted(pretrained):
         return pretrained
+    from longreach.models.load import load
+
     return str(load(pretrained, device="cpu")[1].name_or_path)
 
 

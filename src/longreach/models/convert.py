@@ -11,6 +11,7 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.models.hybrid import FAMILIES, PREFIX
+from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.rope import check_length, longer_rope
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -85,7 +86,9 @@ def convert(
     config._name_or_path = stock._name_or_path
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation
-    return _rebuild(model, config, model_class)
+    hybrid = _rebuild(model, config, model_class)
+    note_origin(hybrid, "", tokenizer_of(model))  # it lies nowhere until it is saved
+    return hybrid
 
 
 def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:

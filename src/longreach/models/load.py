@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longreach.errors import ModelError
 from longreach.models.adapted import adapt, adapted, base_of
 from longreach.models.device import default_device, dtype_of
+from longreach.models.origin import note_origin
 from longreach.models.places import DEFAULT_MODEL, cache_folder, smollm2_file
 
 
@@ -51,7 +52,9 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         else:
             model, tokenizer = _load_pretrained(source, dtype)
     try:
-        return model.to(device).eval(), tokenizer
+        model = model.to(device).eval()
+        note_origin(model, source, tokenizer)
+        return model, tokenizer
     except RuntimeError as error:
         raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
 

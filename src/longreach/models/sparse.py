@@ -5,6 +5,8 @@ Only `self_attn` of sparse layers differs from the stock model; names and shapes
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
+from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.models.rows import Rows, refuse_packing
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -180,6 +183,15 @@ class HybridCausalLM:
         module: Any = self
         module.model.__class__ = self.decoder_class
         module.model.make_sparse()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the model with the tokenizer that it was loaded with, so that `longreach.load` reads the folder."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        tokenizer, folder = tokenizer_of(self), Path(save_directory)
+        if tokenizer is not None and kwargs.get("is_main_process", True):
+            if not (folder / "tokenizer_config.json").exists():
+                tokenizer.save_pretrained(folder)
+            note_origin(self, folder, tokenizer)
 
     def new_cache(self, *, max_length: int | None = None, offloading: bool = False) -> Any:
         """An empty cache for this model; with `max_length` a static one, whose tensors never move."""
