@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from longreach.corpus.documents import apart, docx, epub, html, pdf
+from longreach.corpus.documents import apart, csv, docx, epub, html, pdf, pptx, xlsx
 from longreach.corpus.documents.base import Converted, shown
 from longreach.corpus.documents.encoding import decode_text, encodable
 from longreach.corpus.documents.limits import Limits, applied, exceeded, size
@@ -15,6 +15,9 @@ _CONVERTERS: dict[str, Callable[[bytes, str], Converted]] = {
     ".pdf": pdf.convert,
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), docx.convert),
     ".epub": epub.convert,
+    **dict.fromkeys((".csv", ".tsv", ".tab"), csv.convert),
+    **dict.fromkeys((".xlsx", ".xlsm"), xlsx.convert),
+    **dict.fromkeys((".pptx", ".pptm", ".ppsx"), pptx.convert),
 }
 SUFFIXES = _PLAIN | frozenset(_CONVERTERS)
 """Suffixes, in lower case, of the files that are picked up in a folder."""

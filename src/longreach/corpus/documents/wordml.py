@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.documents.encoding import decode_html
+from longreach.corpus.documents.formulas import MATH, to_latex
 from longreach.corpus.documents.numbering import Numbering, W, value, whole
 from longreach.corpus.documents.ooxml import COMPATIBILITY, RELATIONSHIP, Link, Package
 from longreach.corpus.documents.place import Place
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 _DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
-_MATH = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _OFFICE = "{urn:schemas-microsoft-com:office:office}"
 _VML = "{urn:schemas-microsoft-com:vml}"
 _PLACE = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing}"
@@ -31,7 +31,7 @@ _OMITTED = frozenset(
 ) | frozenset(
     W + name for name in ("trPr", "tcPr", "sectPr", "sdtPr", "sdtEndPr", "smartTagPr", "customXmlPr", "rubyPr")
 )
-_TEXTS = (W + "t", _A + "t", _MATH + "t")
+_TEXTS = (W + "t", _A + "t", MATH + "t")
 _LONGEST_SPAN = 1000
 
 
@@ -75,8 +75,8 @@ class Writer:
             W + "altChunk": self._inserted,
             W + "subDoc": lambda _: self._lose("subdocument"),
             COMPATIBILITY + "AlternateContent": self._alternative,
-            _MATH + "oMath": lambda element: self._formula(element, "$"),
-            _MATH + "oMathPara": self._formulas,
+            MATH + "oMath": lambda element: self._formula(element, "$"),
+            MATH + "oMathPara": self._formulas,
             _A + "p": self._drawn_paragraph,
             _CHART + "chart": lambda _: self._lose("chart"),
             _DIAGRAM + "relIds": self._diagram,
@@ -297,11 +297,11 @@ class Writer:
             self._visit(ways[-1])
 
     def _formulas(self, element: "_Element") -> None:
-        for formula in element.iter(_MATH + "oMath"):
+        for formula in element.iter(MATH + "oMath"):
             self._formula(formula, "$$")
 
     def _formula(self, element: "_Element", sign: str) -> None:
-        latex = _latex(element)
+        latex = to_latex(element)
         if latex:
             self._say(f"{sign}{latex}{sign}")
 
@@ -397,21 +397,3 @@ def _field_codes(root: "_Element") -> "set[_Element]":
         elif depth > 0 and element.tag == W + "t":
             codes.add(element)
     return codes
-
-
-def _latex(element: "_Element") -> str:
-    """A formula as LaTeX; its bare characters where the converter drops some of them."""
-    from markitdown.converter_utils.docx.math.omml import oMath2Latex
-
-    characters = "".join(text.text or "" for text in element.iter(_MATH + "t", W + "t"))
-    for name in ("f", "acc", "bar", "d", "groupChr", "nary"):
-        for part in element.iter(_MATH + name):
-            # The converter needs the properties, which a file may leave out where they are the usual ones.
-            if part.find(f"{_MATH}{name}Pr") is None:
-                part.insert(0, part.makeelement(f"{_MATH}{name}Pr"))
-    try:
-        latex = str(oMath2Latex(element)).strip()
-    except Exception:  # formulas of kinds it does not know
-        return characters
-    wanted = Counter(character for character in characters if character.isascii() and character.isalnum())
-    return latex if wanted <= Counter(latex) else characters

@@ -1,0 +1,117 @@
+"""Comma-separated values, and values separated by other signs, to a table."""
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+from longreach.corpus.documents.base import Converted
+from longreach.corpus.documents.encoding import decode_text
+from longreach.corpus.documents.grid import is_sparse, table_lines
+
+# In the order of preference where several part the first rows equally well: a comma is often a decimal sign.
+_DELIMITERS = ("\t", ";", "|", ",")
+_SAMPLE_ROWS = 200
+_SAMPLE_CHARACTERS = 100_000
+
+
+class _Dialect(NamedTuple):
+    """How the values are parted and quoted."""
+
+    delimiter: str
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+    strict: bool = True
+
+
+class _Size(NamedTuple):
+    rows: int
+    columns: int
+    cells: int
+
+
+def convert(raw: bytes, name: str) -> Converted:
+    """Reads a file of separated values; see `html.convert` for arguments and errors.
+
+    A file whose rows have one value each is no table, and comes back as it is.
+    """
+    text = decode_text(raw, name).replace("\r\n", "\n").replace("\r", "\n")
+    body = text
+    first, _, rest = text.partition("\n")
+    if first.lower().startswith("sep=") and len(first) == 5:  # what Excel writes to itself
+        delimiter = first[4]
+        body = rest
+    elif name.lower().endswith((".tsv", ".tab")):
+        delimiter = "\t"
+    else:
+        delimiter = _find_delimiter(text)
+    with _any_length():
+        dialect = _find_quoting(body, delimiter)
+        size = _measure(body, dialect)
+        if size.columns < 2:
+            return Converted(text)
+        columns = 0 if is_sparse(size.rows, size.columns, size.cells) else size.columns
+        return Converted("\n".join(table_lines(_rows(body, dialect), columns)))
+
+
+def _find_delimiter(text: str) -> str:
+    """The sign that parts most of the first rows into equally many values."""
+    sample = text[:_SAMPLE_CHARACTERS]
+    if len(text) > len(sample):
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    best = ","
+    most = 0.0
+    for delimiter in _DELIMITERS:
+        widths: Counter[int] = Counter()
+        for row in _rows(sample, _Dialect(delimiter, strict=False)):
+            widths[len(row)] += 1
+            if widths.total() == _SAMPLE_ROWS:
+                break
+        parted = [(count, width) for width, count in widths.items() if width > 1]
+        share = max(parted)[0] / widths.total() if parted else 0.0
+        if share > most:
+            most = share
+            best = delimiter
+    return best
+
+
+def _find_quoting(text: str, delimiter: str) -> _Dialect:
+    """Takes quotation marks for what they are in CSV, unless that does not work out to the end of the file."""
+    dialect = _Dialect(delimiter)
+    try:
+        for _ in _rows(text, dialect):
+            pass
+    except csv.Error:
+        if text.count('"') % 2 == 0:
+            return _Dialect(delimiter, strict=False)
+        # One mark without its twin would swallow the rest of the file.
+        return _Dialect(delimiter, csv.QUOTE_NONE, strict=False)
+    return dialect
+
+
+def _measure(text: str, dialect: _Dialect) -> _Size:
+    rows = 0
+    columns = 0
+    cells = 0
+    for row in _rows(text, dialect):
+        rows += 1
+        cells += len(row)
+        columns = max(columns, len(row))
+    return _Size(rows, columns, cells)
+
+
+def _rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
+    lines = io.StringIO(text, newline="")
+    return csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=dialect.strict)
+
+
+@contextmanager
+def _any_length() -> Iterator[None]:
+    """Lets values be longer than 128 KB."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

@@ -1,0 +1,31 @@
+"""Rows of cells as the lines of a Markdown table."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+# Few cells can ask for millions of empty ones: then rows are as long as they are.
+_LEAST_ROOM = 10_000
+_ROOM_PER_CELL = 20
+
+
+def is_sparse(rows: int, columns: int, cells: int) -> bool:
+    """Whether a grid would be empty nearly everywhere."""
+    return rows * columns > _LEAST_ROOM + _ROOM_PER_CELL * cells
+
+
+def table_lines(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
+    """Yields a line for each row that holds text, and one below the first, which holds the headings.
+
+    Args:
+        rows: The texts of the cells; line breaks and blanks at their ends are no part of them.
+        columns: Shorter rows are filled up to this number of cells.
+    """
+    first = True
+    for row in rows:
+        texts = [" ".join(text.split("\n")).strip() for text in row]
+        if not any(texts):
+            continue
+        texts += [""] * (columns - len(texts))
+        yield "| " + " | ".join(texts) + " |"
+        if first:
+            first = False
+            yield "| " + " | ".join(["---"] * len(texts)) + " |"

@@ -1,0 +1,114 @@
+"""Numbers as a spreadsheet shows them: the common formats, and plain digits for the rest."""
+
+import datetime
+import re
+from decimal import ROUND_HALF_UP, Decimal
+
+_CORE = re.compile(r"[#0?,]*(?:\.[0#?]+)?")
+# What stands in a format beside digits: a quoted text, an escaped sign, a currency, a width, a filler, a color.
+_PIECES = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]\-]*)[^\]]*\]|_.|\*.|\[[^\]]*\]|([$€£¥ ()+:%-])')
+_MOST_DIGITS = 30
+
+
+def show_value(value: object, number_format: str) -> str:
+    """Returns the value of a cell as text: dates in the order of ISO 8601, truth values as TRUE and FALSE."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, datetime.datetime):
+        if value.time() == datetime.time() and not re.search("[hs]", number_format.lower()):
+            return value.date().isoformat()
+        return value.isoformat(" ", "seconds" if value.second else "minutes")
+    if isinstance(value, datetime.timedelta):
+        seconds = round(value.total_seconds())
+        minutes, rest = divmod(abs(seconds), 60)
+        return f"{'-' if seconds < 0 else ''}{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    if isinstance(value, datetime.time):
+        return value.isoformat("seconds" if value.second else "minutes")
+    if isinstance(value, (int, float)):
+        return _show_number(value, number_format)
+    return str(value)
+
+
+def _show_number(value: int | float, number_format: str) -> str:
+    sections = _split_sections(number_format)
+    section = sections[0]
+    amount = value
+    if len(sections) > 2 and value == 0:
+        section = sections[2]
+    elif len(sections) > 1 and value < 0:
+        # The format for negative numbers brings its own sign.
+        section = sections[1]
+        amount = -value
+    shown = _apply(amount, section)
+    return _plain(value) if shown is None else shown
+
+
+def _split_sections(number_format: str) -> list[str]:
+    quoted = re.split(r'("[^"]*"|\\.)', number_format)
+    sections = [""]
+    for index, piece in enumerate(quoted):
+        if index % 2:
+            sections[-1] += piece
+            continue
+        first, *others = piece.split(";")
+        sections[-1] += first
+        sections += others
+    return sections
+
+
+def _apply(value: int | float, section: str) -> str | None:
+    """Writes a number by one format, or returns None where the format is of a kind that is not known here."""
+    match = re.search(r'(?:"[^"]*"|\\.|\[[^\]]*\]|_.|\*.|[^#0?"\\\[_*])*?(?=[#0?])', section)
+    if "general" in section.lower():
+        return None
+    if match is None:
+        return _literals(section) or None
+    core = _CORE.match(section, match.end())
+    digits = core[0] if core else ""
+    before = _literals(section[: match.end()])
+    after = _literals(section[match.end() + len(digits) :])
+    if before is None or after is None:
+        return None
+    if not digits.strip(",") or digits.endswith(","):  # thousands are cut off
+        return None
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not number.is_finite() or number.adjusted() > _MOST_DIGITS:
+        return None
+    if "%" in before + after:
+        number *= 100
+    whole, _, decimals = digits.partition(".")
+    rounded = number.quantize(Decimal(1).scaleb(-min(len(decimals), _MOST_DIGITS)), ROUND_HALF_UP)
+    text = f"{abs(rounded):,f}" if "," in whole else f"{abs(rounded):f}"
+    if decimals and decimals[-1] in "#?":
+        least = len(decimals.rstrip("#?"))
+        head, _, tail = text.partition(".")
+        tail = tail[:least] + tail[least:].rstrip("0")
+        text = f"{head}.{tail}" if tail else head
+    head, dot, tail = text.partition(".")
+    if head == "0" and "0" not in whole:
+        head = ""
+    text = head.rjust(whole.count("0"), "0") + dot + tail
+    sign = "-" if rounded < 0 else ""
+    return f"{sign}{before.lstrip()}{text}{after}".strip() or None
+
+
+def _literals(part: str) -> str | None:
+    """The text in a part of a format without digits; None where it holds more than text."""
+    text = ""
+    place = 0
+    while place < len(part):
+        match = _PIECES.match(part, place)
+        if match is None:
+            return None
+        text += match[1] or match[2] or match[3] or match[4] or ""
+        place = match.end()
+    return text
+
+
+def _plain(value: int | float) -> str:
+    """A number without a format: 15 digits are those that a spreadsheet keeps."""
+    if isinstance(value, int):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"
