@@ -12,6 +12,7 @@ from pptx.enum.chart import XL_CHART_TYPE
 from pptx.oxml import parse_xml
 from pptx.util import Inches
 
+from longreach.corpus.documents import Limits
 from longreach.corpus.documents.convert import read
 from longreach.corpus.documents.number_format import show_value
 from longreach.errors import DocumentError
@@ -382,3 +383,15 @@ def test_other_archives_are_refused(tmp_path, suffix):
     for raw in (buffer.getvalue(), b"PK\x03\x04 cut off", b"\xd0\xcf\x11\xe0 old"):
         with pytest.raises(DocumentError):
             read(written(tmp_path, raw, f"a{suffix}"))
+
+
+@pytest.mark.parametrize(("suffix", "member"), [(".xlsx", "xl/sharedStrings.xml"), (".pptx", "ppt/media/big.bin")])
+def test_archives_that_unpack_to_too_much_are_refused(tmp_path, suffix, member):
+    if suffix == ".xlsx":
+        path = make_workbook(tmp_path, lambda workbook: workbook.active.append(["a"]))
+    else:
+        path = make_slides(tmp_path, add_slide)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, bytes(4 << 20))
+    with pytest.raises(DocumentError, match="the limit unpacked_bytes is 2 MiB"):
+        read(path, Limits(unpacked_bytes=2 << 20))

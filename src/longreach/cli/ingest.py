@@ -15,7 +15,9 @@ _MOST_KINDS = 10  # that are named one by one
 
 
 def ingest(
-    paths: list[str] = typer.Argument(metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, pptx, xlsx, csv, epub."),
+    paths: list[str] = typer.Argument(
+        metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, pptx, xlsx, csv, epub."
+    ),
     corpus: str = typer.Option(..., "--corpus", help="The corpus; made where there is none of that name."),
     compressor: str | None = typer.Option(
         None,

@@ -63,6 +63,24 @@ def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def check_unpacked(archive: zipfile.ZipFile, name: str, suffixes: tuple[str, ...] = ("",)) -> None:
+    """Checks an archive before a library unpacks it by itself, by the sizes in its headers.
+
+    That is enough: no more of a member is unpacked than its header says, and a header that says less is an error.
+
+    Args:
+        archive: The archive.
+        name: The file as messages call it.
+        suffixes: How the names end of those members that are unpacked.
+
+    Raises:
+        DocumentError: They unpack to more than the limit.
+    """
+    total = sum(member.file_size for member in archive.infolist() if member.filename.lower().endswith(suffixes))
+    if total > current().unpacked_bytes:
+        raise exceeded(name, "unpacks to more than is allowed", "unpacked_bytes", current())
+
+
 def locked(name: str) -> str:
     """Says that a document needs a password."""
     return f"{name} is password-protected: remove the password or the copy protection first."

@@ -6,14 +6,12 @@ that holds them. Deleted and hidden text is left out.
 
 from typing import TYPE_CHECKING
 
-from longreach.corpus.documents.archive import opened
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html import markdown
 from longreach.corpus.documents.numbering import Numbering, W
-from longreach.corpus.documents.ooxml import RELATIONSHIP, Package
+from longreach.corpus.documents.ooxml import RELATIONSHIP, Package, opened_package
 from longreach.corpus.documents.wordml import Writer
 from longreach.corpus.documents.wordstyles import Styles
-from longreach.errors import DocumentError
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -23,14 +21,9 @@ def convert(raw: bytes, name: str) -> Converted:
     """Reads a DOCX file; see `html.convert` for arguments and errors."""
     from lxml import etree
 
-    with opened(raw, name, ".docx") as archive:
-        try:
-            page, notes = _page(Package(archive))
-            return Converted(markdown(etree.tostring(page, encoding="unicode", method="html")), notes)
-        except RecursionError as error:
-            raise DocumentError(f"{name} nests its parts too deeply to be read: export it as text.") from error
-        except DocumentError as error:
-            raise DocumentError(f"{name} cannot be read: {error}: export it as text.") from error
+    with opened_package(raw, name, ".docx") as package:
+        page, notes = _page(package)
+        return Converted(markdown(etree.tostring(page, encoding="unicode", method="html")), notes)
 
 
 def _page(package: Package) -> "tuple[_Element, tuple[str, ...]]":

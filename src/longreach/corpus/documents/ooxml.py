@@ -1,14 +1,16 @@
 """Packages of Office Open XML: their parts, how one part names another, and XML that cannot hurt."""
 
 import posixpath
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
+from longreach.corpus.documents.archive import opened
 from longreach.errors import DocumentError
 
 if TYPE_CHECKING:
-    import zipfile
-
     from lxml.etree import _Element
 
 RELATIONSHIP = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
@@ -26,6 +28,10 @@ _TRANSITIONAL = {
 }
 
 
+class TooDeep(Exception):
+    """Elements are nested more than 256 deep."""
+
+
 class Link(NamedTuple):
     """A relationship of a part.
 
@@ -41,25 +47,25 @@ class Link(NamedTuple):
 
 
 class Package:
-    """The parts of an open archive, found by name (in any case) or through relationships."""
+    """The parts of an open archive, found by name (in any case) or through relationships.
 
-    def __init__(self, archive: "zipfile.ZipFile") -> None:
-        self._archive = archive
+    Attributes:
+        archive: The archive itself.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self.archive = archive
         self._names = {member.replace("\\", "/").lower(): member for member in archive.namelist()}
-
-    def names(self) -> list[str]:
-        """The names of all parts, as they are stored."""
-        return list(self._names.values())
 
     def read(self, part: str) -> bytes | None:
         """The bytes of a part, or None where there is none of that name."""
         member = self._names.get(part.lower())
-        return None if member is None else self._archive.read(member)
+        return None if member is None else self.archive.read(member)
 
     def tree(self, part: str) -> "_Element | None":
         """The root element of a part, or None where there is none of that name."""
         raw = self.read(part)
-        return None if raw is None else parse(raw, part)
+        return None if raw is None else parse(raw)
 
     def links(self, part: str = "") -> dict[str, Link]:
         """The relationships of a part by their id; those of the package itself without a name."""
@@ -80,11 +86,25 @@ class Package:
         return [link.target for link in self.links(part).values() if link.kind == kind and not link.external]
 
 
-def parse(raw: bytes, part: str) -> "_Element":
+@contextmanager
+def opened_package(raw: bytes, name: str, suffix: str) -> Iterator[Package]:
+    """Opens a package; see `archive.opened`.
+
+    Raises:
+        DocumentError: It cannot be opened or read, or its elements are nested too deeply.
+    """
+    with opened(raw, name, suffix) as archive:
+        try:
+            yield Package(archive)
+        except (TooDeep, RecursionError) as error:
+            raise DocumentError(f"{name} nests its elements too deeply to be read: export it as text.") from error
+
+
+def parse(raw: bytes) -> "_Element":
     """Parses XML without entities and external files, in the transitional namespaces.
 
     Raises:
-        DocumentError: Its elements are nested too deeply.
+        TooDeep: Its elements are nested too deeply.
         lxml.etree.XMLSyntaxError: It is no XML.
     """
     from lxml import etree
@@ -94,7 +114,7 @@ def parse(raw: bytes, part: str) -> "_Element":
         root = etree.fromstring(raw, parser)
     except etree.XMLSyntaxError as error:
         if "Excessive depth" in str(error):
-            raise DocumentError(f"its part {part} nests elements more than 256 deep") from error
+            raise TooDeep from error
         raise
     if raw.find(_STRICT.encode()) >= 0:
         _make_transitional(root)

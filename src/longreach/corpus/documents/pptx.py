@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from longreach.corpus.documents.archive import opened
+from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.formulas import MATH, to_latex
 from longreach.corpus.documents.html import markdown
-from longreach.corpus.documents.ooxml import COMPATIBILITY, RELATIONSHIP, parse
+from longreach.corpus.documents.ooxml import COMPATIBILITY, RELATIONSHIP, opened_package, parse
 from longreach.corpus.documents.place import Place
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ _TEXTS = (_A + "t", MATH + "t")
 
 def convert(raw: bytes, name: str) -> Converted:
     """Reads a presentation, hidden slides too; see `html.convert` for arguments and errors."""
-    with opened(raw, name, ".pptx"):
+    with opened_package(raw, name, ".pptx") as package:
         from lxml import etree
         from pptx import Presentation
 
+        check_unpacked(package.archive, name)
         page = etree.Element("html")
         writer = _Writer(etree.SubElement(page, "body"))
         for number, slide in enumerate(Presentation(io.BytesIO(raw)).slides, 1):
@@ -170,7 +171,7 @@ class _Writer:
             except KeyError:
                 self._lost["diagram"] += 1
                 return
-            self._read_paragraphs(parse(part.blob, str(part.partname)))
+            self._read_paragraphs(parse(part.blob))
         if next(element.iter("{*}oleObj"), None) is not None:
             self._lost["embedded object"] += 1
 
@@ -178,7 +179,7 @@ class _Writer:
         for relationship in self._slide.part.rels.values():
             if relationship.is_external or not relationship.reltype.endswith("/comments"):
                 continue
-            root = parse(relationship.target_part.blob, "comments")
+            root = parse(relationship.target_part.blob)
             for comment in root.iter("{*}cm"):
                 texts = [piece.text or "" for piece in comment.iter("{*}text", "{*}t")]
                 if "".join(texts).strip():

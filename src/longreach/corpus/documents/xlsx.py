@@ -5,11 +5,11 @@ import io
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from longreach.corpus.documents.archive import opened
+from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.grid import is_sparse, table_lines
 from longreach.corpus.documents.number_format import show_value
-from longreach.corpus.documents.ooxml import Package
+from longreach.corpus.documents.ooxml import Package, opened_package
 
 if TYPE_CHECKING:
     from openpyxl.worksheet._read_only import ReadOnlyWorksheet
@@ -40,10 +40,10 @@ def convert(raw: bytes, name: str) -> Converted:
     Empty rows and columns are left out. A merged cell is repeated in each of its places. A sheet that is empty nearly
     everywhere comes as one line for each cell: "B7: 12".
     """
-    with opened(raw, name, ".xlsx") as archive:
+    with opened_package(raw, name, ".xlsx") as package:
         from openpyxl import load_workbook
 
-        package = Package(archive)
+        check_unpacked(package.archive, name, (".xml", ".rels"))
         parts = _sheet_parts(package)
         # Read row by row: the other way makes a cell of each place that a merged area covers, which may be billions.
         workbook = load_workbook(io.BytesIO(raw), data_only=True, read_only=True)
