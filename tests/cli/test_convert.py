@@ -31,11 +31,15 @@ def test_a_hybrid_model_keeps_its_pattern(run, models, tmp_path):
     again = run("convert", first, second, "--stride", 0, "--max-length", 16384, "--json").json
     assert again["sparse_attention"] == {"block_size": 4, "sink_blocks": 1, "local_blocks": 4, "stride": 0}
     assert again["full_layers"] == [0, 2] and again["max_length"] == 16384
+    kept = run("convert", second, tmp_path / "third", "--stride", 4, "--json")
+    assert kept.json["max_length"] == 16384 and kept.json["rope_parameters"] == again["rope_parameters"]
+    assert "the window grows" not in kept.err
 
 
 def test_it_says_what_it_made(run, models, tmp_path):
     result = run("convert", models / "one", tmp_path / "hybrid", "--full-layers", 1, "--rope", "1e6")
     assert result.code == 0 and "1 of 3 layers full, window 131,072 tokens" in result.out
+    assert "convert: the window grows from" in result.err and "to 131,072" in result.err
     config = json.loads((tmp_path / "hybrid" / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == 1e6
 

@@ -426,6 +426,9 @@ def test_a_hybrid_model_keeps_what_is_not_changed():
     assert (longer.sparse_attention, longer.full_layers) == (first.config.sparse_attention, [0, 2])
     assert longer.max_position_embeddings == 8192
     assert longreach.convert(first, "strided", 1, max_length=4096).config.full_layers == [1]
+    kept = longreach.convert(first, "strided").config
+    assert (kept.max_position_embeddings, kept.rope_parameters) == (4096, first.config.rope_parameters)
+    assert longreach.convert(make_model(), PATTERN).config.max_position_embeddings == 131072
 
 
 def test_models_that_cannot_be_converted_are_refused():

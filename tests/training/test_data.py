@@ -67,8 +67,24 @@ def test_other_data_for_testing(data, texts, tokenizer, tmp_path):
 
 def test_few_documents_are_not_taken_away_for_testing(tokenizer, tmp_path):
     (tmp_path / "one.txt").write_text("alice " * 30)
-    made = Data.make([tmp_path / "one.txt"], tokenizer, MIX, cache=tmp_path / "cache")
+    said = []
+    made = Data.make([tmp_path / "one.txt"], tokenizer, MIX, held_out=1, cache=tmp_path / "cache", note=said.append)
     assert made.held_out == [] and made.order.rectangles() >= 1
+    assert said[-1] == (
+        "No document is held out for testing: there is 1 document in all; give others with --eval-data."
+    )
+
+
+@pytest.mark.parametrize("documents, asked, kept", [(2, 1, 1), (2, 8, 1), (3, 1, 1), (8, 2, 2), (8, 3, 2), (2, 0, 0)])
+def test_one_of_few_documents_is_held_out(tokenizer, tmp_path, documents, asked, kept):
+    for number in range(documents):
+        (tmp_path / f"{number}.txt").write_text("alice " * 30)
+    said = []
+    made = Data.make([tmp_path], tokenizer, MIX, held_out=asked, cache=tmp_path / "cache", note=said.append)
+    assert len(made.held_out) == kept and made.order.rectangles() >= 1
+    wanted = f"{kept} document{'s' * (kept > 1)} held out for testing, not {asked}: never more than a quarter of "
+    told = [line for line in said if "held out" in line]
+    assert told == ([f"{wanted}{documents} documents in all."] if kept < asked else [])
 
 
 def test_no_data_is_refused(tokenizer, tmp_path):

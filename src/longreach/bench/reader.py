@@ -32,7 +32,6 @@ from longreach.models.sampling import Sampling
 from longreach.reader.policy import Policy
 from longreach.reader.reader import Reader
 
-BOOK = Path(__file__).resolve().parents[3] / "examples" / "alice.txt"  # there in a checkout
 QUESTIONS = (
     "What did the label on the bottle that Alice found say?",
     "Which animal smokes a hookah on a mushroom?",

@@ -214,7 +214,7 @@ def reader(
         "--text",
         exists=True,
         dir_okay=False,
-        help="What is read. [default: examples/alice.txt of the checkout]",
+        help="What is read. [default: a novel that comes with longreach]",
         show_default=False,
     ),
     repeats: int = typer.Option(5, "--repeats", min=1, help="Pairs behind each median."),
@@ -229,12 +229,13 @@ def reader(
     with memory_said("--model to a smaller one", as_json):
         _check_files(out, None)
 
-        from longreach.bench.reader import BOOK, lines, run
+        from longreach.bench.reader import lines, run
+        from longreach.evals.haystack import DEFAULT
         from longreach.models.load import load
 
         place, _ = _place(device, None)
         loaded, tokenizer = load(ref, device=str(place))
-        report = _record(place, "lancedb") | run(loaded, tokenizer, text or BOOK, repeats, note) | {"model": ref}
+        report = _record(place, "lancedb") | run(loaded, tokenizer, text or DEFAULT, repeats, note) | {"model": ref}
     _finish(report, out, None, as_json)
     if not as_json:
         for line in lines(report):

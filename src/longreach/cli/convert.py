@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import JsonOption, dtype_checked, emit
+from longreach.cli.output import JsonOption, dtype_checked, emit, note
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -13,6 +13,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.wording import counted
 
 
 def convert(
@@ -28,7 +29,9 @@ def convert(
     full_layers: str | None = typer.Option(
         None, "--full-layers", help="middle-third, a number, or indices: 4,5,6. [default: middle-third]"
     ),
-    max_length: int = typer.Option(131072, "--max-length", min=1, help="Tokens of the new window."),
+    max_length: int | None = typer.Option(
+        None, "--max-length", min=1, help="Tokens of the new window. [default: a hybrid model's own, else 131072]"
+    ),
     rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
     dtype: str | None = typer.Option(
         None, "--dtype", callback=dtype_checked, help="float32, bfloat16 or float16. [default: float32]"
@@ -38,12 +41,12 @@ def convert(
     """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all others.
 
     The weights stay as they are; train the result on long texts to use the longer window. A model that is hybrid
-    already keeps its own pattern and full layers where no option changes them.
+    already keeps its own pattern, full layers and window where no option changes them.
 
     Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
     """
     from longreach.errors import UsageError
-    from longreach.models.rope import check_length, check_rope
+    from longreach.models.rope import DEFAULT_LENGTH, check_length, check_rope
     from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -54,7 +57,7 @@ def convert(
     check_rope(_number(rope))
     given = pattern_from(base, **changes)
     if pattern is not None:  # else a hybrid model's own counts
-        check_length(max_length, given)
+        check_length(max_length or DEFAULT_LENGTH, given)
 
     from longreach.models.convert import convert as convert_model
     from longreach.models.load import load, quiet
@@ -68,6 +71,12 @@ def convert(
         hybrid.save_pretrained(out)
         tokenizer.save_pretrained(out)
     config = hybrid.config
+    before = loaded.config.max_position_embeddings
+    if max_length is None and config.max_position_embeddings != before:
+        note(
+            f"convert: the window grows from {counted(before, 'token')} to {config.max_position_embeddings:,}, as no "
+            "--max-length says how long it is to be."
+        )
     plan, kept = plan_of(config), pattern_of(config)
     length, heads = config.max_position_embeddings, config.num_key_value_heads
     report = {

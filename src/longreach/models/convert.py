@@ -12,7 +12,7 @@ import torch
 from longreach.errors import UsageError
 from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.origin import note_origin, tokenizer_of
-from longreach.models.rope import check_length, longer_rope
+from longreach.models.rope import DEFAULT_LENGTH, check_length, longer_rope
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
 
@@ -21,7 +21,7 @@ def convert(
     model: Any,
     pattern: AttentionPattern | str | None = None,
     full_layers: str | int | Sequence[int] | None = None,
-    max_length: int = 131072,
+    max_length: int | None = None,
     *,
     rope: str | float = "theta",
     attn_implementation: str | None = None,
@@ -37,7 +37,7 @@ def convert(
         full_layers: "middle-third", a number of layers in the middle, or the indices themselves. None: a hybrid model's
             own, else "middle-third".
         max_length: Tokens of the new window. Where it is not above the model's own, that one stays, and so does the
-            rotary embedding.
+            rotary embedding. None: a hybrid model's own, else 131,072.
         rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta" (ABF, the default):
             its base times f ** 1.8; a number: that base; "yarn"; "linear".
         attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the model's own.
@@ -56,6 +56,8 @@ def convert(
         pattern = pattern_of(stock) if hybrid else "sink-window"
     if full_layers is None:
         full_layers = plan_of(stock).full if hybrid else "middle-third"
+    if max_length is None:
+        max_length = stock.max_position_embeddings if hybrid else DEFAULT_LENGTH
     pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
     family = stock.model_type.removeprefix(PREFIX)
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)

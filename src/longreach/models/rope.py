@@ -11,6 +11,8 @@ from longreach.pattern import AttentionPattern
 ROPE_RULES = ("theta", "yarn", "linear")
 # theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data Engineering for Scaling
 # Language Models to 128K Context) train with 5 million.
+DEFAULT_LENGTH = 131072
+"""Tokens of the window of a model that becomes hybrid, where nobody says."""
 _THETA_POWER = 1.8
 
 

@@ -23,6 +23,7 @@ from longreach.models.places import cache_folder
 from longreach.training.order import Mix, Order
 from longreach.training.sources import find
 from longreach.training.tokens import Tokens, tokenise
+from longreach.wording import counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Data:
             tokenizer: Of the model that is trained.
             mix: How rows are made and drawn.
             held_out: How many documents are kept for testing where there is no `evaluation`: drawn by the seed among
-                those that fill the target length, else the longest; never more than a quarter of all.
+                those that fill the target length, else the longest; never more than a quarter of all, but one where
+                there are two at least.
             evaluation: Sources that are for testing only; of these, `held_out` documents as well.
             cache: Where token files are kept; None for `cache_folder()`.
             note: Is told what is going on.
@@ -77,8 +79,13 @@ class Data:
         sources = [tokenise(find(name), tokenizer, cache, note) for name in given]
         tests = [tokenise(find(name), tokenizer, cache, note) for name in evaluation]
         among = tests or sources
-        most = held_out if tests else min(held_out, sum(len(source.lengths) for source in sources) // 4)
+        most = held_out
+        if not tests:
+            documents = sum(len(source.lengths) for source in sources)
+            most = min(held_out, max(1, documents // 4)) if documents > 1 else 0
         kept = _longest(among, mix, most)
+        if len(kept) < held_out and not tests:
+            note(_fewer(len(kept), held_out, documents))
         order = Order([source.lengths for source in sources], mix, () if tests else kept)
         return cls(sources, order, [among[source].document(number, mix.length) for source, number in kept], tests)
 
@@ -86,6 +93,16 @@ class Data:
     def keys(self) -> dict[str, list[str]]:
         """Names of the contents, learned and for testing only, in order."""
         return {"data": [one.key for one in self.sources], "evaluation": [one.key for one in self.tests]}
+
+
+def _fewer(kept: int, wanted: int, documents: int) -> str:
+    """Why fewer documents are held out than was asked for."""
+    found = f"{counted(documents, 'document')} in all"
+    if documents < 2:
+        return f"No document is held out for testing: there is {found}; give others with --eval-data."
+    if not kept:
+        return f"No document is held out for testing: none of {found} has two tokens; give others with --eval-data."
+    return f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter of {found}."
 
 
 def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, int]]:
