@@ -16,6 +16,7 @@ FLOORS = {
     "jsontext": 0,
     "jobs": 0,
     "wording": -1,
+    "plain": 0,
     "pattern": 0,
     "kernels": 1,
     "caches": 2,

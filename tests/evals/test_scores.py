@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longreach.evals.plain import words
 from longreach.evals.scores import exact_match, interval, mean_interval, rouge_l, token_f1
+from longreach.plain import words
 
 
 def test_words_are_compared_without_case_articles_and_punctuation():

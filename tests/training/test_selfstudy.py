@@ -1,18 +1,29 @@
 """Questions that a model makes of passages: the corpus' own, or one behind an endpoint that fails now and then."""
 
+import itertools
 import json
 import re
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from longreach.corpus.schema import PassageInfo
 from longreach.errors import TrainingError, UsageError
 from longreach.training import teacher as room
+from longreach.training.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
 from longreach.training.selfstudy import KINDS, OwnModel, Request, _question, make_questions
 from longreach.training.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus
+
+
+def written(request):
+    """A question of its own about every passage, and words of the passage for an answer."""
+    if "Question:" in request.request:
+        return " ".join(request.text.split()[:3])
+    return f"What is told in part {zlib.crc32((request.text + request.request).encode())}?"
 
 
 class Scripted:
@@ -20,7 +31,7 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, write=lambda request: f"{request.request[:12]}?", most=10**6):
+    def __init__(self, write=written, most=10**6):
         self._write, self.most, self.seen = write, most, []
 
     def write(self, requests):
@@ -37,11 +48,12 @@ def corpus(tmp_path_factory):
 
 
 def make(corpus, author, path, **options):
-    return make_questions(corpus, author, path, **({"say": lambda text: None} | options))
+    return make_questions(corpus, author, path, **({"say": lambda text: None} | options)).questions
 
 
 def test_every_passage_is_asked_about_in_turn(corpus, tmp_path):
-    author, lines = Scripted(), []
+    numbers, lines = itertools.count(), []
+    author = Scripted(lambda request: written(request).replace("part", f"part {next(numbers)} or"))
     made = make(corpus, author, tmp_path / "q.jsonl", per_passage=2, say=lines.append)
     passages = corpus.passages()
     assert [(q.document, q.passage) for q in made] == [(p.document, p.index) for p in passages for _ in range(2)]
@@ -86,15 +98,24 @@ def test_a_line_without_its_end_is_written_again(corpus, tmp_path):
 
 def test_half_a_character_becomes_a_question_mark(corpus, tmp_path):
     """As JSON of a teacher may hold it, and as no tokenizer takes it."""
-    made = make(corpus, Scripted(lambda request: "W\ud800hy?"), tmp_path / "q.jsonl")
-    assert made[0].question == "W?" and made[0].answers == ("W?hy?",)
+
+    def write(request):
+        return written(request) + "\ud800" if "Question:" in request.request else "W\ud800hy?"
+
+    made = make(corpus, Scripted(write), tmp_path / "q.jsonl")
+    assert made[0].question == "W?" and made[0].answers[0].endswith("?")
 
 
 def test_only_what_is_a_question_counts(corpus, tmp_path):
-    said = iter(['\n Question: "Who was it?" \nMore.', "", " \n "] + ["Why?"] * 1000)
-    author = Scripted(lambda request: next(said) if "Question:" not in request.request else " He. ")
+    said = iter(['\n Question: "Who was it?" \nMore.', "", " \n "])
+
+    def write(request):
+        answer = written(request)
+        return f" {answer} " if "Question:" in request.request else next(said, answer)
+
+    author = Scripted(write)
     made = make(corpus, author, tmp_path / "q.jsonl")
-    assert made[0].question == "Who was it?" and made[0].answers == ("He.",)
+    assert made[0].question == "Who was it?" and made[0].answers == ("The queen is",)
     assert len(made) == len(corpus.passages()) - 2
     with pytest.raises(TrainingError, match="no question that can be used"):
         make(corpus, Scripted(lambda request: ""), tmp_path / "none.jsonl")
@@ -123,6 +144,8 @@ def test_the_own_model_asks_with_the_passage_in_view_and_always_the_same(corpus,
     for longest in ("_LONGEST_QUESTION", "_LONGEST_ANSWER"):
         monkeypatch.setattr(f"longreach.training.selfstudy.{longest}", 8)
     monkeypatch.setattr("longreach.training.selfstudy._ASKED", re.compile(r"(\S.*)"))  # a random model asks nothing
+    for fault in ("fault_of_question", "fault_of_answer"):  # and answers nothing
+        monkeypatch.setattr(f"longreach.training.selfstudy.{fault}", lambda *texts: None)
     model, tokenizer = make_model(), make_tokenizer()
     author = OwnModel(model, tokenizer, "own", batch_size=3)
     made = make(corpus, author, tmp_path / "one.jsonl")
@@ -141,6 +164,75 @@ def _request(corpus):
     return Request(corpus.passages()[0].text * 3, "Ask something." * 3, 0.0, 64, 0)
 
 
+def test_junk_is_dropped_and_counted(tmp_path):
+    passage = "The Knave of Hearts stole the tarts in 1865, and he took them away. Who would do such a thing?"
+    corpus = FakeReading([passage] * 9)
+    questions = iter(
+        [
+            "Who stole the tarts?",
+            "The text is about tarts.",
+            "Write one question about one particular fact in the text above: a name?",
+            "Who would do such a thing?",
+            "Who stole the tarts ?",
+            "\u8c01\u5077\u4e86\uff1f",
+            "When was it?",
+            "Who was it?",
+            "What was taken?",
+        ]
+    )
+    answers = {
+        "When was it?": "In 1866.",
+        "Who was it?": "Queen Elizabeth.",
+        "What was taken?": "The tarts were taken.",
+    }
+    answers |= {"Who stole the tarts?": "It was the Knave of Hearts.", "\u8c01\u5077\u4e86\uff1f": "Knave"}
+
+    def write(request):
+        asked = request.request.partition("Question: ")[2]
+        return answers[asked] if asked else next(questions)
+
+    lines = []
+    made = make_questions(corpus, Scripted(write), tmp_path / "q.jsonl", say=lines.append)
+    kept = ["Who stole the tarts?", "\u8c01\u5077\u4e86\uff1f", "What was taken?"]
+    assert [one.question for one in made.questions] == kept
+    assert made.dropped == {
+        "no question": 1, "copy of the request": 1, "copy of the passage": 1, "asked before": 1,
+        "answer not in the passage": 2,
+    }  # fmt: skip
+    assert lines[0] == "question 0/9" and lines[-1].startswith("study: 6 of 9 questions dropped: 2 answer not in")
+
+
+class FakeReading:
+    """A corpus of one document whose passages are these."""
+
+    name = "fake"
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def passages(self):
+        return [PassageInfo("book", at, 0, len(text), text, 9, 1, "rev") for at, text in enumerate(self._texts)]
+
+
+@pytest.mark.parametrize(
+    "answer, question, fault",
+    [
+        ("The Knave of Hearts.", "Who stole the tarts?", None),
+        ("the KNAVE", "Who stole the tarts?", None),
+        ("\u201cKnave\u201d", "Who stole the tarts?", None),
+        ("The tarts were stolen by the Knave of Hearts in summer.", "What happened?", None),
+        ("Paris", "Where?", NOT_IN_PASSAGE),
+        ("It was Elizabeth.", "Who stole the tarts?", NOT_IN_PASSAGE),
+        ("The Knave stole 12 tarts.", "How many?", NOT_IN_PASSAGE),
+        ("I do not know.", "Who?", NOT_IN_PASSAGE),
+        ("...", "Who?", NO_ANSWER),
+    ],
+)
+def test_an_answer_says_what_the_passage_says(answer, question, fault):
+    passage = "The Knave of Hearts, he stole the tarts, all on a summer day, and they were stolen by him alone."
+    assert fault_of_answer(answer, question, passage) == fault
+
+
 class Served:
     """A teacher on this machine; `fail` says what it answers to the n-th request instead of an answer, if anything."""
 
@@ -156,9 +248,8 @@ class Served:
                     served.bodies.append(body | {"path": self.path})
                     served.headers.append(dict(self.headers))
                 status = served.fail(number)
-                text = json.dumps(
-                    {"choices": [{"message": {"content": f"Said {body['messages'][0]['content'][:9]}?"}}]}
-                )
+                said = written(Request(*body["messages"][0]["content"].split("\n\n", 1), 0.0, 0, 0))
+                text = json.dumps({"choices": [{"message": {"content": said}}]})
                 data = (text if status in (None, 200) else "no").encode()
                 self.send_response(status or 200)
                 self.send_header("Content-Length", str(len(data)))
@@ -205,7 +296,7 @@ def test_a_teacher_is_asked_as_openai_would_be(corpus, tmp_path, serve, monkeypa
     assert {body["model"] for body in served.bodies} == {"big"}
     assert {header["Authorization"] for header in served.headers} == {"Bearer secret"}
     by_passage = {(p.document, p.index): p.text for p in corpus.passages()}
-    assert all(question.question == f"Said {by_passage[question.document, question.passage][:9]}?" for question in made)
+    assert all(by_passage[one.document, one.passage].lstrip().startswith(one.answers[0]) for one in made)
     monkeypatch.delenv("LONGREACH_TEACHER_KEY")
     list(endpoint(served.url + "/v1/").write([_request(corpus)]))
     assert served.headers[-1]["Authorization"] == "Bearer other" and served.bodies[-1]["path"] == "/v1/chat/completions"

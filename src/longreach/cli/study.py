@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, dtype_checked, emit, note, table
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.reader.scorecard import Scorecard
@@ -58,8 +59,9 @@ def study(
     """Train an adapter that answers from a corpus, and measure which way of reading answers best.
 
     Questions come from a file, else the model makes some about every passage. Then held-out questions are read in every
-    way: without context, compressed, as raw text, mixed, in full. `ask` takes the best that fits the budget. Stopped
-    anywhere, the same command goes on.
+    way: without context, compressed, as raw text, mixed, in full. `ask` takes the best that fits the budget where it
+    beats the default policy beyond chance, on 30 questions at least. Stopped anywhere, the same command goes on;
+    --undo takes the last study back.
 
     Example: longreach study library --questions questions.jsonl
     """
@@ -107,6 +109,8 @@ def study(
     tested = read_questions(evaluation, names, corpus) if evaluation else None
     if asked and not tested:
         hold_out(asked, held_out, seed)
+    dropped: dict[str, int] = {}  # of the questions that are made
+    note(f"study: loading the model of '{corpus}'")
     opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
     library, window = opened.corpus, window_of(opened.model)
     if budget != DEFAULT_BUDGET and window and budget > (room := window - Sampling.max_new_tokens):
@@ -115,23 +119,25 @@ def study(
         own = OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch)
         author = endpoint or own
         with working(library) as work:
-            asked = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
+            made = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
+        asked, dropped = made.questions, made.dropped
     learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
     report = None
     if not gate_only:
-        note(f"study: {len(learned)} questions to learn, {len(tested)} to test on")
+        note(f"study: {counted(len(learned), 'question')} to learn, {len(tested):,} to test on")
         report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
     reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
     card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
     card.save(library)
     if as_json:
         figures = report._asdict() | {"adapter": str(report.adapter)} if report else None
-        emit({"corpus": corpus, "training": figures, "scorecard": card.to_dict()})
+        emit({"corpus": corpus, "dropped": dropped, "training": figures, "scorecard": card.to_dict()})
         return
     if report:
         rate = f"{report.tokens / report.seconds:,.0f} positions/s" if report.seconds else "done before"
         losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
-        typer.echo(f"{corpus}: {report.questions} questions, {report.steps} steps, {losses}, {rate}.\n")
+        size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
+        typer.echo(f"{corpus}: {size}, {losses}, {rate}.\n")
     print_scorecard(card)
 
 
@@ -150,4 +156,4 @@ def print_scorecard(card: "Scorecard") -> None:
         for row in card.rows
     ]
     table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), rows)
-    typer.echo(f"* what ask reads within {card.budget:,} positions; measured {card.date}.")
+    typer.echo(f"* what ask reads within {counted(card.budget, 'position')}; measured {card.date}.\n{card.why}")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from longreach.evals.plain import plain, words
+from longreach.plain import plain, words
 
 LETTERS = "ABCD"
 _LONGEST = (

@@ -1,8 +1,9 @@
 """The gate: which way of reading answers held-out questions best within a budget of positions.
 
-All ways read the same questions with the same model, greedily, in one run. Three are controls and never chosen: no
-context, whose answers no passage stands behind; raw text at the very positions that vectors took; and another
-document's vectors, which a compressor that works must beat.
+The default policy stays unless another one beats it beyond chance (see `evals.verdict`). All ways read the same
+questions with the same model, greedily, in one run. Three are controls and never chosen: no context, whose answers no
+passage stands behind; raw text at the very positions that vectors took; and another document's vectors, which a
+compressor that works must beat.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 from longreach.errors import ContextError, UsageError, out_of_memory
 from longreach.evals.scores import exact_match, interval, rouge_l, token_f1
+from longreach.evals.verdict import DEFAULT, verdict
 from longreach.models.decoder import window_of
 from longreach.models.sampling import Sampling
 from longreach.reader.answer import Answer
@@ -34,11 +36,12 @@ def gate(
     batch_size: int = 8,
     say: Callable[[str], None] = lambda text: None,
 ) -> Scorecard:
-    """Reads held-out questions in every way and chooses the best that fits the budget.
+    """Reads held-out questions in every way and chooses the best that fits the budget, or stays with the default.
 
-    A question that names its document is read with that document; for others the retriever finds it. The choice is
-    the way of the highest mean F1 whose prompts fit the budget in the mean; of equal ones that of fewer positions. Full
-    context is not chosen where some document of the corpus, asked about or not, does not fit the window.
+    A question that names its document is read with that document; for others the retriever finds it. The choice is the
+    way of the highest mean F1 whose prompts fit the budget in the mean and that beats the default policy question by
+    question; of equal ones that of fewer positions. On a tie, and on few questions, the default stays. Full context is
+    not chosen where some document of the corpus, asked about or not, does not fit the window.
 
     Args:
         reader: with the adapter that is to be judged, or none.
@@ -70,11 +73,19 @@ def gate(
     made = (_row(reading, policies.get(reading), questions, answers[reading], seed) for reading in answers)
     rows = [row for row in made if row]
     measured = [row for row in rows if row.policy and not row.policy.nothing and row.questions == len(questions)]
-    fits = [row for row in measured if row.positions <= most and _reads_all(reader, row, answers[row.reading])]
+    fits = [
+        row
+        for row in measured
+        if row.reading == DEFAULT or (row.positions <= most and _reads_all(reader, row, answers[row.reading]))
+    ]
+    scores = {row.reading: _scores(questions, answers[row.reading]) for row in fits}
+    found = verdict(fits, scores, seed)
+    say(f"gate: {found.why}")
     settings = reader.corpus.settings
     return Scorecard(
         rows=tuple(rows),
-        chosen=min(fits, key=lambda row: (-row.f1, row.positions)).reading,
+        chosen=found.chosen,
+        why=found.why,
         questions=len(questions),
         budget=most,
         adapter=reader.adapter,
@@ -100,7 +111,7 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
         Policy(raw="document", compressed="none", budget=window and window - sampling.max_new_tokens),
     ]
     off = {ADAPTER_OFF: replace(raw, adapter=False)} if reader.adapter else {}
-    return {policy.name: policy for policy in found} | off
+    return {DEFAULT: Policy(budget=budget)} | {policy.name: policy for policy in found} | off
 
 
 class _Asking:
@@ -152,13 +163,22 @@ def _reads_all(reader: Reader, row: Row, answers: Sequence[Answer | None]) -> bo
     return beside + max(document.tokens for document in reader.corpus.documents()) <= row.policy.budget
 
 
+def _scores(questions: Sequence[Question], answers: Sequence[Answer | None]) -> list[float]:
+    """F1 of each answer that was given, 0 to 100."""
+    found = []
+    for question, answer in zip(questions, answers, strict=True):
+        if answer:
+            found.append(100 * token_f1(answer.text, question.answers))
+    return found
+
+
 def _row(
     reading: str, policy: Policy | None, questions: Sequence[Question], answers: Sequence[Answer | None], seed: int
 ) -> Row | None:
     read = [(question.answers, answer) for question, answer in zip(questions, answers, strict=True) if answer]
     if not read:
         return None
-    f1, low, high = interval([100 * token_f1(answer.text, right) for right, answer in read], seed=seed)
+    f1, low, high = interval(_scores(questions, answers), seed=seed)
     mean = {
         "exact_match": 100 * sum(exact_match(answer.text, right) for right, answer in read) / len(read),
         "rouge_l": 100 * sum(rouge_l(answer.text, right) for right, answer in read) / len(read),

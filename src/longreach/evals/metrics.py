@@ -13,9 +13,9 @@ from typing import Any
 from longreach.errors import UsageError
 from longreach.evals.babi import GIVERS, OBJECTS, PLACES
 from longreach.evals.choices import chosen, options_of
-from longreach.evals.plain import folded, plain
 from longreach.evals.sample import Sample
 from longreach.evals.scores import SCORING, exact_match, rouge_l, token_f1
+from longreach.plain import folded, plain
 
 CLASSES = "classes"
 """The tag of a sample that holds the names its answer is to be one of, a line each."""

@@ -1,7 +1,7 @@
 """How near an answer comes to its references: token F1, exact match, ROUGE-L, and how sure a mean of them is.
 
 Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): F1, exact match; Lin 2004, ROUGE. What a word is, and which
-characters are the same: see `evals.plain`.
+characters are the same: see `longreach.plain`.
 """
 
 import random
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from longreach.evals.plain import words
+from longreach.plain import words
 
 SCORING = 2
 """The number of the rules here and in `evals.metrics`: it rises whenever an answer may score otherwise."""

@@ -49,7 +49,8 @@ class Scorecard:
 
     Attributes:
         rows: the ways of reading.
-        chosen: the best of those that fit the budget.
+        chosen: what is read: the default, or what beats it of those that fit the budget.
+        why: it was chosen, in a sentence.
         questions: how many were asked.
         budget: positions of a prompt at most.
         adapter: the name of the adapter that was on, None without one.
@@ -61,6 +62,7 @@ class Scorecard:
 
     rows: tuple[Row, ...]
     chosen: str
+    why: str
     questions: int
     budget: int
     adapter: str | None
@@ -126,7 +128,7 @@ _POLICY: Kinds = {
     "cut": (bool,),
     "adapter": (bool,),
 }
-_TEXTS = ("chosen", "fingerprint", "model_fingerprint", "state", "date")
+_TEXTS = ("chosen", "why", "fingerprint", "model_fingerprint", "state", "date")
 _FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {"questions": (int,), "budget": (int,), "adapter": (str, NoneType)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,11 +19,13 @@ from longreach.models.decoder import adapters_off, window_of
 from longreach.models.generate import stop_tokens, write_tokens
 from longreach.models.prompt import PromptBuilder
 from longreach.models.sampling import Sampling
+from longreach.plain import words
+from longreach.training.junk import REPEATED, fault_of_answer, fault_of_question
 from longreach.training.questions import Question
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
-    from longreach.corpus.schema import PassageInfo
 
 KINDS = {
     "structure": "Write one question about how the text above is arranged: what comes first, what follows, which part "
@@ -34,7 +37,10 @@ KINDS = {
 }
 _ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
 _ANSWER = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
-_ASKED = re.compile(r"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n?]*\w[^\n?]*\?)", re.I | re.M)
+_MARKS = "?\uff1f\u061f\u055e\u1367"  # Latin, full width, Arabic, Armenian, Ethiopic
+_ASKED = re.compile(
+    rf"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n{_MARKS}]*\w[^\n{_MARKS}]*[{_MARKS}])", re.I | re.M
+)
 _LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
 
 
@@ -46,6 +52,13 @@ class Request(NamedTuple):
     temperature: float
     max_tokens: int
     seed: int
+
+
+class Made(NamedTuple):
+    """The questions that were made, and how many were dropped for which fault (see `junk`)."""
+
+    questions: list[Question]
+    dropped: dict[str, int]
 
 
 class Author(Protocol):
@@ -103,11 +116,13 @@ def make_questions(
     per_passage: int = 1,
     seed: int = 0,
     say: Callable[[str], None],
-) -> list[Question]:
+) -> Made:
     """Asks about every passage, and has the questions answered; the kinds take turns over the passages.
 
-    All that is written goes to `path` at once, one JSON line a question and one an answer: a run that was stopped, or
-    whose author failed, goes on without asking for anything twice.
+    What nobody should learn from is dropped: what is no question, copies of the request or of the passage, what was
+    asked before about the document, and answers that are not in the passage. All that is written goes to `path` at
+    once, one JSON line a question and one an answer: a run that was stopped, or whose author failed, goes on without
+    asking for anything twice.
 
     Args:
         corpus: what to ask about.
@@ -138,20 +153,43 @@ def make_questions(
             for job, passage in jobs.items()
         }
         notes.fill("question", asked, author, say)
-        answered = {
-            job: Request(passage.text, _ANSWER + question, 0.0, _LONGEST_ANSWER, seed)
-            for job, passage in jobs.items()
-            if (question := _question(notes.known[job]["question"]))
-        }
+        dropped: Counter[str] = Counter()
+        answered = dict[tuple, Request]()
+        before = set[tuple[str, ...]]()
+        for job, passage in jobs.items():
+            question = _question(notes.known[job]["question"])
+            fault = fault_of_question(question, asked[job].request, passage.text)
+            same = (passage.document, *words(question))
+            if fault is None and same in before:
+                fault = REPEATED
+            before.add(same)
+            if fault is None:
+                answered[job] = Request(passage.text, _ANSWER + question, 0.0, _LONGEST_ANSWER, seed)
+            else:
+                dropped[fault] += 1
         notes.fill("answer", answered, author, say)
-        made = [_made(jobs[job], notes.known[job]) for job in answered if notes.known[job]["answer"].strip()]
+        made = list[Question]()
+        for job in answered:
+            question, answer = _question(notes.known[job]["question"]), notes.known[job]["answer"].strip()
+            fault = fault_of_answer(answer, question, jobs[job].text)
+            if fault is None:
+                made.append(Question(jobs[job].document, question, (answer,), jobs[job].index))
+            else:
+                dropped[fault] += 1
+    if dropped:
+        say(f"study: {_said(dropped, len(jobs))}")
     if not made:
-        raise TrainingError("The model wrote no question that can be used: give your own with --questions.")
-    return made
+        raise TrainingError(
+            f"The model wrote no question that can be used ({_said(dropped, len(jobs))}): give your own with "
+            "--questions, or a larger model with --teacher."
+        )
+    return Made(made, dict(dropped))
 
 
-def _made(passage: PassageInfo, note: dict[str, str]) -> Question:
-    return Question(passage.document, _question(note["question"]), (note["answer"].strip(),), passage.index)
+def _said(dropped: Counter[str], count: int) -> str:
+    """How many questions were dropped, and why."""
+    why = ", ".join(f"{number:,} {fault}" for fault, number in dropped.most_common())
+    return f"{dropped.total():,} of {counted(count, 'question')} dropped: {why}"
 
 
 def _question(written: str) -> str:
@@ -190,6 +228,8 @@ class _Notes:
         """Has written what is not there yet."""
         missing = [job for job in requests if what not in self.known.get(job, {})]
         done = len(requests) - len(missing)
+        if missing:  # the first of them may take a while
+            say(f"{what} {done}/{len(requests)}")
         for number, text in author.write([requests[job] for job in missing]):
             job, text = missing[number], text.encode("utf-8", "replace").decode()  # half characters are no text
             self.known.setdefault(job, {})[what] = text
