@@ -178,6 +178,25 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
 
 @app.command()
+def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+    """Make the file log of a damaged corpus anew, and keep all that is shown to be as it was written.
+
+    What could not be kept is listed, with exit code 1: documents that are damaged, earlier versions, an adapter.
+
+    Example: longreach corpus repair library
+    """
+    report = _open(store, name, damaged_too=True).repair()
+    if as_json:
+        emit({"corpus": name, "documents": report.documents, "lost": report.lost})
+    else:
+        typer.echo(f"{name}: repaired, {report.documents} documents.")
+    for sentence in report.lost:
+        note(sentence)
+    if report.lost:
+        raise typer.Exit(1)
+
+
+@app.command()
 def versions(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
     """List the states a corpus can be rolled back to.
 

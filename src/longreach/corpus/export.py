@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
-from longreach.corpus.integrity import storage_faults
+from longreach.corpus.faults import storage_faults
 from longreach.errors import UsageError
 
 if TYPE_CHECKING:

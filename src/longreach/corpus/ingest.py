@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from longreach.corpus.documents import Document, Found, Limits, Skipped, read_all
 from longreach.corpus.documents.base import shown
-from longreach.corpus.integrity import FileLog, storage_faults
+from longreach.corpus.faults import storage_faults
+from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import (
     DOCUMENTS,
     NOTES,

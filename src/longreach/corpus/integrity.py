@@ -1,4 +1,4 @@
-"""The file log of a corpus, and what disk errors become.
+"""The file log of a corpus, and the lock of its writers.
 
 Lance never changes a file it has written, so one hash for each file, noted as it is written, finds every changed byte.
 `files.jsonl` is append-only. Each line carries a checksum chained to the line before it:
@@ -6,24 +6,36 @@ Lance never changes a file it has written, so one hash for each file, noted as i
     {"file": path, "bytes", "sha256"}     a new file, or a later state of one of the few mutable ones
     {"removed": path}                     compaction took it away
     {"done": what}                        fsynced after the change and the lines above
+    {"head": path}                        from here on the file `files.head` is kept
 While an intent is open, files the log does not know are expected; the next writer notes them and closes it.
+
+`files.head` is written after every change; see there. The log may be further on than its head, after a kill, and never
+the other way round: so a log that lost its end is found.
 """
 
-import errno
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
 
+from longreach.corpus.faults import refuses_writes, storage_faults
+from longreach.corpus.head import (
+    HEAD,
+    lost_versions,
+    newest_manifests,
+    read_head,
+    replace_file,
+    sync_folder,
+    write_head,
+)
 from longreach.corpus.schema import SETTINGS, sha256
 from longreach.corpus.tables import DATABASE
-from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, LongreachError, StorageError
+from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, StorageError
 from longreach.jsontext import parse_object
 
 LOG = "files.jsonl"
@@ -31,10 +43,6 @@ LOCK = ".lock"
 WORK = "study"  # the folder where training is under way; what comes of it is moved out, and answered for there
 CHANGING = "changing: "  # intents of work outside the database
 _HINT = "latest_version_hint.json"  # the one file Lance rewrites
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-_REFUSED_TEXT = re.compile(
-    r"No space left|Disk quota exceeded|Read-only file system|Permission denied|\(?os error (28|122|30|13)\)?"
-)
 
 
 class Recorded(NamedTuple):
@@ -42,32 +50,6 @@ class Recorded(NamedTuple):
 
     bytes: int
     sha256: str
-
-
-@contextmanager
-def storage_faults(where: Path) -> Iterator[None]:
-    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do next."""
-    try:
-        yield
-    except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:  # some panics of Lance are no Exception, and a sentence for the user all the same
-        if (isinstance(error, OSError) and error.errno in _REFUSED) or _REFUSED_TEXT.search(str(error)):
-            reason = _REFUSED_TEXT.search(str(error))
-            raise StorageError(
-                f"The disk refused ({reason.group(0) if reason else error}) under {where}. What was stored before is "
-                "safe: free space or permit access, and run the same command again to go on from there."
-            ) from error
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-            raise StorageError(
-                f"The system refused under {where} ({error.strerror}): mend that and try again."
-            ) from error
-        if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
-            raise CorpusDamaged(
-                f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
-                "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."
-            ) from error
-        raise
 
 
 def require(folder: Path) -> None:
@@ -93,8 +75,8 @@ def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[N
                     f"Another process is writing to corpus {folder.name!r} and did not end within {seconds:g} s: "
                     "try again when it has."
                 ) from error
-    except StorageError:
-        if not reading:
+    except StorageError as error:
+        if not (reading and refuses_writes(error)):
             raise
     try:
         require(folder)  # it may have been deleted while this waited
@@ -113,8 +95,11 @@ class FileLog:
         self.problems: list[str] = []
         self.intent: str | None = None
         self._chain = ""
+        self._chains = {""}
+        self._headed = False
         self._torn = 0
         self._read()
+        self._check_head()
 
     def _read(self) -> None:
         raw = self.path.read_bytes() if self.path.exists() else b""
@@ -130,6 +115,25 @@ class FileLog:
             self.problems.append(f"{LOG}: the last line is not what was written.")
         else:  # the disk was full or the machine went down in the middle of a line; what it told of was never promised
             self._torn = len(tail)
+
+    def _check_head(self) -> None:
+        if self.problems:
+            return
+        if not self._chain and (self.folder / SETTINGS).exists():
+            self.problems.append(f"{LOG} is missing or empty.")
+            return
+        head = read_head(self.folder)
+        if head is None:
+            if self._headed or (self.folder / HEAD).exists():
+                self.problems.append(f"{HEAD} is missing or not what was written.")
+            return
+        if self._chains.isdisjoint(head.chains):
+            self.problems.append(f"{LOG} ends too early: lines are missing at its end.")
+        self.problems.extend(lost_versions(self.folder, head))
+
+    def _write_head(self, *chains: str) -> None:
+        """Notes how far the log has come; `chains` names more than one end while the log is replaced."""
+        write_head(self.folder, chains or (self._chain,))
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         try:
@@ -148,7 +152,10 @@ class FileLog:
         if entry is None:
             return False
         self._chain = self._sum(entry)
-        if "file" in entry:
+        self._chains.add(self._chain)
+        if "head" in entry:
+            self._headed = True
+        elif "file" in entry:
             self.files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
         elif "removed" in entry:
             self.files.pop(entry["removed"], None)
@@ -179,7 +186,7 @@ class FileLog:
             for name in names:
                 path = Path(top, name)
                 relative = path.relative_to(self.folder).as_posix()
-                if relative not in (LOG, LOCK) and not name.endswith(".tmp"):
+                if relative not in (LOG, LOCK, HEAD) and not name.endswith(".tmp"):
                     found[relative] = path.lstat()
         return found
 
@@ -187,6 +194,9 @@ class FileLog:
     def change(self, what: str) -> Iterator[None]:
         """Notes the intent, lets the caller change files, and notes what is new. An error leaves the intent open."""
         before = self.present()
+        if not self._headed:
+            self._append({"head": HEAD})
+            self._write_head()
         self._append({"intent": what})
         yield
         after = self.present()
@@ -197,18 +207,33 @@ class FileLog:
         """Closes the intent of a writer that was killed: its files are noted as they are, row checksums cover them.
 
         Raises:
-            CorpusDamaged: the log itself is not what was written.
+            CorpusDamaged: the log itself is not what was written, or a file it answers for is gone or has another size.
         """
-        if self.problems:
+        present = self.present()
+        problems = [*self.problems, *self._lost(present)]
+        if problems:
             raise CorpusDamaged(
-                f"{self.folder / LOG} is damaged, so nothing more is written to this corpus: restore the file from a "
-                "backup, or delete the corpus and ingest again."
+                f"Corpus {self.folder.name!r} is damaged, so nothing more is written to it. {problems[0]} Restore it "
+                f"from a backup, or keep what can be kept with `longreach corpus repair {self.folder.name}`."
             )
         if self.intent is None:
             return
-        present = self.present()
         gone = [path for path in self.files if path not in present and self._removable(path)]
         self._record(self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone)
+
+    def _lost(self, present: dict[str, os.stat_result]) -> Iterator[str]:
+        """One sentence for each file that is seen to be damaged without reading more than the newest manifests."""
+        newest = set(newest_manifests(self.folder).values())
+        for path, recorded in self.files.items():
+            if self._mutable(path):
+                continue
+            if path not in present:
+                if not self._removable(path):
+                    yield f"{path} is missing."
+                continue
+            same = present[path].st_size == recorded.bytes
+            if not same or (path in newest and file_hash(self.folder / path) != recorded):
+                yield f"{path} is not what was written."
 
     def _mutable(self, path: str) -> bool:
         """Whether the writer that was killed may have been changing this file."""
@@ -226,12 +251,32 @@ class FileLog:
     def _record(self, what: str, news: list[str], gone: list[str]) -> None:
         lines: list[dict[str, Any]] = []
         for path in sorted(news):
-            size, digest = _hash(self.folder / path, sync=True)
+            size, digest = file_hash(self.folder / path, sync=True)
             if self.files.get(path) != (size, digest):
                 lines.append({"file": path, "bytes": size, "sha256": digest})
         for folder in {(self.folder / path).parent for path in news}:
-            _sync_folder(folder)
+            sync_folder(folder)
         self._append(*lines, *({"removed": path} for path in gone), {"done": what})
+        self._write_head()
+
+    def rewrite(self, files: Mapping[str, Recorded] | None = None) -> None:
+        """Replaces the log by a short one that holds only `files`, by default those it answers for now."""
+        kept = dict(self.files if files is None else files)
+        lines = [{"file": path, "bytes": size, "sha256": digest} for path, (size, digest) in sorted(kept.items())]
+        before = self._chain
+        self.files = {}
+        self.problems = []
+        self._chain = ""
+        out = b""
+        entries: list[dict[str, Any]] = [{"head": HEAD}, *lines, {"done": "rewrite"}]
+        for entry in entries:
+            line = json.dumps(entry | {"sum": self._sum(entry)}).encode()
+            self._take(line)
+            out += line + b"\n"
+        self._write_head(before, self._chain)  # either log is right until the new one is there
+        replace_file(self.path, out)
+        self._torn = 0
+        self._write_head()
 
     def check(self) -> list[str]:
         """One sentence for each file that is missing, changed or unknown, and for a damaged log."""
@@ -243,7 +288,7 @@ class FileLog:
                     problems.append(f"{path} is missing.")
                 continue
             try:
-                same = _hash(self.folder / path) == recorded
+                same = file_hash(self.folder / path) == recorded
             except OSError as error:
                 problems.append(f"{path} cannot be read: {error.strerror}.")
                 continue
@@ -258,17 +303,9 @@ def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _hash(path: Path, *, sync: bool = False) -> Recorded:
+def file_hash(path: Path, *, sync: bool = False) -> Recorded:
     """Size and hash of a file; `sync` brings it to the disk first, because Lance leaves that to the system."""
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
         return Recorded(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

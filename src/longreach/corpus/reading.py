@@ -8,8 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from longreach.corpus.integrity import WORK, locked, require, storage_faults
-from longreach.corpus.schema import NOTES, READER, DocumentInfo, PassageInfo, Settings, Version, to_tensor
+from longreach.corpus.artefacts import adapter_folder
+from longreach.corpus.faults import storage_faults
+from longreach.corpus.head import lost_versions, read_head
+from longreach.corpus.integrity import WORK, locked, require
+from longreach.corpus.schema import NOTES, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
@@ -44,9 +47,12 @@ class CorpusReading:
 
     @property
     def adapter_path(self) -> Path | None:
-        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own; None without either."""
-        folders = (self.path / "adapter", self.path / READER)
-        return next((folder for folder in folders if folder.is_dir()), None)
+        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own; None without either.
+
+        Raises:
+            CorpusDamaged: its files are not those that were stored.
+        """
+        return self._read(lambda _: adapter_folder(self.path))
 
     @property
     def work_path(self) -> Path:
@@ -126,10 +132,11 @@ class CorpusReading:
     def versions(self) -> list[Version]:
         """The states that `rollback` can return to, oldest first; the last one is the present."""
         listed = self._read(lambda db: db.open_table("documents").list_versions())
-        return [
+        found = [
             Version(entry["version"], entry["timestamp"].astimezone(UTC), int(entry["metadata"]["total_rows"]))
             for entry in listed
         ]
+        return sorted(found)  # by number: the clock may have gone backwards
 
     def verify(self, *, lock_seconds: float = 5.0) -> VerifyReport:
         """Reads every byte of the corpus and says what is not as it was written.
@@ -149,6 +156,7 @@ class CorpusReading:
             try:
                 with storage_faults(self.path):
                     self._check_same()
+                    self._check_newest()
                     return read(self._database)
             except CorpusDamaged:
                 require(self.path)
@@ -163,6 +171,16 @@ class CorpusReading:
         now = Settings.load(self.path)
         if (now.created, now.fingerprint) != (self.settings.created, self.settings.fingerprint):
             raise CorpusNotFound(f"Corpus {self.name!r} was deleted and made anew: open it again.")
+
+    def _check_newest(self) -> None:
+        """Raises CorpusDamaged where a table lost its newest version: Lance would show the one before it."""
+        head = read_head(self.path)
+        lost = lost_versions(self.path, head) if head else []
+        if lost:
+            raise CorpusDamaged(
+                f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what can be kept with "
+                f"`longreach corpus repair {self.name}`."
+            )
 
     def _unknown(self, names: Sequence[str]) -> UsageError:
         return UsageError(

@@ -3,6 +3,7 @@
     <store>/<corpus>/corpus.json   what all its vectors have in common (schema.Settings)
                      db/           two LanceDB tables: `passages`, immutable and named by content; `documents`, small
                      files.jsonl   size and hash of every file (integrity.FileLog)
+                     files.head    where that log ends, and the newest version of each table (head)
                      adapter/      the PEFT adapter trained for it, if any
                      reader/       the one that its compressor came with, if any
                      scorecard.json  how well each way of reading answers, if that was measured
@@ -14,21 +15,24 @@ commits that row; the old passages stay, for `rollback`, until `compact`. Writer
 
 import os
 import shutil
-import uuid
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from longreach.corpus.artefacts import adapter_folder, put_back, seal
+from longreach.corpus.compaction import drop_unused, keep_newest
 from longreach.corpus.documents import Document, Limits, Selection, find
+from longreach.corpus.faults import storage_faults
 from longreach.corpus.ingest import Ingest
-from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked, storage_faults
+from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked
+from longreach.corpus.leftovers import discard, doom, drafting, sweep
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
+from longreach.corpus.repair import RepairReport, repair
 from longreach.corpus.schema import (
     DOCUMENTS,
     FORMAT,
@@ -40,7 +44,7 @@ from longreach.corpus.schema import (
     is_valid_name,
     valid_name,
 )
-from longreach.corpus.tables import connect, document_rows
+from longreach.corpus.tables import check_version, connect, document_rows
 from longreach.errors import (
     CorpusExists,
     CorpusNotFound,
@@ -116,15 +120,15 @@ class Corpus(CorpusReading):
             segment_tokens=compressor.segment_tokens,
             created=datetime.now(UTC).isoformat(),
         )
-        draft = target.parent / f".new-{uuid.uuid4().hex}"
         with storage_faults(target.parent):
-            try:
-                draft.mkdir(parents=True)
+            sweep(target.parent)
+            with drafting(target.parent) as draft:
                 (draft / LOG).touch()
                 with FileLog(draft).change("create"):
                     settings.save(draft)
                     if compressor.reader:
                         shutil.copytree(compressor.reader, draft / READER)
+                        seal(draft / READER)
                     database = connect(draft)
                     database.create_table("passages", schema=PASSAGES)
                     database.create_table("documents", schema=DOCUMENTS)
@@ -132,8 +136,6 @@ class Corpus(CorpusReading):
                     draft.rename(target)
                 except OSError as error:
                     raise (exists if os.path.lexists(target) else error) from error
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
         return cls(target, settings, compressor, lock_seconds=lock_seconds)
 
     @classmethod
@@ -205,6 +207,7 @@ class Corpus(CorpusReading):
         selection = Selection.of(include, exclude, follow_links)
         with self._writing() as log:
             with storage_faults(self.path):
+                sweep(self.path.parent)
                 ingest = Ingest(self._database, log, self.settings, self.compressor)
             gone = list[str]()
             if prune:
@@ -243,6 +246,7 @@ class Corpus(CorpusReading):
             if version not in known:
                 listed = ", ".join(map(str, known))
                 raise UsageError(f"Corpus {self.name!r} has no version {version}: choose one of {listed}.")
+            check_version(self._database, version)
             with log.change("rollback"):
                 self._database.open_table("documents").restore(version)
 
@@ -253,24 +257,28 @@ class Corpus(CorpusReading):
         """
         with self._writing() as log, storage_faults(self.path):
             used = {row["revision"] for row in document_rows(self._database)}
-            passages = self._database.open_table("passages")
-            stored = set(passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
-            unused = sorted(stored - used)
             with log.change("compact"):
-                for at in range(0, len(unused), 500):
-                    listed = ", ".join(f"'{revision}'" for revision in unused[at : at + 500])
-                    passages.delete(f"revision IN ({listed})")
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # that readers may fail: `_read` reads again
-                    for table in (passages, self._database.open_table("documents")):
-                        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+                # Versions first: one that is still listed can then be rolled back to, wherever a kill comes.
+                keep_newest(self.path, self._database, "documents")
+                drop_unused(self._database, used)
+                keep_newest(self.path, self._database, "passages")
+            log.rewrite()
+
+    def repair(self) -> RepairReport:
+        """Makes the file log anew, and keeps what can be shown to be as it was written: by file log, row or seal.
+
+        Raises:
+            CorpusDamaged: the settings or the tables cannot be read at all.
+        """
+        with locked(self.path, self.lock_seconds), storage_faults(self.path):
+            put_back(self.path)
+            return repair(self.path)
 
     def delete(self) -> None:
         """Deletes the corpus with everything in it."""
         with locked(self.path, self.lock_seconds), storage_faults(self.path):
-            doomed = self.path.with_name(f".deleted-{uuid.uuid4().hex}")
-            self.path.rename(doomed)  # gone at once for everybody, then byte by byte
-            shutil.rmtree(doomed)
+            discard(doom(self.path))  # gone at once for everybody, then byte by byte
+            sweep(self.path.parent)
 
     @contextmanager
     def changing(self, what: str) -> Iterator[Path]:
@@ -286,7 +294,10 @@ class Corpus(CorpusReading):
         with locked(self.path, self.lock_seconds):
             with storage_faults(self.path):
                 self._check_same()
+                put_back(self.path)
                 log = FileLog(self.path)
+                if log.intent is not None and log.intent.startswith(CHANGING):
+                    adapter_folder(self.path)  # a killed study leaves one that is whole, or it is damaged
                 log.recover()
             yield log
 

@@ -102,4 +102,14 @@ def check_document(document: Row, passages: Sequence[Row]) -> None:
         raise CorpusDamaged(f"Document {document['document']!r} is damaged, {problem}: {_ADVICE}")
 
 
+def check_version(database: Any, version: int) -> None:
+    """Raises CorpusDamaged where the passages of an earlier version of `documents` are not all there."""
+    table = database.open_table("documents")
+    table.checkout(version)
+    documents = table.to_arrow().to_pylist()
+    passages = passage_rows(database, vectors=False, check=False)
+    for document in documents:
+        check_document(document, passages[document["revision"]])
+
+
 _ADVICE = "remove it and add it again, or restore the corpus from a backup."

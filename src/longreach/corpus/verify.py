@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from longreach.corpus.integrity import FileLog, storage_faults
+from longreach.corpus.faults import storage_faults
+from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import Settings
 from longreach.corpus.tables import check_document, connect, passage_rows
 from longreach.errors import CorpusDamaged, CorpusError

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from longreach.corpus.artefacts import scorecard_is_intact, scorecard_sum
+from longreach.corpus.head import replace_file
 from longreach.corpus.schema import SCORECARD
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import Kinds, misfit, parse_object
@@ -87,9 +89,9 @@ class Scorecard:
     def save(self, corpus: "Corpus") -> None:
         """Writes it into the corpus, whole or not at all."""
         with corpus.changing("study") as folder:
-            draft = folder / f"{SCORECARD}.tmp"
-            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-            draft.replace(folder / SCORECARD)
+            values = json.loads(json.dumps(self.to_dict()))
+            sealed = values | {"sha256": scorecard_sum(values)}
+            replace_file(folder / SCORECARD, json.dumps(sealed, indent=1).encode() + b"\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Scorecard | None":
@@ -102,7 +104,11 @@ class Scorecard:
             f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name} --gate-only`."
         )
         try:
-            values = parse_object((folder / SCORECARD).read_bytes())
+            raw = (folder / SCORECARD).read_bytes()
+            if not scorecard_is_intact(folder, raw):
+                raise damaged
+            values = parse_object(raw)
+            values.pop("sha256", None)
             if values.pop("format") != _FORMAT:
                 return None
             rows = tuple(_row(row) for row in values["rows"])

@@ -113,7 +113,7 @@ def study(
                 shutil.rmtree(checkpoint, ignore_errors=True)
         else:
             say("These questions were learned with these settings before.")
-        return StudyReport(publish(corpus, out / run.ADAPTER, work), len(questions), **report)
+        return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
 
 
 def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:

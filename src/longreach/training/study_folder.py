@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from longreach.corpus.schema import SCORECARD
+from longreach.corpus.artefacts import ADAPTER, SEAL, swap_in
 from longreach.errors import CorpusBusy
 
 if TYPE_CHECKING:
@@ -35,27 +34,17 @@ def working(corpus: Corpus) -> Iterator[Path]:
         lock.release()
 
 
-def publish(corpus: Corpus, made: Path, work: Path) -> Path:
+def publish(corpus: Corpus, made: Path) -> Path:
     """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
-    aside, before, target = work / "new-adapter", work / "old-adapter", corpus.path / "adapter"
-    if before.exists() and not target.exists():  # a process ended between the two renames below
-        before.rename(target)
-    if target.is_dir() and _same(made, target):
-        return target
-    for folder in (aside, before):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(made, aside)
     with corpus.changing("study") as folder:
-        (folder / SCORECARD).unlink(missing_ok=True)
-        if target.exists():
-            target.rename(before)
-        aside.rename(target)
-    shutil.rmtree(before, ignore_errors=True)
+        target = folder / ADAPTER
+        if not (target.is_dir() and _same(made, target)):
+            swap_in(folder, made)
     return target
 
 
 def _same(one: Path, other: Path) -> bool:
-    names = {path.name for path in (*one.iterdir(), *other.iterdir())}
+    names = {path.name for path in (*one.iterdir(), *other.iterdir())} - {SEAL}
     return all((f / name).is_file() for f in (one, other) for name in names) and all(
         (one / name).read_bytes() == (other / name).read_bytes() for name in names
     )

@@ -1,0 +1,58 @@
+"""Freeing what no document refers to: old text is gone from the disk then, whatever the clock said at its writing."""
+
+import warnings
+from collections.abc import Collection, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from longreach.corpus.head import manifests
+from longreach.corpus.tables import DATABASE
+
+_BATCH_ROWS = 256
+_SUFFIXES = {".lance", ".manifest", ".arrow", ".bin", ".txn", ".json", ".idx"}
+
+
+def drop_unused(database: Any, used: Collection[str]) -> None:
+    """Deletes the passages of every revision that is not in `used`."""
+    passages = database.open_table("passages")
+    stored = set(passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
+    unused = sorted(stored.difference(used))
+    for at in range(0, len(unused), 500):
+        listed = ", ".join(f"'{revision}'" for revision in unused[at : at + 500])
+        passages.delete(f"revision IN ({listed})")
+
+
+def keep_newest(folder: Path, database: Any, name: str) -> None:
+    """Merges the small files of a table, and deletes all versions but the newest, with what only they hold.
+
+    Args:
+        folder: Of the corpus.
+        database: Its database.
+        name: Of the table.
+    """
+    table = database.open_table(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that readers may fail: they read again
+        _optimize(table)
+        if list((folder / DATABASE / f"{name}.lance" / "_deletions").glob("*")):
+            # Lance rewrites a file only where a tenth of its rows is deleted; until then their text stays in it.
+            rewrite(table, table.search().to_batches(batch_size=_BATCH_ROWS))
+        table.checkout_latest()
+        for manifest in manifests(folder, name)[:-1]:  # Lance would ask the clock which of them are old
+            manifest.unlink()
+        _optimize(table)
+    for path in (folder / DATABASE / f"{name}.lance").rglob("*"):
+        if path.is_file() and path.suffix not in _SUFFIXES:  # half a file of a writer that was killed
+            path.unlink()
+
+
+def rewrite(table: Any, batches: Iterator[pa.RecordBatch]) -> None:
+    """Replaces the rows of a table by those of `batches`, as a new version; they may come out of the same table."""
+    table.add(pa.RecordBatchReader.from_batches(table.schema, batches), mode="overwrite")
+
+
+def _optimize(table: Any) -> None:
+    table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)

@@ -1,0 +1,81 @@
+"""What the disk, the system and Lance throw, as one sentence that says what it means and what to do.
+
+Lance's errors carry text only, so the number of the system's error is read out of it.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from longreach.errors import CorpusDamaged, LongreachError, StorageError
+
+_SAFE = "What was stored before is safe"
+_AGAIN = "and run the same command again to resume"
+_MEANING = {
+    errno.ENOSPC: ("The disk is full", f"{_SAFE}: free space, {_AGAIN}."),
+    errno.EDQUOT: ("The quota of the disk is used up", f"{_SAFE}: free space, {_AGAIN}."),
+    errno.EROFS: ("The disk takes no writes", f"{_SAFE}: remount it writable, {_AGAIN}."),
+    errno.EACCES: ("Access is refused", f"{_SAFE}: permit access, {_AGAIN}."),
+    errno.EPERM: ("Access is refused", f"{_SAFE}: permit access, {_AGAIN}."),
+    errno.EMFILE: ("There are too many open files", f"{_SAFE}: raise the limit with `ulimit -n 4096`, {_AGAIN}."),
+    errno.ENFILE: ("The system has too many open files", f"{_SAFE}: close other programs, {_AGAIN}."),
+    errno.ENOMEM: ("The system has no memory left", f"{_SAFE}: close other programs, {_AGAIN}."),
+    errno.EAGAIN: ("The system starts no more threads", f"{_SAFE}: raise the limit with `ulimit -u`, {_AGAIN}."),
+    errno.EIO: (
+        "The disk fails to read or write",
+        "Check the disk and its cable before anything else, then run `longreach corpus verify`.",
+    ),
+}
+_NAMES = {os.strerror(number): number for number in _MEANING} | {"can't start new thread": errno.EAGAIN}
+_REFUSED_WRITES = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def storage_faults(where: Path) -> Iterator[None]:
+    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do next."""
+    try:
+        yield
+    except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # some panics of Lance are no Exception, and a sentence for the user all the same
+        number = system_error(error, where)
+        if number in _MEANING:
+            what, advice = _MEANING[number]
+            raise StorageError(f"{what} ({os.strerror(number)}) under {where}. {advice}") from error
+        if number is not None and number != errno.ENOENT:
+            reason = os.strerror(number)
+            raise StorageError(f"The system refused under {where} ({reason}): fix that and try again.") from error
+        if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
+            raise CorpusDamaged(
+                f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
+                "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."
+            ) from error
+        raise
+
+
+def system_error(error: BaseException, where: Path) -> int | None:
+    """Returns the number of the system's error behind `error`; None where there is none.
+
+    Args:
+        error: What was thrown; its causes are looked at too.
+        where: The folder of the work. Its path may stand in the text, and hold any words.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error).replace(str(where), "")
+    numbered = re.search(r"\bos error (\d+)\b", text)
+    if numbered:
+        return int(numbered[1])
+    for name, number in _NAMES.items():
+        if name in text:
+            return number
+    return system_error(error.__cause__, where) if error.__cause__ is not None else None
+
+
+def refuses_writes(error: StorageError) -> bool:
+    """Whether a disk error says no more than that this place is only to be read."""
+    cause = error.__cause__
+    return cause is not None and system_error(cause, Path()) in _REFUSED_WRITES

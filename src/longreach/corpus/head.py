@@ -1,0 +1,105 @@
+"""How far a corpus has come: the end of its file log, and the newest version of each table.
+
+`files.head` is replaced after every change. It is what a log that was cut, or a table that lost its newest version, is
+held against; readers, who read no log, do the latter. Versions are told by the numbers in file names, not by a clock.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from longreach.corpus.schema import sha256
+from longreach.corpus.tables import DATABASE
+from longreach.jsontext import NotJson, misfit, parse_object
+
+HEAD = "files.head"
+TABLES = ("passages", "documents")
+
+
+class Head(NamedTuple):
+    """What `files.head` says: the checksums that the log may end in, and the newest version of each table."""
+
+    chains: list[str]
+    tables: dict[str, int]
+
+
+def read_head(folder: Path) -> Head | None:
+    """Returns the head of a corpus; None where there is none, or it is not what was written."""
+    try:
+        raw = (folder / HEAD).read_bytes()
+        values = parse_object(raw)
+    except (FileNotFoundError, NotJson):
+        return None
+    if misfit(values, {"chains": (list,), "tables": (dict,)}):
+        return None
+    head = Head(values["chains"], values["tables"])
+    return head if raw == _encoded(head) else None
+
+
+def write_head(folder: Path, chains: Sequence[str]) -> None:
+    """Notes the ends that the log may have, and the versions that are there now."""
+    replace_file(folder / HEAD, _encoded(Head(list(chains), newest_versions(folder))))
+
+
+def _encoded(head: Head) -> bytes:
+    values = json.dumps(head._asdict(), sort_keys=True)
+    return json.dumps({**json.loads(values), "sum": sha256(values.encode())[:16]}).encode() + b"\n"
+
+
+def newest_versions(folder: Path) -> dict[str, int]:
+    """Returns the newest version of each table of a corpus."""
+    return {table: version_of(Path(path)) for table, path in newest_manifests(folder).items()}
+
+
+def lost_versions(folder: Path, head: Head) -> list[str]:
+    """Returns one sentence for each table whose newest version, as noted in the head, is no longer there."""
+    there = newest_versions(folder)
+    return [
+        f"The newest version ({version}) of the table '{table}' is missing."
+        for table, version in head.tables.items()
+        if there.get(table, 0) < version
+    ]
+
+
+def manifests(folder: Path, table: str) -> list[Path]:
+    """Returns the files of the versions of a table, oldest first."""
+    found = (folder / DATABASE / f"{table}.lance" / "_versions").glob("*.manifest")
+    return sorted((path for path in found if path.stem.isdecimal()), key=version_of)
+
+
+def version_of(manifest: Path) -> int:
+    """Returns the version that a manifest's name stands for: Lance counts down from 2^64 - 1, and once counted up."""
+    number = int(manifest.stem)
+    return number if number < 1 << 63 else (1 << 64) - 1 - number
+
+
+def newest_manifests(folder: Path) -> dict[str, str]:
+    """Returns the relative path of the newest manifest of each table."""
+    found = {}
+    for table in TABLES:
+        there = manifests(folder, table)
+        if there:
+            found[table] = there[-1].relative_to(folder).as_posix()
+    return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file that is either the old or the new one, whenever the process or the machine ends."""
+    draft = path.with_name(f"{path.name}.tmp")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,191 @@
+"""Makes the file log of a damaged corpus anew, and keeps what can be shown to be as it was written.
+
+What shows it: a line of the old log whose checksum holds and whose file has that hash; for rows, their own checksums
+and those of their document; for an adapter and a scorecard, the hashes that they carry. What nothing vouches for goes.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from longreach.corpus.artefacts import ADAPTER, is_intact, scorecard_is_intact
+from longreach.corpus.compaction import keep_newest, rewrite
+from longreach.corpus.head import TABLES, lost_versions, read_head
+from longreach.corpus.integrity import LOG, WORK, FileLog, Recorded, file_hash
+from longreach.corpus.schema import DOCUMENTS, READER, SCORECARD, SETTINGS, Settings, intact, sha256
+from longreach.corpus.tables import DATABASE, check_document, connect
+from longreach.errors import CorpusDamaged
+from longreach.jsontext import NotJson, parse_object
+
+_HINT = "latest_version_hint.json"
+_BATCH_ROWS = 256
+_SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `Corpus.repair` did: the `documents` that are whole, and one sentence for each thing that was `lost`."""
+
+    documents: int
+    lost: list[str] = field(default_factory=list)
+
+
+def repair(folder: Path) -> RepairReport:
+    """Repairs a corpus. The caller holds the lock.
+
+    Raises:
+        CorpusDamaged: corpus.json or a whole table cannot be read.
+    """
+    Settings.load(folder)
+    log = FileLog(folder)
+    known = salvage((folder / LOG).read_bytes() if (folder / LOG).exists() else b"")
+    head = read_head(folder)
+    lost = lost_versions(folder, head) if head else []
+    lost += _judge_artefacts(folder, log, known)
+    database = connect(folder)
+    documents, broken = _judge_documents(database)
+    lost += broken
+    if broken:
+        _keep_only(database, documents)
+    if broken or not _all_known(folder, log, known):
+        earlier = len(database.open_table("documents").list_versions()) > 1
+        for table in TABLES:
+            keep_newest(folder, database, table)
+        if earlier:
+            lost.append("The earlier versions are gone: nothing vouches for them.")
+    ours = (DATABASE + "/", ADAPTER + "/", READER + "/")
+    kept = dict[str, Recorded]()
+    for path in log.present():
+        if path.startswith(ours) or path in (SETTINGS, SCORECARD):
+            kept[path] = file_hash(folder / path, sync=True)
+        else:
+            lost.append(f"{path} was not written by longreach: move it out of the folder.")
+    log.rewrite(kept)
+    return RepairReport(len(documents), lost)
+
+
+def salvage(raw: bytes) -> dict[str, Recorded]:
+    """Returns what those lines of a file log say whose checksums hold, each with the line before it."""
+    files = dict[str, Recorded]()
+    before = b""
+    for line in raw.split(b"\n"):
+        try:
+            entry = parse_object(line)
+            told = entry.pop("sum", None)
+        except NotJson:
+            entry, told = {}, None
+        if told == sha256(before, json.dumps(entry).encode())[:16]:
+            if "file" in entry:
+                files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
+            elif "removed" in entry:
+                files.pop(entry["removed"], None)
+        found = _SUM.search(line)
+        before = found[1] if found else b""
+    return files
+
+
+def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
+    """Whether every file of the database is one that the old log vouches for, and none of them is missing."""
+    present = {path for path in log.present() if path.startswith(DATABASE + "/") and not path.endswith("/" + _HINT)}
+    recorded = {path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + _HINT)}
+    return present == recorded and all(file_hash(folder / path) == known[path] for path in present)
+
+
+def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> Iterator[str]:
+    """Takes away an adapter and a scorecard that nothing vouches for; one sentence for each."""
+    for name in (ADAPTER, READER):
+        if (folder / name).is_dir() and not is_intact(folder, folder / name, name, known):
+            aside = folder / WORK / f"unproven-{name}"
+            aside.parent.mkdir(exist_ok=True)
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = aside.with_name(f"unproven-{name}-{number}")
+            (folder / name).rename(aside)
+            yield f"The adapter in {name} is not what was stored, or nothing vouches for it: it lies in {aside} now."
+    card = folder / SCORECARD
+    if card.exists() and not scorecard_is_intact(folder, card.read_bytes(), known):
+        card.unlink()
+        yield f"{SCORECARD} is not what was stored, or nothing vouches for it: measure again with `longreach study`."
+
+
+def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns the rows of the documents that are whole, and one sentence for each of the others."""
+    whole, broken = list[dict[str, Any]](), list[str]()
+    rows = {name: _Rows(database.open_table(name)) for name in TABLES}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows["passages"]:
+        row["intact"] = intact(row)
+        row.pop("vectors")
+        found.setdefault(row["revision"], []).append(row)
+    for passages in found.values():
+        passages.sort(key=lambda row: row["index"] or 0)
+    for document in rows["documents"]:
+        try:
+            check_document(document, found.get(document["revision"], []))
+            whole.append(document)
+        except CorpusDamaged as error:
+            broken.append(str(error))
+    for name, read in rows.items():
+        if read.lost:
+            broken.append(
+                f"{read.lost} rows of the table '{name}' cannot be read: add again what `show` does not list."
+            )
+    return whole, broken
+
+
+def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
+    """Writes both tables anew, with these documents and with every passage that is intact."""
+    table = database.open_table("documents")
+    schema = pa.schema([field for field in DOCUMENTS if field.name in table.schema.names])
+    table.add(pa.Table.from_pylist(documents, schema=schema), mode="overwrite")
+    passages = database.open_table("passages")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        good = list[dict[str, Any]]()
+        seen = set[tuple[str, int]]()
+        for row in _Rows(passages):
+            place = (row["revision"], row["index"])
+            if intact(row) and place not in seen:
+                seen.add(place)
+                good.append(row)
+            if len(good) >= _BATCH_ROWS:
+                yield pa.RecordBatch.from_pylist(good, schema=passages.schema)
+                good.clear()
+        yield pa.RecordBatch.from_pylist(good, schema=passages.schema)
+
+    rewrite(passages, batches())
+
+
+class _Rows:
+    """The rows of a table as far as they can be read; `lost` counts the others once they were walked through."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self.lost = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.lost = 0
+        count = self._table.count_rows()
+        for start in range(0, count, _BATCH_ROWS):
+            yield from self._read(start, min(_BATCH_ROWS, count - start))
+
+    def _read(self, start: int, count: int) -> Iterator[dict[str, Any]]:
+        try:
+            rows = self._table.search().limit(count).offset(start).to_arrow().to_pylist()
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException:  # a panic of Lance is no Exception
+            if count == 1:
+                self.lost += 1
+                return
+            half = count // 2
+            yield from self._read(start, half)
+            yield from self._read(start + half, count - half)
+            return
+        yield from rows
