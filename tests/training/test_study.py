@@ -90,6 +90,7 @@ def test_what_is_stored_is_answered_for(studied):
         "adapter_config.json",
         "adapter_model.safetensors",
         "longreach.json",
+        "sha256.json",
     }
     assert corpus.verify().ok
     note = json.loads((report.adapter / "longreach.json").read_text())

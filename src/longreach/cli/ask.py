@@ -14,7 +14,9 @@ def ask(
     question: str = typer.Argument(help="The question."),
     budget: int | None = typer.Option(None, "--budget", help="Positions of the whole prompt at most. [default: 2048]"),
     document: str | None = typer.Option(
-        None, "--document", help="The document it is about. [default: found by retrieval]"
+        None,
+        "--document",
+        help="What it is about: a name, or the end of a path. [default: found by retrieval]",
     ),
     k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
     raw: str | None = typer.Option(
@@ -51,6 +53,7 @@ def ask(
 
     Example: longreach ask library "Who stole the tarts?"
     """
+    from longreach.corpus.store import Corpus
     from longreach.errors import UsageError
     from longreach.models.sampling import Sampling
     from longreach.reader.policy import Policy
@@ -69,7 +72,10 @@ def ask(
     from longreach.reader.reader import Reader
     from longreach.workspace import open_workspace
 
-    workspace = open_workspace(store_folder(store), corpus, model_ref=model, device=device, compressing=False)
+    folder = store_folder(store)
+    if document is not None:
+        document = Corpus.open(folder, corpus).resolve(document)
+    workspace = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False)
     reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)
     policy = replace(reader.policy, budget=budget or reader.policy.budget) if changes.keys() <= {"budget"} else own
     stream = reader.stream(question, document=document, policy=policy, sampling=sampling)

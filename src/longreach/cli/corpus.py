@@ -124,7 +124,7 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
 def remove(
     name: str = _NAME,
     documents: list[str] = typer.Argument(
-        None, metavar="[DOCUMENT]...", help="Documents; none means the whole corpus."
+        None, metavar="[DOCUMENT]...", help="Names, or ends of their paths; none means the whole corpus."
     ),
     yes: bool = typer.Option(False, "--yes", help="Delete a whole corpus without asking."),
     store: Path | None = StoreOption,
@@ -140,10 +140,8 @@ def remove(
 
     corpus = _open(store, name, damaged_too=not documents)
     if documents:
-        known = {document.document for document in corpus.documents()}
-        names = sorted({d if d in known else str(Path(d).resolve()) for d in documents})
-        corpus.remove(names)
-        left = len(known) - len(names)
+        names = corpus.remove(documents)
+        left = len(corpus.documents())
         done = f"{name}: {len(names)} removed, {left} left. `longreach corpus rollback` brings them back."
     else:
         may_ask = sys.stdin.isatty() and not as_json

@@ -12,10 +12,11 @@ from longreach.corpus.artefacts import adapter_folder
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.head import lost_versions, read_head
 from longreach.corpus.integrity import WORK, locked, require
+from longreach.corpus.naming import resolve
 from longreach.corpus.schema import NOTES, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
-from longreach.errors import CorpusDamaged, CorpusNotFound, UsageError
+from longreach.errors import CorpusDamaged, CorpusNotFound
 
 if TYPE_CHECKING:
     import torch
@@ -74,15 +75,14 @@ class CorpusReading:
         """The passages of one document in order, or of all, without vectors; texts are checked against their checksums.
 
         Raises:
-            UsageError: there is no document of that name.
+            UsageError: there is no document of that name, or more than one; see `resolve`.
         """
 
         def read(database: Any) -> list[PassageInfo]:
             documents = document_rows(database)
             if name is not None:
-                documents = [row for row in documents if row["document"] == name]
-            if name is not None and not documents:
-                raise self._unknown([name])
+                one = resolve(name, [row["document"] for row in documents], self.name)
+                documents = [row for row in documents if row["document"] == one]
             only = documents[0]["revision"] if name is not None else None
             rows = passage_rows(database, only, vectors=False, check=False)
             found = []
@@ -93,6 +93,14 @@ class CorpusReading:
             return found
 
         return self._read(read)
+
+    def resolve(self, document: str) -> str:
+        """The name of the one document that is meant: by its name, a path to its file, or the end of its path.
+
+        Raises:
+            UsageError: there is no such document, or more than one.
+        """
+        return resolve(document, [info.document for info in self.documents()], self.name)
 
     def document_text(self, name: str) -> str:
         """The text of a document, exactly as it was read.
@@ -127,6 +135,8 @@ class CorpusReading:
         """The `k` passages nearest to `query`, best first; of one document where it is named."""
         from longreach.corpus.retrieval import search
 
+        if document is not None:
+            document = self.resolve(document)
         return search(self, query, k, retriever, document)
 
     def versions(self) -> list[Version]:
@@ -181,11 +191,6 @@ class CorpusReading:
                 f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what can be kept with "
                 f"`longreach corpus repair {self.name}`."
             )
-
-    def _unknown(self, names: Sequence[str]) -> UsageError:
-        return UsageError(
-            f"Corpus {self.name!r} has no document {', '.join(map(repr, names))}: `longreach corpus show` lists them."
-        )
 
 
 def _info(kind: type[_T], row: dict[str, Any], **more: Any) -> _T:

@@ -30,6 +30,7 @@ from longreach.corpus.faults import storage_faults
 from longreach.corpus.ingest import Ingest
 from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked
 from longreach.corpus.leftovers import discard, doom, drafting, sweep
+from longreach.corpus.naming import resolve
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
 from longreach.corpus.repair import RepairReport, repair
@@ -222,18 +223,24 @@ class Corpus(CorpusReading):
                 report.removed.extend(gone)
         return report
 
-    def remove(self, names: str | Sequence[str]) -> None:
+    def remove(self, names: str | Sequence[str]) -> list[str]:
         """Takes documents out of the corpus; their passages stay for `rollback` until `compact`.
 
+        Args:
+            names: of documents, as `resolve` takes them.
+
+        Returns:
+            The names of those that were removed.
+
         Raises:
-            UsageError: there is no document of one of these names; then none is removed.
+            UsageError: one of these names is of no document, or of more than one; then none is removed.
         """
         names = [names] if isinstance(names, str) else list(names)
         with self._writing() as log, storage_faults(self.path):
-            there = {row["document"] for row in document_rows(self._database)}
-            if not there.issuperset(names):
-                raise self._unknown([name for name in names if name not in there])
-            self._drop(log, names)
+            there = [row["document"] for row in document_rows(self._database)]
+            found = sorted({resolve(name, there, self.name) for name in names})
+            self._drop(log, found)
+        return found
 
     def rollback(self, version: int) -> None:
         """Makes the documents what they were in `version`, as a new version.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from longreach.corpus.documents.encoding import encodable
+from longreach.corpus.naming import fitting
 from longreach.errors import UsageError
 from longreach.jsontext import parse_json
 
@@ -84,14 +85,7 @@ def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Q
 
 
 def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> str:
-    if named in documents:
-        return named
-    end = PurePath(named).parts
-    fits = []
-    for document in documents:
-        path = PurePath(document)
-        if end in (path.parts[-len(end) :], (*path.parts[:-1], path.stem)[-len(end) :]):
-            fits.append(document)
+    fits = fitting(named, documents)
     if len(fits) == 1:
         return fits[0]
     if fits:

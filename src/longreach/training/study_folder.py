@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from longreach.corpus.artefacts import ADAPTER, SEAL, swap_in
+from longreach.corpus.artefacts import ADAPTER, SEAL, is_intact, seal, swap_in
 from longreach.errors import CorpusBusy
 
 if TYPE_CHECKING:
@@ -36,14 +36,19 @@ def working(corpus: Corpus) -> Iterator[Path]:
 
 def publish(corpus: Corpus, made: Path) -> Path:
     """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
+    target = corpus.path / ADAPTER
+    if _same(made, target) and is_intact(corpus.path, target, ADAPTER):
+        return target
     with corpus.changing("study") as folder:
-        target = folder / ADAPTER
-        if not (target.is_dir() and _same(made, target)):
+        if not _same(made, target):  # one that a kill had moved aside is back now
             swap_in(folder, made)
+        seal(target)
     return target
 
 
 def _same(one: Path, other: Path) -> bool:
+    if not other.is_dir():
+        return False
     names = {path.name for path in (*one.iterdir(), *other.iterdir())} - {SEAL}
     return all((f / name).is_file() for f in (one, other) for name in names) and all(
         (one / name).read_bytes() == (other / name).read_bytes() for name in names

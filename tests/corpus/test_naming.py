@@ -1,0 +1,103 @@
+"""A document is named alike wherever one is named; looking at corpora takes neither torch nor transformers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longreach.corpus.documents import Document
+from longreach.corpus.naming import fitting, resolve
+from longreach.corpus.store import Corpus
+from longreach.errors import UsageError
+from tests.corpus.corpus_fakes import FakeCompressor
+
+NAMES = ["/home/me/books/alice.txt", "/home/me/books/tom.txt", "/home/you/tom.txt", "tom", "/home/you/café.md", "note"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("/home/me/books/alice.txt", ["/home/me/books/alice.txt"]),
+        ("alice.txt", ["/home/me/books/alice.txt"]),
+        ("alice", ["/home/me/books/alice.txt"]),
+        ("books/alice", ["/home/me/books/alice.txt"]),
+        ("./books/alice.txt", ["/home/me/books/alice.txt"]),
+        ("lice.txt", []),
+        ("tom", ["tom"]),
+        ("tom.txt", ["/home/me/books/tom.txt", "/home/you/tom.txt"]),
+        ("you/tom", ["/home/you/tom.txt"]),
+        ("cafe\u0301.md", ["/home/you/café.md"]),
+        ("/tom.txt", []),
+        ("", []),
+        (".", []),
+        ("\0", []),
+        ("note", ["note"]),
+    ],
+)
+def test_what_a_name_may_stand_for(given, found):
+    assert fitting(given, NAMES) == found
+
+
+def test_errors_say_what_to_write():
+    with pytest.raises(UsageError, match=r"may be '/home/me/books/tom.txt', '/home/you.*: write more"):
+        resolve("tom.txt", NAMES, "c")
+    with pytest.raises(UsageError, match=r"no document 'whales': `longreach corpus show c` lists them"):
+        resolve("whales", NAMES, "c")
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("one.txt", "two.txt", "sub/two.txt"):
+        (folder / name).write_text(f"The words of {name}.")
+    corpus = Corpus.create(tmp_path / "store", "c", FakeCompressor())
+    corpus.add([folder, Document("plain", "A text without a file.")])
+    monkeypatch.chdir(folder)
+    return corpus
+
+
+def test_every_door_takes_the_same_names(corpus, tmp_path):
+    for given in ("one.txt", "./one.txt", "sub/../one.txt", "one", str(tmp_path / "in" / "one.txt")):
+        assert corpus.document_text(given) == "The words of one.txt."
+        assert {passage.document for passage in corpus.search("words", document=given)} == {corpus.resolve(given)}
+    assert corpus.document_text("two.txt") == "The words of two.txt."  # from here that is the path of one of them
+    os.chdir(tmp_path)
+    with pytest.raises(UsageError, match="may be"):
+        corpus.search("words", document="two.txt")
+    with pytest.raises(UsageError, match="may be"):
+        corpus.remove(["one.txt", "two.txt"])
+    assert len(corpus.documents()) == 4
+    assert corpus.remove(["sub/two.txt", "plain", "one"]) == sorted(
+        [str(tmp_path / "in" / "sub" / "two.txt"), "plain", str(tmp_path / "in" / "one.txt")]
+    )
+    assert [info.document for info in corpus.documents()] == [str(tmp_path / "in" / "two.txt")]
+
+
+COMMANDS = [
+    "ls",
+    "show c",
+    "show c --json",
+    "versions c",
+    "verify c",
+    "rm c b",
+    "rollback c 2",
+    "compact c",
+    "repair c",
+    "rm c --yes",
+]
+
+
+def test_commands_that_look_at_corpora_import_neither_torch_nor_transformers(tmp_path):
+    shutil.unpack_archive(Path(__file__).with_name("format1.zip"), tmp_path)
+    code = "import sys\nfrom longreach.cli.app import main\n"
+    code += "codes = []\n"
+    code += f"for line in {COMMANDS!r}:\n"
+    code += f"    try:\n        main(['corpus', *line.split(), '--store', {str(tmp_path)!r}])\n"
+    code += "    except SystemExit as done:\n        codes.append(done.code)\n"
+    code += "print(codes, {'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == f"{[0] * len(COMMANDS)} set()"
