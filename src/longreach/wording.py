@@ -1,4 +1,6 @@
-"""Counts in words: "1 question", "1,024 questions". Everything that is said to people counts with these."""
+"""How things are said to people: counts in words ("1 question", "1,024 questions"), and the text of others safely."""
+
+import re
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -21,3 +23,28 @@ def noun_of(number: float, noun: str, plural: str | None = None) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+# Characters that move the cursor, color, ring, break lines or turn round what stands beside them: control characters,
+# separators of lines and paragraphs, embeddings, overrides and isolates of writing direction. Not the marks of
+# direction and the joiners that Arabic, Hebrew, Persian and Hindi are written with.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Returns a text as a terminal may get it: what would steer the terminal is written as `\\x1b` or `\\u202e`.
+
+    Names of files, passages and answers hold whatever others wrote into them.
+
+    Args:
+        text: The text.
+        lines: Keep its line ends and tabs; else it is one line, whatever is in it.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        character = found[0]
+        if lines and character in "\n\t":
+            return character
+        return character.encode("unicode_escape").decode()
+
+    return _STEERING.sub(escape, text)

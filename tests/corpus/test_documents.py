@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import subprocess
@@ -336,8 +337,8 @@ def test_spoilt_files_raise_nothing_but_document_error(tmp_path, data, suffix):
     raw = bytearray((tmp_path / suffix).read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=20)):
         raw[place] ^= data.draw(st.integers(1, 255))
-    for item in read_all([written(path, raw)]):
-        assert isinstance(item, (Document, Skipped))
+    with contextlib.suppress(DocumentError):
+        assert formats.read(written(path, raw)).text
 
 
 def test_converters_are_silent(tmp_path, capfd, recwarn):

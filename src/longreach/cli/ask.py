@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit
+from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, say
+from longreach.wording import printable
 
 
 def ask(
@@ -81,7 +82,7 @@ def ask(
     stream = reader.stream(question, document=document, policy=policy, sampling=sampling)
     for piece in stream:
         if not as_json:
-            typer.echo(piece, nl=False)
+            say(piece, end="")
     answer = stream.answer
     assert answer is not None
     row = reader.scorecard.row_of(policy) if reader.scorecard else None
@@ -89,14 +90,14 @@ def ask(
         score = {"f1": row.f1, "questions": row.questions} if row else None
         emit({"corpus": corpus, "question": question, **answer.to_dict(), "gate": score})
         return
-    typer.echo("\n")
+    say("\n")
     for passage in answer.passages:
-        place = f"{passage.document}, characters {passage.start:,}-{passage.end:,}"
-        typer.echo(f"[{passage.read_as}] {place} (score {passage.score:.2f}): {' '.join(passage.text.split())[:90]}...")
+        place = f"{printable(passage.document)}, characters {passage.start:,}-{passage.end:,}"
+        say(f"[{passage.read_as}] {place} (score {passage.score:.2f}): {' '.join(passage.text.split())[:90]}...")
     usage, timings = answer.usage, answer.timings
-    typer.echo(
+    say(
         f"{usage.positions:,} positions read ({usage.vectors:,} vectors, {usage.raw_tokens:,} raw tokens) for "
         f"{usage.source_tokens:,} tokens of source; first token after {timings.first_token_seconds:.2f} s."
     )
     measured = f" (gate: F1 {row.f1:.1f}, {row.questions} question{'s' * (row.questions > 1)})" if row else ""
-    typer.echo(f"policy: {answer.policy}{measured}")
+    say(f"policy: {answer.policy}{measured}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from longreach.cli.bench_tables import attention_table, finetune_table, model_table
-from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, memory_said, note
+from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, memory_said, note, say
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -239,7 +239,7 @@ def reader(
     _finish(report, out, None, as_json)
     if not as_json:
         for line in lines(report):
-            typer.echo(line)
+            say(line)
 
 
 def _names(text: str) -> list[str]:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import typer
-
-from longreach.cli.output import table
+from longreach.cli.output import say, table
 
 
 def attention_table(report: dict[str, Any]) -> None:
@@ -26,7 +24,7 @@ def attention_table(report: dict[str, Any]) -> None:
             for row in report["results"]
         ],
     )
-    typer.echo(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
+    say(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
 
 
 def model_table(report: dict[str, Any]) -> None:
@@ -84,8 +82,8 @@ def finetune_table(report: dict[str, Any]) -> None:
     verdict = "reached" if speedup >= report["goal"] else "MISSED"
     paid = "never pays" if once["epochs_to_pay"] is None else f"pays after {once['epochs_to_pay']:.2f} epochs"
     gained = ", ".join(f"{gain:.2f}x after {epochs}" for epochs, gain in once["speedup_after_epochs"].items())
-    typer.echo(f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is {report['paper']}x")
-    typer.echo(f"compressing {paid}; with it counted, {gained}")
+    say(f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is {report['paper']}x")
+    say(f"compressing {paid}; with it counted, {gained}")
 
 
 def _number(value: float | None, digits: int, factor: float = 1) -> str:

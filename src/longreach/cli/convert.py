@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import JsonOption, dtype_checked, emit, note
+from longreach.cli.output import JsonOption, dtype_checked, emit, note, say
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -92,7 +92,7 @@ def convert(
     if as_json:
         emit(report)
         return
-    typer.echo(
+    say(
         f"{out}: {config.model_type}, {len(plan.full)} of {plan.num_layers} layers full, window {length:,} tokens; its "
         f"KV cache is {report['kv_reduction']:.1%} smaller there."
     )

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import typer
 
-from longreach.cli.output import JsonOption, StoreOption, emit, note, table
+from longreach.cli.output import JsonOption, StoreOption, emit, note, say, table
 from longreach.cli.study import print_scorecard
+from longreach.wording import printable
 
 _HELP = """Look at corpora, check them, change them.
 
@@ -75,7 +76,7 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
         keys = ("corpus", "documents", "passages", "tokens", "vectors")
         table(keys, [[row.get(key, "damaged") for key in keys] for row in rows])
     else:
-        typer.echo(f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus NAME`.")
+        say(f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus NAME`.")
 
 
 @app.command()
@@ -103,20 +104,20 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
     method, *values = (
         str(value) if key == "method" else f"{key} {value}" for key, value in settings.compressor.items()
     )
-    typer.echo(f"{name}: model {settings.model_ref or '?'}, compressor {method} ({', '.join(values)})")
-    typer.echo(f"compressor fingerprint {settings.fingerprint}, model fingerprint {settings.model_fingerprint}\n")
+    say(f"{name}: model {printable(settings.model_ref) or '?'}, compressor {method} ({', '.join(values)})")
+    say(f"compressor fingerprint {settings.fingerprint}, model fingerprint {settings.model_fingerprint}\n")
     table(
         ("document", "passages", "tokens", "vectors", "added"),
         [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
     )
     noted = [document for document in documents if document.notes]
     if noted:
-        typer.echo("\nWhat could not be read:")
+        say("\nWhat could not be read:")
     for document in noted:
         for sentence in document.notes:
-            typer.echo(f"{document.document}: {sentence}")
+            say(printable(f"{document.document}: {sentence}"))
     if card:
-        typer.echo()
+        say()
         print_scorecard(card)
 
 
@@ -152,7 +153,7 @@ def remove(
     if as_json:
         emit({"corpus": name, "removed": names if documents else "all"})
     else:
-        typer.echo(done)
+        say(done)
 
 
 @app.command()
@@ -166,9 +167,7 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
         figures = {"documents": report.documents, "passages": report.passages, "files": report.files}
         emit({"corpus": name, "ok": report.ok, "problems": report.problems, **figures})
     elif report.ok:
-        typer.echo(
-            f"{name}: {report.documents} documents, {report.passages} passages, {report.files} files: all intact."
-        )
+        say(f"{name}: {report.documents} documents, {report.passages} passages, {report.files} files: all intact.")
     for problem in report.problems:
         note(problem)
     if not report.ok:
@@ -224,7 +223,7 @@ def rollback(
     if as_json:
         emit({"corpus": name, "version": version, "documents": documents})
     else:
-        typer.echo(f"{name}: as in version {version}, {documents} documents.")
+        say(f"{name}: as in version {version}, {documents} documents.")
 
 
 @app.command()
@@ -239,7 +238,7 @@ def compact(name: str = _NAME, store: Path | None = StoreOption, as_json: bool =
     if as_json:
         emit({"corpus": name, "documents": documents})
     else:
-        typer.echo(f"{name}: compacted, {documents} documents.")
+        say(f"{name}: compacted, {documents} documents.")
 
 
 @app.command()
@@ -261,4 +260,4 @@ def export(
     if as_json:
         emit({"corpus": name, "out": str(out), "files": files})
     else:
-        typer.echo(f"{name}: {len(files)} files in {out}.")
+        say(f"{name}: {len(files)} files in {printable(str(out))}.")

@@ -7,9 +7,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit
+from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, say
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
 
@@ -75,18 +73,18 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     if as_json:
         emit(found)
         return
-    typer.echo(f"longreach {__version__}, Python {found['python']}")
-    typer.echo("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
+    say(f"longreach {__version__}, Python {found['python']}")
+    say("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
     memory = found["device"]["memory_bytes"] / 2**30
-    typer.echo(f"device     {found['device']['gpu'] or chosen}, {os.cpu_count()} cores, {memory:.0f} GiB of memory")
-    typer.echo(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
+    say(f"device     {found['device']['gpu'] or chosen}, {os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    say(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
     for name, about in found["folders"].items():
         state = f"{about['free_bytes'] / 2**30:.0f} GiB free" if about["writable"] else "cannot be written to"
-        typer.echo(f"{name:<10} {about['path']} ({state})")
+        say(f"{name:<10} {about['path']} ({state})")
     for item in missing:
-        typer.echo(f"missing    {item['what']}: {item['command']}")
+        say(f"missing    {item['what']}: {item['command']}")
     if not missing:
-        typer.echo("missing    nothing")
+        say("missing    nothing")
 
 
 def _version(package: str) -> str | None:

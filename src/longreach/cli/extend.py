@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import JsonOption, device_checked, emit, note
+from longreach.cli.output import JsonOption, device_checked, emit, note, say
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -127,4 +127,4 @@ def extend(
         said += f", held-out perplexity {perplexity['before']['all']:.2f} to {perplexity['after']['all']:.2f}"
     if report["peak_memory_bytes"]:
         said += f", {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
-    typer.echo(said + ".")
+    say(said + ".")

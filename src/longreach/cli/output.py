@@ -10,6 +10,7 @@ import typer
 
 from longreach.errors import UsageError, out_of_memory
 from longreach.models.device import check_device_name, check_dtype_name
+from longreach.wording import printable
 
 StoreOption = typer.Option(
     None, "--store", metavar="DIR", help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]"
@@ -52,8 +53,10 @@ JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout
 
 
 def emit(value: dict[str, Any]) -> None:
-    """Prints the one JSON object of a command."""
+    """Prints the one JSON object of a command; read back it is exact, and nothing in it can steer a terminal."""
     text = json.dumps(value, ensure_ascii=False)
+    if text != printable(text):  # JSON leaves some characters as they are that a terminal obeys
+        text = json.dumps(value)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a stream that is not UTF-8, or a file name that is not
@@ -61,9 +64,14 @@ def emit(value: dict[str, Any]) -> None:
     typer.echo(text)
 
 
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Prints lines for people on stdout; nothing in them can steer the terminal."""
+    typer.echo(printable(text, lines=True) + end, nl=False)
+
+
 def note(text: str) -> None:
-    """Says something on stderr, where it disturbs no pipe."""
-    typer.echo(text, err=True)
+    """Says one line on stderr, where it disturbs no pipe."""
+    typer.echo(printable(text), err=True)
 
 
 def fail(text: str, kind: str, as_json: bool, code: int) -> NoReturn:
@@ -87,13 +95,13 @@ def memory_said(lower: str, as_json: bool) -> Iterator[None]:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints columns: numbers to the right, everything else to the left; never cut off."""
-    cells = [[str(cell) if not isinstance(cell, int) else f"{cell:,}" for cell in row] for row in rows]
+    cells = [[printable(str(cell)) if not isinstance(cell, int) else f"{cell:,}" for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     for line in [list(header), *cells]:
         parts = [
             cell.rjust(width) if _numeric(cell) else cell.ljust(width) for cell, width in zip(line, widths, strict=True)
         ]
-        typer.echo("  ".join(parts).rstrip())
+        say("  ".join(parts).rstrip())
 
 
 def _numeric(cell: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from longreach.cli.output import JsonOption, emit, table
+from longreach.cli.output import JsonOption, emit, say, table
 from longreach.cli.pattern import (
     BlockSizeOption,
     FullLayersOption,
@@ -64,7 +64,7 @@ def plan(
         for use in ("serving", "training", "lora"):
             values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
     table(("", "full", "hybrid"), [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full])
-    typer.echo("\nlimits: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items()))
+    say("\nlimits: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items()))
 
 
 def _shown(name: str, values: dict[str, Any]) -> str:

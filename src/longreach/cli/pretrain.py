@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note
+from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note, say
 
 
 def pretrain(
@@ -120,7 +120,7 @@ def pretrain(
         vectors = {"summary_tokens": recipe.summary_tokens, "min_summary_tokens": recipe.min_summary_tokens}
         emit(figures | vectors | {"tokens_per_second": per_second, "segment_tokens": segment_tokens, "mode": mode})
         return
-    typer.echo(
+    say(
         f"{out}: step {report.steps}, loss {report.first_loss:.3f} -> {report.last_loss:.3f}, {report.tokens:,} tokens "
         f"in {report.seconds:.0f} s; ratio {min_ratio} and up at {segment_tokens} tokens a segment."
     )

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, dtype_checked, emit, note, table
+from longreach.cli.output import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    StoreOption,
+    dtype_checked,
+    emit,
+    note,
+    say,
+    table,
+)
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -137,7 +147,7 @@ def study(
         rate = f"{report.tokens / report.seconds:,.0f} positions/s" if report.seconds else "done before"
         losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
         size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
-        typer.echo(f"{corpus}: {size}, {losses}, {rate}.\n")
+        say(f"{corpus}: {size}, {losses}, {rate}.\n")
     print_scorecard(card)
 
 
@@ -156,4 +166,4 @@ def print_scorecard(card: "Scorecard") -> None:
         for row in card.rows
     ]
     table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), rows)
-    typer.echo(f"* what ask reads within {counted(card.budget, 'position')}; measured {card.date}.\n{card.why}")
+    say(f"* what ask reads within {counted(card.budget, 'position')}; measured {card.date}.\n{card.why}")

@@ -15,6 +15,7 @@ from typing import Any
 from longreach.errors import LongreachError, MissingDependency
 from longreach.models.device import default_device
 from longreach.models.places import DEFAULT_MODEL
+from longreach.wording import printable
 
 NAME = "longreach"
 HARNESS_INSTALL = "pip install 'longreach[harness]'"
@@ -85,7 +86,7 @@ def main() -> None:
             arguments.model_args = {"tokenizer": tokenizer_folder(given.get("pretrained", DEFAULT_MODEL))} | given
         command.execute(arguments)
     except LongreachError as error:
-        sys.stderr.write(f"longreach: {error}\n")
+        sys.stderr.write(f"longreach: {printable(str(error))}\n")
         sys.exit(error.exit_code)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from longreach.errors import TrainingError, out_of_memory
+from longreach.wording import printable
 
 _DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
 
@@ -44,7 +45,7 @@ def arguments(checkpoints: Path, device: str, **more: Any) -> TrainingArguments:
 
 def stderr(text: str) -> None:
     """Says a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -17,6 +17,7 @@ from longreach.errors import TrainingError
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.data import only
 from longreach.training.frame import clock
+from longreach.wording import printable
 
 
 class LongTrainer(Trainer):
@@ -166,7 +167,7 @@ class Progress(TrainerCallback):
     """
 
     def __init__(self, say: Callable[[str], None] | None, order: Counted, per_step: int, every_seconds: float = 2.0):
-        self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._say = say or (lambda text: print(printable(text), file=sys.stderr, flush=True))
         self._order, self._per_step, self._every = order, per_step, every_seconds
         self._began = self._spoke = 0.0
         self._first = 0
