@@ -407,3 +407,19 @@ def test_deep_nesting_is_read_or_refused_in_one_sentence(tmp_path, depth):
         return
     with pytest.raises(DocumentError, match="deep"):
         read(path)
+
+
+def test_a_page_header_that_is_not_in_the_file_is_said(tmp_path):
+    document = docx.Document()
+    document.add_paragraph("Body.")
+    document.sections[0].header.paragraphs[0].text = "Confidential"
+    change = {"word/_rels/document.xml.rels": lambda raw: raw.replace(b"header1.xml", b"header9.xml")}
+    converted = read(build(tmp_path, document=document, parts=change))
+    assert converted.text.strip() == "Body." and converted.notes == ("1 page header is not read.",)
+
+
+def test_numbers_are_found_where_they_usually_are_if_nothing_refers_to_them(tmp_path):
+    document = docx.Document()
+    document.add_paragraph("Term", style="List Number")
+    change = {"word/_rels/document.xml.rels": lambda raw: raw.replace(b"relationships/numbering", b"relationships/x")}
+    assert read(build(tmp_path, document=document, parts=change)).text.strip() == "1. Term"

@@ -310,3 +310,25 @@ def test_rotated_text_and_text_in_forms_is_read(tmp_path):
         pdf.doForm("inner")
 
     assert converted(tmp_path, draw(rotated, within)).text == "Sideways\n\nInside a form"
+
+
+def test_damage_inside_a_field_or_a_font_is_said(tmp_path):
+    def field(pdf):
+        pdf.drawString(72, 720, "Form")
+        pdf.acroForm.textfield(name="a", value="b", x=10, y=10)
+
+    raw = draw(field)
+    broken = raw.replace(b"/Subtype /Widget", b"/Subtype @Widget")
+    assert broken != raw
+    result = converted(tmp_path, broken)
+    assert "a: b" in result.text or result.notes
+
+    def cut_table(writer):
+        for item in writer._objects:
+            if isinstance(item, DictionaryObject) and "/ToUnicode" in item:
+                table = item["/ToUnicode"].get_object()
+                table._data = table._data[: len(table._data) // 2]
+
+    raw = draw(in_letters_of_its_own, "Plain text that can be read on this page.", "And here is another such page.")
+    notes = converted(tmp_path, changed(raw, cut_table)).notes
+    assert len(notes) == 1 and notes[0].startswith("Page 1 has no text that can be read")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from longreach.corpus.documents.base import Converted
+from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.encoding import decode_text
 from longreach.corpus.documents.grid import is_sparse, table_lines
 
@@ -47,7 +47,7 @@ def convert(raw: bytes, name: str) -> Converted:
         delimiter = "\t"
     else:
         delimiter = _find_delimiter(text)
-    with _any_length():
+    with converting(name, ".csv"), _any_length():
         dialect = _find_quoting(body, delimiter)
         size = _measure(body, dialect)
         if size.columns < 2:

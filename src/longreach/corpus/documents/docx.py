@@ -4,7 +4,8 @@ The order is: page headers, body, footnotes and endnotes, comments, page footers
 that holds them. Deleted and hidden text is left out.
 """
 
-from typing import TYPE_CHECKING
+import posixpath
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html import markdown
@@ -35,54 +36,64 @@ def _page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
     body = None if root is None else root.find(W + "body")
     if root is None or body is None:
         raise ValueError("no main part")
-    styles = Styles(_only(package, main, "styles"))
-    writer = Writer(package, styles, Numbering(_only(package, main, "numbering"), styles.list_numbers()))
+    parts = _Parts(package, main)
+    styles = Styles(parts.tree("styles"))
+    writer = Writer(package, styles, Numbering(parts.tree("numbering"), styles.list_numbers()))
     page = Element("html")
     block = SubElement(page, "body")
-    _read_margins(writer, package, main, body, "header", block)
+    _read_margins(writer, parts, body, "header", block)
     writer.read(body, main, block)
-    _read_notes(writer, package, main, block)
-    _read_comments(writer, package, main, block)
-    _read_margins(writer, package, main, body, "footer", block)
+    _read_notes(writer, parts, block)
+    _read_comments(writer, parts, block)
+    _read_margins(writer, parts, body, "footer", block)
     return page, _said(writer)
 
 
-def _only(package: Package, main: str, kind: str) -> "_Element | None":
-    names = package.related(main, kind)
-    return package.tree(names[0]) if names else None
+class _Parts(NamedTuple):
+    """Where the document is."""
+
+    package: Package
+    main: str
+
+    def only(self, kind: str) -> str:
+        """The name of the one part of a kind; the usual name where the document refers to none."""
+        names = self.package.related(self.main, kind)
+        return names[0] if names else posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
+
+    def tree(self, kind: str) -> "_Element | None":
+        """The root of the one part of a kind, or None where there is none."""
+        return self.package.tree(self.only(kind))
 
 
-def _read_margins(writer: Writer, package: Package, main: str, body: "_Element", kind: str, block: "_Element") -> None:
+def _read_margins(writer: Writer, parts: _Parts, body: "_Element", kind: str, block: "_Element") -> None:
     """Appends the page headers or the page footers of all sections, equal ones once."""
     from lxml.etree import Element
 
-    links = package.links(main)
-    parts = []
+    links = parts.package.links(parts.main)
+    names = []
     for reference in body.iter(f"{W}{kind}Reference"):
         link = links.get(reference.get(RELATIONSHIP + "id", ""))
-        if link is not None and not link.external:
-            parts.append(link.target)
+        # A reference that leads nowhere is counted below.
+        names.append("" if link is None or link.external else link.target)
     seen = {""}
-    for part in dict.fromkeys(parts):
-        root = package.tree(part)
+    for name in dict.fromkeys(names):
+        root = parts.package.tree(name)
         if root is None:
             writer.lost[f"page {kind}"] += 1
             continue
         margin = Element("div")
-        writer.read(root, part, margin)
+        writer.read(root, name, margin)
         text = " ".join("".join(margin.itertext()).split())
         if text not in seen:
             seen.add(text)
             block.append(margin)
 
 
-def _read_notes(writer: Writer, package: Package, main: str, block: "_Element") -> None:
+def _read_notes(writer: Writer, parts: _Parts, block: "_Element") -> None:
     """Appends the footnotes and endnotes that the text refers to, in the order of their numbers."""
     notes: dict[tuple[str, str], _Element] = {}
-    parts = {}
     for kind in ("footnote", "endnote"):
-        root = _only(package, main, f"{kind}s")
-        parts[kind] = next(iter(package.related(main, f"{kind}s")), "")
+        root = parts.tree(f"{kind}s")
         for element in () if root is None else root.iter(W + kind):
             notes[kind, element.get(f"{W}id", "")] = element
     number = 0
@@ -92,17 +103,16 @@ def _read_notes(writer: Writer, package: Package, main: str, block: "_Element") 
         number += 1
         element = notes.pop(key, None)
         if element is not None:
-            writer.read(element, parts[key[0]], block, label=f"[{number}]")
+            writer.read(element, parts.only(f"{key[0]}s"), block, label=f"[{number}]")
         elif key not in writer.notes[: number - 1]:
             writer.lost[key[0]] += 1
 
 
-def _read_comments(writer: Writer, package: Package, main: str, block: "_Element") -> None:
-    root = _only(package, main, "comments")
-    part = next(iter(package.related(main, "comments")), "")
+def _read_comments(writer: Writer, parts: _Parts, block: "_Element") -> None:
+    root = parts.tree("comments")
     for comment in () if root is None else root.iter(W + "comment"):
         author = comment.get(f"{W}author", "").strip()
-        writer.read(comment, part, block, label=f"Comment by {author}:" if author else "Comment:")
+        writer.read(comment, parts.only("comments"), block, label=f"Comment by {author}:" if author else "Comment:")
 
 
 def _said(writer: Writer) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """PDF to text: the text layer of each page, the values of its form fields, and the notes on it."""
 
 import io
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.base import Converted, converting
@@ -15,6 +18,40 @@ if TYPE_CHECKING:
 # A file ends with this; what is written after it by accident is short.
 _END = b"%%EOF"
 _TAIL_BYTES = 2048
+
+
+# Where pypdf says that it read an object only up to the damage in it.
+_OBJECTS_LOG = "pypdf.generic._data_structures"
+
+
+class _Repairs(logging.Handler):
+    """Notices objects of which pypdf could read only a part; it says so in its log and nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.happened = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called for each message of the log."""
+        if record.getMessage().startswith("Pdf"):  # the name of an exception
+            self.happened = True
+
+
+@contextmanager
+def _watched() -> Iterator[_Repairs]:
+    log = logging.getLogger(_OBJECTS_LOG)
+    level = log.level
+    propagate = log.propagate
+    repairs = _Repairs()
+    log.addHandler(repairs)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        yield repairs
+    finally:
+        log.removeHandler(repairs)
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 class _Problem(NamedTuple):
@@ -47,16 +84,19 @@ def convert(raw: bytes, name: str) -> Converted:
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DependencyError
 
-    with converting(name, ".pdf"):
+    with converting(name, ".pdf"), _watched() as repairs:
         try:
             is_cut_off = _END not in raw[-_TAIL_BYTES:]
             reader = PdfReader(io.BytesIO(_with_end(raw) if is_cut_off else raw))
             if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
                 raise DocumentError(f"{name} is password-protected: remove the password, e.g. with qpdf --decrypt.")
-            return _read(reader, name, is_cut_off)
+            converted = _read(reader, name, is_cut_off)
         except DependencyError as error:
             advice = "pip install cryptography, or save a copy without protection."
             raise DocumentError(f"{name} is encrypted in a way that needs another package: {advice}") from error
+    if repairs.happened and not converted.notes:
+        return converted._replace(notes=("The file is damaged in places, and only what could be repaired was read.",))
+    return converted
 
 
 def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:

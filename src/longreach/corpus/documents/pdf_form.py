@@ -25,7 +25,7 @@ class Form:
     def read(self, page: "PageObject") -> list[str]:
         """The fields of a page as "name: value", and the notes on it, one a line."""
         lines = []
-        for annotation in _objects(page.get("/Annots")):
+        for annotation in self._list(page.get("/Annots")):
             try:
                 lines.append(self._read_annotation(annotation, page))
             except MemoryError:
@@ -53,7 +53,7 @@ class Form:
         if "/XFA" in form and not list(_objects(form.get("/Fields"))):
             said.append("The form is of the XFA kind, and what was filled in is not read: print it to a new PDF.")
         if self._failed:
-            said.append("Some form fields or notes are damaged and are not read.")
+            said.append("Some form fields or notes are damaged or missing, and are not read.")
         try:
             names = list(self._reader.attachments)
         except MemoryError:
@@ -65,6 +65,13 @@ class Form:
             said.append(f"Attached files are not read: {', '.join(names)}.")
         return said
 
+    def _list(self, array: Any) -> Iterator[Any]:
+        array = None if array is None else array.get_object()
+        found = list(_objects(array))
+        if array is not None and (not isinstance(array, list) or len(found) < len(array)):
+            self._failed = True
+        return iter(found)
+
     def _form(self) -> Any:
         form = self._reader.root_object.get("/AcroForm")
         form = None if form is None else form.get_object()
@@ -72,7 +79,7 @@ class Form:
 
     def _fields(self) -> Iterator[Any]:
         """The fields without fields below them."""
-        pending = list(_objects(self._form().get("/Fields")))[::-1]
+        pending = list(self._list(self._form().get("/Fields")))[::-1]
         seen = set()
         while pending:
             field = pending.pop()

@@ -184,8 +184,11 @@ def _resource(resources: Any, operands: list[Any]) -> Any:
 
 def _is_readable(font: Any) -> bool:
     """Whether a font says which characters its codes stand for."""
+    from pypdf.generic import StreamObject
+
     if "/ToUnicode" in font:
-        return True
+        table = font["/ToUnicode"].get_object()
+        return not isinstance(table, StreamObject) or _is_whole(table)
     encoding = font.get("/Encoding")
     encoding = None if encoding is None else encoding.get_object()
     if font.get("/Subtype") == "/Type0":
