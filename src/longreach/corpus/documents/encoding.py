@@ -3,12 +3,13 @@
 import codecs
 import logging
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from longreach.corpus.documents import escapes, labels
+from longreach.corpus.documents.guess import guess, has_controls, oddities
 from longreach.errors import DocumentError
 
 OLE = b"\xd0\xcf\x11\xe0"
@@ -29,18 +30,26 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-_DECLARED = re.compile(rb"<(?:meta\b[^>]*?charset|\?xml\b[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-_LEGACY = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "koi8_r", "cp932", "gb18030", "big5", "cp949"]
-# Accented letters of French and Dutch, German and Nordic, Iberian, Italian, Icelandic: cp1252 prose keeps to one set.
-_ALPHABETS = ("àâæçèéêëîïôùûüÿœ", "àáäåæèéêëïöøüß", "àáâãçèéêíïñòóôõúü", "àèéìíîòóùú", "áæéðíóöøúýþ")
-_SYMBOLS = ("No", "Po", "Ps", "Pe", "Pi", "Pf", "Sc", "Sk", "Sm", "So")
-# In prose a control character never occurs; a capital after a small letter or a symbol inside a word is rare.
-_ODD = re.compile(r"x|[al]U|lA|[aAlU]s(?=[aAlU])")
-_TOLERATED = 0.02
+_COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
+_XML_DECLARATION = re.compile(rb"\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']\s*([\w.:-]+)", re.IGNORECASE)
+_META = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
+# Browsers look at the first 1,024 bytes, and again where they meet the declaration later.
+_DECLARED_WITHIN = 65_536
+# So many characters of UTF-8 are no accident in a page that says that it is in another encoding.
+_CLEARLY_UTF8 = 4
 
 
-def decode_text(raw: bytes, name: str) -> str:
-    """Decodes plain text, less its byte-order mark; raises DocumentError where the encoding is not certain."""
+def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
+    """Decodes plain text, less its byte-order mark.
+
+    Args:
+        raw: The bytes.
+        name: The file as messages call it.
+        markup: Whether there are tags in it, which say nothing about the language.
+
+    Raises:
+        DocumentError: It is no text, or its encoding is not certain.
+    """
     kind = next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic)), None)
     encoding = next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8")
     if kind is None and encoding == "utf-8" and b"\0" in raw:
@@ -48,6 +57,10 @@ def decode_text(raw: bytes, name: str) -> str:
     if kind:
         advice = "give it its real suffix if it is a PDF, DOCX or EPUB, else convert it to UTF-8 text."
         raise DocumentError(f"{name} is a binary file, not text (it holds {kind}): {advice}")
+    if encoding == "utf-8":
+        text = _seven_bit(raw, name)
+        if text is not None:
+            return text
     try:
         return raw.decode(encoding).removeprefix("\ufeff" if encoding == "utf-8" else "")
     except UnicodeDecodeError as error:
@@ -55,77 +68,93 @@ def decode_text(raw: bytes, name: str) -> str:
         if encoding == "utf-8":
             what = "neither UTF-8 nor a recognisable encoding"
             cut = error.reason == "unexpected end of data"  # cut short inside its last character
-            text = None if cut else _legacy(raw)
-            if text is not None:
-                return text
+            guessed = None if cut else _guess(raw, markup)
+            if guessed is not None:
+                return guessed
         where = f"(first bad byte at offset {error.start})"
         raise DocumentError(f"{name} is {what} {where}: convert it to UTF-8, e.g. with iconv.") from error
 
 
 def decode_html(raw: bytes, name: str) -> str:
-    """Decodes a page by what it declares, else like plain text."""
-    declared = _DECLARED.search(raw[:4096])
-    if declared and _decoded(raw, "utf-8") is None and not raw.startswith(tuple(_MARKS)):
-        encoding = declared[1].decode().lower()
-        # As browsers do: pages that say Latin-1 are written in its superset.
-        text = _decoded(raw, "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1", "us-ascii") else encoding)
-        if text is not None and _oddities(text) <= _TOLERATED:
-            return text
-    return decode_text(raw, name)
+    """Decodes a page by its byte-order mark, else by what it declares, else like plain text.
+
+    Raises:
+        DocumentError: The encoding is not certain, or not the declared one.
+    """
+    label = _declared(raw)
+    if label is None or raw.startswith((codecs.BOM_UTF8, *_MARKS)):
+        return decode_text(raw, name, markup=True)
+    if labels.is_seven_bit(label):
+        text = labels.decode(raw, label)
+        if text is None:
+            said = f"{name} says that it is in {label}, but is not, or that cannot be read"
+            raise DocumentError(f"{said}: convert it to UTF-8, e.g. with iconv, and declare that.")
+        return text
+    if labels.codec_of(label) in (None, "utf-8"):
+        return decode_text(raw, name, markup=True)
+    if _decode_utf8(raw) is not None and not _believes(label, raw):
+        return decode_text(raw, name, markup=True)
+    text = labels.decode(raw, label)
+    if text is None or has_controls(text) or _is_odd(text):
+        return decode_text(raw, name, markup=True)
+    return text
 
 
-def _legacy(raw: bytes) -> str | None:
-    """Decode bytes that are not UTF-8, if one encoding is clearly the right one."""
-    bad = sum(count for byte, count in Counter(_UTF8_CHARACTER.sub(b"", raw)).items() if byte > 0x7F)
-    if 4 * len(_UTF8_CHARACTER.findall(raw)) >= bad:  # damaged UTF-8: elsewhere such sequences are rare accidents
-        return None
-    western = _decoded(raw, "cp1252")
-    if western is not None and _oddities(western) <= _TOLERATED and _is_western(western):
-        return western
-
-    from charset_normalizer import from_bytes
-
-    with quiet():
-        guesses = {_decoded(raw, guess.encoding): guess.coherence for guess in from_bytes(raw, cp_isolation=_LEGACY)}
-    ranked = sorted((_oddities(text), -score, text) for text, score in guesses.items() if text)
-    if not ranked or ranked[0][0] > _TOLERATED:
-        return None
-    # Its own first choice is often wrong on a sentence or two, so: a known language, and a clear lead over the rest.
-    oddities, low, text = ranked[0]
-    rivals = (other for odd, other, _ in ranked[1:] if odd == oddities)
-    return text if low <= -0.3 and all(other - low >= 0.1 for other in rivals) else None
+def _declared(raw: bytes) -> str | None:
+    """Returns the encoding that a page names in its XML declaration, else in its first `<meta charset>`."""
+    head = raw[:_DECLARED_WITHIN]
+    found = _XML_DECLARATION.match(head) or _META.search(_COMMENT.sub(b"", head))
+    return found[1].decode("latin-1") if found else None
 
 
-def _decoded(raw: bytes, encoding: str) -> str | None:
-    try:
-        return raw.decode(encoding)
-    except (LookupError, UnicodeError):
-        return None
+def _believes(label: str, raw: bytes) -> bool:
+    """Whether bytes that are UTF-8 too are rather in the encoding that they are declared to be in."""
+    if raw.isascii() or len(_UTF8_CHARACTER.findall(raw)) >= _CLEARLY_UTF8:
+        return False
+    text = labels.decode(raw, label)
+    return text is not None and oddities(text) == 0
 
 
-def _oddities(text: str) -> float:
-    """Share of foreign characters that stand where a wrong codec, and not a writer, would put them."""
-    codes = {}
-    for character in set(text):
-        kind, plain = unicodedata.category(character), character < "\x80"
-        code = "."
-        if kind in ("Lu", "Ll"):
-            code = {"Lu": "AU", "Ll": "al"}[kind][not plain]
-        elif character in "\ufffd¤" or (kind in ("Cc", "Co", "Cn") and character not in "\t\n\v\f\r"):
-            code = "x"
-        elif character in "ªº" or (not plain and character not in "´’…·" and kind in _SYMBOLS):
-            code = "s"
-        codes[ord(character)] = code
+def _is_odd(text: str) -> bool:
     foreign = sum(character > "\x7f" for character in text)
-    return len(_ODD.findall(text.translate(codes))) / max(1, foreign)
+    odd = oddities(text)
+    return odd > 2 and odd > 0.02 * foreign
 
 
-def _is_western(text: str) -> bool:
-    letters = Counter(character for character in text.lower() if character.isalpha() and character not in "ªºµ")
-    plain = sum(count for character, count in letters.items() if character < "\x80")
-    accented = letters.total() - plain
-    within = max(sum(letters[character] for character in alphabet) for alphabet in _ALPHABETS)
-    return accented <= plain and 10 * (accented - within) <= accented
+def _seven_bit(raw: bytes, name: str) -> str | None:
+    """Decodes bytes of ASCII that stand for other characters; None if they do not.
+
+    Raises:
+        DocumentError: They do, but in an encoding that is not known.
+    """
+    if escapes.is_escaped(raw):
+        text = escapes.decode_iso_2022(raw)
+        if text is not None:
+            return text
+        what = "switches between sets of characters with escapes, as ISO-2022-JP does, but is not in a known encoding"
+        raise DocumentError(f"{name} {what}: convert it to UTF-8, e.g. with iconv.")
+    if not raw.isascii():
+        return None
+    text = escapes.decode_hz(raw) if b"~{" in raw else None
+    if text is None and b"+" in raw:
+        text = escapes.decode_utf_7(raw)
+    return text
+
+
+def _guess(raw: bytes, markup: bool) -> str | None:
+    """Decodes bytes that are not UTF-8, if one encoding is clearly the right one."""
+    bad = sum(count for byte, count in Counter(_UTF8_CHARACTER.sub(b"", raw)).items() if byte > 0x7F)
+    if 2 * len(_UTF8_CHARACTER.findall(raw)) >= bad:  # damaged UTF-8: elsewhere such sequences are rarer accidents
+        return None
+    with quiet():
+        return guess(raw, markup)
+
+
+def _decode_utf8(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def encodable(text: str) -> bool:
@@ -140,7 +169,7 @@ def encodable(text: str) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what converters and detectors log and warn away from the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer")]
+    loggers = [logging.getLogger(name) for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer", "chardet")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
