@@ -79,7 +79,7 @@ def test_other_folders_are_counted_by_themselves(corpus, disk, tmp_path):
     (other / "x.txt").write_text("x and more")
     corpus.add(other)
     empty(other)
-    with pytest.raises(UsageError, match=r"1 of the 1 documents of .*other"):
+    with pytest.raises(UsageError, match=r"1 of the 1 document of .*other"):
         corpus.add([disk, other], prune=True)
     assert corpus.add(disk, prune=True).removed == []
 

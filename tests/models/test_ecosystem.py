@@ -243,7 +243,7 @@ def test_a_static_cache_shorter_than_what_it_is_to_hold_is_refused():
     with pytest.raises(UsageError, match="30 tokens do not fit a static cache of 20; make one for at least the prompt"):
         model(ids_of(30), past_key_values=model.new_cache(max_length=20))
     cache = model(ids_of(20), past_key_values=model.new_cache(max_length=20)).past_key_values
-    with pytest.raises(UsageError, match="1 tokens after 20 do not fit a static cache of 20"):
+    with pytest.raises(UsageError, match="1 token after 20 do not fit a static cache of 20"):
         model(ids_of(1), past_key_values=cache)
     with pytest.raises(UsageError, match="at least 1"):
         model.new_cache(max_length=0)

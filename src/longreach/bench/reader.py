@@ -31,6 +31,7 @@ from longreach.models.generate import read_prefix
 from longreach.models.sampling import Sampling
 from longreach.reader.policy import Policy
 from longreach.reader.reader import Reader
+from longreach.wording import counted
 
 QUESTIONS = (
     "What did the label on the bottle that Alice found say?",
@@ -59,10 +60,12 @@ def run(model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress
     if repeats < 1:
         raise UsageError(f"repeats is {repeats}; give at least 1.")
     if not text.is_file():
-        raise UsageError(f"There is no file '{text}'; give a text of at least {_LEAST_TOKENS:,} tokens with --text.")
+        raise UsageError(
+            f"There is no file '{text}'; give a text of at least {counted(_LEAST_TOKENS, 'token')} with --text."
+        )
     ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < _LEAST_TOKENS:
-        raise UsageError(f"'{text}' has {len(ids):,} tokens; give a text of at least {_LEAST_TOKENS:,}.")
+        raise UsageError(f"'{text}' has {counted(len(ids), 'token')}; give a text of at least {_LEAST_TOKENS:,}.")
     return {
         "model": str(model.config.name_or_path),
         "dtype": str(model.dtype),

@@ -21,6 +21,7 @@ from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import Retained, store_token
 from longreach.pattern import AttentionPattern
+from longreach.wording import counted
 
 BLOCK = 64  # slots come in whole blocks of the pattern that hides nothing
 
@@ -78,7 +79,7 @@ class ReservedLayer(DynamicLayer):
         have, new = self.keys.shape[2], key_states.shape[2]
         if have + new > self.max_length:
             raise UsageError(
-                f"{new} tokens after {have} do not fit a cache of {self.max_length}; make one for at least "
+                f"{counted(new, 'token')} after {have} do not fit a cache of {self.max_length}; make one for at least "
                 f"{have + new}."
             )
         for target, source in zip(self.slots, (key_states, value_states), strict=True):

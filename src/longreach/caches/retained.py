@@ -26,6 +26,7 @@ from longreach.caches.regions import Group, Regions
 from longreach.errors import UsageError
 from longreach.kernels.attention import Retained, chunk_attention, decode_attention, sparse_attention
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
 
 # Longer runs of queries are read as a chunk: the decode kernel is made for few.
 _MOST_DECODED = 16
@@ -67,7 +68,9 @@ class RetainedLayer(Regions):
             self.lazy_initialization(k, v)
         rows, tokens = k.shape[0], k.shape[2]
         if rows != len(self.lengths):
-            raise UsageError(f"The cache holds {len(self.lengths)} rows and got {rows}; begin with a new cache.")
+            raise UsageError(
+                f"The cache holds {counted(len(self.lengths), 'row')} and got {rows}; begin with a new cache."
+            )
         counts = list(counts) if counts is not None else [tokens] * rows
         groups = self._groups(counts)
         first = not any(self.lengths)
@@ -149,14 +152,16 @@ class RetainedLayer(Regions):
             return
         if -tokens_to_remove > self.sure and -tokens_to_remove != self.slots:
             raise UsageError(
-                f"crop is to remove {-tokens_to_remove} tokens, but only the last {self.sure} are without padding in "
+                f"crop is to remove {counted(-tokens_to_remove, 'token')}, but only the last {self.sure} are without "
+                "padding in "
                 "every row; remove at most so many, or begin with a new cache."
             )
         for length, held in zip(self.lengths, self.held, strict=True):
             shorter = max(0, length + tokens_to_remove)
             if self.pattern.local_start(shorter // self.pattern.block_size) * self.pattern.block_size < held:
                 raise UsageError(
-                    f"crop is to remove {-tokens_to_remove} of {length} tokens, but keys before position {held} have "
+                    f"crop is to remove {-tokens_to_remove} of {counted(length, 'token')}, but keys before position "
+                    f"{held} have "
                     f"been freed that position {shorter} needs; call activate_past_recording() before the tokens are "
                     "read, or read the text again."
                 )

@@ -22,6 +22,7 @@ from longreach.kernels import cpu_decode
 from longreach.kernels.attention import Retained, decode_attention, store_token
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
 
 
 class StaticRetainedLayer(CacheLayerMixin):
@@ -88,7 +89,9 @@ class StaticRetainedLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(k, v)
         if k.shape[0] != self.keys.shape[0]:
-            raise UsageError(f"The cache holds {self.keys.shape[0]} rows and got {k.shape[0]}; make a new cache.")
+            raise UsageError(
+                f"The cache holds {counted(self.keys.shape[0], 'row')} and got {k.shape[0]}; make a new cache."
+            )
         step = k.shape[2] == 1 and counts is None
         if not step or (self.counts_slots and self.device.type == "cpu"):
             self._check_room(k.shape[2])
@@ -110,7 +113,8 @@ class StaticRetainedLayer(CacheLayerMixin):
         have = int(self.slots)
         if have + tokens > self.max_length:
             raise UsageError(
-                f"{tokens} tokens after {have} do not fit a static cache of {self.max_length}; make one for at least "
+                f"{counted(tokens, 'token')} after {have} do not fit a static cache of {self.max_length}; make one "
+                "for at least "
                 f"{have + tokens}, or use the dynamic one."
             )
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, say
-from longreach.wording import printable
+from longreach.wording import counted, printable
 
 
 def ask(
@@ -96,8 +96,9 @@ def ask(
         say(f"[{passage.read_as}] {place} (score {passage.score:.2f}): {' '.join(passage.text.split())[:90]}...")
     usage, timings = answer.usage, answer.timings
     say(
-        f"{usage.positions:,} positions read ({usage.vectors:,} vectors, {usage.raw_tokens:,} raw tokens) for "
-        f"{usage.source_tokens:,} tokens of source; first token after {timings.first_token_seconds:.2f} s."
+        f"{counted(usage.positions, 'position')} read ({counted(usage.vectors, 'vector')}, "
+        f"{counted(usage.raw_tokens, 'raw token')}) for "
+        f"{counted(usage.source_tokens, 'token')} of source; first token after {timings.first_token_seconds:.2f} s."
     )
-    measured = f" (gate: F1 {row.f1:.1f}, {row.questions} question{'s' * (row.questions > 1)})" if row else ""
+    measured = f" (gate: F1 {row.f1:.1f}, {counted(row.questions, 'question')})" if row else ""
     say(f"policy: {answer.policy}{measured}")

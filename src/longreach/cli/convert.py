@@ -93,7 +93,8 @@ def convert(
         emit(report)
         return
     say(
-        f"{out}: {config.model_type}, {len(plan.full)} of {plan.num_layers} layers full, window {length:,} tokens; its "
+        f"{out}: {config.model_type}, {len(plan.full)} of {counted(plan.num_layers, 'layer')} full, window "
+        f"{counted(length, 'token')}; its "
         f"KV cache is {report['kv_reduction']:.1%} smaller there."
     )
 

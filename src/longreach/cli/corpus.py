@@ -9,7 +9,7 @@ import typer
 
 from longreach.cli.output import JsonOption, StoreOption, emit, note, say, table
 from longreach.cli.study import print_scorecard
-from longreach.wording import printable
+from longreach.wording import counted, printable
 
 _HELP = """Look at corpora, check them, change them.
 
@@ -167,7 +167,10 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
         figures = {"documents": report.documents, "passages": report.passages, "files": report.files}
         emit({"corpus": name, "ok": report.ok, "problems": report.problems, **figures})
     elif report.ok:
-        say(f"{name}: {report.documents} documents, {report.passages} passages, {report.files} files: all intact.")
+        say(
+            f"{name}: {counted(report.documents, 'document')}, {counted(report.passages, 'passage')}, "
+            f"{counted(report.files, 'file')}: all intact."
+        )
     for problem in report.problems:
         note(problem)
     if not report.ok:
@@ -223,7 +226,7 @@ def rollback(
     if as_json:
         emit({"corpus": name, "version": version, "documents": documents})
     else:
-        say(f"{name}: as in version {version}, {documents} documents.")
+        say(f"{name}: as in version {version}, {counted(documents, 'document')}.")
 
 
 @app.command()
@@ -238,7 +241,7 @@ def compact(name: str = _NAME, store: Path | None = StoreOption, as_json: bool =
     if as_json:
         emit({"corpus": name, "documents": documents})
     else:
-        say(f"{name}: compacted, {documents} documents.")
+        say(f"{name}: compacted, {counted(documents, 'document')}.")
 
 
 @app.command()
@@ -260,4 +263,4 @@ def export(
     if as_json:
         emit({"corpus": name, "out": str(out), "files": files})
     else:
-        say(f"{name}: {len(files)} files in {printable(str(out))}.")
+        say(f"{name}: {counted(len(files), 'file')} in {out}.")

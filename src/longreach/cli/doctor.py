@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, say
+from longreach.wording import counted
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
 
@@ -76,7 +77,10 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     say(f"longreach {__version__}, Python {found['python']}")
     say("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
     memory = found["device"]["memory_bytes"] / 2**30
-    say(f"device     {found['device']['gpu'] or chosen}, {os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    say(
+        f"device     {found['device']['gpu'] or chosen}, {counted(os.cpu_count() or 1, 'core')}, "
+        f"{memory:.0f} GiB of memory"
+    )
     say(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
     for name, about in found["folders"].items():
         state = f"{about['free_bytes'] / 2**30:.0f} GiB free" if about["writable"] else "cannot be written to"

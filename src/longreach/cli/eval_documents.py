@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.cli.output import note
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
@@ -65,7 +66,7 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
     excess = {reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples) for reader in models}
     for reader in models:
         if excess[reader.name]:
-            over = f"{excess[reader.name]} of {len(opened.samples)} samples are longer than the window"
+            over = f"{excess[reader.name]} of {counted(len(opened.samples), 'sample')} are longer than the window"
             note(f"{reader.name}: {over}; {_SAID[reader.too_long]}.")
     settings = {"model": name_of(target), "compressor": pooled, "beyond_window": excess} | choice.settings()
     return evaluate(

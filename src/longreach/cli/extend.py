@@ -14,6 +14,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.wording import counted
 
 
 def extend(
@@ -121,7 +122,8 @@ def extend(
         return
     loss, perplexity = report["loss"], report["perplexity"]
     said = (
-        f"{out}: {report['steps']} steps, {report['tokens']:,} tokens, loss {loss['first']:.3f} to {loss['last']:.3f}"
+        f"{out}: {counted(report['steps'], 'step')}, {counted(report['tokens'], 'token')}, "
+        f"loss {loss['first']:.3f} to {loss['last']:.3f}"
     )
     if perplexity:
         said += f", held-out perplexity {perplexity['before']['all']:.2f} to {perplexity['after']['all']:.2f}"

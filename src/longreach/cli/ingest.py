@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, at_least_one, emit, note, say
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.corpus.documents import Limits, Selection
@@ -133,7 +134,7 @@ def ingest(
     else:
         words = ("added", "replaced", "unchanged", "removed", "skipped")
         done = ", ".join(f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word))
-        say(f"{corpus}: {done or 'nothing added'}; {report.tokens:,} tokens read in {report.seconds:.1f} s.")
+        say(f"{corpus}: {done or 'nothing added'}; {counted(report.tokens, 'token')} read in {report.seconds:.1f} s.")
     for name, sentences in report.notes.items():
         for sentence in sentences:
             note(f"incomplete: {name}: {sentence}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note, say
+from longreach.wording import counted
 
 
 def pretrain(
@@ -71,7 +72,8 @@ def pretrain(
 
     if not 1 <= min_ratio <= max_ratio <= segment_tokens:
         raise UsageError(
-            f"The ratios are {min_ratio} to {max_ratio} at {segment_tokens} tokens a segment: give 1 <= --min-ratio "
+            f"The ratios are {min_ratio} to {max_ratio} at {counted(segment_tokens, 'token')} a segment: give 1 <= "
+            "--min-ratio "
             "<= --max-ratio <= --segment-tokens."
         )
     mode = mode or ("independent" if questions else "accumulate")
@@ -121,6 +123,7 @@ def pretrain(
         emit(figures | vectors | {"tokens_per_second": per_second, "segment_tokens": segment_tokens, "mode": mode})
         return
     say(
-        f"{out}: step {report.steps}, loss {report.first_loss:.3f} -> {report.last_loss:.3f}, {report.tokens:,} tokens "
-        f"in {report.seconds:.0f} s; ratio {min_ratio} and up at {segment_tokens} tokens a segment."
+        f"{out}: step {report.steps}, loss {report.first_loss:.3f} -> {report.last_loss:.3f}, "
+        f"{counted(report.tokens, 'token')} "
+        f"in {report.seconds:.0f} s; ratio {min_ratio} and up at {counted(segment_tokens, 'token')} a segment."
     )

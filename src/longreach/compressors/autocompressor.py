@@ -18,6 +18,7 @@ from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
+from longreach.wording import counted
 
 
 class _Active(NamedTuple):
@@ -78,7 +79,8 @@ class AutoCompressor(Compressor):
         window = window_of(model)
         if window and self._longest_input(segment_tokens) > window:
             raise UsageError(
-                f"A segment of {segment_tokens} tokens with {summary_tokens} summary tokens exceeds the model's window "
+                f"A segment of {counted(segment_tokens, 'token')} with {counted(summary_tokens, 'summary token')} "
+                "exceeds the model's window "
                 f"of {window}: lower segment_tokens."
             )
 
@@ -150,7 +152,8 @@ class AutoCompressor(Compressor):
         window, needed = window_of(self.model), self._longest_input(tokens)
         if window and needed > window:
             raise DocumentError(
-                f"A document of {tokens} tokens takes {needed} positions in mode '{self.mode}', of {window}: "
+                f"A document of {counted(tokens, 'token')} takes {counted(needed, 'position')} in mode "
+                f"'{self.mode}', of {window}: "
                 "use mode 'independent' or 'replace', or larger segments."
             )
 

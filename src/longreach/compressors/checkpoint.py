@@ -22,6 +22,7 @@ from longreach.errors import ModelError, UsageError
 from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.compressors.autocompressor import AutoCompressor
@@ -123,13 +124,16 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("Both ratio and summary_tokens say how many vectors a segment becomes: give one of them.")
     if ratio is not None:
         if not 1 <= ratio <= segment:
-            raise UsageError(f"ratio is {ratio}; it must lie between 1 and the {segment} tokens of a segment.")
+            raise UsageError(
+                f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a segment."
+            )
         found["summary_tokens"] = int(segment // ratio)
     if found["summary_tokens"] > trained:
         asked = f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
         raise UsageError(
-            f"This compressor was trained with {trained} summary tokens, and {asked} takes {found['summary_tokens']} a "
-            f"segment of {segment} tokens: ask for a ratio of {-(-segment // trained)} or more."
+            f"This compressor was trained with {counted(trained, 'summary token')}, and {asked} takes "
+            f"{found['summary_tokens']} a "
+            f"segment of {counted(segment, 'token')}: ask for a ratio of {-(-segment // trained)} or more."
         )
     if found["summary_tokens"] >= 1 and "embed_summary" not in settings:
         found["embed_summary"] = found["embed_summary"][: found["summary_tokens"]]

@@ -27,6 +27,7 @@ from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load
+from longreach.wording import counted
 
 _WEIGHTS = "compressor.safetensors"
 _SETTINGS = ("ratio", "segment_tokens")
@@ -92,7 +93,9 @@ class WeightedPool(Compressor):
     ) -> None:
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if not 1 <= ratio <= segment_tokens:
-            raise UsageError(f"ratio is {ratio}; it must lie between 1 and the {segment_tokens} tokens of a segment.")
+            raise UsageError(
+                f"ratio is {ratio}; it must lie between 1 and the {counted(segment_tokens, 'token')} of a segment."
+            )
         weight = model.get_input_embeddings().weight
         given = torch.zeros(len(weight)) if token_loudness is None else token_loudness
         if given.shape != weight.shape[:1]:

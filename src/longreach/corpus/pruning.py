@@ -8,6 +8,7 @@ from pathlib import Path
 from longreach.corpus.documents import Document
 from longreach.corpus.documents.base import shown
 from longreach.errors import UsageError
+from longreach.wording import counted
 
 _MOST_SHARE = 0.5
 """Of the documents that came from one folder: losing more than this at once is rarely meant."""
@@ -109,6 +110,6 @@ def _check(folder: Path, place: _Place, *, named: bool) -> None:
     if not most or (named and count == 1):
         return
     raise UsageError(
-        f"--prune would remove {count:,} of the {total:,} documents of {shown(folder)}, whose files are no longer "
-        "there: nothing was changed; check that its disk is mounted, or confirm with --force (force=True)."
+        f"--prune would remove {count:,} of the {counted(total, 'document')} of {shown(folder)}, whose files are no "
+        "longer there: nothing was changed; check that its disk is mounted, or confirm with --force (force=True)."
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from longreach.corpus.schema import PASSAGES, digest, intact
 from longreach.errors import CorpusDamaged
+from longreach.wording import counted
 
 DATABASE = "db"
 TEXT_COLUMNS = [name for name in PASSAGES.names if name != "vectors"]
@@ -93,7 +94,7 @@ def check_document(document: Row, passages: Sequence[Row]) -> None:
             problem = f"passage {number} starts at character {row['start']}, not at {end}"
         end = row["end"]
     if problem is None and len(passages) != document["passages"]:
-        problem = f"{len(passages)} of its {document['passages']} passages are there"
+        problem = f"{len(passages)} of its {counted(document['passages'], 'passage')} are there"
     if problem is None and end != document["characters"]:
         problem = f"its passages end at character {end} of {document['characters']}"
     if problem is None and digest(row["checksum"] for row in passages) != document["digest"]:

@@ -20,6 +20,7 @@ from longreach.evals.babilong_prompts import PROMPTS
 from longreach.evals.draw import Parts, check, count_tokens, fit
 from longreach.evals.haystack import Prose, read_prose
 from longreach.evals.sample import Sample
+from longreach.wording import counted
 
 TASKS = tuple(PROMPTS)
 _NEW_TOKENS = 20
@@ -76,7 +77,7 @@ def _stories(
     found = list(islice(filter(fits, read), samples))
     if len(found) < samples:
         raise UsageError(
-            f"'{facts}' holds {len(found)} questions whose facts fit {task} at {length} tokens: "
+            f"'{facts}' holds {counted(len(found), 'question')} whose facts fit {task} at {counted(length, 'token')}: "
             "ask for so many samples at most, or for a greater length."
         )
     return found
@@ -114,7 +115,7 @@ def _parts(task: str, story: Story, context: str) -> Parts:
 
 
 def _drawn(tokenizer: Any, prose: Prose, task: str, length: int, story: Story, chance: random.Random) -> Parts:
-    what, words = f"{task} at {length} tokens", len(prose.words) - 1
+    what, words = f"{task} at {counted(length, 'token')}", len(prose.words) - 1
     if not prose.sentences:  # none is long enough
         raise prose.too_short(what)
     # Anywhere from where the rest of the prose is still long enough.

@@ -40,6 +40,7 @@ from longreach.models.sampling import Sampling
 from longreach.reader.policy import Policy
 from longreach.reader.reader import Reader
 from longreach.training.run import report_of, write_json
+from longreach.wording import counted
 
 _VECTORS = (MEAN_POOL, COMPRESSED, MIXED)
 _CORPORA = "corpora"  # in the folder of a run
@@ -202,7 +203,8 @@ class DocumentReader:
             taken = self._builder.fixed(words, "") + len(self._separator)
             if taken > self._left(sample):
                 raise ContextError(
-                    f"The question of the sample '{sample.id}' takes {taken:,} positions, and its answer leaves "
+                    f"The question of the sample '{sample.id}' takes {counted(taken, 'position')}, and its answer "
+                    "leaves "
                     f"{self._left(sample):,} of the model's window: lower --max-new-tokens, or shorten the question."
                 )
             room = self._positions(sample) - taken

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from longreach.errors import ContextError, UsageError
+from longreach.wording import counted
 
 
 class Parts(NamedTuple):
@@ -80,7 +81,7 @@ def fit(
     fits, too_many, left = least, most + 1, slack(least)
     if left < 0:
         raise ContextError(
-            f"The shortest prompt of {what} takes {-left} tokens more than that with this tokenizer: "
+            f"The shortest prompt of {what} takes {counted(-left, 'token')} more than that with this tokenizer: "
             "ask for a greater length."
         )
     room = cost(least) + left

@@ -10,6 +10,7 @@ from typing import Any
 
 from longreach.errors import UsageError
 from longreach.training.sources import find
+from longreach.wording import counted
 
 DEFAULT = Path(__file__).with_name("alice.txt")  # Alice's Adventures in Wonderland, in the public domain
 _LEAST_CHARACTERS = 1_000_000  # of a longer text no more is read, unless the length needs it
@@ -55,7 +56,8 @@ class Prose:
     def too_short(self, what: str) -> UsageError:
         """The error of a prompt that all the words do not fill."""
         return UsageError(
-            f"The haystack '{self.name}' is shorter than the length: its {self.tokens[-1]} tokens do not fill {what}; "
+            f"The haystack '{self.name}' is shorter than the length: its {counted(self.tokens[-1], 'token')} do not "
+            f"fill {what}; "
             "give a longer text or a smaller length."
         )
 

@@ -15,6 +15,7 @@ from longreach.errors import UsageError
 from longreach.evals.draw import Parts, check, fit
 from longreach.evals.haystack import Prose, read_prose
 from longreach.evals.sample import Sample
+from longreach.wording import counted
 
 TASKS = ("niah", "niah_original")
 _NEW_TOKENS = 32
@@ -68,7 +69,7 @@ def _sample(tokenizer: Any, prose: Prose, task: str, length: int, depth: int, in
     name = f"{task}-{length}-{depth}-{index}"
     needle, question, prefix, answers = _needle(task, f"{seed} {name}")
     drawn = _drawn(
-        tokenizer, prose, f"{task} at {length} tokens", length - _NEW_TOKENS, depth, needle, question, prefix
+        tokenizer, prose, f"{task} at {counted(length, 'token')}", length - _NEW_TOKENS, depth, needle, question, prefix
     )
     return Sample(
         id=name,

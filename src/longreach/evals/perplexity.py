@@ -22,6 +22,7 @@ from longreach.models.loss import IGNORED, chunked_losses, softcap_of
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.frame import stderr
 from longreach.training.sources import find
+from longreach.wording import counted
 
 _CHARACTERS_PER_TOKEN = 16
 
@@ -69,9 +70,11 @@ def texts(
             if len(ids) == length:
                 found.append(Text(f"{taken[-1]}#{number}", ids))
     if not found:
-        raise UsageError(f"None of the texts has {length:,} tokens: give longer ones, or ask for smaller --lengths.")
+        raise UsageError(
+            f"None of the texts has {counted(length, 'token')}: give longer ones, or ask for smaller --lengths."
+        )
     if short:
-        say(f"Texts of fewer than {length:,} tokens are left out: {short} of them.")
+        say(f"Texts of fewer than {counted(length, 'token')} are left out: {short} of them.")
     return found
 
 
@@ -119,7 +122,8 @@ def measure(
         window = window_of(reader.model)
         if window is not None and length > window and reader.too_long != "read":
             raise ContextError(
-                f"{length:,} tokens are more than the model's window of {window:,}: ask for a smaller --lengths, or "
+                f"{counted(length, 'token')} are more than the model's window of {window:,}: ask for a smaller "
+                "--lengths, or "
                 "read on with --beyond-window."
             )
     digest = run.digest_of({"name": text.name, "ids": _digest(text.ids)} for text in held_out)

@@ -22,6 +22,7 @@ from longreach.models.prompt import Prompt, PromptBuilder
 from longreach.models.sampling import Sampling
 from longreach.models.sparse import pattern_of, plan_of
 from longreach.pattern import AttentionPattern
+from longreach.wording import counted
 
 UNTRAINED = "hybrid, untrained"
 CHUNK_TOKENS = 16384
@@ -140,7 +141,8 @@ class ModelReader:
             return sample
         if self.too_long != "cut":
             raise ContextError(
-                f"The sample '{sample.id}' takes {excess:,} tokens more than the model's window of {self._window:,}: "
+                f"The sample '{sample.id}' takes {counted(excess, 'token')} more than the model's window of "
+                f"{self._window:,}: "
                 "ask for a smaller --lengths, or read on with --beyond-window."
             )
         context = self._builder.plain(sample.context)

@@ -18,6 +18,7 @@ from longreach.evals.ruler_documents import documents
 from longreach.evals.ruler_lists import common_words, frequent_words, variable_tracking
 from longreach.evals.ruler_needles import Needles, needles
 from longreach.evals.sample import Sample
+from longreach.wording import counted
 
 _NEEDLES = {
     "niah_single_1": Needles("noise"),
@@ -79,7 +80,7 @@ def _draw(
     task: str, tokenizer: Any, length: int, samples: int, prose: Prose | None, questions: str | Path | None
 ) -> Callable[[str, int], Drawn]:
     """The function that makes the n-th sample of a task out of a stream of chance."""
-    budget, what = length - _NEW_TOKENS[task], f"{task} at {length} tokens"
+    budget, what = length - _NEW_TOKENS[task], f"{task} at {counted(length, 'token')}"
     if task in QUESTIONS:
         if questions is None:
             raise UsageError(f"{task} needs a file of questions: give {QUESTIONS[task]}, or run the other tasks only.")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from longreach.errors import UsageError
 from longreach.evals.draw import Drawn, Parts, count_tokens, fit, piece_tokens
 from longreach.jsontext import parse_json
+from longreach.wording import counted
 
 _ORDER = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches in the mean
@@ -48,7 +49,7 @@ def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples:
     asked = list(islice((question for question in read if least(question) <= budget), samples))
     if len(asked) < samples:
         raise UsageError(
-            f"'{path}' holds {len(asked)} questions whose own paragraphs fit {what}: "
+            f"'{path}' holds {counted(len(asked), 'question')} whose own paragraphs fit {what}: "
             "ask for so many samples at most, or for a greater length."
         )
     pool = sorted({text for question in read for text in (*question.gold, *question.related)})

@@ -15,6 +15,7 @@ from longreach.errors import UsageError
 from longreach.kernels.names import IMPLEMENTATIONS
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
+from longreach.wording import counted
 
 
 def sparse_attention(
@@ -136,8 +137,9 @@ def chunk_attention(
     window = pattern.local_start(first) * pattern.block_size
     if q.shape[2] > length or near_start % pattern.block_size or not 0 <= near_start <= window:
         raise UsageError(
-            f"near holds {kept.near_k.shape[2]} of {length} positions; give those from a block boundary up to "
-            f"{window} on, the window of the first of {q.shape[2]} queries."
+            f"near holds {kept.near_k.shape[2]} of {counted(length, 'position')}; give those from a block boundary "
+            "up to "
+            f"{window} on, the window of the first of {counted(q.shape[2], 'query')}."
         )
     _check_far(kept, view, length)
     if impl == "triton":
@@ -188,7 +190,9 @@ def decode_attention(
     impl = _choose_retained(impl, q.device)
     need = pattern.window_tokens + q.shape[2] - 1
     if kept.near_k.shape[2] < need:
-        raise UsageError(f"The ring holds {kept.near_k.shape[2]} positions; {q.shape[2]} queries need {need}.")
+        raise UsageError(
+            f"The ring holds {counted(kept.near_k.shape[2], 'position')}; {counted(q.shape[2], 'query')} need {need}."
+        )
     if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
         raise UsageError(f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on {q.device}.")
     if impl == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
@@ -260,7 +264,8 @@ def _check_far(kept: Retained, view: HeadView, length: int) -> None:
     blocks = max(view.far_count((length - 1) // size, head) for head in range(kept.far_k.shape[1]))
     if kept.far_k.shape[2] < blocks * size:
         raise UsageError(
-            f"far holds {kept.far_k.shape[2]} positions; after {length} tokens give {blocks * size}, {blocks} blocks."
+            f"far holds {counted(kept.far_k.shape[2], 'position')}; after {counted(length, 'token')} give "
+            f"{blocks * size}, {counted(blocks, 'block')}."
         )
 
 
@@ -293,7 +298,8 @@ def _view(pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, 
     first, total = heads or (0, num_kv_heads)
     if not 0 <= first <= total - num_kv_heads:
         raise UsageError(
-            f"heads is ({first}, {total}), but the tensor has {num_kv_heads} KV heads; give (first, total) with "
+            f"heads is ({first}, {total}), but the tensor has {counted(num_kv_heads, 'KV head')}; give (first, "
+            "total) with "
             "0 <= first <= total - heads of the tensor."
         )
     return HeadView(pattern, layer, first, total)
@@ -305,7 +311,7 @@ def _check_starts(starts: Tensor | None, q: Tensor, kv_len: int) -> None:
     if starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device:
         raise UsageError(
             f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one whole number for "
-            f"each of the {q.shape[0]} rows, on {q.device}."
+            f"each of the {counted(q.shape[0], 'row')}, on {q.device}."
         )
     # Reading the values would make a GPU wait; there, a kernel simply finds no query in a row that starts beyond.
     if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.numel():
@@ -331,6 +337,10 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise UsageError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}; rows and head dim must be the same.")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UsageError(f"{q.shape[1]} query heads on {k.shape[1]} KV heads; give a multiple of the KV heads.")
+        raise UsageError(
+            f"{counted(q.shape[1], 'query head')} on {counted(k.shape[1], 'KV head')}; give a multiple of the KV heads."
+        )
     if q.shape[2] > k.shape[2]:
-        raise UsageError(f"{q.shape[2]} queries on {k.shape[2]} keys; queries are the last positions of the keys.")
+        raise UsageError(
+            f"{counted(q.shape[2], 'query')} on {k.shape[2]} keys; queries are the last positions of the keys."
+        )

@@ -15,6 +15,7 @@ from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.rope import DEFAULT_LENGTH, check_length, longer_rope
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
 
 
 def convert(
@@ -110,7 +111,8 @@ def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> Non
         return
     if not isinstance(parameters, dict) or "rope_theta" not in parameters or not hasattr(decoder, "rotary_emb"):
         raise UsageError(
-            f"A {type(model).__name__} reads {window} tokens and its rotary embedding cannot be made to reach "
+            f"A {type(model).__name__} reads {counted(window, 'token')} and its rotary embedding cannot be made to "
+            "reach "
             f"{max_length}; give a model of one of the families {', '.join(FAMILIES)}, or a smaller length."
         )
     config.rope_parameters = longer_rope(dict(parameters), window, max_length, rope)

@@ -11,6 +11,7 @@ import torch
 
 from longreach.errors import FingerprintMismatch, ModelError
 from longreach.jsontext import parse_object
+from longreach.wording import counted
 
 _BASE = "longreach.json"  # in an adapter's folder
 
@@ -108,7 +109,7 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         marks = (f".{name}.", f".{name}")
         laid = {key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])}
         if len(laid) != len(weights):
-            raise ValueError(f"{len(weights)} weights in the folder, places for {len(laid)} in the model")
+            raise ValueError(f"{counted(len(weights), 'weight')} in the folder, places for {len(laid)} in the model")
     except Exception as error:
         if name in getattr(model, "peft_config", {}):
             model.delete_adapter(name)

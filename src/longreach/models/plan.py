@@ -16,6 +16,7 @@ from typing import Any
 
 from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
 
 _HERE = Path(__file__).parent
 _TRAINING_BYTES = 16  # a parameter: bf16 weight and gradient, float32 master copy and two Adam moments
@@ -177,7 +178,7 @@ def plan(
             raise UsageError(f"{name} is {value}; give at least 1.")
     layers = layers or LayerPlan.make(model.layers)
     if layers.num_layers != model.layers:
-        raise UsageError(f"The layer plan is for {layers.num_layers} layers; the model has {model.layers}.")
+        raise UsageError(f"The layer plan is for {counted(layers.num_layers, 'layer')}; the model has {model.layers}.")
     pattern = pattern or AttentionPattern.sink_window()
     everything = LayerPlan.make(model.layers, model.layers)
     return Plan(*(_estimate(model, length, cards, pattern, chosen, rows, itemsize) for chosen in (everything, layers)))

@@ -23,6 +23,7 @@ from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.models.rows import Rows, refuse_packing
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
 
 
 def plan_of(config: Any) -> LayerPlan:
@@ -67,7 +68,8 @@ class SparseAttention:
         pattern = pattern_of(self.config)
         if k.shape[1] != self.config.num_key_value_heads and pattern.stride:
             raise UsageError(
-                f"This rank holds {k.shape[1]} of {self.config.num_key_value_heads} KV heads; tensor parallelism needs "
+                f"This rank holds {k.shape[1]} of {counted(self.config.num_key_value_heads, 'KV head')}; tensor "
+                "parallelism needs "
                 "a pattern without a stride, whose heads are all alike."
             )
         if rows is not None:
@@ -240,7 +242,8 @@ def _static_mask(cache: StaticRetainedCache, padding: Tensor | None, given: Tens
         )
     if given.shape[1] > cache.get_max_length():
         raise UsageError(
-            f"{given.shape[1]} tokens do not fit a static cache of {cache.get_max_length()}; make one for at least "
+            f"{counted(given.shape[1], 'token')} do not fit a static cache of {cache.get_max_length()}; make one for "
+            "at least "
             "the prompt and the answer, or use the dynamic one."
         )
     slots = torch.arange(cache.get_max_length(), device=given.device)

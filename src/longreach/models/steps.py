@@ -30,6 +30,7 @@ from longreach.kernels.attention import Retained, decode_attention
 from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.rows import Rows
 from longreach.pattern import AttentionPattern
+from longreach.wording import counted
 
 NAME = "longreach_steps"  # of the attention below, among transformers' attention implementations
 
@@ -182,7 +183,8 @@ class Steps:
     def _check_room(self, new: int) -> None:
         if self.filled + new > self.max_length:
             raise UsageError(
-                f"{new} tokens after {self.filled} do not fit the {self.max_length} slots that were asked for; make "
+                f"{counted(new, 'token')} after {self.filled} do not fit the {counted(self.max_length, 'slot')} that "
+                "were asked for; make "
                 f"Steps with max_length={self.filled + new} or more."
             )
 

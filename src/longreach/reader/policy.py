@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 from longreach.corpus.retrieval import Method, Passage
 from longreach.corpus.schema import PassageInfo
 from longreach.errors import ContextError, UsageError
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.models.prompt import PromptBuilder
@@ -64,7 +65,9 @@ class Policy:
         if self.raw == self.compressed:
             raise UsageError("Both raw and compressed read the whole document: choose one of them.")
         if self.budget is not None and self.budget < 1:
-            raise UsageError(f"The budget is {self.budget} positions; a prompt needs some hundreds (default 2048).")
+            raise UsageError(
+                f"The budget is {counted(self.budget, 'position')}; a prompt needs some hundreds (default 2048)."
+            )
         if self.retriever not in get_args(Method):
             raise UsageError(f"There is no retriever '{self.retriever}': use one of {', '.join(get_args(Method))}.")
         if self.compressed not in get_args(Compressed):
@@ -134,7 +137,8 @@ def choose(
         ids = builder.raw("".join(segment.text for segment in document))
         if len(ids) > room:
             raise ContextError(
-                f"The document takes {len(ids):,} positions as raw text, and the budget leaves {room:,}: raise the "
+                f"The document takes {counted(len(ids), 'position')} as raw text, and the budget leaves {room:,}: "
+                "raise the "
                 "budget, or read passages or vectors."
             )
         raw[key_of(document[0])] = ids

@@ -29,6 +29,7 @@ from longreach.models.steps import Steps
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Key, Policy, choose
 from longreach.reader.scorecard import scorecard_of
+from longreach.wording import counted
 
 DEFAULT_BUDGET = 2048
 
@@ -207,8 +208,8 @@ class Reader:
         if room <= 0:
             advice = "raise the budget"
             if policy.budget is None and budget < DEFAULT_BUDGET:
-                advice = f"lower the {sampling.max_new_tokens} new tokens, which leave no more of the window"
-            needed = f"The question takes {budget - room} positions, the budget is {budget}"
+                advice = f"lower the {counted(sampling.max_new_tokens, 'new token')}, which leave no more of the window"
+            needed = f"The question takes {counted(budget - room, 'position')}, the budget is {budget}"
             raise ContextError(f"{needed}: shorten it or {advice}.")
         found = self.corpus.search(question, policy.k, policy.retriever, document)
         if not found:  # a question without a word of the corpus ("Sum it up."): read from the start
@@ -220,7 +221,7 @@ class Reader:
         choice = choose(found, whole, room, policy, self._builder)
         if not (choice.raw or choice.vectors or policy.nothing):
             raise ContextError(
-                f"No passage fits the {budget} positions of the budget with the question: raise the budget."
+                f"No passage fits the {counted(budget, 'position')} of the budget with the question: raise the budget."
             )
         prompt = self._builder.build(self._vectors(choice.vectors), choice.raw, *told)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
@@ -240,7 +241,7 @@ class Reader:
         # A whole document is refused by its own length: what the gate left beside its answers is only a ceiling.
         least = 1 if policy.raw == "document" else policy.budget or 1
         if left < least:
-            asked = f"A prompt of {least} positions and {sampling.max_new_tokens} new tokens"
+            asked = f"A prompt of {counted(least, 'position')} and {counted(sampling.max_new_tokens, 'new token')}"
             raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
         return min(policy.budget or DEFAULT_BUDGET, left)
 

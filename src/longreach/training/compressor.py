@@ -24,6 +24,7 @@ from longreach.models.decoder import decoder_of, evaluating, length_of_embedding
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loss import Likeliest, chunked_cross_entropy, chunked_divergence, likeliest, softcap_of
 from longreach.training.recipe import ADAPTED, Recipe, longest_segment
+from longreach.wording import counted
 
 
 class Draw(NamedTuple):
@@ -54,7 +55,9 @@ def random_lengths(tokens: int, segments: int, longest: int, generator: torch.Ge
         UsageError: so few segments of that length do not hold so many tokens.
     """
     if longest * segments < tokens:
-        raise UsageError(f"{segments} segments of {longest} tokens do not hold {tokens}: raise longest_segment.")
+        raise UsageError(
+            f"{segments} segments of {counted(longest, 'token')} do not hold {tokens}: raise longest_segment."
+        )
     shortest = max(math.ceil((tokens - longest) / (segments - 1)), 2) if segments > 1 else tokens
     free = tokens - shortest * segments
     if free < segments - 1:  # no room to cut anywhere else

@@ -74,7 +74,7 @@ class Data:
         if not given:
             raise UsageError("There are no data: give at least one file, folder or data set.")
         if held_out < 0:
-            raise UsageError(f"{held_out} documents cannot be held out: give 0 or more.")
+            raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
         cache = cache or cache_folder() / "tokens"
         sources = [tokenise(find(name), tokenizer, cache, note) for name in given]
         tests = [tokenise(find(name), tokenizer, cache, note) for name in evaluation]

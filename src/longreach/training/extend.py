@@ -32,6 +32,7 @@ from longreach.training.order import Order
 from longreach.training.settings import SCHEDULES, Settings
 from longreach.training.trackers import check_trackers
 from longreach.training.trainer import LongTrainer, Progress
+from longreach.wording import counted
 
 
 def extend(
@@ -156,8 +157,10 @@ def _check(model: Any, settings: Settings, device: str) -> None:
     pattern = pattern_of(model.config)
     if settings.length < pattern.window_tokens:
         raise UsageError(
-            f"The target length is {settings.length} tokens and the pattern's local window {pattern.window_tokens} "
-            f"({pattern.local_blocks} blocks of {pattern.block_size}): sparse layers would see everything; give a "
+            f"The target length is {counted(settings.length, 'token')} and the pattern's local window "
+            f"{pattern.window_tokens} "
+            f"({counted(pattern.local_blocks, 'block')} of {pattern.block_size}): sparse layers would see "
+            "everything; give a "
             "greater length or a smaller pattern."
         )
 

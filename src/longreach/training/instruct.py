@@ -23,6 +23,7 @@ from longreach.training.compressor_trainer import CompressorTrainer, stop_unless
 from longreach.training.lexical import lexical, parts, rarity, shares
 from longreach.training.recipe import Recipe
 from longreach.training.texts import Text
+from longreach.wording import counted
 
 _MASKED = ("eager", "sdpa")  # attention that takes a mask of any shape
 
@@ -63,7 +64,8 @@ class InstructObjective(CompressorObjective):
                 taken = self._prompts.vectors_cost(vectors) + self._prompts.fixed(asked.question) + longest
                 if taken > window:
                     raise UsageError(
-                        f"The text that begins with '{text.text[:40]}' takes {vectors:,} vectors, {taken:,} positions "
+                        f"The text that begins with '{text.text[:40]}' takes {counted(vectors, 'vector')}, "
+                        f"{counted(taken, 'position')} "
                         f"with a question, and the model's window is {window:,}: cut it, or lower --most-vectors."
                     )
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longreach.errors import DocumentError, UsageError
+from longreach.wording import counted
 
 # Rows are sorted by length within so many rectangles, and the rectangles shuffled: all of them sorted would put rows
 # that were long by chance always together with the same others.
@@ -58,7 +59,9 @@ class Mix:
         if self.length < 2:
             raise UsageError(f"The target length is {self.length}; training predicts the next token: give at least 2.")
         if self.capacity < self.length:
-            raise UsageError(f"A batch of {self.capacity} tokens holds no row of {self.length}: give at least that.")
+            raise UsageError(
+                f"A batch of {counted(self.capacity, 'token')} holds no row of {self.length}: give at least that."
+            )
         if self.long_tokens < 1 or not 1 <= self.long_weight < float("inf"):
             raise UsageError(
                 f"long_tokens is {self.long_tokens} and long_weight {self.long_weight}: give at least 1 for both."

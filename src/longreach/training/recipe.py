@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from longreach.compressors.names import Mode, check_mode
 from longreach.errors import UsageError
+from longreach.wording import counted
 
 Method = Literal["autocompressor", "weighted-pool"]
 Targets = Literal["attention", "all"]
@@ -179,12 +180,14 @@ def longest_segment(recipe: Recipe, window: int | None) -> int:
     longest = min(room, recipe.longest_segment or room)
     if longest < recipe.segment_tokens:
         raise UsageError(
-            f"A segment of {recipe.segment_tokens} tokens with up to {beside} vectors before and after it exceeds the "
+            f"A segment of {counted(recipe.segment_tokens, 'token')} with up to {counted(beside, 'vector')} before "
+            "and after it exceeds the "
             f"model's window of {window}: lower segment_tokens, summary_tokens or substeps."
         )
     if recipe.distillation and window is not None and recipe.sequence_tokens > window:
         raise UsageError(
-            f"The teacher of distillation reads {recipe.sequence_tokens} tokens at once, more than the model's window "
+            f"The teacher of distillation reads {counted(recipe.sequence_tokens, 'token')} at once, more than the "
+            "model's window "
             f"of {window}: lower segment_tokens or substeps."
         )
     return longest

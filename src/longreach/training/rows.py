@@ -20,6 +20,7 @@ from longreach.errors import UsageError
 from longreach.models.places import cache_folder
 from longreach.training.sources import find, of_documents
 from longreach.training.tokens import Tokens, tokenise
+from longreach.wording import counted
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -55,7 +56,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])  # of what is left
         if not len(self):
             raise UsageError(
-                f"The data holds {tokens:,} tokens and one sequence takes {length:,}: give more text, or lower "
+                f"The data holds {counted(tokens, 'token')} and one sequence takes {length:,}: give more text, or "
+                "lower "
                 "--segment-tokens, --segments or --substeps."
             )
 

@@ -23,6 +23,7 @@ from longreach.errors import DocumentError
 from longreach.jsontext import parse_object
 from longreach.models.fingerprint import tokenizer_digest
 from longreach.training.sources import Source
+from longreach.wording import counted
 
 FORMAT = 1
 NOTE_EVERY_TOKENS = 1 << 22
@@ -121,7 +122,7 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
     done = _Progress()
     try:
         done = _Progress(**parse_object((aside / _PROGRESS).read_bytes()))
-        note(f"Going on after {done.tokens:,} tokens.")
+        note(f"Going on after {counted(done.tokens, 'token')}.")
     except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
         pass
     with (aside / _IDS).open("ab") as ids, (aside / _LENGTHS).open("ab") as lengths:
@@ -141,7 +142,7 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
             if done.tokens - noted >= NOTE_EVERY_TOKENS:
                 _settle(aside / _PROGRESS, vars(done), ids, lengths)
                 noted = done.tokens
-                note(f"{done.tokens:,} tokens of {source.name}.")
+                note(f"{counted(done.tokens, 'token')} of {source.name}.")
         if not done.tokens:
             raise DocumentError(f"{source.name} holds no text to train on: give other data.")
         index = {"format": FORMAT, "source": source.name, "dtype": dtype.name} | vars(done)

@@ -10,6 +10,7 @@ from longreach.corpus.documents.base import converting
 from longreach.corpus.documents.encoding import OLE
 from longreach.corpus.documents.limits import current, exceeded
 from longreach.errors import DocumentError
+from longreach.wording import counted
 
 _CHUNK_BYTES = 1 << 20
 
@@ -27,7 +28,7 @@ class BoundedArchive(zipfile.ZipFile):
         self._limits = current()
         self._unpacked_bytes = 0
         if len(self.filelist) > self._limits.members:
-            raise exceeded(name, f"has {len(self.filelist):,} parts", "members", self._limits)
+            raise exceeded(name, f"has {counted(len(self.filelist), 'part')}", "members", self._limits)
 
     def open(self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False) -> IO[bytes]:
         """Opens a member to be read, unpacked.

@@ -8,6 +8,7 @@ from longreach.corpus.documents.base import Converted, shown
 from longreach.corpus.documents.encoding import decode_text, encodable
 from longreach.corpus.documents.limits import Limits, applied, exceeded, size
 from longreach.errors import DocumentError
+from longreach.wording import counted
 
 _PLAIN = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".srt", ".vtt"})
 _CONVERTERS: dict[str, Callable[[bytes, str], Converted]] = {
@@ -50,7 +51,7 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     else:
         converted = apart.convert_apart(suffix, raw, name, limits)
     if len(converted.text) > limits.text_characters:
-        raise exceeded(name, f"has a text of {len(converted.text):,} characters", "text_characters", limits)
+        raise exceeded(name, f"has a text of {counted(len(converted.text), 'character')}", "text_characters", limits)
     if not converted.text.strip():
         raise DocumentError(f"{name} is empty, it holds no text: give it content or leave it out.")
     if not encodable(converted.text):

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 
 from longreach.errors import DocumentError, UsageError
+from longreach.wording import counted
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
@@ -114,4 +115,4 @@ def size(count: int) -> str:
         if count >= unit:
             digits = 0 if count % unit == 0 else 1
             return f"{count / unit:,.{digits}f} {name}"
-    return f"{count} bytes"
+    return f"{counted(count, 'byte')}"

@@ -11,6 +11,7 @@ from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.pdf_form import Form
 from longreach.corpus.documents.pdf_page import State, read_page
 from longreach.errors import DocumentError
+from longreach.wording import counted
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
@@ -141,7 +142,7 @@ def _said_of_file(reader: "PdfReader", found: int, is_cut_off: bool) -> list[str
     notes = []
     listed = reader.root_object.get("/Pages", {}).get_object().get("/Count")
     if isinstance(listed, int) and listed > found:
-        notes.append(f"The file lists {listed} pages, but only {found} are in it.")
+        notes.append(f"The file lists {counted(listed, 'page')}, but only {found} are in it.")
     if is_cut_off:
         notes.append("The file is cut off: pages and other parts at its end may be missing.")
     return notes

@@ -13,6 +13,7 @@ import psutil
 
 from longreach.corpus.documents.limits import Limits, applied, exceeded
 from longreach.errors import DocumentError
+from longreach.wording import counted
 
 _SPARE_SECONDS = 5
 _KEPT_SHARE = 4  # a worker that holds more than this part of its memory is not used again
@@ -122,7 +123,7 @@ def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
         with applied(limits):
             text, notes = convert(request.suffix, raw, name)
         if len(text) > limits.text_characters:
-            raise exceeded(name, f"has a text of {len(text):,} characters", "text_characters", limits)
+            raise exceeded(name, f"has a text of {counted(len(text), 'character')}", "text_characters", limits)
         encoded = text.encode("utf-8", "surrogatepass")
         return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
     except DocumentError as error:
