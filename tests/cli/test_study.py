@@ -188,3 +188,18 @@ def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, m
     wrong(1, ["trained for another model"], "ask", "library", "Who?")
     wrong(2, ["--raw"], "ask", "library", "Who?", "--raw", "all")
     wrong(2, ["--raw"], "ask", "library", "Who?", "--raw=--2")
+
+
+def test_a_study_is_taken_back(run, wrong, library, asked):
+    wrong(2, ["no study that could be taken back"], "study", "library", "--undo")
+    wrong(2, ["--undo takes a study back"], "study", "library", "--undo", "--gate-only")
+    assert run("study", "library", "--questions", asked, *FEW).code == 0
+    assert (library / "adapter").exists() and (library / "scorecard.json").exists()
+    done = run("study", "library", "--undo")
+    assert done.code == 0 and "ask reads without an adapter, by the default policy" in done.out
+    assert not (library / "adapter").exists() and not (library / "scorecard.json").exists()
+    assert run("corpus", "verify", "library").code == 0
+    assert run("study", "library", "--questions", asked, "--gate-only", *FEW).code == 0
+    assert run("study", "library", "--undo", "--json").json == {
+        "corpus": "library", "undone": True, "adapter": None, "scorecard": False,
+    }  # fmt: skip

@@ -57,6 +57,11 @@ def study(
     held_out: float = typer.Option(0.1, "--held-out", help="Share of the questions to test on: 1 to 200."),
     seed: int = typer.Option(0, "--seed", help="Of questions, split, order and the adapter's start."),
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
+    undo: bool = typer.Option(
+        False,
+        "--undo",
+        help="Take the last study back: adapter and policy are those from before it.",
+    ),
     report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     dtype: str | None = typer.Option(
         None, "--dtype", callback=dtype_checked, help="Of the model. [default: bfloat16; cpu: float32]"
@@ -93,6 +98,11 @@ def study(
         seed=seed,
         report_to=tuple(report_to),
     )
+    if undo:
+        if questions or evaluation or teacher or gate_only:
+            raise UsageError("--undo takes a study back and trains nothing: leave the other options out.")
+        _undo(corpus, store, as_json)
+        return
     check_trackers(settings.report_to)
     if teacher and questions:
         raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
@@ -109,6 +119,7 @@ def study(
     from longreach.training.study import study as run
     from longreach.training.study_folder import QUESTIONS, working
     from longreach.training.teacher import Endpoint
+    from longreach.training.undo import keep_state, last_kept
     from longreach.workspace import open_workspace
 
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
@@ -132,12 +143,15 @@ def study(
             made = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
         asked, dropped = made.questions, made.dropped
     learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
-    report = None
+    report, kept = None, last_kept(library.path)
     if not gate_only:
         note(f"study: {counted(len(learned), 'question')} to learn, {len(tested):,} to test on")
         report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
     reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
     card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
+    if last_kept(library.path) == kept:  # no other adapter came in, so nothing was kept yet
+        with library.changing("study") as place:
+            keep_state(place)
     card.save(library)
     if as_json:
         figures = report._asdict() | {"adapter": str(report.adapter)} if report else None
@@ -149,6 +163,25 @@ def study(
         size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
         say(f"{corpus}: {size}, {losses}, {rate}.\n")
     print_scorecard(card)
+
+
+def _undo(name: str, store: Path | None, as_json: bool) -> None:
+    """Takes the last study of a corpus back."""
+    from longreach.corpus.place import store_folder
+    from longreach.corpus.store import Corpus
+    from longreach.training.study_folder import working
+    from longreach.training.undo import undo
+
+    corpus = Corpus.open(store_folder(store), name)
+    with working(corpus):
+        found = undo(corpus)
+    if as_json:
+        adapter = str(found.adapter) if found.adapter else None
+        emit({"corpus": name, "undone": True, "adapter": adapter, "scorecard": found.scorecard})
+        return
+    adapter = "without an adapter" if found.adapter is None else f"with the adapter in {found.adapter}"
+    policy = "the policy that was measured with it" if found.scorecard else "the default policy"
+    typer.echo(f"{name}: the last study is taken back; ask reads {adapter}, by {policy}.")
 
 
 def print_scorecard(card: "Scorecard") -> None:

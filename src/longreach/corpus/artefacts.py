@@ -118,6 +118,21 @@ def swap_in(corpus: Path, made: Path) -> Path:
     return corpus / ADAPTER
 
 
+def swap_out(corpus: Path) -> None:
+    """Takes the adapter that was trained for a corpus out of it, and its scorecard. The caller holds the lock.
+
+    Killed before the end, the next writer puts both back.
+    """
+    work = corpus / WORK
+    shutil.rmtree(work / _OLD, ignore_errors=True)
+    if (corpus / SCORECARD).exists():
+        (corpus / SCORECARD).rename(work / _OLD_CARD)
+    if (corpus / ADAPTER).exists():
+        (corpus / ADAPTER).rename(work / _OLD)
+    shutil.rmtree(work / _OLD, ignore_errors=True)
+    (work / _OLD_CARD).unlink(missing_ok=True)
+
+
 def put_back(corpus: Path) -> None:
     """Ends a swap that a kill cut short; undoes it where the new adapter is not there. The caller holds the lock."""
     old, card = corpus / WORK / _OLD, corpus / WORK / _OLD_CARD

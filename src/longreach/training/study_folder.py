@@ -11,6 +11,7 @@ import filelock
 
 from longreach.corpus.artefacts import ADAPTER, SEAL, is_intact, seal, swap_in
 from longreach.errors import CorpusBusy
+from longreach.training.undo import keep_state
 
 if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
@@ -41,6 +42,7 @@ def publish(corpus: Corpus, made: Path) -> Path:
         return target
     with corpus.changing("study") as folder:
         if not _same(made, target):  # one that a kill had moved aside is back now
+            keep_state(folder)
             swap_in(folder, made)
         seal(target)
     return target

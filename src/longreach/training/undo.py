@@ -1,0 +1,121 @@
+"""What a study replaced, kept so that `study --undo` can take it back.
+
+<corpus>/study/before/N/   adapter/ and scorecard.json as they were before study N, as far as there were some
+                           whole.json: the hashes of both, written last; an entry without it was being written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from longreach.corpus.artefacts import ADAPTER, is_intact, swap_in, swap_out
+from longreach.corpus.head import replace_file
+from longreach.corpus.integrity import WORK
+from longreach.corpus.schema import SCORECARD
+from longreach.errors import CorpusDamaged, UsageError
+from longreach.jsontext import NotJson, parse_object
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+_BEFORE, _WHOLE = "before", "whole.json"
+_MOST = 5  # states that are kept; older ones go
+
+
+class Undone(NamedTuple):
+    """What a corpus is read with after a study was taken back.
+
+    Attributes:
+        adapter: Folder of its adapter; None where it has none.
+        scorecard: Whether there is a scorecard that says which policy to read by; else it is the default one.
+    """
+
+    adapter: Path | None
+    scorecard: bool
+
+
+def keep_state(corpus: Path) -> None:
+    """Keeps the adapter and the scorecard that a corpus has now. The caller holds the lock of writers.
+
+    A scorecard that is missing although something was kept before belongs to a study that was stopped between its two
+    changes: what that one replaced is kept already.
+    """
+    entries = _entries(corpus)
+    if entries and not (corpus / SCORECARD).exists():
+        return
+    place = corpus / WORK / _BEFORE / str(_number(entries[-1]) + 1 if entries else 1)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    adapter = corpus / ADAPTER
+    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):  # nobody wants a damaged one back
+        shutil.copytree(adapter, place / ADAPTER)
+    if (corpus / SCORECARD).exists():
+        shutil.copyfile(corpus / SCORECARD, place / SCORECARD)
+    replace_file(place / _WHOLE, json.dumps(_hashes(place)).encode())
+    for old in entries[: max(0, len(entries) + 1 - _MOST)]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def last_kept(corpus: Path) -> int:
+    """Returns the number of the state that was kept last; 0 where there is none."""
+    entries = _entries(corpus)
+    return _number(entries[-1]) if entries else 0
+
+
+def undo(corpus: Corpus) -> Undone:
+    """Gives a corpus the adapter and the policy back that it had before its last study.
+
+    Killed anywhere, the corpus has one adapter or the other, and the same call completes it. The caller is the only one
+    that studies the corpus: see `study_folder.working`.
+
+    Raises:
+        UsageError: no study is to be taken back.
+        CorpusDamaged: what was kept is not what was there.
+        CorpusBusy: another process writes.
+    """
+    entries = _entries(corpus.path)
+    if not entries:
+        raise UsageError(f"Corpus '{corpus.name}' has no study that could be taken back.")
+    entry = entries[-1]
+    _check(entry)
+    with corpus.changing("undo") as folder:
+        if (entry / ADAPTER).is_dir():
+            swap_in(folder, entry / ADAPTER)
+        else:
+            swap_out(folder)
+        if (entry / SCORECARD).exists():
+            replace_file(folder / SCORECARD, (entry / SCORECARD).read_bytes())
+        # What was kept goes last: until then the same call does all of this once more.
+        (entry / _WHOLE).unlink()
+    shutil.rmtree(entry, ignore_errors=True)
+    return Undone(corpus.adapter_path, (corpus.path / SCORECARD).exists())
+
+
+def _entries(corpus: Path) -> list[Path]:
+    """The states that were kept whole, the oldest first."""
+    found = [path.parent for path in (corpus / WORK / _BEFORE).glob(f"*/{_WHOLE}") if path.parent.name.isdecimal()]
+    return sorted(found, key=_number)
+
+
+def _number(entry: Path) -> int:
+    return int(entry.name)
+
+
+def _hashes(entry: Path) -> dict[str, str]:
+    files = [path for path in entry.rglob("*") if path.is_file() and path.name != _WHOLE]
+    return {path.relative_to(entry).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
+def _check(entry: Path) -> None:
+    try:
+        told = parse_object((entry / _WHOLE).read_bytes())
+    except NotJson:
+        told = {}
+    if told != _hashes(entry):
+        raise CorpusDamaged(
+            f"What the last study replaced, kept in '{entry}', is damaged: delete that folder, and study again."
+        )
