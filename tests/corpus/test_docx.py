@@ -423,3 +423,16 @@ def test_numbers_are_found_where_they_usually_are_if_nothing_refers_to_them(tmp_
     document.add_paragraph("Term", style="List Number")
     change = {"word/_rels/document.xml.rels": lambda raw: raw.replace(b"relationships/numbering", b"relationships/x")}
     assert read(build(tmp_path, document=document, parts=change)).text.strip() == "1. Term"
+
+
+def test_newer_things_are_read_or_said_and_not_what_older_programs_say_of_them(tmp_path):
+    def ways(newer, older):
+        return f"<w:r><mc:AlternateContent><mc:Choice>{newer}</mc:Choice><mc:Fallback>{older}</mc:Fallback>"
+
+    chart = '<cx:chart xmlns:cx="http://schemas.microsoft.com/office/drawing/2014/chartex"/>'
+    shape = '<w:drawing><wp:inline><wp:docPr id="1" name="s" descr="An arrow"/></wp:inline></w:drawing>'
+    end = "</mc:AlternateContent></w:r>"
+    both = ways(shape, "<w:pict/>") + end + ways(chart, run("This chart is not available.")) + end
+    xml = f"<w:p>{run('See ')}{both}</w:p>"
+    converted = read(build(tmp_path, xml))
+    assert converted.text.strip() == "See An arrow" and converted.notes == ("1 chart is not read.",)

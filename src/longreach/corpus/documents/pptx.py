@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
-_TEXTS = (_A + "t", MATH + "t")
+_NEW_CHART = "{http://schemas.microsoft.com/office/drawing/2014/chartex}chart"
+# Beside a chart of the newer kind stands a text for older programs that it cannot be shown.
+_TEXTS = (_A + "t", MATH + "t", _NEW_CHART)
 
 
 def convert(raw: bytes, name: str) -> Converted:
@@ -172,6 +174,8 @@ class _Writer:
                 self._lost["diagram"] += 1
                 return
             self._read_paragraphs(parse(part.blob))
+        if next(element.iter(_NEW_CHART), None) is not None:
+            self._lost["chart"] += 1
         if next(element.iter("{*}oleObj"), None) is not None:
             self._lost["embedded object"] += 1
 
@@ -189,13 +193,13 @@ class _Writer:
 
 
 def _choose_alternatives(root: "_Element") -> None:
-    """Puts one of several ways in which the same thing is said in their place: the first with text, else the last."""
+    """Puts one of several ways in which the same thing is said in their place: the first with text, else the first."""
     for alternatives in list(root.iter(COMPATIBILITY + "AlternateContent")):
         parent = alternatives.getparent()
         ways = list(alternatives)
         if parent is None or not ways:
             continue
-        chosen = next((way for way in ways if next(way.iter(*_TEXTS), None) is not None), ways[-1])
+        chosen = next((way for way in ways if next(way.iter(*_TEXTS), None) is not None), ways[0])
         place = parent.index(alternatives)
         parent.remove(alternatives)
         for child in reversed(list(chosen)):

@@ -31,7 +31,9 @@ _OMITTED = frozenset(
 ) | frozenset(
     W + name for name in ("trPr", "tcPr", "sectPr", "sdtPr", "sdtEndPr", "smartTagPr", "customXmlPr", "rubyPr")
 )
-_TEXTS = (W + "t", _A + "t", MATH + "t")
+_NEW_CHART = "{http://schemas.microsoft.com/office/drawing/2014/chartex}chart"
+# Beside a chart of the newer kind stands a text for older programs that it cannot be shown.
+_TEXTS = (W + "t", _A + "t", MATH + "t", _NEW_CHART)
 _LONGEST_SPAN = 1000
 
 
@@ -79,6 +81,7 @@ class Writer:
             MATH + "oMathPara": self._formulas,
             _A + "p": self._drawn_paragraph,
             _CHART + "chart": lambda _: self._lose("chart"),
+            _NEW_CHART: lambda _: self._lose("chart"),
             _DIAGRAM + "relIds": self._diagram,
             _PLACE + "docPr": lambda element: self._alternative_text(element.get("descr", "")),
             _VML + "textpath": self._word_art,
@@ -287,14 +290,14 @@ class Writer:
         self._say(f"[{len(self.notes)}]")
 
     def _alternative(self, element: "_Element") -> None:
-        """Reads one of several ways in which the same thing is said: the first that holds text, else the last."""
+        """Reads one of several ways in which the same thing is said: the first that holds text, else the first."""
         ways = [way for way in element if isinstance(way.tag, str)]
         for way in ways:
             if next(way.iter(*_TEXTS), None) is not None:
                 self._visit(way)
                 return
         if ways:
-            self._visit(ways[-1])
+            self._visit(ways[0])
 
     def _formulas(self, element: "_Element") -> None:
         for formula in element.iter(MATH + "oMath"):
