@@ -70,3 +70,23 @@ def test_another_model_is_refused(tmp_path, base):
     make_tokenizer().save_pretrained(other)
     with pytest.raises(FingerprintMismatch, match=r"another model .* in float32"):
         open_workspace(tmp_path / "s", "c", model_ref=str(other))
+
+
+def test_a_folder_of_another_model_is_refused_before_its_weights_are_read(tmp_path, base, monkeypatch):
+    import json
+
+    import longreach.workspace as workspace
+    from longreach.errors import ModelError
+
+    open_or_create(tmp_path / "s", "c", model_ref=base, segment_tokens=50).corpus.add(TEXT)
+    make_model(hidden_size=64, head_dim=16).save_pretrained(base)
+    for name in ("load", "load_named"):
+        monkeypatch.setattr(workspace, name, lambda *args, **kwargs: pytest.fail("weights were read"))
+    for given in (None, base):
+        with pytest.raises(FingerprintMismatch, match=r"have 32 numbers, and the model in .* of 64"):
+            open_workspace(tmp_path / "s", "c", model_ref=given)
+    path = tmp_path / "base" / "config.json"
+    code = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | code))
+    with pytest.raises(ModelError, match="never run"):
+        open_workspace(tmp_path / "s", "c")

@@ -12,11 +12,13 @@ from longreach.compressors.mean_pool import MeanPool
 from longreach.compressors.shipped import check_compressor, default_compressor, located, reference
 from longreach.compressors.weighted_pool import WeightedPool
 from longreach.corpus.store import Corpus
-from longreach.errors import CorpusNotFound, StorageError, UsageError
+from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
 from longreach.models.device import check_device
-from longreach.models.load import load
+from longreach.models.folder import config_of
+from longreach.models.load import load, load_named
 from longreach.models.origin import stable_reference
 from longreach.models.places import DEFAULT_MODEL
+from longreach.models.prompt import PromptBuilder
 
 _METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
 
@@ -88,13 +90,36 @@ def open_workspace(
         check_compressor(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
-    model, tokenizer = load(base, device=device, dtype=settings.dtype if compressing else dtype)
+    # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
+    bring = load if model_ref else load_named
+    _check_outline(corpus, Path(base))
+    model, tokenizer = bring(base, device=device, dtype=settings.dtype if compressing else dtype)
+    PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
     if not needed:
         return Workspace(corpus, model, tokenizer)
     compressor = make_compressor(trained or method, model, tokenizer, **values)
     if compressing:
         corpus = Corpus.open(store, name, compressor)
     return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def _check_outline(corpus: Corpus, folder: Path) -> None:
+    """Refuses a folder whose model is visibly another one, before its weights are loaded and their fingerprint taken.
+
+    Raises:
+        FingerprintMismatch: Its vectors have another size.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    made = corpus.settings.dim
+    config = config_of(folder).get_text_config()
+    # Some models have embeddings of another size than their layers.
+    size = getattr(config, "word_embed_proj_dim", None) or getattr(config, "hidden_size", made)
+    if size != made:
+        raise FingerprintMismatch(
+            f"The vectors of corpus '{corpus.name}' have {made} numbers, and the model in '{folder}' reads vectors of "
+            f"{size}: give the model that the corpus was made with (--model)."
+        )
 
 
 def open_or_create(
@@ -136,7 +161,9 @@ def open_or_create(
     _check_writable(store)
     trained = None if ref in _METHODS else reference(ref)
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
-    model, tokenizer = load(base, device=device)
+    bring = load if model_ref else load_named
+    model, tokenizer = bring(base, device=device)
+    PromptBuilder(model, tokenizer)
     compressor = make_compressor(ref, model, tokenizer, **settings)
     corpus = Corpus.create(store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or "")
     return Workspace(corpus, compressor.model, compressor.tokenizer)

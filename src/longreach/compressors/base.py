@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
+from longreach.models.decoder import check_readable, check_tokens
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.origin import reference_of
 
@@ -34,6 +35,7 @@ class Compressor(ABC):
     def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
         if segment_tokens < 1:
             raise UsageError(f"segment_tokens is {segment_tokens}; it must be at least 1.")
+        check_readable(model)
         self.model = model
         self.tokenizer = tokenizer
         self.segment_tokens = segment_tokens
@@ -71,6 +73,11 @@ class Compressor(ABC):
 
     def check(self, tokens: int) -> None:  # noqa: B027 (most methods take any length)
         """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be compressed."""
+
+    def check_tokenizer(self) -> None:
+        """Raises ModelError where documents could have tokens that the model has no embedding of."""
+        if getattr(self, "model", None) is not None:
+            check_tokens(self.model, self.tokenizer)
 
     def own_tensors(self) -> dict[str, torch.Tensor]:
         """Trained tensors beside the model's weights."""

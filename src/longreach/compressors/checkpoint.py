@@ -21,7 +21,8 @@ from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
 from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.load import load
+from longreach.models.load import load_named
+from longreach.models.lora import fill, lora_weights
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -93,14 +94,9 @@ def write_lora(
 
 def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """Loads what `write_lora` wrote into a PEFT model of the same shape; returns the tensors beside it."""
-    from peft import set_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    weights = load_peft_weights(str(folder), device="cpu")
+    weights = lora_weights(folder)
     ours = {name: weights.pop(_key(name)) for name in beside}
-    result: Any = set_peft_model_state_dict(adapted, weights)
-    if result.unexpected_keys:  # PEFT would leave them out without a word
-        raise ValueError(f"{result.unexpected_keys[0]} has no place")
+    fill(adapted, weights)
     return ours
 
 
@@ -153,7 +149,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
         )
     summary = _summary_embeddings(folder)
     if model is None or tokenizer is None:
-        model, tokenizer = load(base_model(folder))
+        model, tokenizer = load_named(base_model(folder))
     name = settings.get("model") or "see its compressor.json"
     other = ModelError(f"The compressor in '{folder}' was made for another model ({name}): load that one.")
     trained_on = settings.get("base_fingerprint")

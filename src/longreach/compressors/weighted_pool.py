@@ -26,7 +26,7 @@ from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.load import load
+from longreach.models.load import load_named
 from longreach.wording import counted
 
 _WEIGHTS = "compressor.safetensors"
@@ -123,7 +123,7 @@ class WeightedPool(Compressor):
         if stored.get("method") != cls.method:
             raise ModelError(f"'{folder}' holds no {cls.method}: check the path of the compressor.")
         if model is None or tokenizer is None:
-            model, tokenizer = load(stored["model"])
+            model, tokenizer = load_named(stored["model"])
         if stored.get("base_fingerprint") != base_fingerprint(model, tokenizer):
             raise ModelError(
                 f"The compressor in '{folder}' was made for another model ({stored.get('model')}): load that one."

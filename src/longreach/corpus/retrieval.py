@@ -159,7 +159,7 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
     from longreach.models.load import quiet
 
     with quiet():
-        encoder = SentenceTransformer(str(get_model_path()))
+        encoder = SentenceTransformer(str(get_model_path()), trust_remote_code=False, local_files_only=True)
     owners, vectors = _embed(encoder, passages)
 
     def score(query: str) -> np.ndarray:

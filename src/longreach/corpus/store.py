@@ -108,6 +108,7 @@ class Corpus(CorpusReading):
             return cls.open(path, name, compressor, lock_seconds=lock_seconds)
         if os.path.lexists(target):
             raise exists
+        compressor.check_tokenizer()
         settings = Settings(
             format=FORMAT,
             name=name,

@@ -9,6 +9,7 @@ harness finds models in its registry only, and nothing there is read from instal
 """
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,17 @@ def register() -> type:
     return LongreachLM
 
 
-def tokenizer_folder(pretrained: str) -> str:
-    """Where the harness' own tasks, which read the tokenizer apart from the model, find that of `pretrained`."""
-    from longreach.models.adapted import adapted
+def tokenizer_folder(pretrained: str, folder: Path) -> str:
+    """Writes the tokenizer of `pretrained` where the harness' own tasks, which read it apart from the model, find it.
 
-    if pretrained != DEFAULT_MODEL and Path(pretrained).suffix.lower() != ".gguf" and not adapted(pretrained):
-        return pretrained
-    from longreach.models.load import load
+    They would run Python that lies beside it. The copy in `folder` has none, and does not ask for any.
+    """
+    from longreach.models.load import load_tokenizer
 
-    return str(load(pretrained, device="cpu")[1].name_or_path)
+    tokenizer = load_tokenizer(pretrained)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def main() -> None:
@@ -83,7 +86,11 @@ def main() -> None:
         arguments = command.parse_args()
         if getattr(arguments, "model", None) == NAME:
             given = dict(arguments.model_args or {})
-            arguments.model_args = {"tokenizer": tokenizer_folder(given.get("pretrained", DEFAULT_MODEL))} | given
+            source = given.get("tokenizer") or given.get("pretrained", DEFAULT_MODEL)
+            with tempfile.TemporaryDirectory() as folder:
+                arguments.model_args = given | {"tokenizer": tokenizer_folder(source, Path(folder))}
+                command.execute(arguments)
+            return
         command.execute(arguments)
     except LongreachError as error:
         sys.stderr.write(f"longreach: {printable(str(error))}\n")

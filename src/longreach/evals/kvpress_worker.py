@@ -26,8 +26,11 @@ def main(asked: TextIO, said: TextIO) -> None:
     import torch
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(setup["model"])
-    model = transformers.AutoModelForCausalLM.from_pretrained(setup["model"], dtype=getattr(torch, setup["dtype"]))
+    # No Python of the model's folder runs, and what lies in a folder is not looked for elsewhere.
+    safe = {"trust_remote_code": False, "local_files_only": Path(setup["model"]).is_dir()}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(setup["model"], **safe)
+    dtype = getattr(torch, setup["dtype"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(setup["model"], dtype=dtype, **safe)
     model = model.to(setup["device"]).eval()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     _say(said, {"versions": versions})

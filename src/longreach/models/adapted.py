@@ -11,6 +11,7 @@ import torch
 from longreach.errors import ModelError
 from longreach.jsontext import parse_object
 from longreach.models.fingerprint import merging, name_merged
+from longreach.models.lora import lay, lora_config, lora_weights
 from longreach.models.places import SHIPPED
 
 ADAPTER = "adapter_config.json"
@@ -53,7 +54,7 @@ def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
 
     hybrid.register()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = convert(base.float(), pattern_of(config), plan_of(config).full, config.max_position_embeddings)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -74,31 +75,21 @@ def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str |
 
     Args:
         model: The model that they belong to.
-        folder: Holds `adapter_model.safetensors`.
+        folder: Holds the weights.
         config: Of `adapter_config.json`.
         apart: Weights of this name are none of the model's, and left out.
 
     Raises:
         ModelError: The weights cannot be read, or do not fit.
     """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    weights = {name: tensor for name, tensor in load_peft_weights(str(folder)).items() if not (apart and apart in name)}
+    weights = {name: tensor for name, tensor in lora_weights(folder).items() if not (apart and apart in name)}
     if not weights:
         return model
     before, text_config = merging(model), model.config.get_text_config()
     tied = text_config.tie_word_embeddings
-    kept = {key: config[key] for key in LoraConfig.__dataclass_fields__ if key in config}
-    kept["base_model_name_or_path"] = None  # PEFT compares it with what the model was called where it was trained
-    kept["modules_to_save"] = [name for name in config.get("modules_to_save") or [] if name != apart] or None
-    try:
-        wrapped = get_peft_model(model, LoraConfig(**kept))
-        result: Any = set_peft_model_state_dict(wrapped, weights)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {error}") from error
-    if missed := result.unexpected_keys:
-        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {missed[0]} has no place.")
+    saved = [name for name in config.get("modules_to_save") or [] if name != apart] or None
+    # PEFT compares the base's name with what the model was called where it was trained: it is none of the settings.
+    wrapped = lay(model, lora_config({**config, "modules_to_save": saved}, model, weights, folder), weights, folder)
     merged: Any = wrapped.merge_and_unload()
     if tied:  # an embedding that was trained whole is another one now, and PEFT left the head as it was
         text_config.tie_word_embeddings = True

@@ -1,6 +1,7 @@
 """What every decoder family has in common, and PEFT adapters switched on and off around a piece of work."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from longreach.errors import FingerprintMismatch, ModelError
 from longreach.jsontext import parse_object
 from longreach.wording import counted
 
 _BASE = "longreach.json"  # in an adapter's folder
+_NEEDED = ("inputs_embeds", "past_key_values", "use_cache")
 
 
 def decoder_of(model: Any) -> Any:
@@ -24,6 +27,36 @@ def decoder_of(model: Any) -> Any:
             f"{type(model).__name__} has no decoder that takes inputs_embeds; use a causal language model."
         )
     return decoder
+
+
+def check_readable(model: Any) -> None:
+    """Refuses a model that would fail only after the expensive step.
+
+    Raises:
+        ModelError: It takes no embeddings in place of tokens, or has no KV cache.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    named = inspect.signature(type(model).forward).parameters
+    if lacking := [name for name in _NEEDED if name not in named]:
+        raise ModelError(
+            f"{type(model).__name__} does not take {' and '.join(lacking)}, which reading vectors needs: use a decoder "
+            "with attention, such as a Llama."
+        )
+
+
+def check_tokens(model: Any, tokenizer: Any) -> None:
+    """Refuses a tokenizer with tokens that the model does not know.
+
+    Raises:
+        ModelError: It has some.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise ModelError(
+            f"The tokenizer has ids to {highest:,} and the model {rows:,} embeddings: use the model's own tokenizer."
+        )
 
 
 def window_of(model: Any) -> int | None:
@@ -51,6 +84,18 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
     Returns:
         [B, max T, d]; what lies beyond T_i in row i is meaningless.
     """
+    from longreach.models.switching import forget_growth, groups_of
+
+    groups = groups_of(model, [len(row) for row in rows])
+    if len(groups) > 1:  # rows of unlike rotation
+        longest = max(len(row) for row in rows)
+        states: dict[int, torch.Tensor] = {}
+        for group in groups:
+            together = hidden_states(model, [rows[index] for index in group], layer)
+            states |= zip(group, together, strict=True)
+        padded = [torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i]))) for i in range(len(rows))]
+        return torch.stack(padded)
+    forget_growth(model)
     batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     with adapters_off(model):
         if layer == -1:
@@ -77,15 +122,14 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         ModelError: the folder holds no LoRA adapter that fits the model.
         FingerprintMismatch: the adapter was trained for another model.
     """
-    # Late: whoever only runs a decoder needs neither PEFT nor what loading takes.
-    from peft.utils import load_peft_weights
-
+    # Late: whoever only runs a decoder needs not what loading takes.
     from longreach.models.load import quiet
+    from longreach.models.lora import lora_config, lora_weights
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
     try:
         config = parse_object((folder / "adapter_config.json").read_bytes(), wide=True, nan=float)
-        weights = load_peft_weights(str(folder), device="cpu")
+        weights = lora_weights(folder)
         base = parse_object((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
         made_for = base.get("model_fingerprint")
     except Exception as error:
@@ -103,9 +147,11 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
     name, before = f"longreach-{digest.hexdigest()[:16]}", _state(model)
     if name in getattr(model, "peft_config", {}):
         return name
+    settings = lora_config(config, model, weights, folder)
+    settings.inference_mode = True
     try:
         with quiet():
-            model.load_adapter(str(folder), adapter_name=name)
+            model.load_adapter(peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name)
         marks = (f".{name}.", f".{name}")
         laid = {key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])}
         if len(laid) != len(weights):

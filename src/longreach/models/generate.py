@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from longreach.models.sampling import Sampling
 from longreach.models.steps import Steps
+from longreach.models.switching import SwitchingSteps, steps_for
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -42,7 +43,7 @@ def write_tokens(
     cache: Any = None,
     *,
     chunk_tokens: int | None = None,
-    watch: Callable[[Steps], None] = lambda steps: None,
+    watch: Callable[[Steps | SwitchingSteps], None] = lambda steps: None,
 ) -> Iterator[list[int | None]]:
     """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer has ended.
 
@@ -64,7 +65,7 @@ def write_tokens(
     padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     batch = torch.stack([torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
     past = cache.get_seq_length() if cache is not None else 0
-    steps = Steps(model, past + longest + sampling.max_new_tokens - 1, cache=cache)
+    steps = steps_for(model, past + longest + sampling.max_new_tokens - 1, cache=cache)
     watch(steps)
     # Padding has to lie in the first chunk, with a token of every row behind it.
     first = min(longest, max(chunk_tokens or longest, int(padding.max()) + 1))
@@ -121,7 +122,7 @@ def write_all(
         chunk_tokens: positions read at a time.
     """
     began = time.perf_counter() if began is None else began
-    held: list[Steps] = []
+    held: list[Steps | SwitchingSteps] = []
     tokens: list[list[int]] = [[] for _ in prompts]
     times: list[list[float]] = [[] for _ in prompts]
     for step in write_tokens(model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append):

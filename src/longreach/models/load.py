@@ -18,8 +18,19 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longreach.errors import ModelError
-from longreach.models.adapted import adapt, adapted, base_of
+from longreach.models.adapted import ADAPTER, adapt, adapted, base_of, merge_lora, read_json
 from longreach.models.device import default_device, dtype_of
+from longreach.models.folder import (
+    REPORT,
+    SAFE,
+    check_folder,
+    check_settings,
+    check_size,
+    check_whole,
+    config_of,
+    needs_code,
+)
+from longreach.models.gguf import check_gguf
 from longreach.models.origin import note_origin
 from longreach.models.places import DEFAULT_MODEL, cache_folder, smollm2_file
 
@@ -40,17 +51,38 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         ModelError: nothing usable lies there.
         MissingDependency: "smollm2" without its package.
     """
+    return _load(str(ref), device, dtype, fetch=True)
+
+
+def load_named(
+    ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None
+) -> tuple[Any, Any]:
+    """Loads like `load` what a file names: a corpus, an adapter or a compressor. Nothing is fetched from the hub.
+
+    Raises:
+        ModelError: nothing usable lies there, or it is not on this machine.
+        MissingDependency: "smollm2" without its package.
+    """
+    return _load(str(ref), device, dtype, fetch=False)
+
+
+def _load(source: str, device: str | None, dtype: torch.dtype | str | None, *, fetch: bool) -> tuple[Any, Any]:
     device = device or default_device()
     dtype = dtype_of(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
-    source = str(ref)
     with quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
         elif folder := adapted(source):
-            base, tokenizer = load(base_of(folder), device="cpu", dtype=torch.float32)
+            base, tokenizer = load_named(base_of(folder), device="cpu", dtype=torch.float32)
             model = adapt(base, folder, device, dtype)
+        elif (Path(source) / ADAPTER).is_file():
+            model, tokenizer = _load_peft(Path(source), dtype)
+        elif Path(source).is_dir():
+            model, tokenizer = _load_folder(Path(source), dtype)
+        elif Path(source).is_file():
+            raise ModelError(f"'{source}' is a file and no .gguf model: give the folder that the model lies in.")
         else:
-            model, tokenizer = _load_pretrained(source, dtype)
+            model, tokenizer = _load_from_hub(source, dtype, fetch=fetch)
     try:
         model = model.to(device).eval()
         note_origin(model, source, tokenizer)
@@ -59,25 +91,96 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
         raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
 
 
-def _load_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    # Without this, a machine without a network waits most of a minute for the hub, files already fetched or not.
-    local = Path(source).is_dir() or not _hub_answers()
+def load_tokenizer(ref: str | Path) -> Any:
+    """The tokenizer of what `load` takes, without the model where that can be. Errors as there."""
+    folder = Path(ref)
+    if not folder.is_dir() or adapted(str(ref)) or (folder / ADAPTER).is_file():
+        return load(ref, device="cpu")[1]
+    try:
+        check_settings(folder)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **SAFE)
+    except Exception as error:
+        raise _explain_folder(folder, error) from error
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from longreach.models import hybrid
 
     hybrid.register()  # before the Auto classes meet a hybrid model's config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=local), tokenizer
+        check_folder(folder)
+        check_size(config_of(folder), folder)
+        return _read(str(folder), dtype, local_files_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        if Path(source).is_dir():
-            raise ModelError(
-                f"The folder '{source}' holds no causal language model that can be read: {reason}"
-            ) from error
+        raise _explain_folder(folder, error) from error
+
+
+def _explain_folder(folder: Path, error: Exception) -> ModelError:
+    if needs_code(folder, error):
+        return ModelError(
+            f"The model in '{folder}' needs Python code of its own, which is never run: use a model of a family that "
+            "transformers knows."
+        )
+    if isinstance(error, ModelError):
+        return error
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"The folder '{folder}' holds no causal language model that can be read: {reason}")
+
+
+def _load_peft(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The base that a PEFT folder names, on this machine, with its LoRA weights merged in."""
+    if (folder / "config.json").is_file():
         raise ModelError(
-            f"No model '{source}': it is neither '{DEFAULT_MODEL}', a folder, a .gguf file, nor a hub id that can be "
-            f"reached from here; check the name, or download it and give the folder. ({type(error).__name__})"
+            f"The folder '{folder}' holds a model and an adapter: move {ADAPTER} and its weights to a folder of "
+            "their own."
+        )
+    model, tokenizer = load_named(base_of(folder), device="cpu", dtype=torch.float32)
+    return merge_lora(model, folder, read_json(folder / ADAPTER)).to(dtype), tokenizer
+
+
+def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool) -> tuple[Any, Any]:
+    # Without this, a machine without a network waits most of a minute for the hub, files already fetched or not.
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    local = offline or not fetch or not _hub_answers()
+    from longreach.models import hybrid
+
+    hybrid.register()
+    try:
+        # The small files first: what they ask for is refused before the weights are fetched.
+        small = ["*.json", "adapter_model.safetensors"]
+        folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=small, local_files_only=local))
+        check_settings(folder)
+        if (folder / ADAPTER).is_file():
+            return _load_peft(folder, dtype)
+        return _read(source, dtype, local_files_only=local)
+    except ModelError:
+        raise
+    except Exception as error:
+        if needs_code(None, error):
+            raise ModelError(
+                f"The model '{source}' needs Python code of its own, which is never run: use a model of a family that "
+                "transformers knows."
+            ) from error
+        if not fetch:
+            raise ModelError(
+                f"The model '{source}' is not on this machine, and only what you name yourself is fetched: run "
+                f"`hf download {source}`, or give the model's folder."
+            ) from error
+        reached = "was fetched before (HF_HUB_OFFLINE is set)" if offline else "can be reached from here"
+        raise ModelError(
+            f"No model '{source}': it is neither '{DEFAULT_MODEL}', a folder, a .gguf file, nor a hub id that "
+            f"{reached}; check the name, or download it and give the folder. ({type(error).__name__})"
         ) from error
+
+
+def _read(source: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, **SAFE)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, local_files_only=local_files_only, **REPORT, **SAFE
+    )
+    model, found = loaded
+    check_whole(found, source)
+    return model, tokenizer
 
 
 def _hub_answers() -> bool:
@@ -89,6 +192,7 @@ def _hub_answers() -> bool:
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A GGUF file is dequantised once; the copy in the cache is whole or not there."""
     if not path.is_file():
         raise ModelError(f"There is no file '{path}': check the path of the GGUF model.")
     with path.open("rb") as file:
@@ -102,22 +206,28 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         try:
             _save(model, tokenizer, folder)
         except (OSError, SafetensorError) as error:
-            warnings.warn(f"The converted model is not cached in {folder}: {error}.", stacklevel=4)
+            warnings.warn(f"The converted model is not cached in {folder}: {error}.", stacklevel=6)
             return model.to(dtype), tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
-    except Exception as error:
+        return _load_folder(folder, dtype)
+    except ModelError as error:
         raise ModelError(f"The cached copy of '{path.name}' cannot be read: delete {folder} and run again.") from error
 
 
 def _dequantise(path: Path) -> tuple[Any, Any]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"'{path}' cannot be read as a GGUF model: {reason}") from error
+    check_gguf(path)
+    # Alone in a folder: what lies beside the file is none of it, and transformers would read it.
+    with tempfile.TemporaryDirectory() as alone:
+        (Path(alone) / path.name).symlink_to(path.resolve())
+        given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, **SAFE}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(alone, **given)
+            both: Any = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **REPORT, **given)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"'{path}' cannot be read as a GGUF model: {reason}") from error
+    loaded, found = both
+    check_whole(found, str(path))
     # A model fresh from GGUF refuses save_pretrained ("quantized"): a twin without that mark holds the same tensors.
     config = loaded.config
     if hasattr(config, "quantization_config"):

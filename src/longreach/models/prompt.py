@@ -13,11 +13,17 @@ from typing import Any
 import torch
 
 from longreach.errors import ModelError
+from longreach.models.chat import render_chat
+from longreach.models.decoder import check_readable, check_tokens
 from longreach.models.generate import stop_tokens
+from longreach.models.pieces import PromptText, RawText
 from longreach.models.sampling import REQUEST
 
-_SLOT = "\u27e6longreach-slot\u27e7"
+# Words of a user that a template has to keep as they are, in both cases, over two lines.
+_SLOT = "\u27e6Longreach\nslot\u27e7"
 _SEPARATOR = "\n\n"
+# Other words, to find how much of a prompt does not depend on those of the user.
+_OTHER = "\u00a7"
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,32 @@ class PromptBuilder:
     """
 
     def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
+        check_readable(model)
+        check_tokens(model, tokenizer)
         self._model, self._scale = model, scale
         self._embeddings = model.get_input_embeddings()
         self._tokenizer = tokenizer
+        self._text = PromptText(tokenizer)
         self.frame = self._frame()
-        self._head, self._tail = map(self._control, self.frame)
+        self._head, self._tail = self._text.control(self.frame[0]), self._text.control_after(self.frame[1])
         self._separator = self.plain(_SEPARATOR)
 
-    def raw(self, text: str) -> list[int]:
+    def raw(self, text: str) -> RawText:
         """Token ids that a raw passage costs, with what separates it from the next part."""
-        return self.plain(text) + self._separator
+        return RawText(self.plain(text) + self._separator, text)
 
     def fixed(self, question: str, request: str = REQUEST) -> int:
         """Positions of a prompt without any context."""
-        return len(self._head) + len(self.plain(request + question)) + len(self._tail)
+        words = self.plain(request + question)
+        parts = len(self._head) + len(words) + len(self._tail)
+        whole = self._text.whole(self.frame[0], request + question, self.frame[1]) if self._text.joins else None
+        return max(parts, len(whole or ()))
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of a text that is to be gone on with as it is; BOS first where the tokenizer puts it."""
         first = list(self._tokenizer("", verbose=False)["input_ids"][:1])
-        return [*(first if first == [self._tokenizer.bos_token_id] else ()), *self.plain(text)]
+        start = first if first == [self._tokenizer.bos_token_id] else []
+        return [*start, *self._text.plain(text)]
 
     def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
         """The prompt of token ids: a user's words inside the chat template, or what is to be gone on with."""
@@ -97,18 +110,48 @@ class PromptBuilder:
             request: what comes before them.
         """
         weight = self._embeddings.weight
-        parts = [self._embed(self._head)]
-        boundaries = []
-        if vectors:
-            parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
-            parts.append(self._embed(self._separator))
-            boundaries.append(sum(map(len, parts)))
-        if passages:
-            parts += [self._embed(ids) for ids in passages]
-            boundaries.append(sum(map(len, parts)))
-        parts += [self._embed(self.plain(request + question)), self._embed(self._tail)]
+        words = request + question
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
-        return Prompt(torch.cat(parts), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+        if not vectors:
+            ids = self._ids(self._head, self.frame[0], passages, words)
+            end = self._text.shared(ids, self._ids(self._head, self.frame[0], passages, _OTHER)) if passages else 0
+            return Prompt(self._embed(ids), (end,) if passages else (), 0, raw_tokens)
+        parts = [self._embed(self._head)]
+        parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
+        read = sum(map(len, parts))
+        ids = self._ids(self._separator, _SEPARATOR, passages, words, first=False)
+        boundaries = []
+        for context in ((), passages) if passages else ((),):
+            other = self._ids(self._separator, _SEPARATOR, context, _OTHER, first=False)
+            boundaries.append(read + self._text.shared(ids, other))
+        return Prompt(torch.cat([*parts, self._embed(ids)]), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+
+    def _ids(
+        self,
+        head: Sequence[int],
+        before: str,
+        passages: Sequence[Sequence[int]],
+        words: str,
+        *,
+        first: bool = True,
+    ) -> list[int]:
+        """Token ids of [before ; passages ; words ; the frame's end], no more than `fixed` and `raw` say together.
+
+        Args:
+            head: Token ids of `before`.
+            before: Text before the passages.
+            passages: As `raw` gave them, or cut.
+            words: What the user says.
+            first: Whether `before` begins the prompt; else other positions come before it.
+        """
+        parts = [*head, *(token for ids in passages for token in ids), *self.plain(words), *self._tail]
+        texts = [ids.text for ids in passages if isinstance(ids, RawText)]
+        if not self._text.joins or len(texts) < len(passages):
+            return parts
+        said = "".join(text + _SEPARATOR for text in texts) + words
+        whole = self._text.whole(before, said, self.frame[1], first=first)
+        most = self.fixed(words, "") + sum(map(len, passages)) if first else len(parts)
+        return whole if whole is not None and len(whole) <= most else parts
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer as the model would write it, with what ends its turn."""
@@ -117,8 +160,8 @@ class PromptBuilder:
             text = " " + text  # after "Answer:"
         else:
             said = [{"role": "user", "content": _SLOT}, {"role": "assistant", "content": _SLOT}]
-            _, _, after = self._tokenizer.apply_chat_template(said, tokenize=False).rpartition(_SLOT)
-            end = next((token for token in self._control(after) if token in stops), end)
+            _, _, after = render_chat(self._tokenizer, said).rpartition(_SLOT)
+            end = next((token for token in self._text.control(after) if token in stops), end)
         if end is None:
             raise ModelError("The tokenizer has no token that ends an answer: give it an EOS token.")
         return [*self.plain(text), end]
@@ -129,23 +172,17 @@ class PromptBuilder:
             return self._tokenizer.bos_token or "", "\n\nAnswer:"
         message = {"role": "user", "content": _SLOT}
         # Hybrid reasoning models would spend their tokens on thinking aloud; other templates ignore the variable.
-        text = self._tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        text = render_chat(self._tokenizer, [message], add_generation_prompt=True, enable_thinking=False)
         if text.count(_SLOT) != 1:
             raise ModelError(
-                "The model's chat template does not keep a user's words: use a model with another template."
+                "The model's chat template does not keep a user's words as they are: use a model with another template."
             )
         before, _, after = text.partition(_SLOT)
         return before, after
 
-    def _control(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def plain(self, text: str) -> list[int]:
-        """Token ids of text in which nothing is a special token."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return list(encoded["input_ids"])
+        """Token ids of text in which nothing is a special token, as they are behind other text."""
+        return self._text.plain_after(text)
 
     @torch.no_grad()
     def _embed(self, ids: Sequence[int]) -> torch.Tensor:

@@ -134,22 +134,23 @@ def choose(
     tokens: dict[Key, int] = {}
     whole = builder.vectors_cost(sum(segment.n_vectors for segment in document))
     if policy.raw == "document":
-        ids = builder.raw("".join(segment.text for segment in document))
-        if len(ids) > room:
+        text = builder.raw("".join(segment.text for segment in document))
+        if len(text) > room:
             raise ContextError(
-                f"The document takes {counted(len(ids), 'position')} as raw text, and the budget leaves {room:,}: "
+                f"The document takes {counted(len(text), 'position')} as raw text, and the budget leaves {room:,}: "
                 "raise the "
                 "budget, or read passages or vectors."
             )
-        raw[key_of(document[0])] = ids
+        raw[key_of(document[0])] = text
         tokens = {key_of(segment): segment.tokens for segment in document}
-        room -= len(ids)
+        room -= len(text)
     elif document and whole <= room:
         vectors += document
         room -= whole
     separator = builder.vectors_cost(1) - 1
     for passage in found[: policy.raw] if isinstance(policy.raw, int) else ():
-        ids, read = builder.raw(passage.text), passage.tokens
+        ids: list[int] = builder.raw(passage.text)
+        read = passage.tokens
         if len(ids) > room > separator and policy.cut:
             read = room - separator
             ids = [*ids[:read], *ids[len(ids) - separator :]]

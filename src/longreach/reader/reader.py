@@ -26,6 +26,7 @@ from longreach.models.generate import Written, read_prefix, stop_tokens, write_a
 from longreach.models.prompt import Prompt, PromptBuilder
 from longreach.models.sampling import Sampling
 from longreach.models.steps import Steps
+from longreach.models.switching import SwitchingSteps, may_switch
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
 from longreach.reader.policy import Key, Policy, choose
 from longreach.reader.scorecard import scorecard_of
@@ -173,8 +174,8 @@ class Reader:
     ) -> Iterator[str | Answer]:
         began = time.perf_counter()
         plan = self._plan(question, document, policy, sampling)
-        tokens, shown, first_token, held = list[int](), "", None, list[Steps]()
-        cache, past, cached = self._read_context(plan.prompt, policy)
+        tokens, shown, first_token, held = list[int](), "", None, list[Steps | SwitchingSteps]()
+        cache, past, cached = self._read_context(plan.prompt, policy, sampling)
         prompts = [plan.prompt.embeds[past:]]
         steps = write_tokens(self.model, prompts, self._stops, sampling, cache, watch=held.append)
         while True:
@@ -245,8 +246,10 @@ class Reader:
             raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
         return min(policy.budget or DEFAULT_BUDGET, left)
 
-    def _read_context(self, prompt: Prompt, policy: Policy) -> tuple[Any, int, int]:
+    def _read_context(self, prompt: Prompt, policy: Policy, sampling: Sampling) -> tuple[Any, int, int]:
         """The KV cache after the part that does not depend on the question, its length, and how much of it was hot."""
+        if may_switch(self.model, len(prompt.embeds) + sampling.max_new_tokens):
+            return None, 0, 0  # its keys may have to be rotated in another way before the answer ends
         keys = [bytes([policy.adapter]) + _content_key(prompt.embeds[:end]) for end in prompt.boundaries]
         cache, past = None, 0
         for end, key in reversed(list(zip(prompt.boundaries, keys, strict=True))):

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 
-from longreach.errors import ModelError, UsageError
+from longreach.errors import UsageError
+from longreach.models.adapted import ADAPTER, read_json
+from longreach.models.lora import lay, lora_config, lora_weights
 from longreach.training.settings import Settings
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -73,14 +75,12 @@ def begun(model: Any, folder: Path) -> Any:
     Raises:
         ModelError: The folder holds no such adapter.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
-            trained = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"The adapter in '{folder}' cannot be learned further: {reason}") from error
-    return _in_float32(trained)
+    weights = lora_weights(folder)
+    config = lora_config(read_json(folder / ADAPTER), model, weights, folder)
+    config.inference_mode = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
+        return _in_float32(lay(model, config, weights, folder))
 
 
 def _in_float32(trained: Any) -> Any:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from torch import Tensor
 
 from longreach.models.decoder import decoder_of, evaluating
+from longreach.models.lora import fill, lora_weights
 from longreach.models.loss import (
     IGNORED,
     Likeliest,
@@ -103,8 +102,7 @@ class StudyTrainer(LongTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with run.reading(Path(resume_from_checkpoint)):
-            weights = load_peft_weights(resume_from_checkpoint, device="cpu")
-            set_peft_model_state_dict(self._adapted, weights)
+            fill(self._adapted, lora_weights(Path(resume_from_checkpoint)))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with run.reading(Path(str(checkpoint))):

@@ -1,0 +1,153 @@
+"""The header of a GGUF file, walked within the file's own bounds before any library reads it.
+
+The `gguf` package trusts the counts that a file gives: a damaged or hostile one would keep it busy without end.
+The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from longreach.errors import ModelError
+
+_MAGIC = b"GGUF"
+_STRING = 8
+_ARRAY = 9
+# struct codes by the number of the type.
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_MOST_TEXT_BYTES = 16 << 20
+_MOST_AXES = 8
+_SIZES = re.compile(r".*\.(embedding_length|feed_forward_length|vocab_size|head_count|head_count_kv|\w+_length)")
+_PARTS = "split.count"
+_PART = "split.no"
+# Windows are numbers of positions, not sizes of tensors.
+_NO_SIZE = re.compile(r".*(context_length|original_context_length)")
+
+
+@dataclass
+class _Header:
+    """What a file says of itself: scalars and texts by key, lengths of arrays, and its tensors' sizes in weights."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, int] = field(default_factory=dict)
+
+
+class _Cut(Exception):
+    """The header does not end where the file does, or says what cannot be."""
+
+
+def check_gguf(path: Path) -> None:
+    """Refuses a file that is no whole GGUF model.
+
+    Raises:
+        ModelError: It is none, is cut short, is one of several parts, or describes more than it holds.
+    """
+    size_bytes = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            header = _read(file, size_bytes)
+    except (_Cut, struct.error, UnicodeDecodeError) as error:
+        raise ModelError(f"'{path}' cannot be read as a GGUF model ({error}): copy or convert it again.") from error
+    parts = header.values.get(_PARTS)
+    if isinstance(parts, int) and parts > 1:
+        part = header.values.get(_PART, 0) + 1
+        raise ModelError(
+            f"'{path}' is part {part} of {parts} of a model: merge them with `llama-gguf-split --merge`, and give the "
+            "result."
+        )
+    weights = sum(header.tensors.values())
+    for key, value in header.values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        if key.endswith(".block_count") and value > len(header.tensors):
+            raise ModelError(
+                f"'{path}' says {key} {value:,} and holds {len(header.tensors)} tensors: it lacks blocks; copy or "
+                "convert it again."
+            )
+        if _SIZES.fullmatch(key) and not _NO_SIZE.fullmatch(key) and not 0 <= value <= weights:
+            raise ModelError(f"'{path}' says {key} {value:,} and holds {weights:,} weights: copy or convert it again.")
+
+
+def _read(file: BinaryIO, size_bytes: int) -> _Header:
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise _Cut("it does not begin with the letters GGUF")
+    version = _number(file, "I")
+    if version not in (2, 3):
+        raise _Cut(f"version {version}, and 2 and 3 are known")
+    tensors, entries = _number(file, "Q"), _number(file, "Q")
+    header = _Header()
+    for _ in range(entries):
+        key = _text(file, size_bytes)
+        header.values[key] = _value(file, _number(file, "I"), size_bytes)
+    places = []
+    for _ in range(tensors):
+        name = _text(file, size_bytes)
+        axes = _number(file, "I")
+        if axes > _MOST_AXES:
+            raise _Cut(f"tensor {name} has {axes} axes")
+        weights = 1
+        for _ in range(axes):
+            weights *= _number(file, "Q")
+        kind, start = _number(file, "I"), _number(file, "Q")
+        if name in header.tensors:
+            raise _Cut(f"two tensors are called {name}")
+        header.tensors[name] = weights
+        places.append((name, start + _bytes_of(name, kind, weights)))
+    room = size_bytes - file.tell()
+    for name, end in places:
+        if end > room:
+            raise _Cut(f"the file is cut short: tensor {name} ends {end - room:,} bytes behind it")
+    return header
+
+
+def _bytes_of(name: str, kind: int, weights: int) -> int:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    try:
+        block_weights, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    except (ValueError, KeyError) as error:
+        raise _Cut(f"tensor {name} is of an unknown type {kind}") from error
+    return weights // block_weights * block_bytes
+
+
+def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
+    """A scalar or a text; of an array only its length, as `range`."""
+    if kind in _SCALARS:
+        return _number(file, _SCALARS[kind])
+    if kind == _STRING:
+        return _text(file, size_bytes)
+    if kind != _ARRAY:
+        raise _Cut(f"a value is of an unknown type {kind}")
+    item, length = _number(file, "I"), _number(file, "Q")
+    # Each item takes a byte or more, so that the file's size bounds the loop below.
+    if length > size_bytes - file.tell():
+        raise _Cut(f"an array of {length:,} items is longer than the file")
+    if item in _SCALARS:
+        file.seek(length * struct.calcsize("<" + _SCALARS[item]), 1)
+        if file.tell() > size_bytes:
+            raise _Cut("an array is longer than the file")
+    elif item == _STRING:
+        for _ in range(length):
+            _text(file, size_bytes)
+    else:
+        raise _Cut(f"an array holds items of type {item}")
+    return range(length)
+
+
+def _text(file: BinaryIO, size_bytes: int) -> str:
+    length = _number(file, "Q")
+    if length > min(_MOST_TEXT_BYTES, size_bytes - file.tell()):
+        raise _Cut(f"a text of {length:,} bytes is longer than the file")
+    return file.read(length).decode("utf-8", "surrogateescape")
+
+
+def _number(file: BinaryIO, code: str) -> Any:
+    size = struct.calcsize("<" + code)
+    data = file.read(size)
+    if len(data) < size:
+        raise _Cut("the file is cut short")
+    return struct.unpack("<" + code, data)[0]

@@ -1,0 +1,239 @@
+"""LoRA adapters in PEFT's layout, read so that a folder from anywhere can do nothing but add to weights.
+
+PEFT takes an `adapter_config.json` at its word: patterns in it may match without end, settings may change the base or
+import modules, a folder without weights is looked for on the hub, and weights that are missing stay as they began.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import regex
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from longreach.errors import ModelError
+
+WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
+# All that decides where LoRA weights go and how they are added. Every other setting has to be as PEFT has it.
+_KNOWN = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "ensure_weight_tying",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_bias",
+        "lora_dropout",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "target_parameters",
+        "task_type",
+        "trainable_token_indices",
+        "use_dora",
+        "use_rslora",
+    }
+)
+_NO_FIELDS = frozenset({"auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision"})
+# Ways to begin that leave the base as it is; the weights in the folder replace what they make.
+_HARMLESS_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
+_EVERY_LINEAR = "all-linear"
+_PLAIN = re.compile(r"[\w.-]+")
+_PATTERN_SECONDS = 5.0  # for all patterns of an adapter and all modules of a model
+_PATTERN_CHARACTERS = 20_000
+
+
+def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter, on the CPU; the hub is never asked.
+
+    Raises:
+        ModelError: There are none, or they cannot be read.
+    """
+    try:
+        if (folder / WEIGHTS).is_file():
+            return load_file(folder / WEIGHTS)
+        if (folder / _PICKLED).is_file():  # weights_only admits nothing but tensors
+            found = torch.load(folder / _PICKLED, weights_only=True, map_location="cpu")
+            if isinstance(found, dict) and all(torch.is_tensor(tensor) for tensor in found.values()):
+                return found
+            raise ValueError("it holds no dictionary of tensors")
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"The LoRA weights in '{folder}' cannot be read ({reason}): copy the adapter again."
+        ) from error
+    raise ModelError(f"The folder '{folder}' holds no LoRA weights ({WEIGHTS}): copy the adapter again.")
+
+
+def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    """The `LoraConfig` of an `adapter_config.json`, with plain names in place of patterns.
+
+    Args:
+        settings: What the file holds.
+        model: The model that the adapter is meant for.
+        weights: Of the adapter; no rank may be above theirs.
+        folder: Where they lie, for messages.
+
+    Raises:
+        ModelError: It is no LoRA, asks for what is not supported, or its patterns take too long.
+    """
+    from peft import LoraConfig
+
+    if settings.get("peft_type") != "LORA":
+        raise ModelError(f"The adapter in '{folder}' is no LoRA ({settings.get('peft_type')!r}): give a LoRA adapter.")
+    fields = LoraConfig.__dataclass_fields__
+    for key, value in settings.items():
+        if key in _KNOWN or key not in fields or not value or value == fields[key].default:
+            continue
+        raise ModelError(f"The adapter in '{folder}' has the setting {key}, which is not supported: give a plain LoRA.")
+    begun = settings.get("init_lora_weights", True)
+    if begun not in _HARMLESS_BEGINNINGS:
+        raise ModelError(
+            f"The adapter in '{folder}' was begun with {begun!r}, which changes the model below it: save it again as a "
+            "plain LoRA (PEFT's path_initial_model_for_weight_conversion)."
+        )
+    kept = {key: settings[key] for key in _KNOWN - _NO_FIELDS if key in settings and key in fields}
+    kept["init_lora_weights"] = True
+    _check_ranks(kept, weights, folder)
+    _check_names(kept, folder)
+    names = [name for name, _ in model.named_modules() if name]
+    patterns = _Patterns(folder)
+    for key in ("target_modules", "exclude_modules"):
+        pattern = kept.get(key)
+        if isinstance(pattern, str) and pattern != _EVERY_LINEAR:
+            kept[key] = _any_of(patterns.matching(pattern, names))
+    if kept.get("target_modules") == "":
+        raise ModelError(f"The pattern of the adapter in '{folder}' fits no module of {type(model).__name__}.")
+    for key in ("rank_pattern", "alpha_pattern"):
+        kept[key] = patterns.settled(kept.get(key) or {}, names)
+    try:
+        return LoraConfig(**kept)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The adapter_config.json in '{folder}' is none of a LoRA ({error}): copy it again."
+        ) from error
+
+
+def lay(model: Any, config: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    """The model under PEFT's `config` with these weights in it, all of them and no others.
+
+    Raises:
+        ModelError: The weights do not fit the model, or some are missing.
+    """
+    from peft import get_peft_model
+
+    try:
+        wrapped = get_peft_model(model, config)
+        fill(wrapped, weights)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {reason}") from error
+    return wrapped
+
+
+def fill(adapted: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Puts weights into a PEFT model.
+
+    Raises:
+        ValueError: One of them has no place, or a place gets none: PEFT says neither.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    result: Any = set_peft_model_state_dict(adapted, dict(weights))
+    if result.unexpected_keys:
+        raise ValueError(f"{result.unexpected_keys[0]} has no place.")
+    places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if missing := sorted(set(places) - set(weights)):
+        raise ValueError(f"{len(missing)} of {len(places)} weights are missing, such as {missing[0]}.")
+
+
+class _Patterns:
+    """Matches names against an adapter's patterns, within a time for all of them together."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._end = time.monotonic() + _PATTERN_SECONDS
+
+    def matching(self, pattern: str, names: Sequence[str]) -> list[str]:
+        """Those that the whole pattern matches."""
+        shown = pattern if len(pattern) <= 60 else pattern[:60] + "..."
+        if len(pattern) > _PATTERN_CHARACTERS:
+            raise ModelError(f"The pattern '{shown}' of the adapter in '{self._folder}' is too long: list the modules.")
+        found = []
+        try:
+            compiled = regex.compile(pattern)
+            for name in names:
+                left = self._end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                if compiled.fullmatch(name, timeout=left):
+                    found.append(name)
+        except TimeoutError as error:
+            raise ModelError(
+                f"The pattern '{shown}' of the adapter in '{self._folder}' matches without end: list the modules."
+            ) from error
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise ModelError(
+                f"The pattern '{shown}' of the adapter in '{self._folder}' is none ({error}): list the modules."
+            ) from error
+        return found
+
+    def settled(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The value of each module by its full name, as PEFT would find it: of the first pattern that fits."""
+        settled: dict[str, Any] = {}
+        for pattern, value in values.items():
+            if _PLAIN.fullmatch(pattern):
+                settled[pattern] = value
+                continue
+            for name in self.matching(rf"(.*\.)?(?:{pattern})", names):
+                settled.setdefault(re.escape(name), value)
+        return settled
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """A pattern that matches these names and nothing else, and takes no time; empty where there are none."""
+    return "|".join(map(re.escape, names))
+
+
+def _check_ranks(kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """PEFT takes memory for the ranks that it is told, before it looks at a weight."""
+    highest = max((max(tensor.shape) for tensor in weights.values() if tensor.dim() > 1), default=0)
+    asked = [kept.get("r", 8), *(kept.get("rank_pattern") or {}).values()]
+    for rank in asked:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= highest:
+            raise ModelError(
+                f"The adapter in '{folder}' says rank {rank!r}, and its weights are none of it: copy it again."
+            )
+
+
+def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
+    """Where PEFT builds patterns out of names, only plain names are taken."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(kept.get(key) or {}, dict):
+            raise ModelError(f"The adapter in '{folder}' has {key} that is no object: copy it again.")
+    for key in ("modules_to_save", "layers_pattern", "target_parameters", "target_modules", "exclude_modules"):
+        value = kept.get(key)
+        if isinstance(value, str) and key in ("target_modules", "exclude_modules"):
+            continue  # a pattern
+        for name in value if isinstance(value, list) else [] if value is None else [value]:
+            if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+                raise ModelError(f"The adapter in '{folder}' has {name!r} in {key}: give plain names of modules.")

@@ -1,0 +1,160 @@
+"""Rotary embeddings that change with the length that is read: longrope (the Phi-3 kind) and dynamic NTK.
+
+Up to a length keys are rotated one way, beyond it another way. transformers asks the longest position of each forward:
+a KV cache that grows past that length holds keys of both ways, and a short row is read as its long neighbour is. Here
+each row is read by itself, and once more from its start when its rotation changes: the answer is that of a forward
+over all of it.
+
+Papers: LongRoPE, arXiv 2402.13753; dynamic NTK scaling, described in arXiv 2309.00071, appendix.
+
+Shapes: B rows, T tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreach.errors import UsageError
+from longreach.models.steps import Steps
+
+_LONGROPE = "longrope"
+_DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """When a model's rotation changes.
+
+    Attributes:
+        length: Up to so many positions it is the first one.
+        each: Whether it changes with every further position, or once.
+    """
+
+    length: int
+    each: bool
+
+    def rotation(self, length: int) -> int:
+        """A number that is equal for lengths of equal rotation."""
+        if length <= self.length:
+            return 0
+        return length if self.each else 1
+
+
+def switch_of(model: Any) -> Switch | None:
+    """When a model's rotation changes; None where it never does."""
+    config = model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # Models with layers of several kinds have parameters for each kind.
+    kinds = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    found = []
+    for kind in kinds:
+        if kind.get("rope_type") == _LONGROPE:
+            found.append(Switch(int(kind["original_max_position_embeddings"]), each=False))
+        elif kind.get("rope_type") == _DYNAMIC:
+            found.append(Switch(int(config.max_position_embeddings), each=True))
+    return min(found, key=lambda switch: switch.length) if found else None
+
+
+def may_switch(model: Any, length: int) -> bool:
+    """Whether the rotation has changed when so many positions are read: a prefix must not be read by itself then."""
+    switch = switch_of(model)
+    return switch is not None and length > switch.length
+
+
+def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """The rows, by their index, that one forward may read together."""
+    switch = switch_of(model)
+    if switch is None:
+        return [list(range(len(lengths)))]
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(switch.rotation(length), []).append(row)
+    return list(groups.values())
+
+
+def forget_growth(model: Any) -> None:
+    """Dynamic NTK keeps the rotation of the longest row so far; back to the first one, which grows as it should."""
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == _DYNAMIC and hasattr(module, "original_inv_freq"):
+            module.register_buffer("inv_freq", module.original_inv_freq.to(module.inv_freq.device), persistent=False)
+            module.max_seq_len_cached = module.original_max_seq_len
+
+
+def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | SwitchingSteps:
+    """What reads prompts and then tokens, with `max_length` slots a row; `cache` is what was read before, and is taken.
+
+    Raises:
+        UsageError: The rotation changes while the cache is in use.
+    """
+    switch = switch_of(model)
+    if switch is None or max_length <= switch.length:
+        if switch is not None:
+            forget_growth(model)
+        return Steps(model, max_length, cache=cache)
+    if getattr(cache, "layers", None) and cache.get_seq_length():
+        raise UsageError(
+            f"The model's rotary embedding changes beyond {switch.length} positions, and what was read before is of no "
+            "use behind: read the prompt as a whole."
+        )
+    return SwitchingSteps(model, max_length, switch)
+
+
+class _Row:
+    """One row: what it holds, and the steps that have read it under one rotation."""
+
+    def __init__(self, embeds: Tensor) -> None:
+        self.embeds = embeds  # [T, d], without padding
+        self.steps: Steps | None = None
+        self.rotation = -1
+
+
+class SwitchingSteps:
+    """`Steps` of a model whose rotation changes on the way.
+
+    Args:
+        model: A causal language model.
+        max_length: Slots of each row.
+        switch: When its rotation changes.
+    """
+
+    def __init__(self, model: Any, max_length: int, switch: Switch) -> None:
+        self.model, self.max_length = model, max_length
+        self._switch = switch
+        self._rows: list[_Row] = []
+
+    @torch.no_grad()
+    def read(self, *, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Reads embeddings [B, T, d] after all before them; gives logits [B, V]. As `Steps.read`."""
+        if not self._rows:
+            empty = inputs_embeds[0, :0]
+            self._rows = [_Row(empty) for _ in inputs_embeds]
+        kept = torch.ones(inputs_embeds.shape[:2]) if attention_mask is None else attention_mask
+        rows = zip(self._rows, inputs_embeds, kept.bool(), strict=True)
+        return torch.cat([self._extend(row, embeds[real.to(embeds.device)]) for row, embeds, real in rows])
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
+        embeds = self.model.get_input_embeddings()(tokens)
+        return torch.cat([self._extend(row, one[None]) for row, one in zip(self._rows, embeds, strict=True)])
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the keys and values that are allocated."""
+        return sum(row.steps.kv_bytes for row in self._rows if row.steps is not None)
+
+    def _extend(self, row: _Row, embeds: Tensor) -> Tensor:
+        row.embeds = torch.cat([row.embeds, embeds])
+        rotation = self._switch.rotation(len(row.embeds))
+        if row.steps is None or rotation != row.rotation:
+            row.steps = Steps(self.model, self.max_length)
+            row.rotation = rotation
+            embeds = row.embeds
+        if self._switch.each:
+            forget_growth(self.model)
+        return row.steps.read(inputs_embeds=embeds[None])
