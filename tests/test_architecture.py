@@ -18,6 +18,7 @@ FLOORS = {
     "wording": -1,
     "plain": 0,
     "pattern": 0,
+    "tested": 0,
     "kernels": 1,
     "caches": 2,
     "models": 3,

@@ -11,6 +11,7 @@ from longreach.caches.prefix import cache_bytes
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels import flex, reference
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.convert import convert
 from longreach.models.plan import hardware, plan, shape
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -57,7 +58,7 @@ def test_block_bytes_are_allocated_at_any_length(folder, length, stride):
     one = subject(model=folder, pattern=AttentionPattern(4, 1, 2, stride), length=length, device=CPU)
     ids = torch.zeros(1, length, dtype=torch.long)
     with torch.no_grad():
-        caches = {name: getattr(one, name)(ids, use_cache=True).past_key_values for name in ("full", "hybrid")}
+        caches = {name: cache_in(getattr(one, name)(ids, use_cache=True)) for name in ("full", "hybrid")}
     for name, cache in caches.items():
         assert cache_bytes(cache) == one.kv_bytes(name, length, 1, blocks=True) >= one.kv_bytes(name, length, 1)
 
@@ -136,11 +137,11 @@ def test_a_filled_cache_is_in_the_state_that_reading_leaves(both, length, monkey
     read = both.hybrid.new_cache()
     ids = torch.zeros(2, length, dtype=torch.long)
     with torch.no_grad():
-        both.hybrid(ids, past_key_values=read)
+        both.hybrid(ids, **{CACHE: read})
     filled = filled_cache(both.hybrid, length, rows=2)
     assert list(state(filled)) == list(state(read))
     with torch.no_grad():
-        assert both.hybrid(ids[:, :1], past_key_values=filled).logits.isfinite().all()
+        assert both.hybrid(ids[:, :1], **{CACHE: filled}).logits.isfinite().all()
 
 
 def test_a_slice_keeps_the_ratio_and_is_named(folder):

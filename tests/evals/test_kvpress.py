@@ -28,7 +28,8 @@ class SnapKVPress:
     @contextmanager
     def __call__(self, model):
         def drop(module, args, kwargs, output):
-            layer = kwargs["past_key_values"].layers[module.layer_idx]
+            cache = kwargs["cache"] if "cache" in kwargs else kwargs["past_key_values"]
+            layer = cache.layers[module.layer_idx]
             first = int(layer.keys.shape[2] * self.ratio)
             layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
             return output

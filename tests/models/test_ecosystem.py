@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import longreach
 from longreach.errors import UsageError
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.hybrid import HybridLlamaConfig
 from tests.conftest import make_model
 from tests.models.test_hybrid import PATTERN, close, greedy, ids_of, make_hybrid
@@ -105,7 +106,7 @@ def test_only_full_layers_are_offloaded_and_each_is_fetched_before_its_turn(monk
             monkeypatch.setattr(layer, name, lambda index=index, name=name: moves.append((name, index)))
     monkeypatch.setattr(torch.cuda, "default_stream", lambda device: Stream())
     want = greedy(model, ids)
-    assert torch.equal(greedy(model, ids, past_key_values=cache), want)
+    assert torch.equal(greedy(model, ids, **{CACHE: cache}), want)
     step = [("prefetch", 2), ("offload", 1), ("prefetch", 4), ("offload", 2), ("prefetch", 1), ("offload", 4)]
     assert moves == step * 40
 
@@ -152,8 +153,8 @@ def test_a_compiled_model_reads_a_growing_cache_and_soon_has_all_its_programs():
     compiled = torch.compile(model, backend=counter)
     cache, parts, programs = None, [], []
     for part in ids.split([20, *[1] * 20], 1):
-        output = compiled(part, past_key_values=cache)
-        cache = output.past_key_values
+        output = compiled(part, **{CACHE: cache})
+        cache = cache_in(output)
         parts.append(output.logits)
         programs.append(counter.frame_count)
     close(torch.cat(parts, 1), model(ids).logits)
@@ -241,9 +242,9 @@ def test_flash_attention_chosen_after_conversion_is_refused_on_a_cpu():
 def test_a_static_cache_shorter_than_what_it_is_to_hold_is_refused():
     model = make_hybrid()
     with pytest.raises(UsageError, match="30 tokens do not fit a static cache of 20; make one for at least the prompt"):
-        model(ids_of(30), past_key_values=model.new_cache(max_length=20))
-    cache = model(ids_of(20), past_key_values=model.new_cache(max_length=20)).past_key_values
+        model(ids_of(30), **{CACHE: model.new_cache(max_length=20)})
+    cache = cache_in(model(ids_of(20), **{CACHE: model.new_cache(max_length=20)}))
     with pytest.raises(UsageError, match="1 token after 20 do not fit a static cache of 20"):
-        model(ids_of(1), past_key_values=cache)
+        model(ids_of(1), **{CACHE: cache})
     with pytest.raises(UsageError, match="at least 1"):
         model.new_cache(max_length=0)

@@ -1,6 +1,7 @@
 """Hybrid models: the stock model where the pattern hides nothing; the same answer however a text is read."""
 
 import copy
+import dataclasses
 import json
 
 import peft
@@ -12,8 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 import longreach
 from longreach.caches.retained import RetainedCache
 from longreach.errors import UsageError
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.convert import lengthen
 from longreach.models.hybrid import FAMILIES
+from longreach.models.loss import checkpointing
 from longreach.models.rope import longer_rope
 from longreach.models.sparse import plan_of
 from tests.conftest import make_model, make_tokenizer
@@ -21,6 +24,9 @@ from tests.conftest import make_model, make_tokenizer
 PATTERN = longreach.AttentionPattern(4, 1, 2, 3)
 DENSE = longreach.AttentionPattern(64, 0, 8)
 LENGTHS = (61, 23, 44)
+# What the trainer calls it: the new name came during transformers 5, the old one goes in 6.
+_NAMES = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _NAMES else "gradient_checkpointing"
 
 
 def make_hybrid(family="llama", pattern=PATTERN, full=(1,), **shape):
@@ -86,16 +92,16 @@ def test_chunks_and_turns_are_the_whole(hybrid):
     ids, cache, logits = ids_of(61), None, []
     whole = hybrid(ids).logits
     for part in ids.split([1, 7, 13, 1, 1, 18, 20], 1):
-        output = hybrid(part, past_key_values=cache)
-        cache = output.past_key_values
+        output = hybrid(part, **{CACHE: cache})
+        cache = cache_in(output)
         logits.append(output.logits)
     close(torch.cat(logits, 1), whole)
     assert cache.get_seq_length() == 61
     assert torch.equal(greedy(hybrid, ids, prefill_chunk_size=16), greedy(hybrid, ids))
     cache = hybrid.new_cache()
-    first = greedy(hybrid, ids, 10, past_key_values=cache)
+    first = greedy(hybrid, ids, 10, **{CACHE: cache})
     more = torch.cat([first, ids_of(9, seed=2)], 1)
-    assert torch.equal(greedy(hybrid, more, 10, past_key_values=cache), greedy(hybrid, more, 10))
+    assert torch.equal(greedy(hybrid, more, 10, **{CACHE: cache}), greedy(hybrid, more, 10))
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])
@@ -115,13 +121,13 @@ def test_padded_rows_are_the_single_ones(hybrid, side, cached):
     if not cached:
         return
     # Twelve more tokens one by one, then five at once, after the padding.
-    cache, more = output.past_key_values, ids_of(17, rows=3, seed=9)
+    cache, more = cache_in(output), ids_of(17, rows=3, seed=9)
     want = [hybrid(torch.cat([row, more[b : b + 1]], 1)).logits[0, -17:] for b, row in enumerate(rows)]
     got = []
     for part in more.split([1] * 12 + [5], 1):
         mask = torch.cat([mask, torch.ones_like(part)], 1)
         positions = (mask.cumsum(1) - 1)[:, -part.shape[1] :]
-        got.append(hybrid(part, attention_mask=mask, position_ids=positions, past_key_values=cache).logits)
+        got.append(hybrid(part, attention_mask=mask, position_ids=positions, **{CACHE: cache}).logits)
     for b in range(3):
         close(torch.cat(got, 1)[b], want[b])
 
@@ -175,9 +181,7 @@ def test_a_static_cache_gives_the_same(hybrid):
         part = slice(at, at + size)
         at += size
         got.append(
-            hybrid(
-                ids[:, part], attention_mask=mask[:, :at], position_ids=positions[:, part], past_key_values=cache
-            ).logits
+            hybrid(ids[:, part], attention_mask=mask[:, :at], position_ids=positions[:, part], **{CACHE: cache}).logits
         )
         layer = cache.layers[0]
         places.add((layer.keys.data_ptr(), layer.far_keys.data_ptr(), layer.lengths.data_ptr()))
@@ -188,8 +192,8 @@ def test_a_static_cache_gives_the_same(hybrid):
 
 def test_a_cache_after_drafting_goes_on(hybrid):
     cache, ids = hybrid.new_cache(), ids_of(6).repeat(1, 6)
-    first = greedy(hybrid, ids, 20, prompt_lookup_num_tokens=4, past_key_values=cache)
-    assert torch.equal(greedy(hybrid, first, 20, past_key_values=cache), greedy(hybrid, first, 20))
+    first = greedy(hybrid, ids, 20, prompt_lookup_num_tokens=4, **{CACHE: cache})
+    assert torch.equal(greedy(hybrid, first, 20, **{CACHE: cache}), greedy(hybrid, first, 20))
     assert cache.layers[0].keys.shape[2] == PATTERN.window_tokens  # nothing is recorded any more
 
 
@@ -199,8 +203,8 @@ def test_in_bfloat16_a_cache_changes_no_more_than_rounding_does():
     rounded, cache = model(ids, use_cache=False).logits, None
     parts = []
     for part in ids.split([40, *[1] * 21], 1):
-        output = model(part, past_key_values=cache)
-        cache = output.past_key_values
+        output = model(part, **{CACHE: cache})
+        cache = cache_in(output)
         parts.append(output.logits)
     assert (torch.cat(parts, 1) - exact).abs().max() <= 1.5 * (rounded - exact).abs().max() + 0.02
 
@@ -211,7 +215,7 @@ def test_in_bfloat16_a_cache_changes_no_more_than_rounding_does():
 def test_bytes_are_the_patterns_arithmetic():
     pattern = longreach.AttentionPattern(4, 1, 2)
     model = make_hybrid(pattern=pattern)
-    cache = model(ids_of(99)).past_key_values
+    cache = cache_in(model(ids_of(99)))
     assert isinstance(cache, RetainedCache)
     plan, heads, dim = plan_of(model.config), 2, 8
     exact = plan.kv_bytes(pattern, 99, heads, dim, 4)
@@ -235,8 +239,8 @@ def test_freed_tokens_cannot_matter(hybrid):
 def test_what_was_read_in_inference_mode_goes_on_outside(hybrid):
     ids = ids_of(50)
     with torch.inference_mode():
-        cache = hybrid(ids[:, :40]).past_key_values
-    close(hybrid(ids[:, 40:], past_key_values=cache).logits, hybrid(ids).logits[:, 40:])
+        cache = cache_in(hybrid(ids[:, :40]))
+    close(hybrid(ids[:, 40:], **{CACHE: cache}).logits, hybrid(ids).logits[:, 40:])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -251,10 +255,10 @@ def test_hidden_states_can_be_asked_for(family, tmp_path):
 
 def test_a_plain_dynamic_cache_gives_the_same(hybrid):
     ids = ids_of(50)
-    cache = hybrid(ids[:, :40], past_key_values=DynamicCache()).past_key_values
-    close(hybrid(ids[:, 40:], past_key_values=cache).logits, hybrid(ids).logits[:, 40:])
+    cache = cache_in(hybrid(ids[:, :40], **{CACHE: DynamicCache()}))
+    close(hybrid(ids[:, 40:], **{CACHE: cache}).logits, hybrid(ids).logits[:, 40:])
     with pytest.raises(UsageError, match="padding from text"):
-        hybrid(ids, attention_mask=torch.ones_like(ids).index_fill(1, torch.tensor([0]), 0), past_key_values=cache)
+        hybrid(ids, attention_mask=torch.ones_like(ids).index_fill(1, torch.tensor([0]), 0), **{CACHE: cache})
 
 
 def test_the_reader_answers_alike_from_a_hot_context(tmp_path):
@@ -319,15 +323,15 @@ def test_training_with_checkpointing_gives_the_reference_gradients():
     mask = torch.ones_like(ids)
     mask[0, :20] = 0
     labels = ids.masked_fill(mask == 0, -100)
-    for impl, checkpointing in (("reference", False), ("auto", True)):
+    for impl, again in (("reference", False), ("auto", True)):
         model = make_hybrid().train()
         model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
         torch.manual_seed(0)
         for name, parameter in sorted(model.named_parameters()):
             if "lora_" in name:
                 parameter.data.normal_(0, 0.1)
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if again:
+            checkpointing(model, on=True)
             model.enable_input_require_grads()
         model(ids, attention_mask=mask, labels=labels, impl=impl).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
@@ -343,7 +347,7 @@ def test_the_trainer_trains_a_hybrid_model(tmp_path):
         max_steps=8,
         per_device_train_batch_size=2,
         learning_rate=1e-2,
-        gradient_checkpointing=True,
+        **{CHECKPOINTING: True},
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -363,9 +367,9 @@ def test_the_trainer_trains_a_hybrid_model(tmp_path):
 
 def test_no_training_through_a_cache():
     model = make_hybrid().train()
-    cache = model(ids_of(20), use_cache=True).past_key_values
+    cache = cache_in(model(ids_of(20), use_cache=True))
     with pytest.raises(UsageError, match="No gradients"):
-        model(ids_of(5), past_key_values=cache)
+        model(ids_of(5), **{CACHE: cache})
 
 
 def test_a_model_placed_by_accelerate_is_converted():
@@ -453,12 +457,12 @@ def test_calls_that_would_be_wrong_are_refused(hybrid):
     with pytest.raises(UsageError, match="'static'"):
         greedy(hybrid, ids, cache_implementation="quantized")
     with pytest.raises(UsageError, match="static cache of 9"):
-        hybrid(ids, past_key_values=hybrid.new_cache(max_length=9))
+        hybrid(ids, **{CACHE: hybrid.new_cache(max_length=9)})
     other = make_hybrid(pattern=longreach.AttentionPattern(4, 1, 3)).new_cache()
     with pytest.raises(UsageError, match="The cache was made for"):
-        hybrid(ids, past_key_values=other)
+        hybrid(ids, **{CACHE: other})
     with pytest.raises(UsageError, match="hybrid model"):
-        make_model()(ids, past_key_values=hybrid.new_cache())
+        make_model()(ids, **{CACHE: hybrid.new_cache()})
 
 
 def test_context_parallel_is_refused(hybrid, tmp_path):

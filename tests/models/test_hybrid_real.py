@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import longreach
+from longreach.models.cached import cache_in
 
 # A window of 64 tokens, a sink and an eighth of all blocks: most of the prompt below leaves it.
 PATTERN = longreach.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=4, stride=8)
@@ -35,6 +36,6 @@ def test_two_hundred_greedy_tokens_of_a_real_model_need_no_freed_key(smollm2):
     assert (cached - whole).abs().max() <= ROUNDING
     # And neither is what the stock model computes, nor does the cache hold what it would.
     assert (full - whole).abs().max() > 1
-    sparse = written.past_key_values.layers[0]
+    sparse = cache_in(written).layers[0]
     held = sparse.keys.shape[2] + sparse.far_keys.shape[2]
     assert held <= PATTERN.window_tokens + 16 * (1 + (PROMPT + NEW) // (8 * 16) + 1) < (PROMPT + NEW) // 2

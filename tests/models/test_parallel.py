@@ -16,6 +16,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import longreach
 from longreach.errors import UsageError
+from longreach.models import loss
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.parallel import Ulysses
 from tests.conftest import make_model
 from tests.models import ulysses
@@ -37,7 +39,7 @@ def make_case(family="llama", pattern=PATTERN, real=None, checkpointing=False, *
     """A hybrid model in training, tokens, the mask (or None) and the next tokens with -100 where there is none."""
     model = longreach.convert(make_model(family, **shape), pattern, [1], max_length=2048).train()
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        loss.checkpointing(model, on=True)
     ids = torch.randint(0, 250, (ROWS, TOKENS), generator=torch.Generator().manual_seed(1))
     mask = None if real is None else (torch.arange(TOKENS) < torch.tensor(real)[:, None]).long()
     labels = pad(ids if mask is None else ids.masked_fill(mask == 0, -100), (0, 1), value=-100)[:, 1:]
@@ -104,7 +106,7 @@ def work(rank, ranks, folder, real_deepspeed):
     whole = model.eval()(ids, use_cache=False).logits
     with sequence_parallel(model.train(), ranks, real_deepspeed):
         for name, options in {
-            "cache": here | {"past_key_values": model.new_cache()},
+            "cache": here | {CACHE: model.new_cache()},
             "use_cache": here | {"use_cache": True},
             "no positions": {},
             "restart": {"position_ids": positions[:, : TOKENS // ranks]},
@@ -121,7 +123,7 @@ def work(rank, ranks, folder, real_deepspeed):
             said["generate"] = str(error)
     with sequence_parallel(model, ranks, real_deepspeed, disable_in_eval=True):
         output = model.eval()(ids)
-        said["eval"] = [torch.equal(output.logits, whole), output.past_key_values.get_seq_length()]
+        said["eval"] = [torch.equal(output.logits, whole), cache_in(output).get_seq_length()]
     with open(f"{folder}/said {rank}", "w") as file:  # noqa: PTH123
         json.dump(said, file)
     distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from longreach.errors import UsageError
+from longreach.models.cached import cache_in
 from longreach.models.plan import Shape, hardware, plan, shape
 from longreach.pattern import AttentionPattern, LayerPlan
 
@@ -50,7 +51,7 @@ def test_kv_bytes_and_weights_are_those_really_allocated():
     )  # fmt: skip
     network = transformers.LlamaForCausalLM(small).float()
     model = type(model)(3, 48, 6, 2, 8, 64, 64)
-    cache = network(torch.zeros(2, 37, dtype=torch.long), use_cache=True).past_key_values
+    cache = cache_in(network(torch.zeros(2, 37, dtype=torch.long), use_cache=True))
     found = plan(model, 37, hardware("h100"), rows=2, itemsize=4).full
     assert found.kv_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert found.weights_bytes == sum(x.nbytes for x in network.parameters())

@@ -10,6 +10,7 @@ from transformers import DynamicCache, StaticCache
 import longreach as lr
 from longreach.caches.prefix import cache_bytes
 from longreach.errors import UsageError
+from longreach.models.cached import CACHE
 from longreach.models.generate import read_prefix
 from longreach.models.steps import NAME, Steps
 from tests.conftest import FAMILIES, make_model
@@ -225,7 +226,7 @@ def test_what_cannot_be_recorded_is_refused():
         with pytest.raises(UsageError, match="taken over"):
             Steps(made(), 40, cache=cache)
     padded = made().new_cache()
-    made()(ids_of(2, 3), attention_mask=right.flip(1), past_key_values=padded)
+    made()(ids_of(2, 3), attention_mask=right.flip(1), **{CACHE: padded})
     with pytest.raises(UsageError, match="with padding"):
         Steps(made(), 40, cache=padded)
     steps = Steps(made(), 10)

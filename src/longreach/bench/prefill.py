@@ -12,6 +12,7 @@ from longreach.bench import dense
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.prefix import cache_bytes
+from longreach.models.cached import cache_in
 
 FLEX = "hybrid-flex"
 _ATTENTION = "attention"
@@ -53,7 +54,7 @@ def prefill(
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
     def read(model: Any, options: dict[str, str]) -> Any:
-        return model(input_ids=ids, use_cache=True, logits_to_keep=1, **options).past_key_values
+        return cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1, **options))
 
     q, kv = (
         torch.randn(rows, heads, length, s.head_dim, dtype=subject.dtype, device=device)

@@ -240,6 +240,11 @@ class RetainedCache(Cache):
         ]
         super().__init__(layers=layers, offloading=offloading)
 
+    @property
+    def max_cache_len(self) -> int:
+        """What PEFT asks of a cache that is no DynamicCache, and hands to caches that have a limit: there is none."""
+        return -1
+
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last `-tokens_to_remove` tokens from all layers, or refuses and leaves all as they are."""
         tokens_to_remove = int(tokens_to_remove)

@@ -213,3 +213,8 @@ class StaticRetainedCache(Cache):
             for layer in range(plan.num_layers)
         ]
         super().__init__(layers=layers)
+
+    @property
+    def max_cache_len(self) -> int:
+        """What PEFT asks of a cache that is no DynamicCache."""
+        return int(self.get_max_length())

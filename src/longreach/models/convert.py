@@ -13,6 +13,7 @@ from longreach.errors import UsageError
 from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.rope import DEFAULT_LENGTH, check_length, longer_rope
+from longreach.models.selfcheck import check_cached, twin, twin_config
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
@@ -48,6 +49,7 @@ def convert(
 
     Raises:
         UsageError: The family is not supported, or a value is out of range.
+        ModelError: Under the installed libraries the model would not read its cache.
 
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
     """
@@ -89,6 +91,7 @@ def convert(
     config._name_or_path = stock._name_or_path
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation
+    check_cached(lambda: _rebuild(twin(family, stock=True), twin_config(family), model_class))
     hybrid = _rebuild(model, config, model_class)
     note_origin(hybrid, "", tokenizer_of(model))  # it lies nowhere until it is saved
     return hybrid

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.sampling import Sampling
-from longreach.models.steps import Steps
+from longreach.models.steps import Steps, require_read
 from longreach.models.switching import SwitchingSteps, steps_for
 
 
@@ -29,9 +30,12 @@ def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
     """Reads embeddings [T, d] after `cache` and returns the KV cache that holds both (`cache` itself, extended)."""
     past = cache.get_seq_length() if cache is not None else 0
     positions = torch.arange(past, past + len(embeds), device=embeds.device)[None]
-    return model(
-        inputs_embeds=embeds[None], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    ).past_key_values
+    output = model(
+        inputs_embeds=embeds[None], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
+    )
+    cache = cache_in(output)
+    require_read(model, cache, past + len(embeds))
+    return cache
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ from transformers.models.mistral.modeling_mistral import MistralAttention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from longreach.models.sparse import HybridCausalLM, HybridDecoder, SparseAttention
+from longreach.models.sparse import HybridDecoder, SparseAttention
+from longreach.models.writing import HybridCausalLM
 
 PREFIX = "longreach_"
 
@@ -62,7 +63,7 @@ class HybridLlamaModel(HybridDecoder, LlamaModel):
         self.make_sparse()
 
 
-class HybridLlamaForCausalLM(HybridCausalLM, LlamaForCausalLM):
+class HybridLlamaForCausalLM(HybridCausalLM, LlamaForCausalLM):  # type: ignore[misc]
     """The decoder with its LM head."""
 
     config: HybridLlamaConfig
@@ -84,7 +85,7 @@ class HybridMistralConfig(MistralConfig):
     full_layers: list[int] | None = None
 
 
-class HybridMistralAttention(SparseAttention, MistralAttention):
+class HybridMistralAttention(SparseAttention, MistralAttention):  # type: ignore[misc]
     """Attention of a sparse layer."""
 
 
@@ -100,7 +101,7 @@ class HybridMistralModel(HybridDecoder, MistralModel):
         self.make_sparse()
 
 
-class HybridMistralForCausalLM(HybridCausalLM, MistralForCausalLM):
+class HybridMistralForCausalLM(HybridCausalLM, MistralForCausalLM):  # type: ignore[misc]
     """The decoder with its LM head."""
 
     config: HybridMistralConfig
@@ -121,7 +122,7 @@ class HybridQwen2Config(Qwen2Config):
     full_layers: list[int] | None = None
 
 
-class HybridQwen2Attention(SparseAttention, Qwen2Attention):
+class HybridQwen2Attention(SparseAttention, Qwen2Attention):  # type: ignore[misc]
     """Attention of a sparse layer."""
 
 
@@ -137,7 +138,7 @@ class HybridQwen2Model(HybridDecoder, Qwen2Model):
         self.make_sparse()
 
 
-class HybridQwen2ForCausalLM(HybridCausalLM, Qwen2ForCausalLM):
+class HybridQwen2ForCausalLM(HybridCausalLM, Qwen2ForCausalLM):  # type: ignore[misc]
     """The decoder with its LM head."""
 
     config: HybridQwen2Config
@@ -158,7 +159,7 @@ class HybridQwen3Config(Qwen3Config):
     full_layers: list[int] | None = None
 
 
-class HybridQwen3Attention(SparseAttention, Qwen3Attention):
+class HybridQwen3Attention(SparseAttention, Qwen3Attention):  # type: ignore[misc]
     """Attention of a sparse layer."""
 
 
@@ -174,7 +175,7 @@ class HybridQwen3Model(HybridDecoder, Qwen3Model):
         self.make_sparse()
 
 
-class HybridQwen3ForCausalLM(HybridCausalLM, Qwen3ForCausalLM):
+class HybridQwen3ForCausalLM(HybridCausalLM, Qwen3ForCausalLM):  # type: ignore[misc]
     """The decoder with its LM head."""
 
     config: HybridQwen3Config

@@ -5,8 +5,8 @@ Only `self_attn` of sparse layers differs from the stock model; names and shapes
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.attention import sparse_attention
-from longreach.models.origin import note_origin, tokenizer_of
+from longreach.models.cached import CACHE, KEEPS_CACHE, take_cache
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.models.rows import Rows, refuse_packing
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -51,13 +51,16 @@ class SparseAttention:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         rows: Rows | None = None,
+        real: Tensor | None = None,
         ulysses: Ulysses | None = None,
         impl: str = "auto",
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """As in the stock class; `attention_mask` is not looked at, `rows` says what is padding."""
+        """As in the stock class; `attention_mask` is not looked at.
+
+        What is padding `rows` says, and for a plain DynamicCache `real`: [B, past + T], True for real tokens.
+        """
         module: Any = self
         shape = (*hidden_states.shape[:-1], -1, module.head_dim)
         q, k, v = (getattr(module, f"{name}_proj")(hidden_states).view(shape) for name in "qkv")
@@ -77,14 +80,22 @@ class SparseAttention:
         if ulysses is not None:
             out = ulysses.attend(module, q, k, v, pattern, impl, kwargs.get("position_ids"))
         else:
-            out = self._attend(q, k, v, pattern, past_key_values, rows, impl)
+            out = self._attend(q, k, v, pattern, take_cache(kwargs), rows, real, impl)
         if rows is not None:
             out = rows.unpack(out)
         out = out.transpose(1, 2).reshape(*hidden_states.shape[:-1], -1)
         return module.o_proj(out.contiguous()), None
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern, cache: Any, rows: Rows | None, impl: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: AttentionPattern,
+        cache: Any,
+        rows: Rows | None,
+        real: Tensor | None,
+        impl: str,
     ) -> Tensor:
         scale, layer = self.scaling, self.layer_idx  # type: ignore[attr-defined]
         if cache is None:
@@ -101,14 +112,13 @@ class SparseAttention:
             if rows is None:
                 return store.attend(q, k, v, scale, impl=impl)
             return store.attend(q, k, v, scale, counts=rows.counts, sure=rows.sure, impl=impl)
-        # Someone's own DynamicCache keeps every key: right, but nothing is saved. Without padding the slots are the
-        # positions; with padding they are not, and its layers do not know.
-        plain = type(store) is DynamicLayer or (store is None and cache.layer_class_to_replicate is DynamicLayer)
-        if plain and rows is not None:
-            raise UsageError("A DynamicCache cannot tell padding from text; give no cache, or model.new_cache().")
-        if plain:
+        # Someone's own DynamicCache keeps every key: right, but nothing is saved.
+        if _is_plain(store, cache):
             k, v = cache.update(k, v, layer)
-            return sparse_attention(q, k, v, pattern, layer, scale, impl)
+            if real is None:
+                return sparse_attention(q, k, v, pattern, layer, scale, impl)
+            attend = partial(sparse_attention, pattern=pattern, layer=layer, scale=scale, impl=impl)
+            return _attend_rows(q, k, v, real, attend)
         raise UsageError(
             f"Layer {layer} cannot use a {type(store).__name__} of a {type(cache).__name__}; give no cache, or the one "
             "that the model's new_cache() makes."
@@ -131,18 +141,37 @@ class HybridDecoder:
             if not plan_of(module.config).is_full(index):
                 layer.self_attn.__class__ = self.sparse_class
 
+    def plan(self) -> LayerPlan:
+        """Which of the layers that run are full."""
+        module: Any = self
+        layers = module.layers[: module.config.num_hidden_layers]
+        full = [index for index, layer in enumerate(layers) if not isinstance(layer.self_attn, SparseAttention)]
+        return LayerPlan.make(len(layers), full)
+
+    def keeps_padding(self, cache: Any) -> bool:
+        """Whether the cache is a plain DynamicCache to sparse layers: padding has slots in it as text has."""
+        stores = list(getattr(cache, "layers", []))
+        sparse = self.plan().sparse
+        found = [stores[layer] if layer < len(stores) else None for layer in sparse]
+        return bool(sparse) and all(_is_plain(store, cache) for store in found)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As in the stock class. `attention_mask` marks padding only: [B, past + T]."""
+        """As in the stock class. `attention_mask` marks padding only: [B, past + T].
+
+        The cache may be given as `past_key_values` too, whatever the installed transformers calls it.
+        """
         module: Any = self
+        named = take_cache(kwargs)
+        cache = named if cache is None else cache
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None:
             raise UsageError("Give input_ids or inputs_embeds.")
@@ -150,84 +179,69 @@ class HybridDecoder:
         refuse_flash_on_cpu(module.config._attn_implementation, given.device)
         ulysses = Ulysses.of(module.config._attn_implementation, module.training)
         if ulysses is not None:
-            ulysses.check(given, position_ids, attention_mask, bool(use_cache) or past_key_values is not None)
+            ulysses.check(given, position_ids, attention_mask, bool(use_cache) or cache is not None)
             attention_mask, use_cache = None, False  # no real token sees padding on the right
         else:
             refuse_packing(position_ids, attention_mask)
         use_cache = module.config.use_cache if use_cache is None else use_cache
-        if module.gradient_checkpointing and module.training:
+        if module.gradient_checkpointing and module.training and not (KEEPS_CACHE and not torch.is_grad_enabled()):
+            if cache is not None:
+                raise UsageError(
+                    "Gradient checkpointing is on and the model is in training mode, where its layers forget the "
+                    "cache; call model.eval() before it writes."
+                )
             use_cache = False
-        if use_cache and past_key_values is None:
-            past_key_values = RetainedCache(pattern_of(module.config), plan_of(module.config))
-        rows = Rows.of(attention_mask, given.shape[1])
-        if isinstance(past_key_values, StaticRetainedCache):
-            attention_mask = _static_mask(past_key_values, attention_mask, given, module)
+        if use_cache and cache is None:
+            cache = RetainedCache(pattern_of(module.config), self.plan())
+        rows, real = Rows.of(attention_mask, given.shape[1]), None
+        if cache is not None and attention_mask is not None and self.keeps_padding(cache):
+            rows, real = None, _real_slots(attention_mask, cache.get_seq_length() + given.shape[1])
+        if isinstance(cache, StaticRetainedCache):
+            attention_mask = _static_mask(cache, attention_mask, given, module)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             rows=rows,
+            real=real,
             ulysses=ulysses,
+            **{CACHE: cache},
             **kwargs,
         )
 
 
-class HybridCausalLM:
-    """Mixed into a family's causal language model: `generate` gets the right cache."""
+def _is_plain(store: Any, cache: Any) -> bool:
+    """Whether a layer of a cache is transformers' own that keeps every slot, or will be."""
+    return type(store) is DynamicLayer or (store is None and cache.layer_class_to_replicate is DynamicLayer)
 
-    decoder_class: type
 
-    def make_sparse(self) -> None:
-        """Turns a stock model with a hybrid config into a hybrid model."""
-        module: Any = self
-        module.model.__class__ = self.decoder_class
-        module.model.make_sparse()
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the model with the tokenizer that it was loaded with, so that `longreach.load` reads the folder."""
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        tokenizer, folder = tokenizer_of(self), Path(save_directory)
-        if tokenizer is not None and kwargs.get("is_main_process", True):
-            if not (folder / "tokenizer_config.json").exists():
-                tokenizer.save_pretrained(folder)
-            note_origin(self, folder, tokenizer)
-
-    def new_cache(self, *, max_length: int | None = None, offloading: bool = False) -> Any:
-        """An empty cache for this model; with `max_length` a static one, whose tensors never move."""
-        config: Any = self.config  # type: ignore[attr-defined]
-        if max_length is not None:
-            return StaticRetainedCache(pattern_of(config), plan_of(config), max_length)
-        return RetainedCache(pattern_of(config), plan_of(config), offloading=offloading)
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        kind = generation_config.cache_implementation
-        given = model_kwargs.get("past_key_values")
-        if isinstance(given, RetainedCache) and not generation_config.is_assistant:
-            given.stop_recording()  # assisted decoding begins it anew
-        if given is None and generation_config.use_cache is not False:
-            if kind not in (None, "dynamic", "dynamic_full", "offloaded", "static"):
-                raise UsageError(
-                    f"cache_implementation is {kind!r}; a hybrid model takes 'dynamic', 'static' or 'offloaded', "
-                    "and frees what its pattern does not retain by itself."
-                )
-            if kind == "static":
-                # Slots for the longest answer, as transformers' own `generate` counts them.
-                most = max(generation_config.max_length, generation_config.max_cache_len or 0)
-                model_kwargs["past_key_values"] = self.new_cache(max_length=most)
-                return None
-            cache = self.new_cache(offloading=kind == "offloaded")
-            if generation_config.is_assistant:
-                cache.activate_past_recording()
-            model_kwargs["past_key_values"] = cache
-            return None
-        return super()._prepare_cache_for_generation(  # type: ignore[misc]
-            generation_config, model_kwargs, *args, **kwargs
+def _real_slots(attention_mask: Tensor, slots: int) -> Tensor | None:
+    """Which slots of a DynamicCache and of the new tokens are real, [B, slots]; None where all are."""
+    if bool(attention_mask.all()):
+        return None
+    if attention_mask.shape[1] != slots:
+        raise UsageError(
+            f"attention_mask has {attention_mask.shape[1]} columns, and a DynamicCache cannot tell padding from text: "
+            f"give the mask of all {slots} tokens, those in the cache included, or no cache, or model.new_cache()."
         )
+    return attention_mask.bool()
+
+
+def _attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, real: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Attention of each row's real tokens [B, H, T, D] over its real slots; zeros for padding."""
+    parts = []
+    for row, kept in enumerate(real):
+        new = kept[-q.shape[2] :]
+        part = torch.zeros_like(q[row : row + 1])
+        if bool(new.any()):
+            seen = slice(row, row + 1)
+            part[:, :, new] = attend(q[seen][:, :, new], k[seen][:, :, kept], v[seen][:, :, kept])
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def _static_mask(cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any) -> Tensor | None:

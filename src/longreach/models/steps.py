@@ -27,6 +27,7 @@ from longreach.caches.prefix import cache_bytes
 from longreach.caches.reserved import BLOCK, ReservedCache
 from longreach.errors import UsageError
 from longreach.kernels.attention import Retained, decode_attention
+from longreach.models.cached import CACHE, require_filled
 from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.rows import Rows
 from longreach.pattern import AttentionPattern
@@ -145,12 +146,13 @@ class Steps:
             inputs_embeds=inputs_embeds,
             attention_mask=self._padding,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE: self.cache},
             **self._options,
         )
         self.filled += new
+        require_read(self.model, self.cache, self.filled)
         return output.logits[:, -1]
 
     @torch.no_grad()
@@ -235,6 +237,12 @@ def empty_cache(model: Any) -> Any:
     return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
 
 
+def require_read(model: Any, cache: Any, tokens: int) -> None:
+    """Raises ModelError unless `tokens` lie in the cache: in all its layers, for the families that are known here."""
+    known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
+    require_filled(cache, tokens, model.config.num_hidden_layers if known else 1)
+
+
 def record_cuda_graph(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
     """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as well."""
     with torch.cuda.device(device):  # else the stream of another one is recorded, and nothing is on it
@@ -251,10 +259,10 @@ def _step(model: Any, cache: ReservedCache, tokens: Tensor, lengths: Tensor, opt
     output = model(
         input_ids=tokens,
         position_ids=lengths[:, None] - 1,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         lengths=lengths,
+        **{CACHE: cache},
         **options,
     )
     logits: Tensor = output.logits[:, -1]

@@ -1,0 +1,91 @@
+"""The KV cache among the arguments and the outputs of models, by the name that the installed transformers gives it.
+
+Up to 5.23 that is `past_key_values`, from 5.24 on `cache`. A stock model takes a name it does not know without a word
+and forgets the cache, so what is read is counted afterwards: see `require_filled`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlamaModel
+
+from longreach.errors import ModelError
+from longreach.tested import tested_versions
+
+_NAMES = ("cache", "past_key_values")  # the newest first
+
+# What stock models and `generate` call it here.
+CACHE = next((name for name in _NAMES if name in inspect.signature(LlamaModel.forward).parameters), _NAMES[0])
+
+# Whether layers that are checkpointed keep the cache while there are no gradients, as they do since it is called so.
+KEEPS_CACHE = CACHE != "past_key_values"
+
+
+def cache_in(output: Any) -> Any:
+    """The cache in a model's output."""
+    return getattr(output, CACHE)
+
+
+def take_cache(arguments: dict[str, Any]) -> Any:
+    """Takes the cache out of keyword arguments, under whichever name it is there; None where there is none."""
+    found = [arguments.pop(name, None) for name in _NAMES]
+    return next((cache for cache in found if cache is not None), None)
+
+
+class CacheAliases(dict[str, Any]):
+    """Keyword arguments in which the cache is found, and replaced, under each of its names.
+
+    PEFT looks for one name among what `prepare_inputs_for_generation` returns, and not always for the one in use.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(_known(key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(_known(key), value)
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(_known(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As in a dict."""
+        return super().get(_known(key), default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """As in a dict."""
+        return super().pop(_known(key), *default)
+
+
+def _known(key: Any) -> Any:
+    return CACHE if key in _NAMES else key
+
+
+def require_filled(cache: Any, tokens: int, layers: int) -> None:
+    """Raises ModelError where a model has not put all it read into the cache that it was given.
+
+    Args:
+        cache: What the model was called with.
+        tokens: Read so far, padding included.
+        layers: Of the model, how many keep keys and values, from the first on.
+    """
+    for index, layer in enumerate(cache.layers[:layers]):
+        held = layer.get_seq_length()
+        # A layer of fixed steps counts on the device; asking it would make a GPU wait.
+        if isinstance(held, int) and held != tokens:
+            raise ModelError(
+                f"Layer {index} of the model has put {held} of {tokens} tokens into the cache that it was given, so "
+                f"its answers would be wrong. {versions_to_use()}"
+            )
+
+
+def versions_to_use() -> str:
+    """What is installed, and what was tested: the end of an error that blames other versions of the libraries."""
+    known = tested_versions()
+    return (
+        f"This is transformers {transformers.__version__} with torch {torch.__version__}; install versions that "
+        f"Longreach was tested with: pip install transformers=={known['transformers']} torch=={known['torch']}"
+    )
