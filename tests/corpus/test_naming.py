@@ -101,3 +101,34 @@ def test_commands_that_look_at_corpora_import_neither_torch_nor_transformers(tmp
     code += "print(codes, {'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == f"{[0] * len(COMMANDS)} set()"
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # where Python takes file names for ASCII
+PRUNED = r"""
+import os, sys
+from pathlib import Path
+from tests.corpus.corpus_fakes import Corpus, FakeCompressor
+root = Path(sys.argv[1])
+assert sys.getfilesystemencoding() == "ascii"
+corpus = Corpus.open(root, "c", FakeCompressor())
+first = corpus.add([root / "in"], prune=True)
+os.remove(os.path.join(os.fsencode(root), b"in", "caf\u00e9.txt".encode()))
+second = corpus.add([root / "in"], prune=True, force=True)
+print(ascii([sorted(first.added), first.skipped, second.removed, sorted(second.unchanged)]))
+"""
+
+
+def test_names_are_whole_where_the_locale_knows_ascii_only(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("café.txt", "日本.txt", "plain.txt"):
+        (tmp_path / "in" / name).write_text("Words of a file.")
+    Corpus.create(tmp_path, "c", FakeCompressor())
+    run = {"env": os.environ | ASCII, "capture_output": True, "text": True, "cwd": Path(__file__).parents[2]}
+    done = subprocess.run([sys.executable, "-c", PRUNED, str(tmp_path)], **run)
+    cafe, japan, plain = (str(tmp_path / "in" / name) for name in ("café.txt", "日本.txt", "plain.txt"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ascii([[cafe, plain, japan], [], [cafe], [plain, japan]])
+    (tmp_path / "c").rename(tmp_path / "café")
+    show = [sys.executable, "-m", "longreach.cli", "corpus", "show", "café", "--store", str(tmp_path)]
+    shown = subprocess.run(show, **(run | {"encoding": "utf-8"}))
+    assert shown.returncode == 0 and "日本.txt" in shown.stdout and "café: model" in shown.stdout

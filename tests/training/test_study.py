@@ -19,6 +19,7 @@ from longreach.errors import (
     CorpusError,
     FingerprintMismatch,
     ModelError,
+    StorageError,
     TrainingError,
     UsageError,
 )
@@ -231,6 +232,36 @@ def test_an_adapter_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, at):
     train(corpus, replace(FEW, seed=5))
     assert (target / "adapter_model.safetensors").read_bytes() != before
     assert corpus.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "words"),
+    [
+        ("run.claim", OSError(30, "Read-only file system"), "Read-only file system.*writable"),
+        ("run.write_json", OSError(28, "No space left on device"), "full.*free space"),
+        ("StudyTrainer.train", RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), "free space"),
+        ("StudyTrainer.train", RuntimeError("I/O error: No space left on device (os error 28)"), "free space"),
+        ("note_base", PermissionError(13, "Permission denied"), "permit access"),
+    ],
+)
+def test_a_disk_that_refuses_is_said(tmp_path, monkeypatch, where, error, words):
+    corpus = make_corpus(tmp_path)
+
+    def refuse(*_args, **_more):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"longreach.training.study.{where}", refuse)
+        with pytest.raises(StorageError, match=words):
+            train(corpus)
+    assert corpus.verify().ok and corpus.adapter_path is None
+
+
+def test_a_work_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch):
+    corpus = make_corpus(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    with pytest.raises(StorageError, match="Read-only"):
+        train(corpus)
 
 
 def make_data(corpus, questions=QUESTIONS, **more):

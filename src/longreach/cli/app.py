@@ -49,7 +49,9 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _take_utf8()
+        arguments = sys.argv[1:]
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
@@ -65,6 +67,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         typer.echo(f"longreach: The output cannot be written ({error.strerror}): send it elsewhere.", err=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _take_utf8() -> None:
+    """Starts the program anew in Python's UTF-8 mode where the locale knows ASCII only, and so no other name."""
+    if sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})
 
 
 def _silence(stream: TextIO) -> None:

@@ -29,7 +29,11 @@ _MEANING = {
         "Check the disk and its cable before anything else, then run `longreach corpus verify`.",
     ),
 }
-_NAMES = {os.strerror(number): number for number in _MEANING} | {"can't start new thread": errno.EAGAIN}
+_NAMES = {os.strerror(number): number for number in _MEANING}
+_NAMES |= {
+    "can't start new thread": errno.EAGAIN,
+    "PytorchStreamWriter failed writing": errno.ENOSPC,
+}  # as torch says it
 _REFUSED_WRITES = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -42,18 +46,35 @@ def storage_faults(where: Path) -> Iterator[None]:
         raise
     except BaseException as error:  # some panics of Lance are no Exception, and a sentence for the user all the same
         number = system_error(error, where)
-        if number in _MEANING:
-            what, advice = _MEANING[number]
-            raise StorageError(f"{what} ({os.strerror(number)}) under {where}. {advice}") from error
         if number is not None and number != errno.ENOENT:
-            reason = os.strerror(number)
-            raise StorageError(f"The system refused under {where} ({reason}): fix that and try again.") from error
+            raise _refused(number, where) from error
         if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
             raise CorpusDamaged(
                 f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
                 "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."
             ) from error
         raise
+
+
+@contextmanager
+def disk_faults(where: Path) -> Iterator[None]:
+    """Turns errors of the disk and the system into StorageError; all others stay what they are."""
+    try:
+        yield
+    except (LongreachError, MemoryError):
+        raise
+    except Exception as error:
+        number = system_error(error, where)
+        if number is None or number == errno.ENOENT:
+            raise
+        raise _refused(number, where) from error
+
+
+def _refused(number: int, where: Path) -> StorageError:
+    if number not in _MEANING:
+        return StorageError(f"The system refused under {where} ({os.strerror(number)}): fix that and try again.")
+    what, advice = _MEANING[number]
+    return StorageError(f"{what} ({os.strerror(number)}) under {where}. {advice}")
 
 
 def system_error(error: BaseException, where: Path) -> int | None:

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from longreach.corpus.documents.names import file_of, name_of
 from longreach.errors import UsageError
 
 _MOST_NAMED = 3
@@ -60,5 +61,5 @@ def _paths(given: str) -> list[str]:
     """The names that the file at a path would have: where links lead to, or the link itself."""
     if not given or "\0" in given:
         return []
-    path = Path(given)
-    return [os.path.realpath(path), str(Path(os.path.realpath(path.parent), path.name))]
+    path = file_of(given)
+    return [name_of(Path(os.path.realpath(path))), name_of(Path(os.path.realpath(path.parent), path.name))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longreach.corpus.documents import Document
 from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.names import file_of
 from longreach.errors import UsageError
 from longreach.wording import counted
 
@@ -44,7 +45,7 @@ def find_vanished(names: Sequence[str], sources: Sequence[str | Path | Document]
     folders, files = _split(sources)
     places: dict[Path, _Place] = {}
     for name in names:
-        path = Path(name)
+        path = file_of(name)
         if not path.is_absolute():
             continue
         root = next((folder for folder in folders if path.is_relative_to(folder)), None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from longreach.errors import TrainingError, out_of_memory
+from longreach.errors import LongreachError, TrainingError, out_of_memory
 from longreach.wording import printable
 
 _DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
@@ -69,6 +69,8 @@ def full_said(lower: str) -> Iterator[None]:
     """
     try:
         yield
+    except LongreachError:
+        raise
     except Exception as error:
         if any(sign in str(error) for sign in _DISK_FULL):
             raise TrainingError(

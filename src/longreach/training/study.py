@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import set_seed
 
+from longreach.corpus.faults import disk_faults
 from longreach.corpus.schema import READER
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
 from longreach.models.decoder import note_base, window_of
@@ -154,7 +155,7 @@ def _train(
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
     lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
     lower += "" if settings.checkpointing else ", or give --checkpointing"
-    with quiet(), full_said(lower), _adapted(model, settings, _start(corpus)) as objective:
+    with quiet(), full_said(lower), disk_faults(corpus.path), _adapted(model, settings, _start(corpus)) as objective:
         data = StudyData(
             corpus,
             model,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from longreach.corpus.artefacts import ADAPTER, SEAL, is_intact, seal, swap_in
+from longreach.corpus.faults import disk_faults
 from longreach.errors import CorpusBusy
 from longreach.training.undo import keep_state
 
@@ -21,18 +22,24 @@ QUESTIONS = "questions.jsonl"  # what was asked and answered about the corpus' p
 
 @contextmanager
 def working(corpus: Corpus) -> Iterator[Path]:
-    """The work folder of a corpus, for one process at a time."""
+    """The work folder of a corpus, for one process at a time.
+
+    Raises:
+        CorpusBusy: another process has it.
+        StorageError: the disk refused what is done in it.
+    """
     work = corpus.work_path
-    work.mkdir(exist_ok=True)
     lock = filelock.FileLock(work / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
-    try:
-        yield work
-    finally:
-        lock.release()
+    with disk_faults(corpus.path):
+        work.mkdir(exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
+        try:
+            yield work
+        finally:
+            lock.release()
 
 
 def publish(corpus: Corpus, made: Path) -> Path:

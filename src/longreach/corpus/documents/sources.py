@@ -17,6 +17,7 @@ from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encoding import encodable
 from longreach.corpus.documents.folders import Selection, Skipped, count_kinds, explain_link, list_files
 from longreach.corpus.documents.limits import Limits
+from longreach.corpus.documents.names import name_of
 from longreach.errors import DocumentError, UsageError
 
 
@@ -86,7 +87,7 @@ def read_all(
                 continue
             try:
                 text, notes = read(item, limits)
-                yield Document(item.as_posix(), text, notes)
+                yield Document(name_of(item), text, notes)
             except DocumentError as error:
                 yield Skipped(shown(item), str(error))
     finally:
@@ -171,7 +172,7 @@ def _named(path: Path) -> Path | Skipped:
     real = Path(os.path.realpath(path))
     if real.suffix.lower() != path.suffix.lower():  # paper.pdf -> blobs/3f2a: only the link's name tells the format
         real = Path(os.path.realpath(path.parent), path.name)
-    if not encodable(str(real)):
+    if not encodable(name_of(real)):
         return Skipped(shown(real), f"{shown(real)} has a name that is not valid text: rename it.")
     return real
 
