@@ -270,3 +270,8 @@ def test_a_wrong_label_is_found_out(label, raw):
     html = page(label, "_").encode().replace(b"_", raw)
     with pytest.raises(DocumentError, match="iconv"):
         decode_html(html, "a.html")
+
+
+def test_hostile_pages_are_decoded_in_linear_time():
+    for raw in (b"<meta " * 100_000, b"<!--" * 100_000, b"<" * 300_000, b"<a href='" * 50_000):
+        assert decode_html(raw, "a.html") == raw.decode()

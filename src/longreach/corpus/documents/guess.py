@@ -75,7 +75,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _TAG = re.compile(rb"<[^<>]*>")
 _BOXES = re.compile("[\u2500-\u25ff⌐⌠⌡]")
 _TOLERATED = 0.02
-_SAMPLE = 65_536
+_SAMPLE = 16_384
 # How alike to its language a reading must be (a cosine, of at most about 0.4 for real prose), and how many times as
 # much as the next. Chosen so that of 5,000 texts in 50 languages and 100 pairs of language and encoding, from single
 # sentences to twenty, none was read wrong.
