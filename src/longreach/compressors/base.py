@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
-from longreach.models.decoder import check_readable, check_tokens
+from longreach.models.decoder import adapters_off, check_readable, check_tokens
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.origin import reference_of
 
@@ -26,6 +26,9 @@ class Compressor(ABC):
 
     Subclasses implement `stream`; `compress`, `segments` and the fingerprints follow from it. A compressor never
     truncates: every token of a document lies in exactly one segment, the last of which may be short.
+
+    A compressor may share its model with readers and other compressors in any threads: each forward holds the model's
+    lock, and none is held while the caller of `stream` has the vectors.
     """
 
     method: ClassVar[str]
@@ -89,7 +92,9 @@ class Compressor(ABC):
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Input embeddings [T, d] of token ids."""
-        return self.model.get_input_embeddings()(torch.tensor(list(ids), dtype=torch.long, device=self.model.device))
+        tokens = torch.tensor(list(ids), dtype=torch.long, device=self.model.device)
+        with adapters_off(self.model):
+            return self.model.get_input_embeddings()(tokens)
 
     def stream_segments(
         self,

@@ -34,6 +34,7 @@ from longreach.corpus.schema import (
 from longreach.corpus.tables import passage_rows
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job
+from longreach.models.sharing import encode
 
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
@@ -86,8 +87,8 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
             f"{type(tokenizer).__name__} cannot say which characters a token stands for: load the model with its fast "
             "tokenizer (tokenizer.json)."
         )
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    encoded = encode(
+        tokenizer, text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
     )
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     ranges = compressor.segments(len(ids))

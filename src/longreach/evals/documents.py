@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.generate import stop_tokens, write_all
 from longreach.models.prompt import PromptBuilder
 from longreach.models.sampling import Sampling
+from longreach.models.sharing import decode
 from longreach.reader.policy import Policy
 from longreach.reader.reader import Reader
 from longreach.training.run import report_of, write_json
@@ -197,7 +198,7 @@ class DocumentReader:
     def _truncated(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """The two ends of each document in the positions of its vectors, in the prompt that the others have."""
         began, library = time.perf_counter(), self._library
-        prompts = []
+        texts: list[tuple[list[int], str]] = []
         for sample in samples:
             words = words_of(sample)
             taken = self._builder.fixed(words, "") + len(self._separator)
@@ -209,18 +210,21 @@ class DocumentReader:
                 )
             room = self._positions(sample) - taken
             head, tail = cut_middle(self._builder.plain(sample.context), room)
-            prompts.append(self._builder.build((), [[*head, *tail, *self._separator]], words, ""))
-        with only_adapter(library.model, library.adapter if self._with_adapter else None):
-            written = write_all(
-                library.model,
-                [prompt.embeds for prompt in prompts],
-                self._stops,
-                Sampling(samples[0].max_new_tokens),
-                began=began,
-            )
+            texts.append(([*head, *tail, *self._separator], words))
+        adapted = partial(only_adapter, library.model, library.adapter if self._with_adapter else None)
+        with adapted():
+            prompts = [self._builder.build((), [ids], words, "") for ids, words in texts]
+        written = write_all(
+            library.model,
+            [prompt.embeds for prompt in prompts],
+            self._stops,
+            Sampling(samples[0].max_new_tokens),
+            began=began,
+            around=adapted,
+        )
         return [
             {
-                "text": str(library.tokenizer.decode(own.tokens, skip_special_tokens=True)).strip(),
+                "text": decode(library.tokenizer, own.tokens, skip_special_tokens=True).strip(),
                 "read_tokens": prompt.raw_tokens,
                 "positions": len(prompt.embeds),
                 "new_tokens": len(own.tokens),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from longreach.errors import ContextError, UsageError
+from longreach.models.sharing import encode
 from longreach.wording import counted
 
 
@@ -35,12 +36,12 @@ def check(tasks: Sequence[str], known: Sequence[str], suite: str, samples: int) 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
     """Tokens of a prompt, with those that the tokenizer puts around every text."""
-    return len(tokenizer(text, verbose=False)["input_ids"])
+    return len(encode(tokenizer, text, verbose=False)["input_ids"])
 
 
 def piece_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each of many pieces of a prompt, in one call."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    encoded = encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     return [len(ids) for ids in encoded]
 
 

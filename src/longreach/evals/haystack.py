@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import UsageError
+from longreach.models.sharing import encode
 from longreach.training.sources import find
 from longreach.wording import counted
 
@@ -97,7 +98,7 @@ def _sentences(text: str) -> list[str]:
 
 def _prose(name: str, sentences: list[str], tokenizer: Any) -> Prose:
     text = " ".join(sentences)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = encode(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     begins = [begin for begin, _ in encoded["offset_mapping"]]
     words = [0, *(match.end() for match in re.finditer(" ", text)), len(text) + 1]
     counts = [len(sentence.split(" ")) for sentence in sentences]

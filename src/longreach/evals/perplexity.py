@@ -20,6 +20,7 @@ from longreach.evals.runner import Progress, check_names
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
+from longreach.models.sharing import encode
 from longreach.training.frame import stderr
 from longreach.training.sources import find
 from longreach.wording import counted
@@ -81,7 +82,7 @@ def texts(
 def _first(tokenizer: Any, text: str, length: int) -> list[int]:
     """The first token ids of a text, of which no more is tokenised than is surely enough."""
     for part in (text[: length * _CHARACTERS_PER_TOKEN], text):
-        ids = list(tokenizer(part, verbose=False)["input_ids"])
+        ids = list(encode(tokenizer, part, verbose=False)["input_ids"])
         if len(ids) > length or len(part) == len(text):  # where a part ends, its last token may be another one
             break
     return ids[:length]

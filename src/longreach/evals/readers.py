@@ -20,6 +20,7 @@ from longreach.models.fingerprint import base_fingerprint
 from longreach.models.generate import stop_tokens, write_all
 from longreach.models.prompt import Prompt, PromptBuilder
 from longreach.models.sampling import Sampling
+from longreach.models.sharing import decode
 from longreach.models.sparse import pattern_of, plan_of
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted
@@ -106,7 +107,7 @@ class ModelReader:
             most = peak()
         for prompt, own in zip(prompts, written, strict=True):
             yield Prediction(
-                text=str(self.tokenizer.decode(own.tokens, skip_special_tokens=True)),
+                text=decode(self.tokenizer, own.tokens, skip_special_tokens=True),
                 read_tokens=prompt.raw_tokens,
                 positions=len(prompt.embeds),
                 new_tokens=len(own.tokens),
@@ -147,7 +148,7 @@ class ModelReader:
             )
         context = self._builder.plain(sample.context)
         head, tail = cut_middle(context, len(context) - excess)
-        return replace(sample, context=self.tokenizer.decode(head) + self.tokenizer.decode(tail))
+        return replace(sample, context=decode(self.tokenizer, head) + decode(self.tokenizer, tail))
 
     def _prompt(self, sample: Sample) -> Prompt:
         return self._builder.of_ids(self._ids(self.fitted(sample)), chat=self._chat(sample))

@@ -14,6 +14,7 @@ from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.origin import note_origin, tokenizer_of
 from longreach.models.rope import DEFAULT_LENGTH, check_length, longer_rope
 from longreach.models.selfcheck import check_cached, twin, twin_config
+from longreach.models.sharing import exclusive
 from longreach.models.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
@@ -53,6 +54,18 @@ def convert(
 
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
     """
+    with exclusive(model):  # its modules are copied as they are: with no adapter or attention switched for a moment
+        return _convert(model, pattern, full_layers, max_length, rope, attn_implementation)
+
+
+def _convert(
+    model: Any,
+    pattern: AttentionPattern | str | None,
+    full_layers: str | int | Sequence[int] | None,
+    max_length: int,
+    rope: str | float,
+    attn_implementation: str | None,
+) -> Any:
     stock = _stock_config(model)
     hybrid = stock.model_type.startswith(PREFIX)
     if pattern is None:

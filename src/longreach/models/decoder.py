@@ -1,9 +1,14 @@
-"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of work."""
+"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of work.
+
+Whatever is switched here is switched for all threads that share the model: it is done under the model's lock (see
+`models.sharing`), so keep such a piece of work to one forward, and never yield inside it.
+"""
 
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +18,12 @@ from transformers import PreTrainedModel
 
 from longreach.errors import FingerprintMismatch, ModelError
 from longreach.jsontext import parse_object
+from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
 _BASE = "longreach.json"  # in an adapter's folder
 _NEEDED = ("inputs_embeds", "past_key_values", "use_cache")
+LAID = "longreach-"  # what the names of adapters begin with that `add_adapter` laid over a model
 
 
 def decoder_of(model: Any) -> Any:
@@ -95,9 +102,9 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
             states |= zip(group, together, strict=True)
         padded = [torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i]))) for i in range(len(rows))]
         return torch.stack(padded)
-    forget_growth(model)
     batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     with adapters_off(model):
+        forget_growth(model)
         if layer == -1:
             return decoder_of(model)(inputs_embeds=batch, use_cache=False).last_hidden_state
         return decoder_of(model)(inputs_embeds=batch, use_cache=False, output_hidden_states=True).hidden_states[layer]
@@ -123,7 +130,6 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         FingerprintMismatch: the adapter was trained for another model.
     """
     # Late: whoever only runs a decoder needs not what loading takes.
-    from longreach.models.load import quiet
     from longreach.models.lora import lora_config, lora_weights
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
@@ -144,13 +150,22 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    name, before = f"longreach-{digest.hexdigest()[:16]}", _state(model)
-    if name in getattr(model, "peft_config", {}):
-        return name
-    settings = lora_config(config, model, weights, folder)
+    name = f"{LAID}{digest.hexdigest()[:16]}"
+    with exclusive(model):
+        if name not in getattr(model, "peft_config", {}):
+            _lay(model, name, weights, lora_config(config, model, weights, folder), refused)
+    return name
+
+
+def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError) -> None:
+    """Lays an adapter over the model by this name, switched off; the others stay as they were."""
+    from longreach.models.load import quiet
+
     settings.inference_mode = True
+    before = _state(model)
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there is another adapter is meant
             model.load_adapter(peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name)
         marks = (f".{name}.", f".{name}")
         laid = {key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])}
@@ -163,18 +178,24 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         raise ModelError(f"{refused}: {reason}") from error
     finally:
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
-    return name
+
+
+def switch_off(model: Any) -> None:
+    """Switches all adapters of a model off, until `only_adapter` has one on for a while."""
+    with exclusive(model):
+        _restore(dict.fromkeys(_state(model), ([], True)))
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """The model without dropout; what it was set to comes back afterwards."""
-    training = model.training
-    try:
-        model.eval()
-        yield
-    finally:
-        model.train(training)
+    with exclusive(model):
+        training = model.training
+        try:
+            model.eval()
+            yield
+        finally:
+            model.train(training)
 
 
 @contextmanager
@@ -187,12 +208,13 @@ def adapters_off(model: Any) -> Iterator[None]:
 @contextmanager
 def only_adapter(model: Any, name: str | None) -> Iterator[None]:
     """The model with just this adapter on, or with none; what was on before comes back afterwards."""
-    before = _state(model)
-    try:
-        _restore(dict.fromkeys(before, ([name] if name else [], name is None)))
-        yield
-    finally:
-        _restore(before)
+    with exclusive(model):
+        before = _state(model)
+        try:
+            _restore(dict.fromkeys(before, ([name] if name else [], name is None)))
+            yield
+        finally:
+            _restore(before)
 
 
 def _state(model: Any) -> dict[Any, tuple[list[str], bool]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from longreach.models.sharing import encode, exclusive
+
 # Texts whose ids differ when pre-tokenisation does: digits, spaces, case, accents, scripts, emoji, code, newlines.
 _PROBE = (
     "Hello, world's 1234567 tests!  naïve Straße\r\n\tdef f(x):  return x**2\n日本語 Привет עברית 👩‍🚀 <|im_end|></s>"
@@ -82,7 +84,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     digest = hashlib.sha256()
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
         digest.update(f"{index} {token}\n".encode("utf-8", "surrogatepass"))
-    digest.update(repr(tokenizer(_PROBE, add_special_tokens=False)["input_ids"]).encode())
+    digest.update(repr(encode(tokenizer, _PROBE, add_special_tokens=False)["input_ids"]).encode())
     return digest.hexdigest()
 
 
@@ -111,6 +113,11 @@ def _state(model: Any) -> tuple:
 
 
 def _digest(model: Any, kind: str) -> str:
+    with exclusive(model):  # another thread may lay an adapter over it, which moves its weights to other names
+        return _digest_now(model, kind)
+
+
+def _digest_now(model: Any, kind: str) -> str:
     state = _state(model)
     cached = _digests.setdefault(model, {}).get(kind)
     if cached and cached[0] == state:

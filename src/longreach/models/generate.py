@@ -6,6 +6,7 @@ Shapes: B prompts, T positions of a prompt, d hidden size, V vocabulary.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,12 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from longreach.models.cached import CACHE, cache_in
 from longreach.models.sampling import Sampling
+from longreach.models.sharing import exclusive
 from longreach.models.steps import Steps, require_read
 from longreach.models.switching import SwitchingSteps, steps_for
+
+# Makes what is switched on a model for one forward, and is under the model's lock.
+Switch = Callable[[], AbstractContextManager[None]]
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -30,9 +35,10 @@ def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
     """Reads embeddings [T, d] after `cache` and returns the KV cache that holds both (`cache` itself, extended)."""
     past = cache.get_seq_length() if cache is not None else 0
     positions = torch.arange(past, past + len(embeds), device=embeds.device)[None]
-    output = model(
-        inputs_embeds=embeds[None], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
-    )
+    with exclusive(model):
+        output = model(
+            inputs_embeds=embeds[None], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
+        )
     cache = cache_in(output)
     require_read(model, cache, past + len(embeds))
     return cache
@@ -48,6 +54,7 @@ def write_tokens(
     *,
     chunk_tokens: int | None = None,
     watch: Callable[[Steps | SwitchingSteps], None] = lambda steps: None,
+    around: Switch = nullcontext,
 ) -> Iterator[list[int | None]]:
     """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer has ended.
 
@@ -62,6 +69,8 @@ def write_tokens(
         chunk_tokens: prompts are read so many positions at a time, which bounds what layers hold meanwhile; None reads
             them in one piece.
         watch: is given the steps before they begin.
+        around: entered anew for each forward, such as `partial(only_adapter, model, name)`; between two of them other
+            threads may switch and use the model.
     """
     device, rows = prompts[0].device, len(prompts)
     assert rows == 1 or cache is None, "a prefix belongs to one prompt"
@@ -74,9 +83,11 @@ def write_tokens(
     # Padding has to lie in the first chunk, with a token of every row behind it.
     first = min(longest, max(chunk_tokens or longest, int(padding.max()) + 1))
     mask = (torch.arange(first, device=device)[None] >= padding[:, None]).long()
-    logits = steps.read(inputs_embeds=batch[:, :first], attention_mask=mask)
+    with around():
+        logits = steps.read(inputs_embeds=batch[:, :first], attention_mask=mask)
     for start in range(first, longest, chunk_tokens or longest):
-        logits = steps.read(inputs_embeds=batch[:, start : start + (chunk_tokens or longest)])
+        with around():
+            logits = steps.read(inputs_embeds=batch[:, start : start + (chunk_tokens or longest)])
     choose = _Chooser(sampling, rows, device)
     ended = [False] * rows
     for step in range(sampling.max_new_tokens):
@@ -86,7 +97,8 @@ def write_tokens(
             return
         yield [None if done else token for done, token in zip(ended, tokens.tolist(), strict=True)]
         if step + 1 < sampling.max_new_tokens:
-            logits = steps.step(tokens)
+            with around():
+                logits = steps.step(tokens)
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ def write_all(
     *,
     began: float | None = None,
     chunk_tokens: int | None = None,
+    around: Switch = nullcontext,
 ) -> list[Written]:
     """Whole answers of a batch; arguments as in `write_tokens`.
 
@@ -124,12 +137,14 @@ def write_all(
         sampling: how to choose.
         began: when the answers were asked for, on `time.perf_counter`; None for now.
         chunk_tokens: positions read at a time.
+        around: entered anew for each forward.
     """
     began = time.perf_counter() if began is None else began
     held: list[Steps | SwitchingSteps] = []
     tokens: list[list[int]] = [[] for _ in prompts]
     times: list[list[float]] = [[] for _ in prompts]
-    for step in write_tokens(model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append):
+    steps = write_tokens(model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append, around=around)
+    for step in steps:
         now = time.perf_counter() - began
         for row, token in enumerate(step):
             if token is not None:

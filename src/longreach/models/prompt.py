@@ -18,6 +18,7 @@ from longreach.models.decoder import check_readable, check_tokens
 from longreach.models.generate import stop_tokens
 from longreach.models.pieces import PromptText, RawText
 from longreach.models.sampling import REQUEST
+from longreach.models.sharing import encode
 
 # Words of a user that a template has to keep as they are, in both cases, over two lines.
 _SLOT = "\u27e6Longreach\nslot\u27e7"
@@ -81,7 +82,7 @@ class PromptBuilder:
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of a text that is to be gone on with as it is; BOS first where the tokenizer puts it."""
-        first = list(self._tokenizer("", verbose=False)["input_ids"][:1])
+        first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
         start = first if first == [self._tokenizer.bos_token_id] else []
         return [*start, *self._text.plain(text)]
 

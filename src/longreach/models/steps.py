@@ -30,6 +30,7 @@ from longreach.kernels.attention import Retained, decode_attention
 from longreach.models.cached import CACHE, require_filled
 from longreach.models.hybrid import FAMILIES, PREFIX
 from longreach.models.rows import Rows
+from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted
 
@@ -41,6 +42,8 @@ Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
 
 class Steps:
     """One batch of prompts, and the tokens after them.
+
+    Any number of them, in any threads, may share a model: each `read` and `step` holds the model's lock.
 
     Args:
         model: A causal language model. Full attention and hybrid models of the Llama, Mistral, Qwen2 and Qwen3 families
@@ -141,16 +144,17 @@ class Steps:
             assert self._positions is not None
             positions = self._positions + 1 + torch.arange(new, device=given.device)
         self._positions = positions[:, -1:]
-        output = self.model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._padding,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{CACHE: self.cache},
-            **self._options,
-        )
+        with exclusive(self.model):
+            output = self.model(
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=self._padding,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **{CACHE: self.cache},
+                **self._options,
+            )
         self.filled += new
         require_read(self.model, self.cache, self.filled)
         return output.logits[:, -1]
@@ -167,13 +171,14 @@ class Steps:
             self._fix(tokens)
         else:
             self._tokens.copy_(tokens[:, None])
-        if not first and self.recorded and self._replay is None:
-            self._start_recording()
-        if self._replay is None:  # the first step runs by itself: kernels are compiled and chosen
-            logits = self._run_once()
-        else:
-            self._replay()
-            logits = self._logits.clone()
+        with exclusive(self.model):
+            if not first and self.recorded and self._replay is None:
+                self._start_recording()
+            if self._replay is None:  # the first step runs by itself: kernels are compiled and chosen
+                logits = self._run_once()
+            else:
+                self._replay()
+                logits = self._logits.clone()
         self.filled += 1
         return logits
 
@@ -219,17 +224,19 @@ class Steps:
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
-        """Full layers attend as in `_attend`. Other threads may: for them it is SDPA."""
-        config = self.model.config
-        usual = config._attn_implementation
+        """Full layers attend as in `_attend`, under the model's lock."""
         if not self._own:
             yield
             return
-        try:
-            config._attn_implementation = NAME
-            yield
-        finally:
-            config._attn_implementation = "sdpa" if usual == NAME else usual
+        with exclusive(self.model):
+            config = self.model.config
+            usual = config._attn_implementation
+            try:
+                config._attn_implementation = NAME
+                yield
+            finally:
+                # Models made from one config share it but have locks of their own: NAME is never what was meant.
+                config._attn_implementation = "sdpa" if usual == NAME else usual
 
 
 def empty_cache(model: Any) -> Any:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from longreach.errors import UsageError
+from longreach.models.sharing import exclusive
 from longreach.models.steps import Steps
 
 _LONGROPE = "longrope"
@@ -94,7 +95,8 @@ def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | Swit
     switch = switch_of(model)
     if switch is None or max_length <= switch.length:
         if switch is not None:
-            forget_growth(model)
+            with exclusive(model):
+                forget_growth(model)
         return Steps(model, max_length, cache=cache)
     if getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
@@ -140,7 +142,8 @@ class SwitchingSteps:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
-        embeds = self.model.get_input_embeddings()(tokens)
+        with exclusive(self.model):
+            embeds = self.model.get_input_embeddings()(tokens)
         return torch.cat([self._extend(row, one[None]) for row, one in zip(self._rows, embeds, strict=True)])
 
     @property
@@ -155,6 +158,7 @@ class SwitchingSteps:
             row.steps = Steps(self.model, self.max_length)
             row.rotation = rotation
             embeds = row.embeds
-        if self._switch.each:
-            forget_growth(self.model)
-        return row.steps.read(inputs_embeds=embeds[None])
+        with exclusive(self.model):  # what rotates here must not have grown in another thread
+            if self._switch.each:
+                forget_growth(self.model)
+            return row.steps.read(inputs_embeds=embeds[None])

@@ -1,5 +1,6 @@
 """What a question gets: text, citations, positions and timings."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,15 +67,23 @@ class Answer:
 
 
 class AnswerStream:
-    """The pieces of an answer's text as they are written; after the last one, `answer` holds the whole."""
+    """The pieces of an answer's text as they are written; after the last one, `answer` holds the whole.
+
+    It may be read as slowly as one likes, from several threads (each piece comes once), or left alone halfway.
+    """
 
     def __init__(self, pieces: Iterator[str | Answer]) -> None:
         self._pieces = pieces
+        self._turn = threading.Lock()  # a generator runs in one thread at a time
         self.answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:
-        for piece in self._pieces:
-            if isinstance(piece, Answer):
-                self.answer = piece
-            else:
-                yield piece
+        while True:
+            with self._turn:
+                piece = next(self._pieces, None)
+                if isinstance(piece, Answer):
+                    self.answer = piece
+                    continue
+            if piece is None:
+                return
+            yield piece

@@ -8,8 +8,8 @@ import hashlib
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ from longreach.corpus.store import Corpus
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.generate import Written, read_prefix, stop_tokens, write_all, write_tokens
+from longreach.models.generate import Switch, Written, read_prefix, stop_tokens, write_all, write_tokens
 from longreach.models.prompt import Prompt, PromptBuilder
 from longreach.models.sampling import Sampling
+from longreach.models.sharing import decode
 from longreach.models.steps import Steps
 from longreach.models.switching import SwitchingSteps, may_switch
 from longreach.reader.answer import Answer, AnswerStream, Citation, Timings, Usage
@@ -48,6 +49,11 @@ class _Plan(NamedTuple):
 
 class Reader:
     """Answers questions from a corpus.
+
+    Threads may share one reader, and any number of readers, with different adapters, may share one model: each gives
+    what it gives alone, streams that are read slowly or left alone halfway included. Documents may be added, and the
+    model's adapters trained, meanwhile. Readers take turns at the model, a token or a batch of tokens at a time. Code
+    of your own that runs the model beside them goes under `longreach.models.sharing.exclusive(model)`.
 
     Args:
         corpus: the corpus; its vectors must have been made for this model.
@@ -164,8 +170,8 @@ class Reader:
             plans = [self._plan(*one) for one in asked[first : first + batch_size]]
             prompts = [plan.prompt.embeds for plan in plans]
             assert len({plan.policy.adapter for plan in plans}) == 1, "one adapter a batch"
-            with self._adapted(plans[0].policy):
-                written = write_all(self.model, prompts, self._stops, sampling, began=began)
+            adapted = self._adapted(plans[0].policy)
+            written = write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted)
             answers += [self._answer(plan, 0, own) for plan, own in zip(plans, written, strict=True)]
         return answers
 
@@ -177,14 +183,13 @@ class Reader:
         tokens, shown, first_token, held = list[int](), "", None, list[Steps | SwitchingSteps]()
         cache, past, cached = self._read_context(plan.prompt, policy, sampling)
         prompts = [plan.prompt.embeds[past:]]
-        steps = write_tokens(self.model, prompts, self._stops, sampling, cache, watch=held.append)
-        while True:
-            with self._adapted(policy):  # not while the caller holds the generator
-                step = next(steps, None)
-            if step is None or step[0] is None:
+        adapted = self._adapted(policy)
+        steps = write_tokens(self.model, prompts, self._stops, sampling, cache, watch=held.append, around=adapted)
+        for (token,) in steps:
+            if token is None:
                 break
             first_token = first_token or time.perf_counter() - began
-            tokens.append(step[0])
+            tokens.append(token)
             text = self._decode(tokens)
             if not text.endswith("\ufffd"):  # else half a character: wait for its other bytes
                 yield text[len(shown) :]
@@ -193,8 +198,9 @@ class Reader:
         total = time.perf_counter() - began
         yield self._answer(plan, cached, Written(tokens, first_token or total, total, held[0].kv_bytes))
 
-    def _adapted(self, policy: Policy) -> AbstractContextManager[None]:
-        return only_adapter(self.model, self.adapter if policy.adapter else None)
+    def _adapted(self, policy: Policy) -> Switch:
+        """Makes what is entered around each forward: the model's lock, with the policy's adapter on, or none."""
+        return partial(only_adapter, self.model, self.adapter if policy.adapter else None)
 
     def _plan(
         self, question: str, document: str | None, policy: Policy, sampling: Sampling, words: str | None = None
@@ -224,7 +230,9 @@ class Reader:
             raise ContextError(
                 f"No passage fits the {counted(budget, 'position')} of the budget with the question: raise the budget."
             )
-        prompt = self._builder.build(self._vectors(choice.vectors), choice.raw, *told)
+        vectors = self._vectors(choice.vectors)
+        with self._adapted(policy)():
+            prompt = self._builder.build(vectors, choice.raw, *told)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
         return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
 
@@ -260,14 +268,14 @@ class Reader:
         cached = past
         for end, key in zip(prompt.boundaries, keys, strict=True):
             if end > past:
-                with self._adapted(policy):
+                with self._adapted(policy)():
                     cache = read_prefix(self.model, prompt.embeds[past:end], cache)
                 self._hot.put(key, cache)
                 past = end
         return cache, past, cached
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
     def _answer(self, plan: _Plan, cached: int, written: Written) -> Answer:
         prompt = plan.prompt

@@ -18,6 +18,7 @@ from torch import Tensor
 from longreach.corpus.documents import Document
 from longreach.errors import UsageError
 from longreach.models.places import cache_folder
+from longreach.models.sharing import encode
 from longreach.training.sources import find, of_documents
 from longreach.training.tokens import Tokens, tokenise
 from longreach.wording import counted
@@ -90,8 +91,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         if documents := [item for item in given if isinstance(item, Document)]:
             found.append(of_documents(documents))
         cache = cache or cache_folder() / "tokens"
-        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-        before = tokenizer("a")["input_ids"].index(plain[0])
+        plain = encode(tokenizer, "a", add_special_tokens=False)["input_ids"]
+        before = encode(tokenizer, "a")["input_ids"].index(plain[0])
         return cls([tokenise(source, tokenizer, cache, note) for source in found], length, before)
 
     @property

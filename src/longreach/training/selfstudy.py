@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from longreach.models.decoder import adapters_off, window_of
 from longreach.models.generate import stop_tokens, write_tokens
 from longreach.models.prompt import PromptBuilder
 from longreach.models.sampling import Sampling
+from longreach.models.sharing import decode
 from longreach.plain import words
 from longreach.training.junk import REPEATED, fault_of_answer, fault_of_question
 from longreach.training.questions import Question
@@ -92,12 +94,13 @@ class OwnModel:
             batch = requests[first : first + self._batch_size]
             longest = max(request.max_tokens for request in batch)
             sampling = Sampling(longest, batch[0].temperature, top_p=0.95, seed=batch[0].seed)
-            prompts = [self._prompt(request) for request in batch]
-            with adapters_off(self._model):
-                steps = list(write_tokens(self._model, prompts, self._stops, sampling))
+            bare = partial(adapters_off, self._model)
+            with bare():
+                prompts = [self._prompt(request) for request in batch]
+            steps = list(write_tokens(self._model, prompts, self._stops, sampling, around=bare))
             for row in range(len(batch)):
-                tokens = [step[row] for step in steps if step[row] is not None]
-                yield first + row, self._tokenizer.decode(tokens, skip_special_tokens=True)
+                tokens = [token for step in steps if (token := step[row]) is not None]
+                yield first + row, decode(self._tokenizer, tokens, skip_special_tokens=True)
 
     def _prompt(self, request: Request) -> Any:
         text = self._builder.raw(request.text)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,10 +25,11 @@ from transformers import set_seed
 from longreach.corpus.faults import disk_faults
 from longreach.corpus.schema import READER
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
-from longreach.models.decoder import note_base, window_of
+from longreach.models.decoder import LAID, note_base, switch_off, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import quiet
 from longreach.models.loss import checkpointing
+from longreach.models.sharing import exclusive
 from longreach.training import run
 from longreach.training.adapter import begun, lora
 from longreach.training.frame import arguments, full_said, stderr
@@ -35,7 +37,7 @@ from longreach.training.questions import Question
 from longreach.training.study_data import StudyData
 from longreach.training.study_folder import publish, working
 from longreach.training.study_settings import StudySettings
-from longreach.training.study_trainer import StudyObjective, StudyTrainer
+from longreach.training.study_trainer import ADAPTER_NAME, StudyObjective, StudyTrainer
 from longreach.training.trackers import check_trackers
 from longreach.training.trainer import Progress
 
@@ -75,7 +77,8 @@ def study(
 
     Args:
         corpus: the corpus; its vectors must have been made for this model.
-        model: a causal language model without adapters, on the device where it is trained; it comes back as it was.
+        model: a causal language model without adapters but those of readers, on the device where it is trained; it
+            comes back as it was. Readers in other threads may share it meanwhile, between two steps.
         tokenizer: its tokenizer.
         questions: what is learned.
         settings: how.
@@ -94,7 +97,7 @@ def study(
     check_trackers(settings.report_to)
     if not questions:
         raise UsageError("There are no questions to learn from: give some with --questions.")
-    if getattr(model, "peft_config", None):
+    if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
         raise ModelError("The model carries PEFT adapters: load it anew to train another.")
     if model.device.index:
         raise UsageError(f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES.")
@@ -188,7 +191,7 @@ def _train(
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - began
-        objective.adapted.save_pretrained(out / run.ADAPTER)
+        objective.adapted.save_pretrained(out / run.ADAPTER, selected_adapters=[ADAPTER_NAME])
         (out / run.ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty form
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {
@@ -210,20 +213,36 @@ def _start(corpus: Corpus) -> Path | None:
 @contextmanager
 def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterator[StudyObjective]:
     """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is as it was."""
-    use_cache, fixed = model.config.use_cache, [p for p in model.parameters() if not p.requires_grad]
-    set_seed(settings.seed)
-    checkpointing(model, settings.checkpointing)
-    adapted = (
-        begun(model, start) if start else lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
-    )
+    with exclusive(model):
+        use_cache = model.config.use_cache
+        fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        set_seed(settings.seed)
+        checkpointing(model, settings.checkpointing)
+        if start:
+            adapted = begun(model, start)
+        else:
+            adapted = lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+        switch_off(model)
     try:
         yield StudyObjective(adapted)
     finally:
-        adapted.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-        checkpointing(model, False)
-        model.config.use_cache = use_cache
-        model.requires_grad_(True).eval()
-        for parameter in fixed:
-            parameter.requires_grad_(False)
+        with exclusive(model):
+            _take_off(adapted, model)
+            checkpointing(model, False)
+            model.config.use_cache = use_cache
+            model.requires_grad_(True).eval()
+            for parameter in fixed:
+                parameter.requires_grad_(False)
+
+
+def _take_off(adapted: Any, model: Any) -> None:
+    """Takes the trained adapter off the model; those of readers stay, switched off as they were."""
+    if set(model.peft_config) > {ADAPTER_NAME}:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that another one takes its place: it is switched off
+            model.delete_adapter(ADAPTER_NAME)
+        switch_off(model)
+        return
+    adapted.unload()
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -8,13 +8,15 @@ Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tok
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longreach.models.decoder import decoder_of, evaluating
+from longreach.models.decoder import adapters_off, decoder_of, evaluating, only_adapter
 from longreach.models.lora import fill, lora_weights
 from longreach.models.loss import (
     IGNORED,
@@ -28,6 +30,7 @@ from longreach.training import run
 from longreach.training.trainer import LongTrainer
 
 _TOP_K = 20
+ADAPTER_NAME = "default"  # what PEFT calls the adapter that it saves into a folder itself, not below it
 
 
 class StudyObjective(torch.nn.Module):
@@ -45,8 +48,9 @@ class StudyObjective(torch.nn.Module):
     def __init__(self, adapted: Any) -> None:
         super().__init__()
         self.adapted = adapted
-        with adapted.disable_adapter():
-            self._softcap = softcap_of(adapted.get_base_model())
+        base = adapted.get_base_model()
+        with adapters_off(base):
+            self._softcap = softcap_of(base)
 
     def forward(
         self,
@@ -70,7 +74,8 @@ class StudyObjective(torch.nn.Module):
     @torch.no_grad()
     def expect(self, embeds: Tensor, labels: Tensor) -> Likeliest:
         """What the model without its adapter expects at each token of the answers, [A, k]."""
-        with self.adapted.disable_adapter(), evaluating(self.adapted):
+        base = self.adapted.get_base_model()
+        with adapters_off(base), evaluating(base):
             states = self._states(embeds, labels)
             return likeliest(states, self._head, min(_TOP_K, len(self._head) - 1), softcap=self._softcap)
 
@@ -86,14 +91,36 @@ class StudyObjective(torch.nn.Module):
 
 
 class StudyTrainer(LongTrainer):
-    """See `LongTrainer`; what is saved and loaded is the adapter."""
+    """See `LongTrainer`; what is saved and loaded is the adapter.
+
+    The adapter is on, and dropout too, while a step is learned; between two steps other threads may use the model.
+    """
 
     advice = "Run the same command with a lower --lr, or look at the questions."
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer: of all that is trained, which an adapter is only while it is on."""
+        with self._learning():
+            return super().create_optimizer(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in `LongTrainer`: forward and backward in one go."""
+        with self._learning():
+            return super().training_step(*args, **kwargs)
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        with only_adapter(self._adapted.get_base_model(), ADAPTER_NAME):
+            try:
+                yield
+            finally:
+                self._adapted.eval()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the adapter in PEFT's layout; the model stays where it is."""
         if self.args.should_save:
-            self._adapted.save_pretrained(output_dir or str(self.args.output_dir))
+            folder = output_dir or str(self.args.output_dir)
+            self._adapted.save_pretrained(folder, selected_adapters=[ADAPTER_NAME])
 
     @property
     def _adapted(self) -> Any:

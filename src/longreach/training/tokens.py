@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from longreach.errors import DocumentError
 from longreach.jsontext import parse_object
 from longreach.models.fingerprint import tokenizer_digest
+from longreach.models.sharing import encode
 from longreach.training.sources import Source
 from longreach.wording import counted
 
@@ -102,7 +103,7 @@ def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], 
 
 
 def _key(source: Source, tokenizer: Any) -> str:
-    around = (tokenizer("a")["input_ids"], tokenizer.eos_token_id)
+    around = (encode(tokenizer, "a")["input_ids"], tokenizer.eos_token_id)
     parts = f"{FORMAT} {source.digest} {tokenizer_digest(tokenizer)} {around}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
@@ -130,7 +131,7 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
         lengths.truncate(done.documents * 8)
         noted = done.tokens
         for texts in _batches(source, done.texts, note):
-            rows = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+            rows = encode(tokenizer, texts, return_attention_mask=False, verbose=False)["input_ids"]
             for text, row in zip(texts, rows, strict=True):
                 done.texts += 1
                 if text and tokenizer.eos_token_id is not None and row[-1:] != [tokenizer.eos_token_id]:
