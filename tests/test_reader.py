@@ -5,7 +5,7 @@ import torch
 
 import longreach as lr
 from longreach import Corpus, Document, MeanPool, Policy, Reader, Sampling
-from longreach.errors import ContextError, CorpusError, FingerprintMismatch, ModelError, UsageError
+from longreach.errors import ContextError, CorpusError, FingerprintMismatch, ModelError, NothingFound, UsageError
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 WORDS = ["tarts", "whale", "watch", "garden", "rabbit", "queen", "hatter", "turtle"]
@@ -286,9 +286,41 @@ def test_an_answer_is_plain_json(reader):
     assert timings["first_token_seconds"] <= timings["total_seconds"]
 
 
-def test_a_question_without_a_known_word_reads_from_the_start(reader):
-    answer = reader.ask("Zusammenfassung?", sampling=SHORT)
-    assert answer.passages[0].index == 0 and answer.passages[0].score == 0
+def test_a_question_without_a_known_word_is_refused(reader):
+    with pytest.raises(NothingFound, match="no passage shares a word with the question; try --retriever dense") as said:
+        reader.ask("Zusammenfassung?", sampling=SHORT)
+    assert said.value.exit_code == 1
+    with pytest.raises(NothingFound):
+        list(reader.stream("Sum it up, please.", sampling=SHORT))
+    assert reader.ask("Zusammenfassung?", policy=Policy(retriever="dense", budget=900), sampling=SHORT).passages
+    nothing = reader.ask("Zusammenfassung?", policy=Policy(raw=0, compressed="none"), sampling=SHORT)
+    assert nothing.text and nothing.passages == []
+
+
+def test_in_a_batch_it_is_answered_with_nothing(reader):
+    questions = ["What did the queen say?", "Zusammenfassung?", "What did the whale say?"]
+    answers = reader.ask_many(questions, sampling=SHORT)
+    assert (answers[1].text, answers[1].passages, answers[1].usage.positions) == ("", [], 0)
+    assert [answers[0], answers[2]] != [answers[1]] * 2
+    for number in (0, 2):
+        assert answers[number].text == reader.ask(questions[number], sampling=SHORT).text
+    assert [answer.text for answer in reader.ask_many(["Zusammenfassung?"] * 2, batch_size=1)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(budget=1500), Policy(budget=400), Policy(raw=0, budget=900), Policy(raw=1, compressed="none", budget=1500)],
+)
+def test_a_question_about_a_named_document_without_its_words_reads_that_document(reader, policy):
+    answer = reader.ask("Zusammenfassung?", document="whale.txt", policy=policy, sampling=SHORT)
+    read = [passage for passage in answer.passages if passage.read_as != "not read"]
+    assert read == answer.passages and {passage.document for passage in read} == {"whale.txt"}
+    assert [passage.index for passage in read] == list(range(len(read))) and len(read) > policy.k
+    assert answer.usage.positions <= policy.budget
+    if policy.budget > 400:
+        assert "".join(passage.text for passage in read) == TEXTS["whale.txt"]
+    (batched,) = reader.ask_many(["Zusammenfassung?"], documents=["whale.txt"], policy=policy, sampling=SHORT)
+    assert (batched.text, batched.passages) == (answer.text, answer.passages)
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(reader):
@@ -296,7 +328,8 @@ def test_what_does_not_fit_is_refused_with_the_numbers(reader):
         reader.ask("why " * 500)
     with pytest.raises(ContextError, match="window of 2048"):
         reader.ask("why", policy=Policy(budget=2048))
-    assert reader.ask("why", policy=Policy()).usage.positions <= 2048 - 128  # what the window leaves
+    queen = reader.ask("What was odd?", policy=Policy(k=40, raw=40))
+    assert 1800 < queen.usage.positions <= 2048 - 128  # what the window leaves
     with pytest.raises(ContextError, match="window of 2048"):
         reader.ask("why", policy=Policy(), sampling=Sampling(max_new_tokens=2048))
     with pytest.raises(ContextError, match="raise the budget"):

@@ -13,6 +13,7 @@ LongreachError                 everything below; its text is one sentence that s
 │   ├── FingerprintMismatch    made by another compressor or for another model
 │   ├── CorpusDamaged          stored bytes are not those that were written
 │   └── StorageError           the disk refused a write: full, read-only, not permitted
+├── NothingFound               no passage has anything to do with a question
 └── ContextError               a question and its context do not fit the window or the budget
 
 The command line exits with `exit_code`: 2 for a wrong call, 1 for work that failed.
@@ -77,6 +78,10 @@ class CorpusDamaged(CorpusError):
 
 class StorageError(CorpusError):
     """The disk refused a write."""
+
+
+class NothingFound(LongreachError):
+    """No passage has anything to do with a question."""
 
 
 class ContextError(LongreachError, ValueError):

@@ -486,3 +486,11 @@ def test_no_memory_left(run, library, monkeypatch, error):
     monkeypatch.setattr("longreach.reader.reader.base_fingerprint", broken)
     result = run("ask", "library", QUESTION, "--json")
     assert result.code == 1 and "Out of memory: lower" in result.json["error"]
+
+
+def test_a_question_that_no_passage_matches(wrong, run, library):
+    said = ["no passage shares a word with the question; try --retriever dense"]
+    wrong(1, said, "ask", "library", "Zusammenfassung?")
+    wrong(1, said, "ask", "library", "Zusammenfassung?", "--json")
+    result = run("ask", "library", "Zusammenfassung?", "--retriever", "dense", "--max-new-tokens", 4, "--json")
+    assert result.code == 0 and result.json["passages"]

@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -56,8 +57,88 @@ def test_bm25_equals_the_formula(corpus):
 def test_fewer_come_where_fewer_match(corpus):
     assert len(corpus.search("tarts", k=4)) == 1
     assert corpus.search("zebra crossing", k=4) == []
-    assert corpus.search("the of and", k=4) == []
+    assert corpus.search("?!", k=4) == []
     assert len(corpus.search("tarts", k=400, retriever="dense")) <= 4
+
+
+def test_a_question_of_stop_words_is_searched_with_them(corpus):
+    found = corpus.search("of the and by", k=4)
+    assert {passage.document for passage in found} == {*FACTS} and all(passage.score > 0 for passage in found)
+    assert found[0].document in ("garden", "watch")  # one "by"; four of the others
+    assert [passage.document for passage in corpus.search("by", k=4)] == ["garden"]
+    assert corpus.search("this", k=4) == []
+    assert [passage.document for passage in corpus.search("the tarts", k=4)] == ["tarts"]  # not by "the" beside words
+
+
+FOREIGN = {
+    "租约": "本合同于二〇二四年签订。合同规定租金每月三千元。",
+    "借家": "黒い猫が庭にいる。敷金はアイスーの二倍です。",
+    "임대": "임대료는 매월 삼십만 원이다. 집은 서울에 있다.",
+    "ไทย": "ค่าเช่าเดือนละสามพันบาท",
+    "deutsch": "Die Hauptstraße gehört zum Miet\u00advertrag, Größe 40 m².",
+    "türkçe": "İstanbul'daki kiracı ISPARTA'ya taşındı.",
+    "ελληνικά": "Ο μισθωτής είναι ΣΟΦΌΣ.",
+    "français": "Le cafe\u0301 est au ﬁnal ＡＢＣ du bail.",
+}
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    compressor = MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=400)
+    corpus = Corpus.create(tmp_path_factory.mktemp("store"), "foreign", compressor)
+    corpus.add([Document(name, text) for name, text in FOREIGN.items()])
+    return corpus
+
+
+@pytest.mark.parametrize(
+    ("question", "document"),
+    [
+        ("租金是多少？", "租约"),
+        ("元", "租约"),
+        ("2024年合同", "租约"),
+        ("猫は？", "借家"),
+        ("ｱｲｽ", "借家"),
+        ("임대료는 얼마입니까?", "임대"),
+        ("집", "임대"),
+        ("ค่าเช่าเท่าไร", "ไทย"),
+        ("HAUPTSTRASSE?", "deutsch"),
+        ("Mietvertrag", "deutsch"),
+        ("m2", "deutsch"),
+        ("istanbul", "türkçe"),
+        ("ısparta", "türkçe"),
+        ("σοφός;", "ελληνικά"),
+        ("café", "français"),
+        ("final", "français"),
+        ("abc", "français"),
+    ],
+)
+def test_words_are_found_in_every_script_and_quoted_exactly(foreign, question, document):
+    best = foreign.search(question, k=1)[0]
+    assert best.document == document and best.score > 0
+    assert foreign.document_text(document) == FOREIGN[document]
+    assert FOREIGN[document][best.start : best.end] == best.text
+
+
+def test_what_shares_no_pair_of_characters_is_not_found(foreign):
+    assert foreign.search("首都在哪里？") == [] == foreign.search("zebra")
+
+
+@pytest.mark.parametrize("method", ["bm25", "dense", "hybrid"])
+def test_threads_that_ask_at_the_same_time_share_one_index(tmp_path, monkeypatch, method):
+    corpus = Corpus.create(tmp_path, "c", MeanPool(make_model(), make_tokenizer(), 10, segment_tokens=200))
+    corpus.add([Document(name, text) for name, text in FACTS.items()])
+    questions = ["Who stole the tarts?", "which whales were hunted", "what did the watch tell"] * 4
+    alone = [Corpus.open(tmp_path, "c").search(question, 2, method) for question in questions[:3]] * 4
+    made, make = [], retrieval._Index
+
+    def counting(*arguments):
+        made.append(1)
+        return make(*arguments)
+
+    monkeypatch.setattr(retrieval, "_Index", counting)
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda question: corpus.search(question, 2, method), questions))
+    assert found == alone and len(made) == 1
 
 
 def test_the_same_text_twice_takes_one_place(tmp_path):

@@ -88,7 +88,7 @@ def test_the_reader_takes_what_was_measured_with_its_adapter(measured, tmp_path)
     taken = Reader(corpus, model, make_tokenizer())
     assert taken.policy == card.best.policy and taken.scorecard == card
     assert taken.ask("How is it?", document="queen", sampling=Sampling(12)).text == "red"
-    assert taken.ask("How is it?", policy=Policy(raw=1, budget=BUDGET), sampling=Sampling(2)).policy == "mixed"
+    assert taken.ask("How is the queen?", policy=Policy(raw=1, budget=BUDGET), sampling=Sampling(2)).policy == "mixed"
     assert reader.scorecard is None and reader.policy == Policy()  # it was given one
     with corpus.changing("study") as folder:
         (folder / "adapter").rename(tmp_path / "adapter")
@@ -118,7 +118,7 @@ def fake_answers(monkeypatch, wanted):
     def write_all(model, prompts, stops, sampling, **more):
         return [Written([0], 0.0, 0.0, 0) for _ in prompts]
 
-    def write_tokens(model, prompts, stops, sampling, cache=None, watch=None):
+    def write_tokens(model, prompts, stops, sampling, cache=None, watch=None, around=None):
         watch(Steps(model, 1))
         yield [0] * len(prompts)
 
@@ -210,3 +210,15 @@ def test_one_document_has_no_wrong_one_and_no_questions_are_refused(tmp_path, mo
     assert WRONG_DOCUMENT not in rows(gate(reader, [Question(None, "How?", ("yes",))], BUDGET, max_new_tokens=2))
     with pytest.raises(UsageError, match="--evaluation"):
         gate(reader, [])
+
+
+def test_a_question_that_no_passage_matches_counts_as_answered_with_nothing(tmp_path):
+    corpus, said = make_corpus(tmp_path), []
+    reader = Reader(corpus, make_model(), make_tokenizer(), policy=Policy())
+    lost = Question(None, "Zusammenfassung?", ("white",))
+    known = Question(None, "What is the whale?", ("white",))
+    card = gate(reader, [known, lost], BUDGET, max_new_tokens=4, say=said.append)
+    assert {row.questions for row in card.rows} == {2}
+    assert "gate: 1 of 2 questions share no word with any passage: answered with nothing." in said
+    (answer,) = reader.ask_many([lost.question], policy=card.best.policy)
+    assert answer.text == ""

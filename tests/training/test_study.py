@@ -377,6 +377,14 @@ def test_what_cannot_be_studied_is_refused(tmp_path):
         train(corpus, questions=[Question(None, "How?", ("so",))])
 
 
+def test_questions_that_no_passage_matches_are_not_learned_and_said(tmp_path):
+    lost = [Question(None, "Zusammenfassung?", ("so",)), Question(None, "Wie bitte?", ("so",))]
+    report, lines = train(make_corpus(tmp_path), questions=[*QUESTIONS, *lost])
+    assert "Not learned, because no passage shares a word with them: 2 of 7 questions." in lines
+    alone, _ = train(make_corpus(tmp_path, "alone"))
+    assert report.last_loss == alone.last_loss
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     corpus = make_corpus(tmp_path)
     with monkeypatch.context() as patch:

@@ -1,16 +1,20 @@
 """Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from zipfile import BadZipFile
 
 import numpy as np
 
+from longreach.corpus.analyzer import passage_terms, question_terms
 from longreach.errors import MissingDependency, UsageError
 from longreach.models.places import cache_folder
+from longreach.models.sharing import exclusive
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
@@ -50,17 +54,20 @@ class Passage:
 
 
 class _Index:
-    """The passages of one state of a corpus and a scorer for each method used so far."""
+    """The passages of one state of a corpus and a scorer for each method used so far; threads may share it."""
 
     def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
         self.state = state
         self.passages = passages
-        self.scorers: dict[str, _Scorer] = {}
+        self._scorers: dict[str, _Scorer] = {}
+        # A scorer is made once; who asks by another method need not wait for it.
+        self._making = {method: threading.Lock() for method in _SCORERS}
 
     def scores(self, method: str, query: str) -> np.ndarray:
-        if method not in self.scorers:
-            self.scorers[method] = _SCORERS[method](self.passages)
-        return self.scorers[method](query)
+        with self._making[method]:
+            if method not in self._scorers:
+                self._scorers[method] = _SCORERS[method](self.passages)
+        return self._scorers[method](query)
 
 
 _indices: weakref.WeakKeyDictionary["CorpusReading", _Index] = weakref.WeakKeyDictionary()
@@ -71,7 +78,8 @@ def search(
 ) -> list[Passage]:
     """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
 
-    With `document`, only passages of that one.
+    With `document`, only passages of that one. BM25 finds none that shares no word with the query; see
+    `corpus.analyzer` for what a word is.
 
     Raises:
         UsageError: an unknown method, k < 1, or an empty query.
@@ -83,10 +91,7 @@ def search(
         raise UsageError(f"k is {k}; at least 1 passage has to be asked for.")
     if not query.strip():
         raise UsageError("The question is empty: ask something.")
-    state = corpus.state()
-    index = _indices.get(corpus)
-    if index is None or index.state != state:
-        index = _indices[corpus] = _Index(state, corpus.passages())
+    index = _index_of(corpus)
     if not index.passages:
         return []
     if method == "hybrid":
@@ -103,6 +108,15 @@ def search(
         if len(found) == k:
             break
     return list(found.values())
+
+
+def _index_of(corpus: "CorpusReading") -> _Index:
+    with exclusive(corpus):  # threads that ask at the same time wait for one index instead of making one each
+        state = corpus.state()
+        index = _indices.get(corpus)
+        if index is None or index.state != state:
+            index = _indices[corpus] = _Index(state, corpus.passages())
+        return index
 
 
 def _best(scores: np.ndarray, k: int) -> list[int]:
@@ -126,26 +140,32 @@ def _passage(info: "PassageInfo", score: float) -> Passage:
 
 
 def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
-    import bm25s
-    import Stemmer
-
-    stemmer = Stemmer.Stemmer("english")
-
-    def split(texts: list[str]) -> list[list[str]]:
-        # One-letter words and digits count here, unlike in bm25s' own default pattern ("Section 7 B").
-        return bm25s.tokenize(
-            texts, stopwords="en", stemmer=stemmer, token_pattern=r"(?u)\b\w+\b", return_ids=False, show_progress=False
-        )
-
-    words = split([passage.text for passage in passages])
-    if not any(words):
-        return lambda query: np.zeros(len(passages))
-    index = bm25s.BM25()
-    index.index(words, show_progress=False)
+    without_stop_words = _bm25_of(passages, stop_words=False)
+    # For questions that consist of nothing else, which are rare.
+    with_stop_words = cache(partial(_bm25_of, passages, stop_words=True))
 
     def score(query: str) -> np.ndarray:
-        asked = [word for word in split([query])[0] if word in index.vocab_dict]
-        return np.asarray(index.get_scores(asked)) if asked else np.zeros(len(passages))
+        terms = question_terms(query)
+        if terms:
+            return without_stop_words(terms)
+        return with_stop_words()(question_terms(query, stop_words=True))
+
+    return score
+
+
+def _bm25_of(passages: Sequence["PassageInfo"], *, stop_words: bool) -> Callable[[list[str]], np.ndarray]:
+    """What scores all passages by the terms of a question."""
+    import bm25s
+
+    terms = passage_terms((passage.text for passage in passages), stop_words=stop_words)
+    if not any(terms):
+        return lambda asked: np.zeros(len(passages))
+    index = bm25s.BM25()
+    index.index(terms, show_progress=False)
+
+    def score(asked: list[str]) -> np.ndarray:
+        known = [term for term in asked if term in index.vocab_dict]
+        return np.asarray(index.get_scores(known)) if known else np.zeros(len(passages))
 
     return score
 
@@ -164,7 +184,9 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
 
     def score(query: str) -> np.ndarray:
         best = np.full(len(passages), -1.0)
-        np.maximum.at(best, owners, vectors @ encoder.encode(query, normalize_embeddings=True, show_progress_bar=False))
+        with exclusive(encoder):
+            asked = encoder.encode(query, normalize_embeddings=True, show_progress_bar=False)
+        np.maximum.at(best, owners, vectors @ asked)
         return best
 
     return score

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from longreach.errors import ContextError, UsageError, out_of_memory
+from longreach.errors import ContextError, NothingFound, UsageError, out_of_memory
 from longreach.evals.scores import exact_match, interval, rouge_l, token_f1
 from longreach.evals.verdict import DEFAULT, verdict
 from longreach.models.decoder import window_of
@@ -38,10 +38,11 @@ def gate(
 ) -> Scorecard:
     """Reads held-out questions in every way and chooses the best that fits the budget, or stays with the default.
 
-    A question that names its document is read with that document; for others the retriever finds it. The choice is the
-    way of the highest mean F1 whose prompts fit the budget in the mean and that beats the default policy question by
-    question; of equal ones that of fewer positions. On a tie, and on few questions, the default stays. Full context is
-    not chosen where some document of the corpus, asked about or not, does not fit the window.
+    A question that names its document is read with that document; for others the retriever finds it, and one that no
+    passage matches counts as answered with nothing. The choice is the way of the highest mean F1 whose prompts fit the
+    budget in the mean and that beats the default policy question by question; of equal ones that of fewer positions. On
+    a tie, and on few questions, the default stays. Full context is not chosen where some document of the corpus, asked
+    about or not, does not fit the window.
 
     Args:
         reader: with the adapter that is to be judged, or none.
@@ -65,6 +66,9 @@ def gate(
     for reading, policy in policies.items():
         say(f"gate: {reading}")
         answers[reading] = list(ask(policy)) if policy.raw != "document" else list(ask.where_it_fits(policy))
+    unread = sum(1 for answer in answers["compressed"] if answer and not answer.passages)
+    if unread:
+        say(f"gate: {unread} of {len(questions)} questions share no word with any passage: answered with nothing.")
     say(f"gate: {SAME_POSITIONS}")
     answers[SAME_POSITIONS] = list(ask.within(policies["raw"], [one for one in answers["compressed"] if one]))
     if wrong := _others(reader, answers["compressed"]):
@@ -137,14 +141,16 @@ class _Asking:
         for text, document in zip(self._texts, self._documents, strict=True):
             try:
                 yield self._reader.ask(text, document=document, policy=policy, sampling=self._sampling)
+            except NothingFound:
+                yield Answer.unanswered(policy.name)
             except Exception as error:
                 if not (isinstance(error, ContextError) or out_of_memory(error)):
                     raise
                 yield None
 
     def within(self, policy: Policy, like: Sequence[Answer]) -> list[Answer]:
-        """Each within the positions that another answer took."""
-        return self([replace(policy, budget=other.usage.positions) for other in like])
+        """Each within the positions that another answer took; where that read nothing, neither will this one."""
+        return self([replace(policy, budget=other.usage.positions or policy.budget) for other in like])
 
 
 def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
@@ -152,7 +158,13 @@ def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
     names = [document.document for document in reader.corpus.documents() if document.passages]
     if len(names) < 2:
         return []
-    return [names[(names.index(answer.passages[0].document) + 1) % len(names)] for answer in answers if answer]
+    found = list[str]()
+    for answer in answers:
+        if answer and answer.passages:
+            found.append(names[(names.index(answer.passages[0].document) + 1) % len(names)])
+        elif answer:  # no passage matched the question: any other document
+            found.append(names[0])
+    return found
 
 
 def _reads_all(reader: Reader, row: Row, answers: Sequence[Answer | None]) -> bool:

@@ -62,7 +62,7 @@ def _convert(
     model: Any,
     pattern: AttentionPattern | str | None,
     full_layers: str | int | Sequence[int] | None,
-    max_length: int,
+    max_length: int | None,
     rope: str | float,
     attn_implementation: str | None,
 ) -> Any:

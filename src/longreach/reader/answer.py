@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from longreach.corpus.retrieval import Passage
 
@@ -52,7 +52,8 @@ class Timings:
 class Answer:
     """What a question got: the text, the passages it may cite, what was read, how long it took, by which policy.
 
-    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full".
+    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full". Of a batch, a question that no
+    passage matches gets an empty text and no passages.
     """
 
     text: str
@@ -60,6 +61,16 @@ class Answer:
     usage: Usage
     timings: Timings
     policy: str
+
+    @classmethod
+    def unanswered(cls, policy: str, seconds: float = 0.0) -> Self:
+        """What a question of a batch gets that no passage matches.
+
+        Args:
+            policy: the policy's name.
+            seconds: since it was asked.
+        """
+        return cls("", [], Usage(0, 0, 0, 0, 0, 0, 0), Timings(seconds, seconds, seconds, seconds), policy)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON."""

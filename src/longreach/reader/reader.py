@@ -8,7 +8,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from longreach.caches.prefix import PrefixCache
 from longreach.corpus.documents.encoding import encodable
 from longreach.corpus.retrieval import Passage
 from longreach.corpus.store import Corpus
-from longreach.errors import ContextError, CorpusError, FingerprintMismatch, UsageError
+from longreach.errors import ContextError, CorpusError, FingerprintMismatch, NothingFound, UsageError
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.generate import Switch, Written, read_prefix, stop_tokens, write_all, write_tokens
@@ -109,12 +109,14 @@ class Reader:
 
         Args:
             question: the question.
-            document: the document it is about; None leaves finding it to the retriever.
+            document: the document it is about; None leaves finding it to the retriever. Where no passage of it
+                matches ("Sum it up."), it is read from its start, as far as the budget goes.
             policy: what to read for it; None takes the reader's own.
             sampling: how to write.
 
         Raises:
             UsageError: there is no such document.
+            NothingFound: no passage matches the question, and no document is named.
             ContextError: the question, or no passage beside it, fits the budget; or the prompt and the answer do not
                 fit the model's window.
             CorpusError: the corpus holds no documents, or stored vectors are damaged.
@@ -148,6 +150,8 @@ class Reader:
     ) -> list[Answer]:
         """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there.
 
+        One error stops nothing: where no passage matches a question, its answer is empty, and so are its passages.
+
         Args:
             questions: the questions, as the retriever gets them.
             documents: the document of each, or None.
@@ -167,13 +171,33 @@ class Reader:
         answers = list[Answer]()
         for first in range(0, len(asked), batch_size):
             began = time.perf_counter()
-            plans = [self._plan(*one) for one in asked[first : first + batch_size]]
-            prompts = [plan.prompt.embeds for plan in plans]
-            assert len({plan.policy.adapter for plan in plans}) == 1, "one adapter a batch"
-            adapted = self._adapted(plans[0].policy)
-            written = write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted)
-            answers += [self._answer(plan, 0, own) for plan, own in zip(plans, written, strict=True)]
+            batch = asked[first : first + batch_size]
+            assert len({policy.adapter for _, _, policy, _, _ in batch}) == 1, "one adapter a batch"
+            plans = [self._plan_or_none(*one) for one in batch]
+            written = self._write([plan for plan in plans if plan], sampling, began)
+            for plan, (_, _, own, _, _) in zip(plans, batch, strict=True):
+                if plan:
+                    answers.append(self._answer(plan, 0, next(written)))
+                else:
+                    answers.append(Answer.unanswered(own.name, time.perf_counter() - began))
         return answers
+
+    def _plan_or_none(
+        self, question: str, document: str | None, policy: Policy, sampling: Sampling, words: str | None
+    ) -> _Plan | None:
+        """None where no passage matches the question."""
+        try:
+            return self._plan(question, document, policy, sampling, words)
+        except NothingFound:
+            return None
+
+    def _write(self, plans: Sequence[_Plan], sampling: Sampling, began: float) -> Iterator[Written]:
+        """The answers of a batch, in order."""
+        if not plans:
+            return iter(())
+        prompts = [plan.prompt.embeds for plan in plans]
+        adapted = self._adapted(plans[0].policy)
+        return iter(write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted))
 
     def _stream(
         self, question: str, document: str | None, policy: Policy, sampling: Sampling
@@ -219,13 +243,14 @@ class Reader:
             needed = f"The question takes {counted(budget - room, 'position')}, the budget is {budget}"
             raise ContextError(f"{needed}: shorten it or {advice}.")
         found = self.corpus.search(question, policy.k, policy.retriever, document)
-        if not found:  # a question without a word of the corpus ("Sum it up."): read from the start
-            found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages(document)[: policy.k]]
-        if not found:
-            raise CorpusError(f"Corpus '{self.corpus.name}' holds no documents: add some with ingest first.")
+        from_start = document is not None and not found
+        if document is not None and from_start:
+            found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages(document)]
+        if not found and not policy.nothing:
+            raise self._nothing_found(policy)
         retrieved = time.perf_counter() - began
         whole = self.corpus.passages(found[0].document) if "document" in (policy.compressed, policy.raw) else []
-        choice = choose(found, whole, room, policy, self._builder)
+        choice = choose(found, whole, room, _from_start(policy, len(found)) if from_start else policy, self._builder)
         if not (choice.raw or choice.vectors or policy.nothing):
             raise ContextError(
                 f"No passage fits the {counted(budget, 'position')} of the budget with the question: raise the budget."
@@ -234,7 +259,20 @@ class Reader:
         with self._adapted(policy)():
             prompt = self._builder.build(vectors, choice.raw, *told)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
+        if from_start:  # a long document has more passages than anybody wants to hear were not read
+            citations = [one for one in citations if one.read_as != "not read"] or citations[: policy.k]
         return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
+
+    def _nothing_found(self, policy: Policy) -> CorpusError | NothingFound:
+        name = self.corpus.name
+        if not self.corpus.documents():
+            return CorpusError(f"Corpus '{name}' holds no documents: add some with ingest first.")
+        if policy.retriever == "bm25":
+            return NothingFound(
+                f"In corpus '{name}' no passage shares a word with the question; try --retriever dense, or name the "
+                "document it is about with --document."
+            )
+        return NothingFound(f"In corpus '{name}' no passage is near the question: ask in other words.")
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
         """The stored vectors of passages, in document order, with one read a document."""
@@ -290,6 +328,13 @@ class Reader:
         )
         timings = Timings(plan.retrieved_seconds, plan.assembled_seconds, written.first_token_seconds, written.seconds)
         return Answer(self._decode(written.tokens).strip(), plan.passages, usage, timings, plan.policy.name)
+
+
+def _from_start(policy: Policy, passages: int) -> Policy:
+    """The policy for a document that is read from its start, because no passage of it is better than another."""
+    if policy.compressed == "none" and policy.raw != "document" and policy.raw > 0:
+        return replace(policy, raw=passages)
+    return policy
 
 
 def _content_key(embeds: torch.Tensor) -> bytes:

@@ -172,6 +172,9 @@ def _train(
             seed=settings.seed,
             teacher=objective.expect if settings.loss == "distill" else None,
         )
+        if data.unmatched:
+            share = f"{data.unmatched} of {len(questions)} questions"
+            say(f"Not learned, because no passage shares a word with them: {share}.")
         args = arguments(
             out / run.CHECKPOINTS,
             "cpu" if device == "cpu" else "cuda",

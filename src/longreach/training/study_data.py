@@ -58,9 +58,13 @@ class StudyData(torch.utils.data.Dataset):
         seed: of the order.
         teacher: gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for each question.
 
+    Attributes:
+        unmatched: questions that name no document and share no word with any passage; a reader would not answer them,
+            and they are not learned.
+
     Raises:
         ContextError: a question does not fit the budget, or leaves no room for a vector.
-        CorpusError: a question has no passage to be answered from.
+        CorpusError: no question has a passage to be answered from.
     """
 
     def __init__(
@@ -78,19 +82,30 @@ class StudyData(torch.utils.data.Dataset):
         seed: int,
         teacher: Callable[[Tensor, Tensor], Likeliest] | None = None,
     ) -> None:
-        self._corpus, self._questions, self._seed = corpus, questions, seed
+        self._corpus, self._seed = corpus, seed
         self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
         self._embed = model.get_input_embeddings()
         self._budget, self._window = budget, window
-        self._batch = min(batch, len(questions))
-        self.accumulate = min(accumulate, self._batch)
-        self.steps_per_epoch = -(-len(questions) // self._batch)
-        self.steps = epochs * self.steps_per_epoch
         self._vectors = lru_cache(maxsize=64)(corpus.vectors)
         self._passages = lru_cache(maxsize=64)(corpus.passages)
         self._expected = lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
-        self._sources = [self._find(question) for question in questions]
-        self._answers = [self._builder.answer(question.answers[0]) for question in questions]
+        self._questions, self._sources = list[Question](), list[Sources]()
+        for question in questions:
+            sources = self._find(question)
+            if sources is not None:
+                self._questions.append(question)
+                self._sources.append(sources)
+        self.unmatched = len(questions) - len(self._questions)
+        if not self._questions:
+            raise CorpusError(
+                f"Corpus '{corpus.name}' holds nothing to answer '{questions[0].question}' from: name the documents of "
+                "the questions, or give other questions."
+            )
+        self._answers = [self._builder.answer(question.answers[0]) for question in self._questions]
+        self._batch = min(batch, len(self._questions))
+        self.accumulate = min(accumulate, self._batch)
+        self.steps_per_epoch = -(-len(self._questions) // self._batch)
+        self.steps = epochs * self.steps_per_epoch
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -128,13 +143,14 @@ class StudyData(torch.utils.data.Dataset):
         room = self._window - self._budget if self._window else _LONGEST_ANSWER
         return self._answers[row][: min(_LONGEST_ANSWER, room)]
 
-    def _find(self, question: Question) -> Sources:
-        """The whole document where it fits, else the passage asked about and those found, best first."""
+    def _find(self, question: Question) -> Sources | None:
+        """The whole document where it fits, else the passage asked about and those found, best first; None: nothing."""
         room = self._budget - self._builder.fixed(question.question) - (self._builder.vectors_cost(1) - 1)
         found: list[Any] = self._corpus.search(question.question, _RETRIEVED, document=question.document)
-        found = found or self._corpus.passages(question.document)[:_RETRIEVED]
+        if not found and question.document is not None:
+            found = self._corpus.passages(question.document)[:_RETRIEVED]
         if not found:
-            raise CorpusError(f"Corpus '{self._corpus.name}' holds nothing to answer '{question.question}' from.")
+            return None
         document: list[Any] = self._passages(found[0].document)
         asked = [passage for passage in document if question.document and passage.index == question.passage]
         best = {(passage.revision, passage.index): passage for passage in (*asked, *found)}

@@ -1,0 +1,77 @@
+"""How texts and questions are cut into the terms that BM25 compares; the texts themselves stay as they are.
+
+Words are compared as Unicode's NFKC_Casefold: "ﬁnal" is "final", "ＡＢＣ" is "abc", "STRASSE" is "Straße", the two ways
+of writing é are one, and characters that nobody sees (soft hyphens, zero-width joiners) do not count. The Turkish
+dotless i counts as an i, because capital letters do not tell the two apart. English words are stemmed.
+
+Scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean, whose words carry
+their endings, are cut into pairs of neighbouring characters.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+import regex
+import Stemmer
+
+# Line breaking class SA is Thai, Lao, Khmer, Burmese and their like: a script needs a dictionary to tell its words.
+_UNSPACED = r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}\p{scx=Hangul}\p{scx=Yi}\p{lb=SA}"
+_WORD = regex.compile(rf"(?V1)[\w&&[{_UNSPACED}]]+|[\w--[{_UNSPACED}]]+")
+_UNSPACED_WORD = regex.compile(rf"(?V1)[\w&&[{_UNSPACED}]]")
+_SPACED_WORD = regex.compile(r"\w+")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
+_LONE_HAN = regex.compile(r"(?<!\p{Han})\p{Han}(?!\p{Han})")
+_IGNORED = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+
+
+def fold(text: str) -> str:
+    """A text as it is compared; it may be shorter or longer than the one given."""
+    if text.isascii():
+        return text.lower()
+    seen = _IGNORED.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    # Once more: what was ignored may have stood between a letter and its accent.
+    return unicodedata.normalize("NFKC", seen).replace("i\u0307", "i").replace("ı", "i")
+
+
+def passage_terms(texts: Iterable[str], *, stop_words: bool = False) -> list[list[str]]:
+    """The terms of each passage; in scripts without spaces every character and every pair.
+
+    Args:
+        texts: of the passages.
+        stop_words: keep "the", "of" and their like.
+    """
+    return _stemmed((_terms(text, alone=True) for text in texts), stop_words)
+
+
+def question_terms(question: str, *, stop_words: bool = False) -> list[str]:
+    """The terms that are looked for; in scripts without spaces pairs, and characters that stand alone."""
+    return _stemmed([_terms(question, alone=False)], stop_words)[0]
+
+
+def _stemmed(texts: Iterable[list[str]], stop_words: bool) -> list[list[str]]:
+    from bm25s.stopwords import STOPWORDS_EN  # late: importing it takes as long as a small corpus
+
+    left_out = () if stop_words else frozenset(STOPWORDS_EN)
+    stemmer = Stemmer.Stemmer("english")  # not shared: threads must not use one at the same time
+    found = []
+    for terms in texts:
+        found.append(stemmer.stemWords([term for term in terms if term not in left_out]))
+    return found
+
+
+def _terms(text: str, *, alone: bool) -> list[str]:
+    folded = fold(text)
+    if folded.isascii():
+        return _ASCII_WORD.findall(folded)
+    if not _UNSPACED_WORD.search(folded):
+        return _SPACED_WORD.findall(folded)
+    found: list[str] = []
+    for word in _WORD.findall(folded):
+        if len(word) == 1 or not _UNSPACED_WORD.match(word):
+            found.append(word)
+            continue
+        # A single ideogram among kana is a word by itself, whatever ending stands next to it.
+        found += word if alone else _LONE_HAN.findall(word)
+        found += [word[at : at + 2] for at in range(len(word) - 1)]
+    return found
