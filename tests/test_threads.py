@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from longreach import AutoCompressor, Corpus, Document, MeanPool, Policy, Reader, Sampling, WeightedPool, convert
 from longreach.models.decoder import add_adapter, only_adapter
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.prompt import PromptBuilder
+from longreach.models.pieces import PromptText
 from longreach.models.sharing import FairLock, exclusive, lock_of
 from longreach.models.steps import Steps
 from longreach.training.study import study
@@ -326,17 +326,17 @@ def test_steps_and_conversions_share_the_attention_setting(tokenizer):
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_special_tokens_in_passages_stay_text_in_threads(model):
+def test_special_tokens_in_passages_stay_text_in_threads():
     """A fast tokenizer keeps the options of a call in itself: those of another thread's call must not be used."""
     tokenizer = make_tokenizer()
-    builder = PromptBuilder(model, tokenizer)
+    pieces = PromptText(tokenizer)
     corpus_text, wanted = "It says <|end|> here. ", [*b"It says <|end|> here. "]
 
     def plain():
-        return {len(builder.plain(corpus_text)) for _ in range(200)}
+        return {len(pieces.plain(corpus_text)) for _ in range(200)}
 
     def control():
-        return {len(builder._control(corpus_text)) for _ in range(200)}
+        return {len(pieces.control(corpus_text)) for _ in range(200)}
 
     assert together(plain, control, plain, control) == [{len(wanted)}, {len(wanted) - 6}] * 2
 

@@ -23,6 +23,7 @@ from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.load import load_named
 from longreach.models.lora import fill, lora_weights
+from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
     if lora:
-        model = merge_lora(model, folder, lora, apart=_SUMMARY)
+        with exclusive(model):
+            model = merge_lora(model, folder, lora, apart=_SUMMARY)
     fits = model.get_input_embeddings().weight.shape[1]
     if summary.shape[1] != fits:
         raise ModelError(f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}.")
