@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longreach.errors import ModelError
 from longreach.models import chat
+from longreach.models.cached import CACHE
 from longreach.models.chat import render_chat
 from longreach.models.prompt import REQUEST, PromptBuilder
 from tests.conftest import CHAT, make_model, make_tokenizer
@@ -132,7 +133,7 @@ def test_models_and_tokenizers_that_cannot_read_vectors_are_refused_before_the_w
         lr.Corpus.create(tmp_path / "made", f"c{len(model.state_dict())}", lr.MeanPool(model, tokenizer, ratio=4))
 
     for use in (PromptBuilder, create):
-        with pytest.raises(ModelError, match="does not take past_key_values"):
+        with pytest.raises(ModelError, match=f"does not take {CACHE}"):
             use(mamba, make_tokenizer())
         with pytest.raises(ModelError, match="ids to 259 and the model 250 embeddings"):
             use(make_model(vocab_size=250, pad_token_id=1, bos_token_id=1, eos_token_id=1), make_tokenizer())

@@ -6,6 +6,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 import longreach as lr
 from longreach.corpus.documents import Document
+from longreach.models.cached import CACHE, cache_in
 from longreach.models.decoder import hidden_states
 from longreach.models.generate import Sampling, write_all, write_tokens
 from longreach.models.switching import groups_of, switch_of
@@ -80,10 +81,10 @@ def test_the_rotation_matters_here():
     model = make_phi3()
     (row,) = prompts(model, [LENGTH - 5])
     with torch.no_grad():
-        cache = model(inputs_embeds=row[None, :40], use_cache=True).past_key_values
+        cache = cache_in(model(inputs_embeds=row[None, :40], use_cache=True))
         more = torch.cat([row[40:], row])
         positions = torch.arange(40, 40 + len(more))[None]
-        mixed = model(inputs_embeds=more[None], past_key_values=cache, position_ids=positions).logits[0, -1]
+        mixed = model(inputs_embeds=more[None], position_ids=positions, **{CACHE: cache}).logits[0, -1]
         whole = model(inputs_embeds=torch.cat([row, row])[None]).logits[0, -1]
     assert (mixed - whole).abs().max() > 0.1
 

@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 
 from longreach.errors import FingerprintMismatch, ModelError
 from longreach.jsontext import parse_object
+from longreach.models.cached import CACHE
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
 _BASE = "longreach.json"  # in an adapter's folder
-_NEEDED = ("inputs_embeds", "past_key_values", "use_cache")
+_NEEDED = ("inputs_embeds", CACHE, "use_cache")
 LAID = "longreach-"  # what the names of adapters begin with that `add_adapter` laid over a model
 
 
@@ -45,7 +46,11 @@ def check_readable(model: Any) -> None:
     if not isinstance(model, PreTrainedModel):
         return
     named = inspect.signature(type(model).forward).parameters
-    if lacking := [name for name in _NEEDED if name not in named]:
+    lacking = [name for name in _NEEDED if name not in named]
+    # From transformers 5.24 on the state of a model without attention is called a cache too.
+    if CACHE not in lacking and not hasattr(model.config.get_text_config(), "num_attention_heads"):
+        lacking.append(CACHE)
+    if lacking:
         raise ModelError(
             f"{type(model).__name__} does not take {' and '.join(lacking)}, which reading vectors needs: use a decoder "
             "with attention, such as a Llama."
