@@ -116,3 +116,22 @@ def test_ctrl_c_and_the_same_command_again(capfd, library, texts, models, tmp_pa
     assert again.code == 0 and again.json["added"] == [str(book)]
     whole = next(d for d in run("corpus", "show", "library", "--json").json["documents"] if d["document"] == str(book))
     assert again.json["passages"] <= whole["passages"] - 3  # the rest was kept
+
+
+def test_libraries_say_nothing_and_show_no_bars_where_nobody_looks():
+    """A process of its own: what a library warns of or counts is not part of a command's output."""
+    code = """
+import sys, warnings
+from longreach.cli import app
+def noisy(*_):
+    warnings.warn("a matter for programmers", FutureWarning)
+    from tqdm import tqdm
+    for _ in tqdm(range(3), file=sys.stderr): pass
+    sys.exit(0)
+app._run = noisy
+app.main([])
+"""
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    asked = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True)
+    assert "a matter for programmers" in asked.stderr

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from typing import NoReturn, TextIO
 
 import typer
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    _quieten_libraries()
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         _silence(sys.stdout)  # of the processes of `accelerate launch` or torchrun the first one prints the result
     try:
@@ -74,6 +76,24 @@ def _take_utf8() -> None:
     if sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})
+
+
+def _quieten_libraries() -> None:
+    """Keeps what other libraries say to programmers out of the output, and their bars off everything but terminals.
+
+    Whoever asks for warnings (`python -W`, $LONGREACH_DEBUG) or sets these variables gets them.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions and not os.environ.get("LONGREACH_DEBUG"):
+        warnings.showwarning = _ignore_warning
+
+
+def _ignore_warning(*_: object, **__: object) -> None:
+    """Shows no warning; those that were made errors still are."""
 
 
 def _silence(stream: TextIO) -> None:

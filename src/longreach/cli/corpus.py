@@ -189,7 +189,7 @@ def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
     if as_json:
         emit({"corpus": name, "documents": report.documents, "lost": report.lost})
     else:
-        typer.echo(f"{name}: repaired, {counted(report.documents, 'document')}.")
+        say(f"{name}: repaired, {counted(report.documents, 'document')}.")
     for sentence in report.lost:
         note(sentence)
     if report.lost:

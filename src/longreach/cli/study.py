@@ -181,7 +181,7 @@ def _undo(name: str, store: Path | None, as_json: bool) -> None:
         return
     adapter = "without an adapter" if found.adapter is None else f"with the adapter in {found.adapter}"
     policy = "the policy that was measured with it" if found.scorecard else "the default policy"
-    typer.echo(f"{name}: the last study is taken back; ask reads {adapter}, by {policy}.")
+    say(f"{name}: the last study is taken back; ask reads {adapter}, by {policy}.")
 
 
 def print_scorecard(card: "Scorecard") -> None:

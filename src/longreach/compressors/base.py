@@ -142,7 +142,8 @@ class Compressor(ABC):
         parts: list[list[torch.Tensor]] = [[] for _ in documents]
         jobs = (Job(i, ids) for i, ids in enumerate(documents))
         total = sum(len(ids) for ids in documents)
-        with tqdm(total=total, unit="tok", unit_scale=True, disable=not progress, desc="compress") as bar:
+        hidden = None if progress else True  # None: shown on a terminal only
+        with tqdm(total=total, unit="tok", unit_scale=True, disable=hidden, desc="compress") as bar:
             for key, segment, vectors in self.stream(jobs, batch_size=batch_size):
                 parts[key].append(vectors)  # type: ignore[call-overload]
                 bar.update(len(self.segments(len(documents[key]))[segment]))  # type: ignore[call-overload]

@@ -144,7 +144,8 @@ class Ingest:
         began = time.monotonic()
         self.report.unread.update(found.unread)
         passages = tokens = 0
-        with tqdm(unit="tok", unit_scale=True, disable=not progress, desc="compress", mininterval=0.5) as bar:
+        hidden = None if progress else True  # None: shown on a terminal only
+        with tqdm(unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5) as bar:
             for key, segment, vectors in self.compressor.stream(self._jobs(found, limits), batch_size=batch_size):
                 work = self._work[str(key)]
                 count = self._take(work, segment, vectors)

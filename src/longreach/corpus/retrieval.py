@@ -1,6 +1,7 @@
 """Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -220,7 +221,8 @@ def _embed_revision(encoder: Any, revision: str, texts: Sequence[str]) -> tuple[
         pass  # not there yet, or cut short: made again below
     windows = [_windows(encoder, text) for text in texts]
     flat = [window for part in windows for window in part]
-    rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=len(flat) > 500)
+    shown = len(flat) > 500 and sys.stderr.isatty()
+    rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=shown)
     counts = np.array([len(part) for part in windows])
     draft = kept.with_suffix(f".{os.getpid()}.tmp.npz")
     try:

@@ -7,6 +7,7 @@
 
 import shutil
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from longreach.jsontext import parse_object
 from longreach.models.loss import IGNORED
 from longreach.training import run
 from longreach.training.compressor import CompressorObjective
+from longreach.training.frame import clock, stderr
 from longreach.training.trainer import StopAtBadGradients, not_finite
 
 COMPLETE = "complete"
@@ -223,11 +225,15 @@ class _Marker(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    """A bar in tokens on stderr: tokens per second, time left, loss."""
+    """A bar in tokens on stderr: tokens per second, time left, loss; a line now and then where that is no terminal."""
+
+    every_seconds = 2.0
 
     def __init__(self, trainer: CompressorTrainer, shown: bool) -> None:
         self.trainer, self.shown = trainer, shown
         self.bar: tqdm | None = None
+        self._began = self._spoke = 0.0
+        self._first = 0
 
     def close(self) -> None:
         if self.bar is not None:
@@ -235,6 +241,8 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tokens = self.trainer.tokens_a_step
+        self.shown = self.shown and state.is_world_process_zero
+        self._began, self._first = time.perf_counter(), state.global_step
         self.bar = tqdm(
             total=state.max_steps * tokens,
             initial=state.global_step * tokens,
@@ -242,7 +250,8 @@ class _Progress(TrainerCallback):
             unit_scale=True,
             desc="pretrain",
             file=sys.stderr,
-            disable=not (self.shown and state.is_world_process_zero),
+            # None: shown on a terminal only.
+            disable=None if self.shown else True,
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -251,4 +260,16 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"step {state.global_step} loss {logs['loss']:.4f}")
+            said = f"step {state.global_step} loss {logs['loss']:.4f}"
+            self.bar.set_postfix_str(said)
+            if self.bar.disable and self.shown:
+                self._say(said, state)
+
+    def _say(self, said: str, state: Any) -> None:
+        now, done = time.perf_counter(), state.global_step - self._first
+        if now - self._spoke < self.every_seconds and state.global_step < state.max_steps:
+            return
+        self._spoke = now
+        rate = done * self.trainer.tokens_a_step / max(1e-9, now - self._began)
+        left = (now - self._began) / max(1, done) * (state.max_steps - state.global_step)
+        stderr(f"pretrain: {said} of {state.max_steps:,} steps, {rate:,.0f} tok/s, {clock(left)} left")
