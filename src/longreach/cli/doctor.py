@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, say
+from longreach.tested import tested_versions
 from longreach.wording import counted
 
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
@@ -56,6 +57,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         "longreach": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _CORE},
+        "tested": {name: tested_versions().get(name) for name in _CORE},
         "device": {
             "name": chosen,
             "gpu": gpus[0] if gpus else None,
@@ -76,6 +78,11 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         return
     say(f"longreach {__version__}, Python {found['python']}")
     say("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
+    say("tested     " + ", ".join(f"{name} {version}" for name, version in found["tested"].items()))
+    for name, version in found["packages"].items():
+        known = found["tested"][name]
+        if version and known and (age := _age(version, known)):
+            say(f"note       {name} {version} is {age} than the {known} that Longreach was tested with")
     memory = found["device"]["memory_bytes"] / 2**30
     say(
         f"device     {found['device']['gpu'] or chosen}, {counted(os.cpu_count() or 1, 'core')}, "
@@ -89,6 +96,16 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         say(f"missing    {item['what']}: {item['command']}")
     if not missing:
         say("missing    nothing")
+
+
+def _age(version: str, tested: str) -> str | None:
+    """ "newer" or "older" than what was tested; None where it is the same."""
+    from packaging.version import Version
+
+    mine, known = Version(Version(version).public), Version(tested)
+    if mine == known:
+        return None
+    return "newer" if mine > known else "older"
 
 
 def _version(package: str) -> str | None:
