@@ -1,0 +1,1 @@
+"""Fuzzers: seeded, run by `make fuzz`, counted in docs/reliability.md."""
