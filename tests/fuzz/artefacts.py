@@ -21,6 +21,7 @@ from longreach.training.questions import read_questions
 from longreach.training.texts import read_texts
 from tests.conftest import make_model, make_tokenizer
 from tests.corpus.corpus_fakes import FakeCompressor
+from tests.evals.run_folders import docqa_run, length_run, perplexity_run
 from tests.fuzz.mutation import damaged, damaged_json
 from tests.fuzz.tally import Clock, Tally
 
@@ -155,9 +156,9 @@ def _readers(folder: Path) -> Iterator[tuple[Path, Callable[[Path], str]]]:
     texts.mkdir()
     rows = [{"text": "A text.", "questions": [{"question": "What?", "answer": "A text."}]}] * 4
     (texts / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    yield texts, lambda here: _did(read_texts(here / "texts.jsonl"))
-    run = write_run(folder / "run")
-    yield run, lambda here: _did(figures([read_run(here)], ()))
+    yield texts, lambda here: _did(read_texts([here / "texts.jsonl"]))
+    for run in (length_run(folder / "lengths"), docqa_run(folder / "docqa"), perplexity_run(folder / "perplexity")):
+        yield run, lambda here: _did(figures([read_run(here)], ()))
 
 
 def _did(value: object) -> str:

@@ -86,5 +86,5 @@ def _adapter(folder: Path, tokenizer: Any, seed: int) -> Path:
     fingerprint = base_fingerprint(base, tokenizer)
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.save_pretrained(folder)
-    note_base(folder, fingerprint)
+    note_base(folder, fingerprint, "")
     return folder
