@@ -3,17 +3,21 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Tests run side by side: so many processes, at most four, because each of them loads torch.
+JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 NEWEST := .venv-newest
 
-.PHONY: demo test test-newest check lint bench clean
+.PHONY: demo test test-slow test-newest test-wheel check lint fuzz bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
 
 # The newest releases that pyproject.toml allows, whatever constraints.txt says: only torch stays, with what it asks for.
 test-newest:
@@ -21,9 +25,23 @@ test-newest:
 	@grep -E '^(torch|triton|numpy)==' constraints.txt > $(NEWEST)/constraints.txt
 	$(NEWEST)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager \
 		--constraint $(NEWEST)/constraints.txt --editable ".[dense,dev]"
-	$(NEWEST)/bin/python -m pytest -m "not real" tests/models tests/caches tests/test_reader.py
+	$(NEWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not real and not slow" tests/models tests/caches tests/test_reader.py
 
-check: lint test test-newest
+# What takes longer: several processes, whole trainings, a few hundred inputs of every fuzzer.
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+# The wheel, outside the checkout, doing what the README says.
+test-wheel: $(READY)
+	rm -rf build
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python scripts/wheel_trial.py build/wheel/*.whl
+
+check: lint test test-slow test-newest test-wheel
+
+# Every fuzzer in full, some minutes; docs/reliability.md holds the counts.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(READY)
 	$(BIN)/ruff check .
