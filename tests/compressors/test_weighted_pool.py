@@ -134,12 +134,14 @@ def test_a_folder_is_loaded_at_any_ratio(folder):
 def test_a_corpus_is_read_without_the_compressors_folder_and_says_what_it_needs_to_grow(folder, tmp_path):
     pool = WeightedPool.from_pretrained(folder, make_model(), make_tokenizer())
     base = json.loads((folder / "compressor.json").read_text())["model"]
-    Corpus.create(tmp_path / "store", "c", pool, model_ref=base).add([Document("d", "The sky is blue. " * 9)])
+    nameless = Corpus.create(tmp_path / "store", "c", pool, model_ref=base, compressor_ref="")
+    nameless.add([Document("d", "The sky is blue. " * 9)])
     with pytest.raises(UsageError, match=r"does not say which: name it with --compressor"):
         open_or_create(tmp_path / "store", "c")
     grown = open_or_create(tmp_path / "store", "c", compressor_ref=str(folder)).corpus
     assert grown.add([Document("e", "The sea is deep. " * 9)]).added == ["e"]
-    open_or_create(tmp_path / "store", "named", compressor_ref=str(folder)).corpus.add([Document("d", "It is. " * 9)])
+    named = open_or_create(tmp_path / "store", "named", compressor_ref=str(folder)).corpus
+    named.add([Document("d", "It is blue. " * 9)])
     shutil.rmtree(folder)
     for name in ("c", "named"):
         opened = open_workspace(tmp_path / "store", name, compressing=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longreach.corpus.analyzer import fold, passage_terms, question_terms
+from longreach.corpus.analyzer import fold, has_content, passage_terms, question_terms
 
 
 def terms(text):
@@ -89,6 +89,18 @@ def test_stop_words_are_left_out_unless_asked_for():
     assert question_terms("to be or not to be", stop_words=True) == ["to", "be", "or", "not", "to", "be"]
     assert passage_terms(["The end", ""], stop_words=True) == [["the", "end"], []]
     assert question_terms("?! 🙂") == []
+
+
+@pytest.mark.parametrize(
+    "question", ["How is it?", "WHO are they, and what about you?", "to be or not to be", "?!", ""]
+)
+def test_a_question_may_name_nothing(question):
+    assert not has_content(question)
+
+
+@pytest.mark.parametrize("question", ["How is the weather?", "whales", "租金是多少？", "Wer ist es?"])
+def test_a_question_may_name_something(question):
+    assert has_content(question)
 
 
 @given(st.text(max_size=60))

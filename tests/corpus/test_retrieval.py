@@ -67,6 +67,8 @@ def test_a_question_of_stop_words_is_searched_with_them(corpus):
     assert found[0].document in ("garden", "watch")  # one "by"; four of the others
     assert [passage.document for passage in corpus.search("by", k=4)] == ["garden"]
     assert corpus.search("this", k=4) == []
+    asked = corpus.search("What of it?", k=4)  # no text has "what" or "it"
+    assert {passage.document for passage in asked} == {"whale", "tarts", "watch"}
     assert [passage.document for passage in corpus.search("the tarts", k=4)] == ["tarts"]  # not by "the" beside words
 
 

@@ -49,6 +49,13 @@ def question_terms(question: str, *, stop_words: bool = False) -> list[str]:
     return _stemmed([_terms(question, alone=False)], stop_words)[0]
 
 
+def has_content(question: str) -> bool:
+    """Whether a question has a word that says what it is about; "How is it?" and "What about them?" have none."""
+    from bm25s.stopwords import STOPWORDS_EN_PLUS  # late, as below
+
+    return not set(STOPWORDS_EN_PLUS).issuperset(_terms(question, alone=False))
+
+
 def _stemmed(texts: Iterable[list[str]], stop_words: bool) -> list[list[str]]:
     from bm25s.stopwords import STOPWORDS_EN  # late: importing it takes as long as a small corpus
 

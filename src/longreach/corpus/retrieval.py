@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from longreach.corpus.analyzer import passage_terms, question_terms
+from longreach.corpus.analyzer import has_content, passage_terms, question_terms
 from longreach.errors import MissingDependency, UsageError
 from longreach.models.places import cache_folder
 from longreach.models.sharing import exclusive
@@ -146,9 +146,8 @@ def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
     with_stop_words = cache(partial(_bm25_of, passages, stop_words=True))
 
     def score(query: str) -> np.ndarray:
-        terms = question_terms(query)
-        if terms:
-            return without_stop_words(terms)
+        if has_content(query):
+            return without_stop_words(question_terms(query))
         return with_stop_words()(question_terms(query, stop_words=True))
 
     return score
