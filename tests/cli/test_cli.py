@@ -217,7 +217,7 @@ def test_a_full_disk(run, library, texts, tmp_path, monkeypatch, at):
         (["--budget", 4096], ["4096", "window", "lower"]),
         (["--budget", "many"], ["--budget", "see `longreach ask --help`"]),
         (["--max-new-tokens", 0], ["max_new_tokens is 0", "at least 1"]),
-        (["--max-new-tokens", 4000], ["4000 new tokens", "window", "lower"]),
+        (["--max-new-tokens", 4000], ["4,000 new tokens", "window", "lower"]),
         (["--temperature", -1], ["temperature is -1", "0 (greedy) or more"]),
         (["--temperature", "nan"], ["temperature is nan"]),
         (["--top-p", 0], ["top_p is 0", "(0, 1]"]),
