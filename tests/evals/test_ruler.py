@@ -199,7 +199,7 @@ def test_the_scores_of_answers(made):
         ({"qa": {}, "tasks": ["qa_1"]}, UsageError, "qa_1 needs a file of questions: give SQuAD's JSON"),
         ({"qa": None, "tasks": ["vt", "qa_2"]}, UsageError, "qa_2 needs a file of questions: give HotpotQA's JSON"),
         ({"samples": 99, "tasks": ["qa_2"]}, UsageError, "holds 10 questions"),
-        ({"length": 100_000, "tasks": ["qa_1"]}, UsageError, "do not fill qa_1 at 100000 tokens"),
+        ({"length": 100_000, "tasks": ["qa_1"]}, UsageError, "do not fill qa_1 at 100,000 tokens"),
         ({"length": 300_000, "tasks": ["niah_single_2"]}, UsageError, "is shorter than the length"),
         ({"length": 300, "tasks": ["vt"]}, ContextError, "ask for a greater length"),
         ({"length": 100, "tasks": ["fwe"]}, ContextError, "ask for a greater length"),
