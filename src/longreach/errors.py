@@ -94,3 +94,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the machine's or a GPU's, was not enough."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what a library said, as one short line that stands in brackets of a sentence of ours."""
+    return " ".join(str(error).split())[:200].rstrip(" .:") or type(error).__name__

@@ -132,3 +132,8 @@ def test_names_are_whole_where_the_locale_knows_ascii_only(tmp_path):
     show = [sys.executable, "-m", "longreach.cli", "corpus", "show", "café", "--store", str(tmp_path)]
     shown = subprocess.run(show, **(run | {"encoding": "utf-8"}))
     assert shown.returncode == 0 and "日本.txt" in shown.stdout and "café: model" in shown.stdout
+
+
+@pytest.mark.parametrize("given", ["\ud800", "a\0b", "x" * 5000])
+def test_what_no_path_can_be_fits_nothing(given):
+    assert fitting(given, ["/texts/a.txt", "b"]) == []

@@ -59,7 +59,10 @@ def _plain(name: str) -> str:
 
 def _paths(given: str) -> list[str]:
     """The names that the file at a path would have: where links lead to, or the link itself."""
-    if not given or "\0" in given:
+    if not given:
         return []
-    path = file_of(given)
-    return [name_of(Path(os.path.realpath(path))), name_of(Path(os.path.realpath(path.parent), path.name))]
+    try:
+        path = file_of(given)
+        return [name_of(Path(os.path.realpath(path))), name_of(Path(os.path.realpath(path.parent), path.name))]
+    except (OSError, ValueError):  # no path can be written so: it holds a NUL or half a character
+        return []

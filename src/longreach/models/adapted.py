@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from longreach.errors import ModelError
+from longreach.errors import ModelError, reason_of
 from longreach.jsontext import parse_object
 from longreach.models.fingerprint import merging, name_merged
 from longreach.models.lora import lay, lora_config, lora_weights
@@ -57,8 +57,10 @@ def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = convert(base.float(), pattern_of(config), plan_of(config).full, config.max_position_embeddings)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"The hybrid in '{folder}' cannot be made of its base: {reason}") from error
+        reason = reason_of(error)
+        raise ModelError(
+            f"The hybrid in '{folder}' cannot be made of its base ({reason}): copy it again, or use its own base."
+        ) from error
     rotary: Any = model.model.rotary_emb
     model.config.rope_parameters = config.rope_parameters
     model.model.rotary_emb = type(rotary)(model.config)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from longreach.errors import FingerprintMismatch, ModelError
+from longreach.errors import FingerprintMismatch, ModelError, reason_of
 from longreach.jsontext import parse_object
 from longreach.models.cached import CACHE
 from longreach.models.sharing import exclusive
@@ -179,8 +179,8 @@ def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: A
     except Exception as error:
         if name in getattr(model, "peft_config", {}):
             model.delete_adapter(name)
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{refused}: {reason}") from error
+        reason = reason_of(error)
+        raise ModelError(f"{refused} ({reason}): use one that was trained on this model.") from error
     finally:
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from longreach.errors import ModelError
+from longreach.errors import ModelError, reason_of
 from longreach.models.adapted import read_json
 
 # Passed to everything of transformers that reads a folder: without it a prompt, or `yes |`, could let its Python run.
@@ -254,5 +254,5 @@ def config_of(folder: Path) -> PreTrainedConfig:
                 f"The model in '{folder}' needs Python code of its own, which is never run: use a model of a family "
                 "that transformers knows."
             ) from error
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"'{folder / 'config.json'}' cannot be read: {reason}") from error
+        reason = reason_of(error)
+        raise ModelError(f"'{folder / 'config.json'}' cannot be read ({reason}): copy the folder again.") from error

@@ -18,7 +18,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longreach.errors import ModelError
+from longreach.errors import ModelError, reason_of
 from longreach.models.adapted import ADAPTER, adapt, adapted, base_of, merge_lora, read_json
 from longreach.models.device import default_device, dtype_of
 from longreach.models.folder import (
@@ -129,8 +129,10 @@ def _explain_folder(folder: Path, error: Exception) -> ModelError:
         )
     if isinstance(error, ModelError):
         return error
-    reason = " ".join(str(error).split())[:200]
-    return ModelError(f"The folder '{folder}' holds no causal language model that can be read: {reason}")
+    reason = reason_of(error)
+    return ModelError(
+        f"The folder '{folder}' holds no causal language model that can be read ({reason}): copy it again."
+    )
 
 
 def _load_peft(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -230,8 +232,10 @@ def _dequantise(path: Path) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(alone, **given)
             both: Any = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **REPORT, **given)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"'{path}' cannot be read as a GGUF model: {reason}") from error
+            reason = reason_of(error)
+            raise ModelError(
+                f"'{path}' cannot be read as a GGUF model ({reason}): copy or download it again."
+            ) from error
     loaded, found = both
     check_whole(found, str(path))
     # A model fresh from GGUF refuses save_pretrained ("quantized"): a twin without that mark holds the same tensors.

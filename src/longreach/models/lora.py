@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from longreach.errors import ModelError
+from longreach.errors import ModelError, reason_of
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -77,7 +77,7 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
                 return found
             raise ValueError("it holds no dictionary of tensors")
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ModelError(
             f"The LoRA weights in '{folder}' cannot be read ({reason}): copy the adapter again."
         ) from error
@@ -145,8 +145,11 @@ def lay(model: Any, config: Any, weights: Mapping[str, torch.Tensor], folder: Pa
         wrapped = get_peft_model(model, config)
         fill(wrapped, weights)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"The LoRA weights in '{folder}' do not fit {type(model).__name__}: {reason}") from error
+        reason = reason_of(error)
+        raise ModelError(
+            f"The LoRA weights in '{folder}' do not fit {type(model).__name__} ({reason}): use them with the "
+            "model they were trained on."
+        ) from error
     return wrapped
 
 

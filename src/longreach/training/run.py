@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longreach.errors import ModelError, UsageError, out_of_memory
+from longreach.errors import ModelError, UsageError, out_of_memory, reason_of
 from longreach.jsontext import parse_object
 
 CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
@@ -131,7 +131,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
     except Exception as error:
         if out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ModelError(
             f"The checkpoint '{checkpoint}' cannot be read ({reason}): delete it to use the one before."
         ) from error

@@ -13,7 +13,7 @@ from longreach.corpus.documents import find as find_documents
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encoding import encodable
-from longreach.errors import DocumentError, MissingDependency
+from longreach.errors import DocumentError, MissingDependency, reason_of
 from longreach.jsontext import parse_json
 
 FIELD = "text"  # of JSON lines, Parquet files and data sets
@@ -138,8 +138,10 @@ def hub_rows(given: str, folder: Path | None = None, *, config: str | None = Non
         target = str(folder) if folder else parts["name"]
         return datasets.load_dataset(target, parts["config"] or config, split=parts["split"] or split)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DocumentError(f"{absent}, and no data set of that name can be had from the Hub: {reason}") from error
+        reason = reason_of(error)
+        raise DocumentError(
+            f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the name."
+        ) from error
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -207,7 +209,7 @@ def _parquet(path: Path) -> Iterator[str]:
                     if text is not None:
                         yield _checked(text, f"{name}, row {row}")
     except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise DocumentError(f"{name} cannot be read as Parquet ({reason}): write it again.") from error
 
 
