@@ -171,7 +171,7 @@ def test_no_corpus_and_no_documents(wrong, run, library, asked):
 
 def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, models, tmp_path):
     """Where no adapter is asked for, none is needed; one of the same shape for other weights is refused."""
-    assert run("ask", "library", "Who?", "--max-new-tokens", 2).code == 0
+    assert run("ask", "library", "Who was angry?", "--max-new-tokens", 2).code == 0
     (tmp_path / "empty").mkdir()
     wrong(1, ["empty", "holds no PEFT adapter"], "ask", "library", "Who?", "--adapter", tmp_path / "empty")
     wrong(2, ["nowhere", "does not exist"], "ask", "library", "Who?", "--adapter", tmp_path / "nowhere")

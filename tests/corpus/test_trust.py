@@ -66,7 +66,7 @@ def study(corpus, weights=b"weights", name="made"):
     with corpus.changing("study") as folder:
         swap_in(folder, made)
     row = Row("text", Policy(), 12, 50.0, 40.0, 60.0, 25.0, 48.0, 900.5)
-    Scorecard((row,), "text", 12, 2048, None, "f", "m", corpus.state(), "today").save(corpus)
+    Scorecard((row,), "text", "It is the default.", 12, 2048, None, "f", "m", corpus.state(), "today").save(corpus)
 
 
 # A corpus from before
