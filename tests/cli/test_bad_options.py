@@ -80,6 +80,9 @@ study lib --epochs 0
 study lib --lr nan
 study lib --loss foo
 study lib --batch 0
+study lib --per-passage 0
+study lib --per-passage 9
+study lib --budget 0
 study lib --held-out 2
 study lib --device foo
 study lib --dtype foo

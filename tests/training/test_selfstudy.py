@@ -12,8 +12,9 @@ import pytest
 from longreach.corpus.schema import PassageInfo
 from longreach.errors import TrainingError, UsageError
 from longreach.training import teacher as room
+from longreach.training.asking import KINDS
 from longreach.training.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
-from longreach.training.selfstudy import KINDS, OwnModel, Request, _question, make_questions
+from longreach.training.selfstudy import OwnModel, Request, _question, make_questions
 from longreach.training.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus

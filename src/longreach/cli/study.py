@@ -81,6 +81,7 @@ def study(
     Example: longreach study library --questions questions.jsonl
     """
     from longreach.errors import UsageError
+    from longreach.training.asking import check_per_passage
     from longreach.training.questions import check_share, hold_out, read_questions, without
     from longreach.training.study_settings import StudySettings
     from longreach.training.trackers import check_trackers
@@ -107,6 +108,7 @@ def study(
     if teacher and questions:
         raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
     check_share(held_out)
+    check_per_passage(per_passage)
 
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus

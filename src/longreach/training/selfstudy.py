@@ -22,6 +22,7 @@ from longreach.models.prompt import PromptBuilder
 from longreach.models.sampling import Sampling
 from longreach.models.sharing import decode
 from longreach.plain import words
+from longreach.training.asking import KINDS, check_per_passage
 from longreach.training.junk import REPEATED, fault_of_answer, fault_of_question
 from longreach.training.questions import Question
 from longreach.wording import counted
@@ -29,14 +30,6 @@ from longreach.wording import counted
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
 
-KINDS = {
-    "structure": "Write one question about how the text above is arranged: what comes first, what follows, which part "
-    "deals with what.",
-    "summary": "Write one question that asks for a short summary of one thing the text above is about.",
-    "fact": "Write one question about one particular fact in the text above: a name, a number, a place, a reason.",
-    "use": "Write one question that somebody would ask who has a task to do and needs what the text above says for it.",
-    "creative": "Write one unusual question that the text above lets one answer: a comparison, a what-if, a view.",
-}
 _ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
 _ANSWER = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
 _MARKS = "?\uff1f\u061f\u055e\u1367"  # Latin, full width, Arabic, Armenian, Ethiopic
@@ -139,8 +132,7 @@ def make_questions(
         UsageError: `per_passage` is out of range, or the corpus holds no passages.
         TrainingError: the author failed, or wrote nothing that can be used.
     """
-    if not 1 <= per_passage <= len(KINDS):
-        raise UsageError(f"per_passage is {per_passage}; give 1 to {len(KINDS)}, a question of each kind at most.")
+    check_per_passage(per_passage)
     passages = corpus.passages()
     if not passages:
         raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
