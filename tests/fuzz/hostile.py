@@ -64,7 +64,7 @@ def hostile_files() -> Iterator[tuple[str, bytes | int]]:
 
 
 def _large() -> Iterator[tuple[str, bytes | int]]:
-    for suffix in (".txt", ".html", ".pdf", ".docx", ".epub", ".csv"):
+    for suffix in (".txt", ".md", ".html", ".pdf", ".docx", ".epub", ".csv", ".xlsx", ".pptx"):
         yield f"sparse{suffix}", 20 << 30
 
 
@@ -167,6 +167,10 @@ def _pdfs() -> Iterator[tuple[str, bytes]]:
 
 
 def _texts() -> Iterator[tuple[str, bytes]]:
+    for mark in (b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        yield f"half a unit-{mark.hex()}.txt", mark + b"a\0b"
+    yield "two tables of contents.pptx", seeds()[".pptx"][0] * 2
+    yield "escape sequences.txt", b"\x1b$B" * 200_000
     yield "one line.txt", b"a" * 30_000_000
     yield "escapes.txt", b"\x1b[2J\x1b]0;x\x07 text " * 1000
     yield "bidi.txt", "\u202etxt.exe \u2066 text".encode() * 1000
