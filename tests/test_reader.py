@@ -324,7 +324,7 @@ def test_a_question_about_a_named_document_without_its_words_reads_that_document
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(reader):
-    with pytest.raises(ContextError, match=r"The question takes \d+ positions, the budget is 900"):
+    with pytest.raises(ContextError, match=r"The question takes 2,0\d\d positions, the budget is 900"):
         reader.ask("why " * 500)
     with pytest.raises(ContextError, match="window of 2048"):
         reader.ask("why", policy=Policy(budget=2048))

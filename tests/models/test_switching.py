@@ -105,7 +105,7 @@ def test_ask_equals_ask_many_beyond_the_switch(tmp_path):
     corpus = lr.Corpus.create(tmp_path, "c", lr.MeanPool(model, tokenizer, ratio=5, segment_tokens=60))
     corpus.add([Document("a", "The queen of hearts made some tarts all on a summer's day. " * 3)])
     reader = lr.Reader(corpus, model, tokenizer)
-    questions = ["Who made tarts?", "What did the queen of hearts make on a summer's day?", "When?"]
+    questions = ["Who made tarts?", "What did the queen of hearts make on a summer's day?", "Tarts?"]
     for policy in (lr.Policy(raw=1, compressed="none"), lr.Policy(raw=0), lr.Policy(raw=0, compressed="none")):
         sampling = Sampling(max_new_tokens=20)
         many = reader.ask_many(questions, policy=policy, sampling=sampling)
