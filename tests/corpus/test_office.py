@@ -173,6 +173,14 @@ def test_all_sheets_come_as_tables_with_values_as_shown(tmp_path):
         (12000, "0.00E+00", "12000"),
         (12_000_000, "#,##0,", "12000000"),
         (0.5, "# ?/?", "0.5"),
+        # More digits than Python's decimal context has.
+        (1e27, "0.00", "1000000000000000000000000000.00"),
+        (1.5, "0." + "0" * 29, "1.5" + "0" * 28),
+        (1e26, "0.0%", "10000000000000000000000000000.0%"),
+        # A condition decides which section is meant; the number itself is right in any case.
+        (5, '[<1]"low";"high"', "5"),
+        (0.25, "[>=1]0%;0.00%", "0.25"),
+        (5, "[Red]0.0;[Blue]0.0", "5.0"),
         (datetime.time(9, 5), "h:mm", "09:05"),
         (datetime.timedelta(hours=30, minutes=5), "[h]:mm", "30:05:00"),
         (datetime.datetime(2026, 1, 2), "dd.mm.yyyy", "2026-01-02"),

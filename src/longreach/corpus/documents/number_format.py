@@ -2,12 +2,16 @@
 
 import datetime
 import re
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 _CORE = re.compile(r"[#0?,]*(?:\.[0#?]+)?")
 # What stands in a format beside digits: a quoted text, an escaped sign, a currency, a width, a filler, a color.
 _PIECES = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]\-]*)[^\]]*\]|_.|\*.|\[[^\]]*\]|([$€£¥ ()+:%-])')
+# A section that holds only for some numbers, such as `[<100]0.00;0`.
+_CONDITION = re.compile(r"\[[<>=]")
 _MOST_DIGITS = 30
+# Room for that many digits on either side of the point; Python's own context has 28 in all.
+_EXACT = Context(prec=3 * _MOST_DIGITS)
 
 
 def show_value(value: object, number_format: str) -> str:
@@ -32,6 +36,8 @@ def show_value(value: object, number_format: str) -> str:
 
 
 def _show_number(value: int | float, number_format: str) -> str:
+    if _CONDITION.search(number_format):
+        return _plain(value)
     sections = _split_sections(number_format)
     section = sections[0]
     amount = value
@@ -77,10 +83,12 @@ def _apply(value: int | float, section: str) -> str | None:
     if not number.is_finite() or number.adjusted() > _MOST_DIGITS:
         return None
     if "%" in before + after:
-        number *= 100
+        number = _EXACT.multiply(number, 100)
     whole, _, decimals = digits.partition(".")
-    rounded = number.quantize(Decimal(1).scaleb(-min(len(decimals), _MOST_DIGITS)), ROUND_HALF_UP)
-    text = f"{abs(rounded):,f}" if "," in whole else f"{abs(rounded):f}"
+    last_place = Decimal(1).scaleb(-min(len(decimals), _MOST_DIGITS))
+    rounded = number.quantize(last_place, ROUND_HALF_UP, _EXACT)
+    size = rounded.copy_abs()
+    text = f"{size:,f}" if "," in whole else f"{size:f}"
     if decimals and decimals[-1] in "#?":
         least = len(decimals.rstrip("#?"))
         head, _, tail = text.partition(".")
