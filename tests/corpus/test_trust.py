@@ -1,6 +1,7 @@
 """Damage of every kind to a corpus: found, refused, and repaired as far as something vouches for what is left."""
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -15,8 +16,9 @@ from longreach.corpus import artefacts, compaction
 from longreach.corpus.artefacts import swap_in
 from longreach.corpus.documents import Document
 from longreach.corpus.faults import storage_faults
-from longreach.corpus.head import HEAD, manifests, version_of
+from longreach.corpus.head import HEAD, Head, manifests, version_of
 from longreach.corpus.integrity import LOCK, LOG, FileLog, file_hash
+from longreach.corpus.schema import sha256
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from longreach.errors import CorpusBusy, CorpusDamaged, StorageError, UsageError
@@ -215,6 +217,35 @@ def test_a_table_that_lost_its_newest_version_is_neither_read_nor_written(corpus
     assert not corpus.verify().ok
     with pytest.raises(CorpusDamaged):  # nothing healed over it
         corpus.add(A)
+
+
+@pytest.mark.parametrize("head", [Head([[1]], {}), Head([], {"documents": "x"}), Head([], {"documents": None})])
+def test_a_head_with_other_types_is_damage_although_its_checksum_is_right(corpus, head):
+    values = json.dumps(head._asdict(), sort_keys=True)
+    checked = {**json.loads(values), "sum": sha256(values.encode())[:16]}
+    (corpus.path / HEAD).write_text(json.dumps(checked) + "\n")
+    assert len(corpus.documents()) == 2
+    with pytest.raises(CorpusDamaged, match=f"{HEAD} is missing or not what was written"):
+        corpus.add(Document("c", "third"))
+    assert not corpus.verify().ok
+    corpus.repair()
+    assert corpus.verify().ok
+
+
+@pytest.mark.parametrize(
+    "entry", [{"file": ["a"], "bytes": 1, "sha256": ""}, {"file": "a"}, {"removed": {}}, {"intent": 1}, {"file": 2}]
+)
+def test_a_line_of_the_log_with_other_types_is_damage_although_its_checksum_is_right(corpus, entry):
+    log = corpus.path / LOG
+    last = json.loads(log.read_bytes().split(b"\n")[-2])
+    line = entry | {"sum": sha256(last["sum"].encode(), json.dumps(entry).encode())[:16]}
+    with log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(CorpusDamaged, match=r"line \d+ is not what was written"):
+        corpus.add(Document("c", "third"))
+    assert not corpus.verify().ok
+    corpus.repair()
+    assert corpus.verify().ok and len(corpus.documents()) == 2
 
 
 def test_a_writer_refuses_where_any_file_is_gone_or_cut(corpus):

@@ -34,6 +34,10 @@ def read_head(folder: Path) -> Head | None:
         return None
     if misfit(values, {"chains": (list,), "tables": (dict,)}):
         return None
+    if not all(isinstance(chain, str) for chain in values["chains"]):
+        return None
+    if misfit(values["tables"], dict.fromkeys(values["tables"], (int,))):
+        return None
     head = Head(values["chains"], values["tables"])
     return head if raw == _encoded(head) else None
 

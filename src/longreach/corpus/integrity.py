@@ -36,13 +36,13 @@ from longreach.corpus.head import (
 from longreach.corpus.schema import SETTINGS, sha256
 from longreach.corpus.tables import DATABASE
 from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, StorageError
-from longreach.jsontext import parse_object
+from longreach.jsontext import Kinds, misfit, parse_object
 
 LOG = "files.jsonl"
 LOCK = ".lock"
 WORK = "study"  # the folder where training is under way; what comes of it is moved out, and answered for there
 CHANGING = "changing: "  # intents of work outside the database
-_HINT = "latest_version_hint.json"  # the one file Lance rewrites
+HINT = "latest_version_hint.json"  # the one file Lance rewrites
 
 
 class Recorded(NamedTuple):
@@ -62,7 +62,7 @@ def require(folder: Path) -> None:
 def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
     """Holds the one lock of the writers of a corpus; waits up to `seconds` for it, then raises CorpusBusy.
 
-    `reading`: go on without where the lock may not be written, because there are no writers either.
+    With `reading`, it does without a lock where that may not be written, because there are no writers either.
     """
     require(folder)
     lock = filelock.FileLock(folder / LOCK, timeout=seconds)
@@ -142,7 +142,9 @@ class FileLog:
             same = json.dumps(entry | {"sum": told}).encode() == line
         except (ValueError, KeyError, AttributeError, TypeError):
             return None
-        return entry if same and told == self._sum(entry) else None
+        if not same or told != self._sum(entry) or not is_sound(entry):
+            return None
+        return entry
 
     def _sum(self, entry: dict[str, Any]) -> str:
         return sha256(self._chain.encode(), json.dumps(entry).encode())[:16]
@@ -237,7 +239,7 @@ class FileLog:
 
     def _mutable(self, path: str) -> bool:
         """Whether the writer that was killed may have been changing this file."""
-        return self.intent is not None and (path.endswith("/" + _HINT) or self._of_other_work(path))
+        return self.intent is not None and (path.endswith("/" + HINT) or self._of_other_work(path))
 
     def _removable(self, path: str) -> bool:
         """Whether the writer that was killed may have taken this file away."""
@@ -297,6 +299,18 @@ class FileLog:
         if self.intent is None and not self.problems:
             problems.extend(f"{path} was not written by longreach." for path in present if path not in self.files)
         return problems
+
+
+def is_sound(entry: dict[str, Any]) -> bool:
+    """Whether an entry of a file log has the fields of its kind: its checksum alone is no proof, as it has no key."""
+    kinds: Kinds = {}
+    if "file" in entry:
+        kinds = {"file": (str,), "bytes": (int,), "sha256": (str,)}
+    elif "removed" in entry:
+        kinds = {"removed": (str,)}
+    elif "intent" in entry:
+        kinds = {"intent": (str,)}
+    return misfit(entry, kinds) is None
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, int, int]:

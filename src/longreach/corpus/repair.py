@@ -16,13 +16,12 @@ import pyarrow as pa
 from longreach.corpus.artefacts import ADAPTER, is_intact, scorecard_is_intact
 from longreach.corpus.compaction import keep_newest, rewrite
 from longreach.corpus.head import TABLES, lost_versions, read_head
-from longreach.corpus.integrity import LOG, WORK, FileLog, Recorded, file_hash
+from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, file_hash, is_sound
 from longreach.corpus.schema import DOCUMENTS, READER, SCORECARD, SETTINGS, Settings, intact, sha256
 from longreach.corpus.tables import DATABASE, check_document, connect
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
 
-_HINT = "latest_version_hint.json"
 _BATCH_ROWS = 256
 _SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
 
@@ -79,7 +78,7 @@ def salvage(raw: bytes) -> dict[str, Recorded]:
             told = entry.pop("sum", None)
         except NotJson:
             entry, told = {}, None
-        if told == sha256(before, json.dumps(entry).encode())[:16]:
+        if told == sha256(before, json.dumps(entry).encode())[:16] and is_sound(entry):
             if "file" in entry:
                 files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
             elif "removed" in entry:
@@ -91,8 +90,8 @@ def salvage(raw: bytes) -> dict[str, Recorded]:
 
 def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
     """Whether every file of the database is one that the old log vouches for, and none of them is missing."""
-    present = {path for path in log.present() if path.startswith(DATABASE + "/") and not path.endswith("/" + _HINT)}
-    recorded = {path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + _HINT)}
+    present = {path for path in log.present() if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)}
+    recorded = {path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)}
     return present == recorded and all(file_hash(folder / path) == known[path] for path in present)
 
 
