@@ -132,6 +132,8 @@ def test_pages_are_xhtml(book):
     text = "a<span/>b <![CDATA[x < y & z]]> &nbsp;&mdash;<textarea/> end"
     members = {"OEBPS/a.xhtml": '<?xml version="1.0"?>' + page(text, head)}
     assert book(members, package({"a": "a.xhtml"}, ["a"])).text == "ab x < y & z \u00a0— end"
+    cut = '<?xml version="1.0"?>' + page("<p><![CDATA[a < b]]></p><p>c</p><![CDATA[" * 3)
+    assert "a < b" in book({"OEBPS/a.xhtml": cut}, package({"a": "a.xhtml"}, ["a"])).text
     entity = '<!DOCTYPE html [<!ENTITY firm "Acme Ltd"><!ENTITY x "&firm;&firm;">]>' + page("&firm; &x;")
     assert book({"OEBPS/a.xhtml": entity}, package({"a": "a.xhtml"}, ["a"])).text == "Acme Ltd &x;"
     prefixed = "<h:html xmlns:h='http://www.w3.org/1999/xhtml'><h:body><h:p>One</h:p><h:p>Two</h:p></h:body></h:html>"

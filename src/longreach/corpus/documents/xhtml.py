@@ -29,7 +29,10 @@ def as_html(page: str) -> str:
     cannot define entities. Entities that contain others are left alone: they can grow without bounds.
     """
     page = _with_entities(page)
-    page = _CDATA.sub(_escape, page)
+    # Up to the last end only: each section without an end would be looked for to the end of the page.
+    end = page.rfind("]]>") + 3
+    if end > 2:
+        page = _CDATA.sub(_escape, page[:end]) + page[end:]
     prefix = _PREFIX.search(page)
     if prefix is not None:
         page = re.sub(rf"(</?){re.escape(prefix[1])}:", r"\1", page)
