@@ -196,10 +196,12 @@ def test_dense_embeddings_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(SentenceTransformer, "encode", counting)
     assert Corpus.open(tmp_path, "c").search("sea mammal", k=3, retriever="dense") == first
     assert encoded == ["sea mammal"]
-    for path in (tmp_path / "cache" / "dense").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    assert Corpus.open(tmp_path, "c").search("sea mammal", k=3, retriever="dense") == first
-    assert len(encoded) == 2 + len(FACTS)
+    for size in (100, 0):
+        encoded.clear()
+        for path in (tmp_path / "cache" / "dense").iterdir():
+            path.write_bytes(path.read_bytes()[:size])
+        assert Corpus.open(tmp_path, "c").search("sea mammal", k=3, retriever="dense") == first
+        assert len(encoded) == 1 + len(FACTS)
 
 
 def test_wrong_calls_are_refused(corpus, monkeypatch):

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from zipfile import BadZipFile
 
@@ -216,14 +217,14 @@ def _embed_revision(encoder: Any, revision: str, texts: Sequence[str]) -> tuple[
         with np.load(kept) as file:
             if len(file["counts"]) == len(texts) and file["counts"].sum() == len(file["vectors"]):
                 return file["counts"], file["vectors"]
-    except (OSError, ValueError, KeyError, BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         pass  # not there yet, or cut short: made again below
     windows = [_windows(encoder, text) for text in texts]
-    flat = [window for part in windows for window in part]
+    flat = list(chain.from_iterable(windows))
     shown = len(flat) > 500 and sys.stderr.isatty()
     rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=shown)
     counts = np.array([len(part) for part in windows])
-    draft = kept.with_suffix(f".{os.getpid()}.tmp.npz")
+    draft = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp.npz")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(draft, counts=counts, vectors=rows)

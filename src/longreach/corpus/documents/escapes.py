@@ -118,7 +118,7 @@ def decode_utf_7(raw: bytes) -> str | None:
         found.append(characters)
     if len(found) < _LEAST_UTF7:
         return None
-    letters = [character for text in found for character in text if character.isalpha()]
+    letters = [character for character in "".join(found) if character.isalpha()]
     scripts = {unicodedata.name(letter, "?").partition(" ")[0] for letter in letters}
     if len(scripts) != 1:
         return None

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from longreach.corpus.documents.alphabets import ALPHABETS, COMMON_WORDS, ENGLISH_WORDS, LOANWORDS, script_of
@@ -307,7 +308,8 @@ def _is_in_language(text: str, language: str) -> bool:
 
 def _score(sample: bytes, readings: list[_Reading]) -> list[_Scored]:
     """Returns the readings by their likeness to a language, the best first."""
-    likeness = _likeness(sample, [codec for reading in readings for codec in reading.codecs])
+    codecs = chain.from_iterable(reading.codecs for reading in readings)
+    likeness = _likeness(sample, list(codecs))
     scored = []
     for reading in readings:
         found = likeness

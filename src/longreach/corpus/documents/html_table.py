@@ -4,6 +4,7 @@ import bisect
 import re
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 _MOST_COLUMNS = 1000  # as in browsers
@@ -45,22 +46,29 @@ class Table:
             self.begin_row()
         self.groups[-1][-1].append(cell)
 
+    def rows(self) -> list[list[Cell]]:
+        """The rows of all groups."""
+        return list(chain.from_iterable(self.groups))
+
+    def cells(self) -> list[Cell]:
+        """The cells of all rows."""
+        return list(chain.from_iterable(self.rows()))
+
     def is_layout(self) -> bool:
         """Whether the table only places things on the page: it has one column, or cells with large tables in them."""
-        cells = [cell for group in self.groups for row in group for cell in row]
-        if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in cells):
+        if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in self.cells()):
             return True
-        return all(len(row) < 2 for group in self.groups for row in group)
+        return all(len(row) < 2 for row in self.rows())
 
     def blocks(self) -> list[str]:
         """The texts of all cells, one after another."""
-        return [cell.text for group in self.groups for row in group for cell in row if cell.text.strip()]
+        return [cell.text for cell in self.cells() if cell.text.strip()]
 
     def lines(self) -> list[str]:
         """The rows as lines of a Markdown table; a cell that spans columns or rows is repeated in each."""
         rows = self._placed()
-        columns = sorted({column for row in rows for column in row})
-        size = sum(len(cell.text) + 4 for group in self.groups for row in group for cell in row)
+        columns = sorted(set(chain.from_iterable(rows)))
+        size = sum(len(cell.text) + 4 for cell in self.cells())
         # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing is repeated.
         sparse = len(columns) * len(rows) > _LEAST_ROOM + 20 * size
         room = _LEAST_ROOM + 4 * size
@@ -84,15 +92,14 @@ class Table:
 
     def _heads(self) -> int:
         """How many of the first rows are headings: one, or none."""
-        first = next((row for group in self.groups for row in group), [])
+        first = next(iter(self.rows()), [])
         return 1 if first and all(cell.heading for cell in first) else 0
 
     def _placed(self) -> list[dict[int, "_Placed"]]:
         """Each row's texts by column, cells from rows above included; columns in which no cell begins are absent."""
         starts: set[int] = set()
         spans: list[list[_Span]] = []
-        cells = sum(len(row) for group in self.groups for row in group)
-        repeats = _LEAST_ROOM + 10 * cells
+        repeats = _LEAST_ROOM + 10 * len(self.cells())
         for group in self.groups:
             placed_group = _place(group, starts, repeats)
             repeats -= sum(len(row) for row in placed_group)

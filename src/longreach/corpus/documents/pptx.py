@@ -141,7 +141,9 @@ class _Writer:
 
         try:
             title = chart.chart_title.text_frame.text if chart.has_title and chart.chart_title.has_text_frame else ""
-            series = [(one.name, list(one.values)) for plot in chart.plots for one in plot.series]
+            series = []
+            for plot in chart.plots:
+                series += [(one.name, list(one.values)) for one in plot.series]
             categories = [" / ".join(map(str, levels)) for levels in chart.plots[0].categories.flattened_labels]
         except MemoryError:
             raise
