@@ -15,6 +15,7 @@ _HOMES = {
     "Corpus": "corpus.store",
     "Document": "corpus.documents",
     "LayerPlan": "pattern",
+    "Limits": "corpus.documents",
     "LongreachError": "errors",
     "MeanPool": "compressors.mean_pool",
     "Policy": "reader.policy",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from longreach.compressors.mean_pool import MeanPool as MeanPool
     from longreach.compressors.weighted_pool import WeightedPool as WeightedPool
     from longreach.corpus.documents import Document as Document
+    from longreach.corpus.documents import Limits as Limits
     from longreach.corpus.store import Corpus as Corpus
     from longreach.errors import LongreachError as LongreachError
     from longreach.kernels.attention import sparse_attention as sparse_attention

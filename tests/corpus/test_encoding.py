@@ -107,6 +107,90 @@ def test_a_few_sentences_prove_their_encoding(text, encoding):
     assert decode_html(html.encode(encoding), "t.html") == html
 
 
+# Plain words and typographic signs prove these, with a few words from elsewhere.
+WESTERN = [
+    (
+        "“It’s not that I don’t like it,” she said – and laughed. “But they’re all at the café with Chloë, and that’s "
+        "where I’d be, too, for £5…”",
+        ["cp1252", "cp1254", "mac_roman"],
+    ),
+    (
+        "The façade of the Français was grey; Hélène Mercœur of Sacré-Cœur and her frère were naïve enough to "
+        "believe in the señor. They had been there with Thérèse.",
+        ["cp1252", "iso8859-15", "mac_roman", "cp1254"],
+    ),
+    (
+        "The crème brûlée of the château and the pâté were what the garçon had for us. That was all.",
+        ["cp1252", "mac_roman", "cp850", "cp437"],
+    ),
+    (
+        "„Wir müssen die Bäume im Garten fällen“, sagte er – aber nicht in diesem Jahr. „Das ist schön für dich, und "
+        "die Nachbarn hören es nicht gern.“",
+        ["cp1252", "cp1250", "cp1254", "mac_roman"],
+    ),
+    (
+        "L’élève n’était pas là : « C’est à lui que le maître l’a demandé », dit-elle. Il est allé à la forêt avec sa "
+        "sœur et le frère de Hélène, où les chênes étaient très vieux.",
+        ["cp1252", "mac_roman", "iso8859-15"],
+    ),
+    (
+        "¿Qué es lo que pasó? No lo sé, señor: la mañana era fría y el niño se fue con su hermano. ¡Así es la vida!",
+        ["cp1252", "mac_roman", "cp850", "iso8859-15"],
+    ),
+    (
+        "Hon sade att det är för sent, och han gick över ån till de små husen där den gamle mannen bor med sin son. "
+        "”Jag kommer i kväll”, sade han.",
+        ["cp1252", "mac_roman"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding"), [(text, encoding) for text, codecs in WESTERN for encoding in codecs])
+def test_western_prose_is_read(text, encoding):
+    raw = text.encode(encoding, "ignore")
+    assert decode_text(raw, "t.txt") == raw.decode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("text", "encodings"),
+    [
+        # Only the names differ, and none is known: è or č, æ or ć.
+        ("The house of the Lefèvres was at the end of the road, and they had it from their uncle.", ["cp1252"]),
+        ("The house of the Mlčochs was at the end of the road, and they had it from their uncle.", ["cp1250"]),
+        ("“That’s the letter of Ćosić,” he said, “and it’s not for you.”", ["cp1250"]),
+        ("“Reykjavík’s Þóra was there,” he said, “and it’s not for you.”", ["cp1252"]),
+        ("“Istanbul’s Doğan was there,” he said, “and it’s not for you.”", ["cp1254"]),
+        ("The letters “ą”, “ę” and “ł” of the Polish alphabet are in all of their names.", ["cp1250", "cp1257"]),
+        ("The letters ą, ę and ł of the Polish alphabet are in all of their names.", ["cp1250", "iso8859-2"]),
+        ("The word “быть” is what they all had in their books, and it’s not easy.", ["cp1251", "mac_cyrillic"]),
+        ("The word λόγος is what they all had in their books, and the words πόλις and λόγος.", ["cp1253"]),
+        ("The word 東京 is what they all had in their books, and the name of 大阪.", ["cp932", "gb18030", "euc_jp"]),
+        ("It is … as they say … the best of all, and so on …", ["cp1252", "mac_roman"]),
+        ("It is à la mode, they say, and the best of all; voilà: the end of it.", ["cp850", "cp437"]),
+        ("The Æsop of the school was with us – that was all, and the rest of it.", ["cp850", "cp1252"]),
+        ("The agreement of the parties (umowa została zawarta, a strony są zgodne) is in the book.", ["cp1250"]),
+    ],
+)
+def test_names_and_words_that_encodings_read_in_different_ways_are_exact_or_refused(text, encodings):
+    for encoding in encodings:
+        for times in (1, 30):
+            raw = "\n".join([text] * times).encode(encoding, "ignore")
+            with contextlib.suppress(DocumentError):
+                assert decode_text(raw, "t.txt") == raw.decode(encoding), encoding
+
+
+def test_one_known_word_decides_for_the_names_beside_it():
+    text = "The tête-à-tête with Lefèvre and Mlle. Gèze was in the garden, and it was what they had all said."
+    assert decode_text(text.encode("cp1252"), "t.txt") == text
+
+
+def test_words_of_a_hostile_text_are_judged_in_linear_time():
+    prose = b"the end of the road and the house of the man was in it "
+    for raw in (b"a" * 100_000 + b"\xe9", b"\x93" * 100_000, b"\xe9a" * 50_000, b"a\x93b " * 50_000):
+        with contextlib.suppress(DocumentError):
+            decode_text(prose * 2000 + raw, "t.txt")
+
+
 def test_a_rare_character_that_two_encodings_read_in_two_ways_is_no_guess():
     text = "Le locataire doit régler le loyer; à défaut, le bail cesse. Il a été décidé. " * 5
     for rare in ("5 ½ tasses", "un cœur, une œuvre", "100 ¤"):

@@ -436,7 +436,7 @@ def test_limits_hold_where_they_are_applied():
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1_500_000, "1.4 MiB"), (20 * GIB, "20 GiB")],
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1 KiB"), (1_500_000, "1.4 MiB"), (20 * GIB, "20 GiB")],
 )
 def test_sizes_are_written_for_people(count, text):
     assert size(count) == text

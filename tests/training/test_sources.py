@@ -47,6 +47,36 @@ def test_a_folder_is_sorted_and_without_hidden_or_unknown_files(tmp_path):
     assert read(tmp_path)[0] == ["a.txt", "b.txt", "sub/c.txt"]
 
 
+def test_a_folder_is_walked_as_for_a_corpus(tmp_path):
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "~$a.docx", "Thumbs.db", "a.txt.swp", "~draft.tmp", "__MACOSX/b.txt"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text(name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.txt").write_text("secret")
+    (folder / "twin.txt").symlink_to("a.txt")
+    (folder / "outside.txt").symlink_to(tmp_path / "elsewhere" / "secret.txt")
+    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    (folder / "circle").symlink_to(folder)
+    (folder / "nowhere.txt").symlink_to("missing.txt")
+    texts, notes = read(folder)
+    assert texts == ["a.txt"]
+    assert len(notes) == 3 and all(note.startswith("Left out: ") for note in notes)
+    for name in ("outside.txt", "outside", "nowhere.txt"):
+        assert any(f"{name} is a link" in note for note in notes)
+
+
+def test_what_converts_files_ends_with_the_source(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(sources.apart, "close", lambda: ended.append(True))
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    texts = sources.find(tmp_path).texts(print)
+    assert next(texts) == "a" and not ended
+    texts.close()
+    assert ended == [True]
+
+
 def test_files_without_text_are_left_out_of_a_folder_aloud_and_refused_by_name(tmp_path):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "good.txt").write_text("good")

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longreach.corpus.documents import Document, Skipped
+from longreach.corpus.documents import Document, Selection, Skipped, apart
 from longreach.corpus.documents import find as find_documents
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encoding import encodable
+from longreach.corpus.documents.folders import Listing, explain_link, list_files
 from longreach.errors import DocumentError, MissingDependency, reason_of
 from longreach.jsontext import parse_json
 
@@ -41,8 +42,9 @@ class Source:
 def find(given: str | Path) -> Source:
     """What a path or the id of a Hub data set stands for.
 
-    A folder stands for the files in it and below whose kind is known, sorted, without hidden ones. In a folder, files
-    without text are left out aloud; a file that was named itself is refused.
+    A folder stands for the files in it and below whose kind is known, sorted, without hidden ones and what programs
+    leave behind; links in it are followed to files of the same folder only, as when documents are ingested. In a
+    folder, files without text are omitted with a note; a file that was named itself is refused.
 
     Args:
         given: A path, or `owner/name`, `owner/name:config` or `owner/name:config@split` (split "train" unless told
@@ -54,10 +56,12 @@ def find(given: str | Path) -> Source:
     """
     path = Path(given)
     try:
+        listing = Listing()
         if path.is_dir():
-            files, named = _walk(path), False
+            listing = list_files(path, SUFFIXES | _TABLES, Selection())
+            files = _without_twins(listing.files)
         elif path.exists():
-            files, named = [path], True
+            files = [path]
         else:
             return hub(str(given))
         digest = hashlib.sha256(b"".join(_file_digest(file) for file in files)).hexdigest()
@@ -69,8 +73,16 @@ def find(given: str | Path) -> Source:
         raise DocumentError(f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}.")
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
-        for file in files:
-            yield from _texts(file, named, note)
+        for skipped in listing.skipped:
+            note(f"Left out: {skipped.reason}")
+        for link in listing.links:
+            if os.path.realpath(link) not in listing.folders:  # else all that is in it is read anyway
+                note(f"Left out: {explain_link(link).reason}")
+        try:
+            for file in files:
+                yield from _texts(file, file == path, note)
+        finally:
+            apart.close()
 
     return Source(str(given), digest, texts)
 
@@ -144,13 +156,12 @@ def hub_rows(given: str, folder: Path | None = None, *, config: str | None = Non
         ) from error
 
 
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for top, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(top, name) for name in sorted(files) if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES | _TABLES]
-    return found
+def _without_twins(files: list[Path]) -> list[Path]:
+    """Returns files less the links to others of them."""
+    found: dict[str, Path] = {}
+    for file in files:
+        found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
 
 
 def _file_digest(path: Path) -> bytes:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
-from longreach.corpus.documents.alphabets import ALPHABETS, COMMON_WORDS, ENGLISH_WORDS, LOANWORDS, script_of
+from longreach.corpus.documents.alphabets import ALPHABETS, COMMON_WORDS, script_of
+from longreach.corpus.documents.western import find_codec
 
 # Python's names, which are also the detector's.
 _ENCODINGS = [
@@ -69,6 +70,7 @@ _ENCODINGS = [
     "hp-roman8",
 ]
 _MULTIBYTE = ("cp932", "euc_jis_2004", "gb18030", "big5hkscs", "cp949")
+_USUAL_FIRST = ("cp1252", *_ENCODINGS, *_MULTIBYTE)
 _SYMBOLS = ("No", "Po", "Ps", "Pe", "Pi", "Pf", "Sc", "Sk", "Sm", "So")
 # In prose a control character never occurs; a capital after a small letter or a symbol inside a word is rare.
 _ODD = re.compile(r"x|[al]U|lA|[aAlU]s(?=[aAlU])")
@@ -90,18 +92,6 @@ _LEAD_OVER_UNSCORED = 3.0
 _UNSCORED = ("af", "az", "bs", "ca", "eu", "fo", "gl", "hsb", "lb", "sq")
 _LEAST_FOREIGN = 3
 _LEAST_OF_OTHER_SCRIPT = 12
-_LEAST_ENGLISH = 0.2
-# A sign of English prose with what stands around it; each must be one of these.
-_SIGNS = re.compile(
-    r"(?:^|(?<=[\s(\[—–“‘]))[“‘](?=[\w‘“’(\[…$£€—–])"
-    r"|(?<=[\w.,;:!?…)\]’”—–%*])[”’]"
-    r"|(?<!\w)’(?=\w)"
-    r"|(?<=\S)…|…(?=\S)"
-    r"|(?<=\s)[–—](?=\s)|(?<=[\w,.;:!?”’)])[–—]|[–—](?=[\w“‘])"
-    r"|[£€](?=\d)|§(?=\s?\d)|±(?=\s?\d)"
-    r"|(?<=\d)[°²³½¼¾×](?![^\W\d_])|(?<=\d)°(?=[CF]\b)|(?<=[cm])[²³]\b"
-    r"|(?<=\d)\s?µ(?=[a-zA-Z])|[©®™•]|(?<=[\d.,;:?!])\xa0|\xa0(?=\d)"
-)
 
 
 class _Reading(NamedTuple):
@@ -127,11 +117,14 @@ def guess(raw: bytes, markup: bool = False) -> str | None:
         markup: Whether there are tags in them, which prove nothing.
     """
     sample = _sampled(_TAG.sub(b" ", raw) if markup else raw)
+    prose = _TAG.sub(b" ", raw) if markup else raw
+    proven = find_codec(prose, _USUAL_FIRST)
+    if proven is not None:
+        whole = _decoded(raw, proven)
+        return whole if whole is not None and not has_controls(whole) else None
     western = _decoded(raw, "cp1252")
-    if western is not None and not has_controls(western):
-        text = _decoded(_TAG.sub(b" ", raw), "cp1252") or "" if markup else western
-        if _is_english(text) or _is_known(text):
-            return western
+    if western is not None and not has_controls(western) and _is_known(_decoded(prose, "cp1252") or ""):
+        return western
     readings = _readings(raw, sample)
     # Those that nobody would write are no rivals either.
     plausible = [reading for reading in readings if _is_of_some_language(reading.text)]
@@ -334,21 +327,6 @@ def _likeness(sample: bytes, codecs: list[str]) -> dict[str, tuple[float, str]]:
         if codec is not None:
             found[codec] = (result["confidence"], result["language"] or "")
     return found
-
-
-def _is_english(text: str) -> bool:
-    """Whether a text is English, with typographic signs where they belong and words from elsewhere that it knows."""
-    words = re.findall(r"[a-z]+", text.lower())
-    known = [word for word in words if word in ENGLISH_WORDS]
-    # Other languages have "a", "me", "no" and "was" too.
-    if len(set(known)) < 3 or not {"the", "of", "and"}.intersection(known) or len(known) < _LEAST_ENGLISH * len(words):
-        return False
-    for word in re.findall(r"\w*[^\W\x00-\x7f]\w*(?:-[^\W\d_]+)*", text):
-        plain = word.strip("_0123456789").lower()
-        if plain not in LOANWORDS and not any(mark in "µ²³½¼¾" for mark in plain):
-            return False
-    signs = sum(character > "\x7f" and (not character.isalpha() or character == "µ") for character in text)
-    return signs == len(_SIGNS.findall(text))
 
 
 def _decoded(raw: bytes, encoding: str) -> str | None:
