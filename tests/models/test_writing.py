@@ -245,7 +245,12 @@ def read_anew(model, ids, tokens=10):
     return ids[:, -tokens:]
 
 
-@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")  # PEFT calls it so
+PEFT_CALLS_IT_SO = pytest.mark.filterwarnings(
+    "ignore:.past_key_values. is deprecated:FutureWarning:torch.nn.modules.module"
+)
+
+
+@PEFT_CALLS_IT_SO
 @pytest.mark.parametrize("kind", LEARNED)
 def test_learned_prompts_write_what_a_whole_forward_says(kind):
     model, ids = learned(kind), ids_of(30)
@@ -255,7 +260,7 @@ def test_learned_prompts_write_what_a_whole_forward_says(kind):
     assert not torch.equal(want, written(make_hybrid(), ids))
 
 
-@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@PEFT_CALLS_IT_SO
 @pytest.mark.parametrize("kind", LEARNED)
 def test_learned_prompts_are_those_of_the_stock_model_where_nothing_is_hidden(kind):
     ids = ids_of(30)
@@ -263,7 +268,7 @@ def test_learned_prompts_are_those_of_the_stock_model_where_nothing_is_hidden(ki
     close(learned(kind, make_hybrid(pattern=DENSE))(input_ids=ids).logits, stock(input_ids=ids).logits)
 
 
-@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@PEFT_CALLS_IT_SO
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
 def test_rows_of_unlike_length_with_a_prefix_are_the_single_ones(options):
     model, rows = learned("prefix"), [ids_of(length, seed=length) for length in (30, 17, 23)]
@@ -276,7 +281,7 @@ def test_rows_of_unlike_length_with_a_prefix_are_the_single_ones(options):
     assert torch.equal(written(model, ids, mask, **options), singles)
 
 
-@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@PEFT_CALLS_IT_SO
 def test_a_prefix_is_trained_on_padded_rows():
     model, ids = learned("prefix").train(), ids_of(30, rows=2)
     mask = torch.ones_like(ids)

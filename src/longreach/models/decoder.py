@@ -178,11 +178,22 @@ def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: A
             raise ValueError(f"{counted(len(weights), 'weight')} in the folder, places for {len(laid)} in the model")
     except Exception as error:
         if name in getattr(model, "peft_config", {}):
-            model.delete_adapter(name)
+            _take_off(model, name)
         reason = reason_of(error)
         raise ModelError(f"{refused} ({reason}): use one that was trained on this model.") from error
     finally:
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
+
+
+def _take_off(model: Any, name: str) -> None:
+    """As the model's own `delete_adapter`, which refuses where transformers asks for a newer PEFT than there is."""
+    from peft.functional import delete_adapter
+
+    delete_adapter(model, adapter_name=name, prefix="lora_")
+    del model.peft_config[name]
+    if not model.peft_config:
+        del model.peft_config
+        model._hf_peft_config_loaded = False  # else it would be saved as an adapter
 
 
 def switch_off(model: Any) -> None:

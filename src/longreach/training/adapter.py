@@ -79,7 +79,8 @@ def begun(model: Any, folder: Path) -> Any:
     config = lora_config(read_json(folder / ADAPTER), model, weights, folder)
     config.inference_mode = False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
+        # PEFT asks transformers by a name that is going.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
         return _in_float32(lay(model, config, weights, folder))
 
 

@@ -101,7 +101,8 @@ class CompressorObjective(torch.nn.Module):
         )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going
+                # PEFT asks transformers by a name that is going.
+                warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
                 self.adapted = get_peft_model(model, lora)
         except ValueError as error:
             names = ", ".join(ADAPTED[recipe.lora_targets])
