@@ -4,25 +4,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from longreach.corpus.documents import roman
+
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
 _NUMBER = re.compile(r"\s*([+-]?\d{1,9})", re.ASCII)
-_ROMAN = [
-    (1000, "m"),
-    (900, "cm"),
-    (500, "d"),
-    (400, "cd"),
-    (100, "c"),
-    (90, "xc"),
-    (50, "l"),
-    (40, "xl"),
-    (10, "x"),
-    (9, "ix"),
-    (5, "v"),
-    (4, "iv"),
-    (1, "i"),
-]
 
 
 @dataclass
@@ -69,10 +56,7 @@ def _written(number: int, style: str) -> str:
             number, letter = divmod(number - 1, 26)
             letters = chr(ord("a") + letter) + letters
         return letters.upper() if style == "A" else letters
-    if style in ("i", "I") and 0 < number < 4000:
-        roman = ""
-        for value, sign in _ROMAN:
-            roman += sign * (number // value)
-            number %= value
-        return roman.upper() if style == "I" else roman
+    if style in ("i", "I") and 0 < number <= roman.MOST:
+        numeral = roman.to_roman(number)
+        return numeral.upper() if style == "I" else numeral
     return str(number)

@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from longreach.corpus.documents import roman
+
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_ROMAN = dict(m=1000, cm=900, d=500, cd=400, c=100, xc=90, l=50, xl=40, x=10, ix=9, v=5, iv=4, i=1)
 _LEVELS = 9
 
 
@@ -107,11 +108,8 @@ def format_number(number: int, form: str) -> str:
         # After z come aa, bb, cc.
         letters = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 + 1)
         return letters if form == "lowerLetter" else letters.upper()
-    if form in ("lowerRoman", "upperRoman") and 0 < number < 4000:
-        letters = ""
-        for letter, amount in _ROMAN.items():
-            letters += letter * (number // amount)
-            number %= amount
+    if form in ("lowerRoman", "upperRoman") and 0 < number <= roman.MOST:
+        letters = roman.to_roman(number)
         return letters if form == "lowerRoman" else letters.upper()
     return str(number)
 

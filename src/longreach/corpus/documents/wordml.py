@@ -13,6 +13,7 @@ from longreach.corpus.documents.formulas import MATH, to_latex
 from longreach.corpus.documents.numbering import Numbering, W, value, whole
 from longreach.corpus.documents.ooxml import COMPATIBILITY, RELATIONSHIP, Link, Package
 from longreach.corpus.documents.place import Place
+from longreach.corpus.documents.wordfields import field_codes
 from longreach.corpus.documents.wordstyles import Styles
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Writer:
     def read(self, root: "_Element", part: str, block: "_Element", label: str = "") -> None:
         """Appends what an element of a part holds to `block`, with a label before its first paragraph."""
         self._links = self._package.links(part)
-        self._codes = _field_codes(root)
+        self._codes = field_codes(root)
         self._label = label
         self._within(root, block)
         self._label = ""
@@ -372,31 +373,3 @@ def _skip(row: "_Element", count: str) -> int:
     if skipped:
         SubElement(row, "td", {"colspan": str(skipped)} if skipped > 1 else {})
     return skipped
-
-
-def _field_codes(root: "_Element") -> "set[_Element]":
-    """The text that belongs to the code of a field, and not to its result."""
-    begun: list[_Element] = []
-    coded: set[_Element] = set()
-    ended: set[_Element] = set()
-    for mark in root.iter(W + "fldChar"):
-        kind = mark.get(f"{W}fldCharType")
-        if kind == "begin":
-            begun.append(mark)
-        elif begun and kind in ("separate", "end"):
-            begin = begun[-1]
-            if begin not in coded:
-                coded.add(begin)
-                ended.add(mark)
-            if kind == "end":
-                begun.pop()
-    depth = 0
-    codes = set()
-    for element in root.iter(W + "fldChar", W + "t"):
-        if element in coded:
-            depth += 1
-        elif element in ended:
-            depth -= 1
-        elif depth > 0 and element.tag == W + "t":
-            codes.add(element)
-    return codes

@@ -1,0 +1,27 @@
+"""Roman numerals."""
+
+_VALUES = {
+    "m": 1000,
+    "cm": 900,
+    "d": 500,
+    "cd": 400,
+    "c": 100,
+    "xc": 90,
+    "l": 50,
+    "xl": 40,
+    "x": 10,
+    "ix": 9,
+    "v": 5,
+    "iv": 4,
+    "i": 1,
+}
+MOST = 3999
+
+
+def to_roman(number: int) -> str:
+    """Returns a number from 1 to `MOST` as a Roman numeral in lower case."""
+    numeral = ""
+    for letters, value in _VALUES.items():
+        numeral += letters * (number // value)
+        number %= value
+    return numeral
