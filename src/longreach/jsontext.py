@@ -53,7 +53,7 @@ def parse_json(text: str | bytes, *, wide: bool = False, nan: Callable[[str], An
 
 
 def parse_object(text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None) -> dict[str, Any]:
-    """Returns the object that a JSON text holds. Arguments and errors as of `parse_json`; no object is an error too."""
+    """Returns the object that a JSON text holds. Arguments and errors are those of `parse_json`."""
     value = parse_json(text, wide=wide, nan=nan)
     if not isinstance(value, dict):
         raise NotJson("it is no JSON object")

@@ -207,7 +207,7 @@ def test_results_of_fields_are_read_and_their_codes_are_not(tmp_path):
 
 def test_hidden_text_is_left_out_and_said(tmp_path):
     converted = read(build(tmp_path, f"<w:p>{run('Shown.')}{run('Secret', '<w:vanish/>')}</w:p>"))
-    assert converted.text.strip() == "Shown." and converted.notes == ("Hidden text is left out.",)
+    assert converted.text.strip() == "Shown." and converted.notes == ("Hidden text is omitted.",)
     converted = read(build(tmp_path, "<w:p>" + run("Shown.", "<w:vanish w:val='0'/>") + "</w:p>"))
     assert converted.text.strip() == "Shown." and converted.notes == ()
 

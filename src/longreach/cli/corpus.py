@@ -179,7 +179,7 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
 @app.command()
 def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Make the file log of a damaged corpus anew, and keep all that is shown to be as it was written.
+    """Rebuild the file log of a damaged corpus, and keep all that is proven to be as it was written.
 
     What could not be kept is listed, with exit code 1: documents that are damaged, earlier versions, an adapter.
 

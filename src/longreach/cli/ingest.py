@@ -29,19 +29,19 @@ def ingest(
         None,
         "--ratio",
         callback=at_least_one,
-        help="Tokens a vector, of mean-pool or of a trained compressor. [default: 30; as trained]",
+        help="Tokens per vector, for mean-pool and trained compressors. [default: 30; as trained]",
     ),
     segment_tokens: int | None = typer.Option(
         None,
         "--segment-tokens",
         callback=at_least_one,
-        help="Tokens of a passage. [default: 240; autocompressor: 1536]",
+        help="Tokens per passage. [default: 240; autocompressor: 1536]",
     ),
     summary_tokens: int | None = typer.Option(
         None,
         "--summary-tokens",
         callback=at_least_one,
-        help="autocompressor: vectors a passage. [default: 50; as trained]",
+        help="autocompressor: vectors per passage. [default: 50; as trained]",
     ),
     mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
     include: list[str] = typer.Option(
@@ -73,8 +73,8 @@ def ingest(
 ) -> None:
     """Read documents once and keep what they become.
 
-    Run it again at any time: unchanged files are left alone, changed ones replaced, and work that was interrupted goes
-    on where it stopped. Files that cannot be read are skipped and listed at the end, with exit code 1. Parts of a file
+    Run it again at any time: unchanged files are left alone, changed ones are replaced, and interrupted work is
+    resumed. Files that cannot be read are skipped and listed at the end, with exit code 1. Parts of a file
     that cannot be read, such as a scanned page among others, are listed too, and `corpus show` lists them later.
 
     A PATTERN is one of gitignore. Without a slash it is about the name of a file or folder: '*.pdf', drafts. With one

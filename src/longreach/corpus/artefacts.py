@@ -1,8 +1,8 @@
 """What training puts into a corpus: adapters and the scorecard, which carry their own proof, and how they get in.
 
-An adapter's folder holds `sha256.json`, the hashes of its files; the scorecard holds its own. Those of corpora from
-before are held against the file log. A new adapter takes the place of the old one by two renames, which the next writer
-undoes where a kill came between them.
+An adapter's folder holds `sha256.json`, the hashes of its files; the scorecard holds its own. Those of corpora made
+before there were such hashes are compared with the file log. A new adapter takes the place of the old one by two
+renames, which the next writer undoes where a kill came between them.
 """
 
 import hashlib

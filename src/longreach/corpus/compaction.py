@@ -1,4 +1,4 @@
-"""Freeing what no document refers to: old text is gone from the disk then, whatever the clock said at its writing."""
+"""Freeing what no document refers to: old text is gone from the disk afterwards, whatever any clock said."""
 
 import warnings
 from collections.abc import Collection, Iterator

@@ -1,7 +1,7 @@
 """How far a corpus has come: the end of its file log, and the newest version of each table.
 
-`files.head` is replaced after every change. It is what a log that was cut, or a table that lost its newest version, is
-held against; readers, who read no log, do the latter. Versions are told by the numbers in file names, not by a clock.
+`files.head` is replaced after every change. By it a writer notices a log that was cut, and writers and readers notice a
+table that lost its newest version. Versions are told apart by the numbers in file names, not by a clock.
 """
 
 import json

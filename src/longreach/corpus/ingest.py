@@ -1,7 +1,7 @@
 """Adds documents to a corpus: read, cut, compress, append, commit.
 
 Passages are appended while their document is still being compressed; the document itself appears with one row at the
-end. So a reader sees whole documents only, and a writer that was killed goes on after the last appended passage.
+end. So a reader sees whole documents only, and a writer that was killed resumes after the last appended passage.
 """
 
 import threading
@@ -153,7 +153,7 @@ class Ingest:
                 bar.update(count)
                 if len(self._rows) >= FLUSH_PASSAGES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
                     self.flush()
-        assert not self._work, f"the compressor left out segments of {next(iter(self._work))}"
+        assert not self._work, f"the compressor omitted segments of {next(iter(self._work))}"
         self.flush()
         return replace(self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began)
 
@@ -175,7 +175,7 @@ class Ingest:
                 try:
                     ids, pieces = cut(item.text, self.compressor)
                     if not ids:
-                        raise DocumentError("It has no tokens in this model's vocabulary: leave it out.")
+                        raise DocumentError("It has no tokens in this model's vocabulary: omit it.")
                     self.compressor.check(len(ids))
                 except (DocumentError, MemoryError) as error:
                     said = "Its tokens need more memory than there is: split it." if not str(error) else str(error)

@@ -9,8 +9,8 @@ Lance never changes a file it has written, so one hash for each file, noted as i
     {"head": path}                        from here on the file `files.head` is kept
 While an intent is open, files the log does not know are expected; the next writer notes them and closes it.
 
-`files.head` is written after every change; see there. The log may be further on than its head, after a kill, and never
-the other way round: so a log that lost its end is found.
+`files.head` is written after every change; see `head`. After a kill the log may be ahead of its head, and never behind
+it: that is how a log that lost its end is found.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""Makes the file log of a damaged corpus anew, and keeps what can be shown to be as it was written.
+"""Rebuilds the file log of a damaged corpus, and keeps what can be shown to be as it was written.
 
 What shows it: a line of the old log whose checksum holds and whose file has that hash; for rows, their own checksums
-and those of their document; for an adapter and a scorecard, the hashes that they carry. What nothing vouches for goes.
+and those of their document; for an adapter and a scorecard, the hashes that they carry. What nothing vouches for is
+removed.
 """
 
 import json
@@ -21,6 +22,7 @@ from longreach.corpus.schema import DOCUMENTS, READER, SCORECARD, SETTINGS, Sett
 from longreach.corpus.tables import DATABASE, check_document, connect
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
+from longreach.wording import counted
 
 _BATCH_ROWS = 256
 _SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
@@ -132,9 +134,8 @@ def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
             broken.append(str(error))
     for name, read in rows.items():
         if read.lost:
-            broken.append(
-                f"{read.lost} rows of the table '{name}' cannot be read: add again what `show` does not list."
-            )
+            rows_lost = counted(read.lost, "row")
+            broken.append(f"{rows_lost} of the table '{name}' cannot be read: add again what `show` does not list.")
     return whole, broken
 
 

@@ -185,7 +185,7 @@ class Corpus(CorpusReading):
         progress: bool = False,
         batch_size: int | None = None,
     ) -> AddReport:
-        """Adds documents, and replaces those whose content has changed. Run again after a failure, it goes on.
+        """Adds documents, and replaces those whose content has changed. Run again after a failure, it resumes.
 
         A file that cannot be read is skipped, and its earlier state stays.
 
@@ -274,7 +274,7 @@ class Corpus(CorpusReading):
             log.rewrite()
 
     def repair(self) -> RepairReport:
-        """Makes the file log anew, and keeps what can be shown to be as it was written: by file log, row or seal.
+        """Rebuilds the file log, and keeps what the old log, a row's checksum or a seal proves to be as written.
 
         Raises:
             CorpusDamaged: the settings or the tables cannot be read at all.

@@ -43,7 +43,7 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     name = shown(path)
     raw = _bytes(path, name, limits)
     if not raw:
-        raise DocumentError(f"{name} is empty: give it content or leave it out.")
+        raise DocumentError(f"{name} is empty: give it content, or omit it.")
     suffix = path.suffix.lower()
     if (suffix not in _CONVERTERS and _is_utf8(raw)) or not apart.is_possible():
         with applied(limits):
@@ -53,7 +53,7 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     if len(converted.text) > limits.text_characters:
         raise exceeded(name, f"has a text of {counted(len(converted.text), 'character')}", "text_characters", limits)
     if not converted.text.strip():
-        raise DocumentError(f"{name} is empty, it holds no text: give it content or leave it out.")
+        raise DocumentError(f"{name} is empty, it holds no text: give it content, or omit it.")
     if not encodable(converted.text):
         raise DocumentError(f"{name} holds half characters (lone surrogates): save it again as UTF-8 text.")
     return converted

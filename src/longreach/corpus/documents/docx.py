@@ -1,7 +1,7 @@
 """DOCX to text.
 
 The order is: page headers, body, footnotes and endnotes, comments, page footers. Text boxes come after the paragraph
-that holds them. Deleted and hidden text is left out.
+that holds them. Deleted and hidden text is omitted.
 """
 
 import posixpath
@@ -119,7 +119,7 @@ def _said(writer: Writer) -> tuple[str, ...]:
     sentences = []
     for what, count in sorted(writer.lost.items()):
         if what == "hidden text":
-            sentences.append("Hidden text is left out.")
+            sentences.append("Hidden text is omitted.")
         else:
             sentences.append(f"{count} {what} is not read." if count == 1 else f"{what} ({count} times) is not read.")
     return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)

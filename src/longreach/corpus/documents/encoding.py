@@ -35,7 +35,7 @@ _XML_DECLARATION = re.compile(rb"\s*<\?xml\b[^<>]*?\bencoding\s*=\s*[\"']\s*([\w
 _META = re.compile(rb"<meta\b[^<>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
 # Browsers look at the first 1,024 bytes, and again where they meet the declaration later.
 _DECLARED_WITHIN = 65_536
-# So many characters of UTF-8 are no accident in a page that says that it is in another encoding.
+# This many characters of UTF-8 are no accident in a page that says that it is in another encoding.
 _CLEARLY_UTF8 = 4
 
 
@@ -87,7 +87,7 @@ def decode_html(raw: bytes, name: str) -> str:
     if labels.is_seven_bit(label):
         text = labels.decode(raw, label)
         if text is None:
-            said = f"{name} says that it is in {label}, but is not, or that cannot be read"
+            said = f"{name} says that it is in {label}, but it is not, or that encoding cannot be read"
             raise DocumentError(f"{said}: convert it to UTF-8, e.g. with iconv, and declare that.")
         return text
     if labels.codec_of(label) in (None, "utf-8"):

@@ -43,7 +43,7 @@ class Selection:
         follow_links: Follow links to folders, and to files outside the folder that was named.
 
     Raises:
-        UsageError: A pattern is none.
+        UsageError: A pattern matches nothing or cannot be read.
     """
 
     include: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def _refused(listing: Listing) -> Callable[[OSError], None]:
     def note(error: OSError) -> None:
         listing.is_empty = False
         name = shown(error.filename)
-        reason = f"{name} may not be listed ({error.strerror}): ask for permission, or leave it out."
+        reason = f"{name} may not be listed ({error.strerror}): ask for permission, or omit it."
         listing.skipped.append(Skipped(name, reason))
 
     return note

@@ -17,7 +17,7 @@ def to_latex(element: "_Element") -> str:
     characters = "".join(text.text or "" for text in element.iter(MATH + "t", _W + "t"))
     for name in ("f", "acc", "bar", "d", "groupChr", "nary"):
         for part in element.iter(MATH + name):
-            # The converter needs the properties, which a file may leave out where they are the usual ones.
+            # The converter needs the properties, which a file may omit where they are the usual ones.
             if part.find(f"{MATH}{name}Pr") is None:
                 part.insert(0, part.makeelement(f"{MATH}{name}Pr"))
     try:

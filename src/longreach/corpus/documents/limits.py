@@ -16,7 +16,7 @@ _MOST = 2**62  # more than any machine has, and less than what the system's call
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost at most. A file that needs more is skipped, with the limit named, and the others go on.
+    """What one file may cost at most. A file that needs more is skipped, with the limit named, and the others are read.
 
     The defaults let through what people write and scan: books of thousands of pages pass with room to spare.
 
@@ -29,7 +29,7 @@ class Limits:
         memory_bytes: Memory to convert it, where the system can limit that (not on macOS and Windows).
 
     Raises:
-        UsageError: A limit is no whole number from 1 on.
+        UsageError: A limit is not a whole number of at least 1.
     """
 
     file_bytes: int = 512 * _MIB
@@ -43,14 +43,14 @@ class Limits:
         for limit in fields(self):
             value = getattr(self, limit.name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-                raise UsageError(f"The limit {limit.name} is {value!r}: give a whole number from 1 on.")
+                raise UsageError(f"The limit {limit.name} is {value!r}: give a whole number of at least 1.")
 
     @classmethod
     def parse(cls, given: list[str]) -> "Limits":
         """Returns the defaults with changes such as `seconds=300` or `file_bytes=2GiB`.
 
         Raises:
-            UsageError: There is no such limit, or the value is none.
+            UsageError: There is no such limit, or the value is not a number.
         """
         known = [limit.name for limit in fields(cls)]
         changes = {}
@@ -105,7 +105,7 @@ def exceeded(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
         allowed = f"{value:,} s"
     else:
         allowed = f"{value:,}"
-    advice = f"split it or leave it out, or allow more with --limit {limit}=... (in Python, Limits({limit}=...))."
+    advice = f"split it or omit it, or allow more with --limit {limit}=... (in Python, Limits({limit}=...))."
     return DocumentError(f"{name} {what}, and the limit {limit} is {allowed}: {advice}")
 
 

@@ -19,7 +19,7 @@ _WHITE = {b"g": [1], b"rg": [1, 1, 1], b"k": [0, 0, 0, 0]}
 _KNOWN_ENCODING = re.compile(r"/(Uni.*-(UCS2|UTF16)|GB-EUC|GBpc-EUC|GBK-EUC|GBK2K|ETen-B5|ETenms-B5|90ms-RKSJ)-[HV]")
 # Names of glyphs that say nothing of the character: g23, cid5, glyph7, a102.
 _NAMELESS = re.compile(r"/?(g|G|c|C|a|f|F|x|cid|CID|glyph|index|char|Char|gid)[0-9]+")
-# Above this share of unreadable letters the text of a page is left out.
+# Above this share of unreadable letters the text of a page is omitted.
 _GARBLED_SHARE = 0.3
 # Bullets from fonts of symbols are no letters to worry about.
 _ODD_SHARE = 0.05

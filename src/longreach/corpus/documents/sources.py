@@ -1,6 +1,6 @@
 """Files, folders and texts in, documents out.
 
-What cannot be read is named, with one sentence that says why and what to do, and the rest goes on.
+What cannot be read is named, with one sentence that says why and what to do, and the rest is read.
 """
 
 import hashlib
@@ -153,7 +153,7 @@ def _expand(source: str | Path | Document, finder: _Finder) -> Iterator[Path | D
             source = Document(f"text-{digest[:12]}", source)
     if isinstance(source, Document):
         if not source.text.strip():
-            yield Skipped(source.name, f"{source.name} is empty, it holds no text: give it content or leave it out.")
+            yield Skipped(source.name, f"{source.name} is empty, it holds no text: give it content, or omit it.")
         elif not encodable(source.name + source.text):
             reason = "holds half characters (lone surrogates): decode it from its bytes again."
             yield Skipped(shown(source.name), f"{shown(source.name)} {reason}")

@@ -37,7 +37,7 @@ class _Place(NamedTuple):
 def convert(raw: bytes, name: str) -> Converted:
     """Reads a workbook sheet by sheet, hidden ones too; see `html.convert` for arguments and errors.
 
-    Empty rows and columns are left out. A merged cell is repeated in each of its places. A sheet that is empty nearly
+    Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet that is empty nearly
     everywhere comes as one line for each cell: "B7: 12".
     """
     with opened_package(raw, name, ".xlsx") as package:
