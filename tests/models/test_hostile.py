@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import longreach as lr
 from longreach.errors import ModelError
-from longreach.models.load import load_named
+from longreach.models.load import load_named, load_tokenizer
 from tests.conftest import make_model, make_tokenizer
 
 
@@ -194,7 +194,7 @@ def test_shards_are_all_there_and_in_the_folder(folder, tmp_path):
     change(index, weight_map=map_)
     whole = (folder / part).read_bytes()
     (folder / part).write_bytes(whole[:-20])
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a whole safetensors file"):
         lr.load(folder)
     (folder / part).unlink()
     with pytest.raises(ModelError, match=r"lacks 1 of its \d+ weight files") as caught:
@@ -458,6 +458,18 @@ def test_lora_weights_that_are_missing_are_named(folder, adapter):
     for use in uses(folder, adapter):
         with pytest.raises(ModelError):
             use()
+
+
+def test_an_adapter_over_itself_is_refused(tmp_path):
+    names = ("first", "second")
+    for name, other in zip(names, reversed(names), strict=True):
+        (tmp_path / name).mkdir()
+        lora = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / other)}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(lora))
+    with pytest.raises(ModelError, match="correct the base_model_name_or_path"):
+        lr.load(tmp_path / "first")
+    with pytest.raises(ModelError, match="correct the base_model_name_or_path"):
+        load_tokenizer(tmp_path / "first")
 
 
 def test_a_folder_of_a_model_and_an_adapter_is_refused(folder, adapter):

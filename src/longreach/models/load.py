@@ -35,6 +35,7 @@ from longreach.models.gguf import check_gguf
 from longreach.models.origin import note_origin
 from longreach.models.places import DEFAULT_MODEL, cache_folder, smollm2_file
 
+_MOST_ADAPTERS = 8  # one over the other
 _loading = threading.RLock()  # transformers changes settings of the whole process while it loads
 
 
@@ -72,23 +73,26 @@ def load_named(
     return _load(str(ref), device, dtype, fetch=False)
 
 
-def _load(source: str, device: str | None, dtype: torch.dtype | str | None, *, fetch: bool) -> tuple[Any, Any]:
+def _load(
+    source: str, device: str | None, dtype: torch.dtype | str | None, *, fetch: bool, above: int = 0
+) -> tuple[Any, Any]:
+    """See `load`; `above` counts the adapters that are laid over this model."""
     device = device or default_device()
     dtype = dtype_of(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
     with _loading, quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
             model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
         elif folder := adapted(source):
-            base, tokenizer = load_named(base_of(folder), device="cpu", dtype=torch.float32)
+            base, tokenizer = _load_base(folder, above)
             model = adapt(base, folder, device, dtype)
         elif (Path(source) / ADAPTER).is_file():
-            model, tokenizer = _load_peft(Path(source), dtype)
+            model, tokenizer = _load_peft(Path(source), dtype, above)
         elif Path(source).is_dir():
             model, tokenizer = _load_folder(Path(source), dtype)
         elif Path(source).is_file():
-            raise ModelError(f"'{source}' is a file and no .gguf model: give the folder that the model lies in.")
+            raise ModelError(f"'{source}' is a file, but not a .gguf model: give the folder that the model lies in.")
         else:
-            model, tokenizer = _load_from_hub(source, dtype, fetch=fetch)
+            model, tokenizer = _load_from_hub(source, dtype, fetch=fetch, above=above)
     try:
         model = model.to(device).eval()
         note_origin(model, source, tokenizer)
@@ -135,18 +139,28 @@ def _explain_folder(folder: Path, error: Exception) -> ModelError:
     )
 
 
-def _load_peft(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load_peft(folder: Path, dtype: torch.dtype, above: int) -> tuple[Any, Any]:
     """The base that a PEFT folder names, on this machine, with its LoRA weights merged in."""
     if (folder / "config.json").is_file():
         raise ModelError(
             f"The folder '{folder}' holds a model and an adapter: move {ADAPTER} and its weights to a folder of "
             "their own."
         )
-    model, tokenizer = load_named(base_of(folder), device="cpu", dtype=torch.float32)
+    model, tokenizer = _load_base(folder, above)
     return merge_lora(model, folder, read_json(folder / ADAPTER)).to(dtype), tokenizer
 
 
-def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool) -> tuple[Any, Any]:
+def _load_base(folder: Path, above: int) -> tuple[Any, Any]:
+    """The model that an adapter's folder names, on the CPU in float32; it may be an adapter over another model too."""
+    if above == _MOST_ADAPTERS:
+        raise ModelError(
+            f"The adapter in '{folder}' lies over itself, or under {_MOST_ADAPTERS} others: correct the "
+            f"base_model_name_or_path in its {ADAPTER}."
+        )
+    return _load(base_of(folder), "cpu", torch.float32, fetch=False, above=above + 1)
+
+
+def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) -> tuple[Any, Any]:
     # Without this, a machine without a network waits most of a minute for the hub, files already fetched or not.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     local = offline or not fetch or not _hub_answers()
@@ -159,7 +173,7 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool) -> tuple[Any
         folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=small, local_files_only=local))
         check_settings(folder)
         if (folder / ADAPTER).is_file():
-            return _load_peft(folder, dtype)
+            return _load_peft(folder, dtype, above)
         return _read(source, dtype, local_files_only=local)
     except ModelError:
         raise
@@ -224,7 +238,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _dequantise(path: Path) -> tuple[Any, Any]:
     check_gguf(path)
-    # Alone in a folder: what lies beside the file is none of it, and transformers would read it.
+    # Alone in a folder: transformers would also read what lies beside the file, which does not belong to it.
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / path.name).symlink_to(path.resolve())
         given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, **SAFE}
