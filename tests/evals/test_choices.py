@@ -89,6 +89,11 @@ def test_options_stand_in_the_question():
             "It is not A. It's B.",
         ),
         *("B\nC is wrong", "The answer is B and not A", "B is the best answer, A is not"),
+        *(
+            "It could be A, but B is the correct one",
+            "A is tempting, however (B) is right",
+            "D fits, yet option B is better suited and B is correct",
+        ),
         # Reasoning before it, or after it.
         "A. Berlin is in Germany.\nB. Paris is in France.\nC. London is in England.\n\nThe answer is B.",
         "A is wrong because Berlin is in Germany. C is wrong too. So B.",

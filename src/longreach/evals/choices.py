@@ -11,9 +11,8 @@ from typing import NamedTuple
 from longreach.plain import plain, words
 
 LETTERS = "ABCD"
-_LONGEST = (
-    2000  # characters of an answer that are looked at, the last ones: the expressions below are not made for more
-)
+# The last characters of an answer, which are looked at: the expressions below are not made for more.
+_LONGEST = 2000
 _REPEATED = re.compile(r"([^\w\s])\1{3,}|\s*(\n)\s*|(\s)\s+")
 _THOUGHTS = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(r"^[^\w\n]*question\b[^\n]{0,8}:", re.MULTILINE | re.IGNORECASE)
@@ -45,7 +44,10 @@ _SAYS = re.compile(
 )
 _RIGHT = re.compile(
     r"(?P<open>\b(?:or|and|nor|not|neither|either)\s+)?(?:\b(?:option|choice|letter)\s+)?"
-    r"(?<![\w'-])[(\[]?(?P<letter>[A-D])(?!\w)[)\]]?[.):]?(?:\s+\([^()\n]{1,80}\)|[^.\n]{0,80}?)?"
+    r"(?<![\w'-])[(\[]?(?P<letter>[A-D])(?!\w)[)\]]?[.):]?"
+    # Up to the verb; in "It may be A, but B is right" another letter is its subject.
+    r"(?:\s+\([^()\n]{1,80}\)|(?:(?!\b(?:but|however|yet|while|whereas|although|though),?\s+(?:option\s+|choice\s+)?[(\[]?[A-D]\b)"
+    r"[^.\n]){0,80}?)?"
     r"\s+(?:is|was|seems|looks|appears|must be|would be|has to be)\s+"
     r"(?:(?:the|clearly|probably|likely|most|therefore|thus|indeed|definitely|to be|only|one)\s+)*"
     r"(?:correct|right|best|answer|true|accurate|choice|option)\b",
