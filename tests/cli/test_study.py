@@ -140,9 +140,9 @@ def test_a_teacher_makes_them_and_may_be_down(run, library, monkeypatch):
         (("--held-out", 1.5, "--questions", "{tmp}/asked.jsonl"), 2, ["between 0 and 1"]),
         (("--held-out", 1.5), 2, ["between 0 and 1"]),
         (("--budget", 4000, "--questions", "{tmp}/asked.jsonl"), 2, ["--budget is 4000", "4096 leaves 3968"]),
-        (("--teacher", "http://x:y", "--teacher-model", "m"), 2, ["'http://x:y' is no address"]),
+        (("--teacher", "http://x:y", "--teacher-model", "m"), 2, ["'http://x:y' is not the address"]),
         (("--teacher", "http://x/v1"), 2, ["--teacher-model"]),
-        (("--teacher", "x", "--teacher-model", "m"), 2, ["no address"]),
+        (("--teacher", "x", "--teacher-model", "m"), 2, ["not the address"]),
         (("--teacher", "http://x", "--questions", "{tmp}/asked.jsonl"), 2, ["leave one of them out"]),
         (("--loss", "hinge"), 2, ["answers, distill"]),
         (("--epochs", 0), 2, ["epochs is 0"]),
@@ -191,7 +191,7 @@ def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, m
 
 
 def test_a_study_is_taken_back(run, wrong, library, asked):
-    wrong(2, ["no study that could be taken back"], "study", "library", "--undo")
+    wrong(2, ["no study that could be undone"], "study", "library", "--undo")
     wrong(2, ["--undo takes a study back"], "study", "library", "--undo", "--gate-only")
     assert run("study", "library", "--questions", asked, *FEW).code == 0
     assert (library / "adapter").exists() and (library / "scorecard.json").exists()

@@ -331,7 +331,7 @@ def test_a_teacher_that_is_not_there_or_refuses(corpus, tmp_path, serve, monkeyp
     with pytest.raises(TrainingError, match=r"refuses \(HTTP 401: no\): check --teacher, .*LONGREACH_TEACHER_KEY"):
         make(corpus, endpoint(refusing.url, parallel=1), tmp_path / "q.jsonl")
     assert len(refusing.bodies) <= 2  # no use in asking again
-    with pytest.raises(UsageError, match="no address of a teacher"):
+    with pytest.raises(UsageError, match="not the address of a teacher"):
         Endpoint("localhost:8000", "big")
     with pytest.raises(UsageError, match="--teacher-model"):
         Endpoint("http://localhost:8000", None)

@@ -57,7 +57,7 @@ def weights(corpus):
 
 
 def test_adapter_and_policy_of_before_come_back_study_by_study(corpus, made):
-    with pytest.raises(UsageError, match="no study that could be taken back"):
+    with pytest.raises(UsageError, match="no study that could be undone"):
         undo(corpus)
     learn(corpus, made / "one", "a")
     first = weights(corpus)

@@ -17,14 +17,14 @@ def ask(
     document: str | None = typer.Option(
         None,
         "--document",
-        help="What it is about: a name, or the end of a path. [default: found by retrieval]",
+        help="The document it is about: a name, or the end of a path. [default: found by retrieval]",
     ),
     k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
     raw: str | None = typer.Option(
         None,
         "--raw",
         metavar="N|document",
-        help="How many of them are read as raw text, or all. [default: 2]",
+        help="How many of them are read as raw text, or the whole document. [default: 2]",
     ),
     compressed: str | None = typer.Option(
         None, "--compressed", help="Read as vectors: passages, document or none. [default: passages]"

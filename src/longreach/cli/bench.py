@@ -29,8 +29,8 @@ Example: longreach bench attention --length 16384
 """
 app = typer.Typer(help=HELP, no_args_is_help=True)
 
-OutOption = typer.Option(None, "--out", metavar="FILE", help="Write the JSON there as well.")
-PlotOption = typer.Option(None, "--plot", metavar="FILE", help="Draw achieved beside ideal speed-ups: .png or .svg.")
+OutOption = typer.Option(None, "--out", metavar="FILE", help="Write the JSON to this file as well.")
+PlotOption = typer.Option(None, "--plot", metavar="FILE", help="Draw achieved and ideal speed-ups: .png or .svg.")
 DtypeOption = typer.Option(
     None,
     "--dtype",
@@ -51,7 +51,7 @@ def attention(
     stride: int | None = StrideOption,
     what: str = typer.Option("forward", "--what", help="forward, train (forward and backward) or decode."),
     impl: str | None = typer.Option(
-        None, "--impl", help="Out of reference,cpu,flex,triton. [default: what this device can]"
+        None, "--impl", help="Any of reference,cpu,flex,triton. [default: all that this device can run]"
     ),
     layer: int = typer.Option(0, "--layer", help="Index of the layer, which shifts strided blocks."),
     rows: int = RowsOption,
@@ -104,11 +104,11 @@ def model(
     shape: str | None = typer.Option(
         None, "--shape", help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ..."
     ),
-    ref: str | None = typer.Option(None, "--model", help="Or a model: hub id, folder, .gguf file or 'smollm2'."),
+    ref: str | None = typer.Option(None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."),
     length: int = typer.Option(16384, "--length", help="Tokens of each row."),
     what: str = typer.Option("prefill,decode", "--what", help="Any of prefill,decode,train."),
     layers: int | None = typer.Option(
-        None, "--layers", min=1, help="Only so many layers, the ratio of full to sparse kept. [default: all]"
+        None, "--layers", min=1, help="Number of layers; the ratio of full to sparse ones stays. [default: all]"
     ),
     pattern: str | None = typer.Option(
         None, "--pattern", help="sink-window or strided. [default: a hybrid model's own, else sink-window]"
@@ -123,7 +123,7 @@ def model(
     rows: int = RowsOption,
     repeats: int = typer.Option(3, "--repeats", help="Rounds of prefill and train; medians are reported."),
     new_tokens: int = typer.Option(32, "--new-tokens", help="Steps of decode."),
-    flex: bool = typer.Option(False, "--flex", help="The hybrid with FlexAttention in its sparse layers as well."),
+    flex: bool = typer.Option(False, "--flex", help="Also measure the hybrid with FlexAttention in its sparse layers."),
     graphs: bool | None = typer.Option(
         None, "--graphs/--no-graphs", help="Decode with or without CUDA graphs. [default: both on a GPU]"
     ),
@@ -174,7 +174,7 @@ def finetune(
     shape: str | None = typer.Option(
         None, "--shape", help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ..."
     ),
-    ref: str | None = typer.Option(None, "--model", help="Or a model: hub id, folder, .gguf file or 'smollm2'."),
+    ref: str | None = typer.Option(None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."),
     length: int = typer.Option(8192, "--length", help="Tokens of a document."),
     ratio: int = typer.Option(30, "--ratio", help="Tokens that a summary vector stands for."),
     qa_tokens: int = typer.Option(64, "--qa-tokens", help="Tokens of a question and its answer, which are learned."),

@@ -51,7 +51,8 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
             missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
     gpus = gpu_names()
-    chosen, compressor = device or ("cuda" if gpus else "cpu"), default_compressor(DEFAULT_MODEL)
+    chosen = device or ("cuda" if gpus else "cpu")
+    compressor = default_compressor(DEFAULT_MODEL)
     check_gpu(chosen, gpus)
     found: dict[str, Any] = {
         "longreach": __version__,
@@ -99,7 +100,7 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
 
 
 def _age(version: str, tested: str) -> str | None:
-    """ "newer" or "older" than what was tested; None where it is the same."""
+    """Returns "newer" or "older" than what was tested, or None where it is the same."""
     from packaging.version import Version
 
     mine, known = Version(Version(version).public), Version(tested)

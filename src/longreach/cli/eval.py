@@ -28,13 +28,17 @@ def evaluate(
     target: str = typer.Argument(
         metavar="MODEL|CORPUS", help="Hub id, folder, .gguf file or 'smollm2'; of docqa also a corpus of the store."
     ),
-    out: Path = typer.Option(..., "--out", metavar="RUN", help="Folder of the run; the same command goes on with it."),
+    out: Path = typer.Option(..., "--out", metavar="RUN", help="Folder of the run; the same command resumes it."),
     lengths: str = typer.Option("4096", "--lengths", help="Tokens of prompt and answer: 2048,4096. Not of docqa."),
     samples: int | None = typer.Option(
-        None, "--samples", help="Of each task and length. [default: niah 1 a depth; ruler, babilong 20; others all]"
+        None,
+        "--samples",
+        help="Samples of each task and length. [default: niah 1 a depth; ruler, babilong 20; others all]",
     ),
-    seed: int = typer.Option(42, "--seed", min=0, help="Of all that is drawn."),
-    tasks: str | None = typer.Option(None, "--tasks", help="Of the suite: vt,cwe. [default: all there are data for]"),
+    seed: int = typer.Option(42, "--seed", min=0, help="Seed of everything that is drawn."),
+    tasks: str | None = typer.Option(
+        None, "--tasks", help="Tasks of the suite: vt,cwe. [default: all that there are data for]"
+    ),
     readers: str | None = typer.Option(
         None,
         "--readers",
@@ -53,18 +57,26 @@ def evaluate(
     ),
     depths: int = typer.Option(11, "--depths", min=1, help="niah: depths of the needle."),
     questions: Path | None = typer.Option(None, "--questions", help="docqa: JSON lines, as study reads them."),
-    documents: list[Path] = typer.Option([], "--documents", help="docqa: what they are about; several times."),
-    split: str | None = typer.Option(None, "--split", help="docqa: part of the data. [default: for validation]"),
-    max_new_tokens: int | None = typer.Option(None, "--max-new-tokens", help="docqa: of an answer. [default: by task]"),
-    compressor: str | None = typer.Option(None, "--compressor", help="docqa: as of ingest. [default: by the model]"),
-    ratio: int | None = typer.Option(None, "--ratio", help="docqa: tokens a vector, as of ingest."),
+    documents: list[Path] = typer.Option(
+        [], "--documents", help="docqa: the documents that they are about; may be repeated."
+    ),
+    split: str | None = typer.Option(
+        None, "--split", help="docqa: split of the data. [default: the one for validation]"
+    ),
+    max_new_tokens: int | None = typer.Option(
+        None, "--max-new-tokens", help="docqa: length of an answer. [default: by task]"
+    ),
+    compressor: str | None = typer.Option(
+        None, "--compressor", help="docqa: compressor, named as in `ingest`. [default: by the model]"
+    ),
+    ratio: int | None = typer.Option(None, "--ratio", help="docqa: tokens a vector, as in `ingest`."),
     adapter: Path | None = typer.Option(
         None, "--adapter", exists=True, file_okay=False, help="docqa: PEFT folder. [default: the corpus's own]"
     ),
     beyond_window: bool = typer.Option(False, "--beyond-window", help="Read lengths that the model was not made for."),
     batch_size: int = typer.Option(1, "--batch-size", callback=at_least_one, help="Samples answered together."),
     dtype: str | None = typer.Option(
-        None, "--dtype", callback=dtype_checked, help="Of the model. [default: bfloat16; cpu: float32]"
+        None, "--dtype", callback=dtype_checked, help="dtype of the model. [default: bfloat16; cpu: float32]"
     ),
     store: Path | None = StoreOption,
     device: str | None = DeviceOption,

@@ -20,7 +20,7 @@ from longreach.wording import counted
 def extend(
     model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'; full or hybrid."),
     data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
-    out: Path = typer.Argument(help="A new folder, or that of a run that was stopped: it goes on."),
+    out: Path = typer.Argument(help="A new folder, or that of a run that was stopped, which is resumed."),
     length: int = typer.Option(..., "--length", help="Target length in tokens."),
     pattern: str | None = typer.Option(None, "--pattern", help="Convert first: sink-window or strided."),
     block_size: int | None = BlockSizeOption,
@@ -31,7 +31,7 @@ def extend(
         None, "--full-layers", help="Convert first: middle-third, a number of layers, or indices: 4,5,6."
     ),
     max_steps: int | None = typer.Option(None, "--max-steps", help="Steps of the run. [default: the data once]"),
-    tokens: int | None = typer.Option(None, "--tokens", help="Or tokens to learn."),
+    tokens: int | None = typer.Option(None, "--tokens", help="Tokens to learn, instead of --max-steps."),
     batch_tokens: int | None = typer.Option(
         None, "--batch-tokens", help="Tokens of a step, accumulated. [default: 8 times the length]"
     ),
@@ -45,14 +45,18 @@ def extend(
     schedule: str = typer.Option("cosine", "--schedule", help="cosine or constant."),
     warmup: float = typer.Option(0.03, "--warmup", help="Share of the steps on which the learning rate rises."),
     weight_decay: float = typer.Option(0.0, "--weight-decay"),
-    long_tokens: int = typer.Option(4096, "--long-tokens", help="Documents from here on are drawn more often."),
-    long_weight: float = typer.Option(5.0, "--long-weight", help="How many times as often; 1 for all alike."),
-    held_out: int = typer.Option(8, "--held-out", min=0, help="Documents for testing, never learned."),
-    eval_data: list[str] = typer.Option([], "--eval-data", help="Test on these instead; may come several times."),
+    long_tokens: int = typer.Option(
+        4096, "--long-tokens", help="Documents of this many tokens or more are drawn more often."
+    ),
+    long_weight: float = typer.Option(
+        5.0, "--long-weight", help="How many times as often they are drawn; 1 treats all alike."
+    ),
+    held_out: int = typer.Option(8, "--held-out", min=0, help="Documents that are kept for testing and never learned."),
+    eval_data: list[str] = typer.Option([], "--eval-data", help="Test on these instead; may be repeated."),
     eval_every: int | None = typer.Option(None, "--eval-every", help="Steps between tests. [default: ten a run]"),
     save_every: int | None = typer.Option(None, "--save-every", help="Steps between checkpoints. [default: ten a run]"),
     checkpointing: bool = typer.Option(True, help="Compute layers again on the way back, which saves memory."),
-    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may come several times."),
+    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     seed: int = typer.Option(0, "--seed"),
     dtype: str | None = typer.Option(
         None, "--dtype", help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]"

@@ -19,7 +19,7 @@ def ingest(
     paths: list[str] = typer.Argument(
         metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, pptx, xlsx, csv, epub."
     ),
-    corpus: str = typer.Option(..., "--corpus", help="The corpus; made where there is none of that name."),
+    corpus: str = typer.Option(..., "--corpus", help="The corpus; it is made if it does not exist."),
     compressor: str | None = typer.Option(
         None,
         "--compressor",
@@ -45,10 +45,10 @@ def ingest(
     ),
     mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
     include: list[str] = typer.Option(
-        [], "--include", metavar="PATTERN", help="Of the files in folders, only those that match. May be repeated."
+        [], "--include", metavar="PATTERN", help="Read only files in folders that match. May be repeated."
     ),
     exclude: list[str] = typer.Option(
-        [], "--exclude", metavar="PATTERN", help="Of the files in folders, none that match. May be repeated."
+        [], "--exclude", metavar="PATTERN", help="Skip files in folders that match. May be repeated."
     ),
     follow_links: bool = typer.Option(
         False, "--follow-links", help="Follow links in folders to other folders and to files elsewhere."

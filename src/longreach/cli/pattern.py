@@ -11,7 +11,7 @@ PatternOption = typer.Option("sink-window", "--pattern", help="sink-window or st
 BlockSizeOption = typer.Option(None, "--block-size", help="Tokens per block, a power of two.")
 SinkBlocksOption = typer.Option(None, "--sink-blocks", help="First blocks that every token sees.")
 LocalBlocksOption = typer.Option(None, "--local-blocks", help="Blocks of the local window.")
-StrideOption = typer.Option(None, "--stride", help="Every so many blocks one stays visible; 0 for none.")
+StrideOption = typer.Option(None, "--stride", help="Every n-th block stays visible; 0 for none.")
 FullLayersOption = typer.Option(
     "middle-third", "--full-layers", help="middle-third, a number of layers in the middle, or indices: 4,5,6."
 )

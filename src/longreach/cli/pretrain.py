@@ -11,7 +11,9 @@ from longreach.wording import counted
 def pretrain(
     model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
     data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
-    out: Path = typer.Argument(help="A folder that does not exist yet, is empty, or holds this run, to go on with."),
+    out: Path = typer.Argument(
+        help="A folder that does not exist yet or is empty, or that of this run, which is resumed."
+    ),
     method: str = typer.Option("autocompressor", "--method", help="autocompressor, or weighted-pool with --questions."),
     segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
     min_ratio: int = typer.Option(4, "--min-ratio", help="The lowest ratio that ingest may ask for."),
@@ -27,7 +29,11 @@ def pretrain(
     questions: int = typer.Option(
         0, "--questions", help="Learn to answer: the most questions asked about a text in a step. DATA is JSON lines."
     ),
-    most_vectors: int = typer.Option(512, "--most-vectors", help="With --questions: of a text; else a higher ratio."),
+    most_vectors: int = typer.Option(
+        512,
+        "--most-vectors",
+        help="With --questions: vectors of a text at most; the ratio rises where there would be more.",
+    ),
     reading: int = typer.Option(0, "--reading", help="With --questions: steps before them, of reconstruction alone."),
     lexical: float = typer.Option(0.0, "--lexical", help="With --questions: weight of naming a segment's words."),
     scaffold: int = typer.Option(0, "--scaffold", help="With --lexical: steps in which reading is learned beside it."),
@@ -36,19 +42,23 @@ def pretrain(
         None, "--start", exists=True, file_okay=False, help="Start from this compressor. [default: the base model]"
     ),
     lora_r: int = typer.Option(16, "--lora-r", help="Rank of the adapter; its alpha is the same."),
-    lora_dropout: float = typer.Option(0.05, "--lora-dropout", help="Of the adapter; 0 saves a third on a CPU."),
+    lora_dropout: float = typer.Option(
+        0.05, "--lora-dropout", help="Dropout of the adapter; 0 saves a third of the time on a CPU."
+    ),
     lora_targets: str = typer.Option("attention", "--lora-targets", help="attention, or all with the MLP."),
-    steps: int = typer.Option(1000, "--steps", help="Steps of the optimiser; a finished run goes on to more."),
+    steps: int = typer.Option(1000, "--steps", help="Steps of the optimizer; a finished run may be given more."),
     batch_size: int = typer.Option(1, "--batch-size", help="Sequences in one forward pass."),
     accumulate: int = typer.Option(8, "--accumulate", help="Batches of one step."),
     lr: float = typer.Option(4e-4, "--lr", help="The highest learning rate."),
-    summary_lr: float | None = typer.Option(None, "--summary-lr", help="Of what is no LoRA. [default: --lr]"),
-    warmup: float = typer.Option(0.04, "--warmup", help="Share of the steps until it is reached."),
-    seed: int = typer.Option(0, "--seed", help="Of data order, draws and the adapter's start."),
+    summary_lr: float | None = typer.Option(
+        None, "--summary-lr", help="Learning rate of all but the LoRA. [default: --lr]"
+    ),
+    warmup: float = typer.Option(0.04, "--warmup", help="Share of the steps until that rate is reached."),
+    seed: int = typer.Option(0, "--seed", help="Seed of the data's order, the draws and the adapter's start."),
     save_every: int = typer.Option(50, "--save-every", help="Steps between checkpoints; the last two are kept."),
     checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
     dtype: str | None = typer.Option(
-        None, "--dtype", callback=dtype_checked, help="Of the base model. [default: bfloat16; cpu: float32]"
+        None, "--dtype", callback=dtype_checked, help="dtype of the base model. [default: bfloat16; cpu: float32]"
     ),
     report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     device: str | None = DeviceOption,

@@ -39,9 +39,13 @@ def study(
         None, "--teacher", metavar="URL", help="OpenAI-compatible; makes the questions. [default: the corpus's model]"
     ),
     teacher_model: str | None = typer.Option(
-        None, "--teacher-model", help="Its name there. The key is in $LONGREACH_TEACHER_KEY or $OPENAI_API_KEY."
+        None,
+        "--teacher-model",
+        help="Name of the model there. The key is in $LONGREACH_TEACHER_KEY or $OPENAI_API_KEY.",
     ),
-    loss: str = typer.Option("answers", "--loss", help="answers, or distill: as the model with the text in view."),
+    loss: str = typer.Option(
+        "answers", "--loss", help="answers: the answers given; distill: what the model expects with the text in view."
+    ),
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
     lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
     lora: int = typer.Option(
@@ -54,17 +58,19 @@ def study(
     accumulate: int = typer.Option(1, "--accumulate", help="Parts a step is learned in: takes less memory."),
     checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
     budget: int = typer.Option(2048, "--budget", help="Positions of a prompt at most, in training and in the gate."),
-    held_out: float = typer.Option(0.1, "--held-out", help="Share of the questions to test on: 1 to 200."),
-    seed: int = typer.Option(0, "--seed", help="Of questions, split, order and the adapter's start."),
+    held_out: float = typer.Option(
+        0.1, "--held-out", help="Share of the questions kept for testing: at least 1 question, at most 200."
+    ),
+    seed: int = typer.Option(0, "--seed", help="Seed of the questions, the split, the order and the adapter's start."),
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
     undo: bool = typer.Option(
         False,
         "--undo",
-        help="Take the last study back: adapter and policy are those from before it.",
+        help="Undo the last study: the adapter and the policy from before it come back.",
     ),
     report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
     dtype: str | None = typer.Option(
-        None, "--dtype", callback=dtype_checked, help="Of the model. [default: bfloat16; cpu: float32]"
+        None, "--dtype", callback=dtype_checked, help="dtype of the model. [default: bfloat16; cpu: float32]"
     ),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
@@ -76,7 +82,7 @@ def study(
     Questions come from a file, else the model makes some about every passage. Then held-out questions are read in every
     way: without context, compressed, as raw text, mixed, in full. `ask` takes the best that fits the budget where it
     beats the default policy beyond chance, on 30 questions at least. Stopped anywhere, the same command goes on;
-    --undo takes the last study back.
+    --undo undoes the last study.
 
     Example: longreach study library --questions questions.jsonl
     """
@@ -101,7 +107,7 @@ def study(
     )
     if undo:
         if questions or evaluation or teacher or gate_only:
-            raise UsageError("--undo takes a study back and trains nothing: leave the other options out.")
+            raise UsageError("--undo trains nothing: omit --questions, --evaluation, --teacher and --gate-only.")
         _undo(corpus, store, as_json)
         return
     check_trackers(settings.report_to)
@@ -135,7 +141,8 @@ def study(
     dropped: dict[str, int] = {}  # of the questions that are made
     note(f"study: loading the model of '{corpus}'")
     opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
-    library, window = opened.corpus, window_of(opened.model)
+    library = opened.corpus
+    window = window_of(opened.model)
     if budget != DEFAULT_BUDGET and window and budget > (room := window - Sampling.max_new_tokens):
         raise UsageError(f"--budget is {budget}; the model's window of {window} leaves {room} beside an answer.")
     if asked is None and not (gate_only and tested):
@@ -145,7 +152,8 @@ def study(
             made = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
         asked, dropped = made.questions, made.dropped
     learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
-    report, kept = None, last_kept(library.path)
+    report = None
+    kept = last_kept(library.path)
     if not gate_only:
         note(f"study: {counted(len(learned), 'question')} to learn, {len(tested):,} to test on")
         report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)

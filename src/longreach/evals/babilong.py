@@ -115,7 +115,8 @@ def _parts(task: str, story: Story, context: str) -> Parts:
 
 
 def _drawn(tokenizer: Any, prose: Prose, task: str, length: int, story: Story, chance: random.Random) -> Parts:
-    what, words = f"{task} at {counted(length, 'token')}", len(prose.words) - 1
+    what = f"{task} at {counted(length, 'token')}"
+    words = len(prose.words) - 1
     if not prose.sentences:  # none is long enough
         raise prose.too_short(what)
     # Anywhere from where the rest of the prose is still long enough.

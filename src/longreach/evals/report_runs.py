@@ -100,7 +100,8 @@ def read_run(folder: str | Path) -> Run:
         _check(identity, {}, f"The reader '{reader}' of '{place / RUN}'")
     of_text = record["suite"] == "perplexity"
     line_fields, row_fields = (_BUCKET, _BUCKETS) if of_text else (_ANSWER, _ANSWERS)
-    rows, scoring = None, SCORING
+    rows = None
+    scoring = SCORING
     if (place / SCORES).exists():
         scores = _json(place / SCORES)
         rows = scores.get("rows") if isinstance(scores, dict) else None
@@ -159,7 +160,7 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"'{path}' cannot be read ({reason}): mend that, or run the evaluation again.") from error
+        raise UsageError(f"'{path}' cannot be read ({reason}): fix that, or run the evaluation again.") from error
 
 
 def _check(values: Any, fields: Kinds, where: str) -> None:

@@ -80,7 +80,8 @@ def _draw(
     task: str, tokenizer: Any, length: int, samples: int, prose: Prose | None, questions: str | Path | None
 ) -> Callable[[str, int], Drawn]:
     """The function that makes the n-th sample of a task out of a stream of chance."""
-    budget, what = length - _NEW_TOKENS[task], f"{task} at {counted(length, 'token')}"
+    budget = length - _NEW_TOKENS[task]
+    what = f"{task} at {counted(length, 'token')}"
     if task in QUESTIONS:
         if questions is None:
             raise UsageError(f"{task} needs a file of questions: give {QUESTIONS[task]}, or run the other tasks only.")

@@ -35,18 +35,15 @@ def verdict(rows: Sequence[Row], scores: Mapping[str, Sequence[float]], seed: in
     if base.questions < FEWEST_QUESTIONS:
         found = counted(base.questions, "question")
         return Verdict(DEFAULT, f"The default policy stays: {found} cannot tell, it takes {FEWEST_QUESTIONS}.")
-    best: Row | None = None
+    others = sorted((row for row in rows if row is not base), key=lambda row: (-row.f1, row.positions))
     why = "The default policy stays: no other was measured."
-    for row in sorted(rows, key=lambda row: (-row.f1, row.positions)):
-        if row is base:
-            continue
+    for row in others:
         differences = [one - other for one, other in zip(scores[row.reading], scores[DEFAULT], strict=True)]
         gain = mean_interval([differences], seed=seed)
         assert gain.low is not None and gain.high is not None, "there are enough questions"
         span = f"{gain.mean:+.1f} F1 ({gain.low:+.1f} to {gain.high:+.1f}) on {counted(base.questions, 'question')}"
         if gain.low > 0:
-            best, why = row, f"'{row.reading}' beats the default policy by {span}."
-            break
-        if why.endswith("measured."):
+            return Verdict(row.reading, f"'{row.reading}' beats the default policy by {span}.")
+        if row is others[0]:
             why = f"The default policy stays: '{row.reading}', the best other, differs by no more than chance, {span}."
-    return Verdict(best.reading if best else DEFAULT, why)
+    return Verdict(DEFAULT, why)

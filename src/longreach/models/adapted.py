@@ -79,7 +79,7 @@ def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str |
         model: The model that they belong to.
         folder: Holds the weights.
         config: Of `adapter_config.json`.
-        apart: Weights of this name are none of the model's, and left out.
+        apart: Weights of this name do not belong to the model, and are omitted.
 
     Raises:
         ModelError: The weights cannot be read, or do not fit.
@@ -90,7 +90,7 @@ def merge_lora(model: Any, folder: Path, config: dict[str, Any], *, apart: str |
     before, text_config = merging(model), model.config.get_text_config()
     tied = text_config.tie_word_embeddings
     saved = [name for name in config.get("modules_to_save") or [] if name != apart] or None
-    # PEFT compares the base's name with what the model was called where it was trained: it is none of the settings.
+    # PEFT compares the base's name with the model's name where it was trained, which is not one of the settings.
     wrapped = lay(model, lora_config({**config, "modules_to_save": saved}, model, weights, folder), weights, folder)
     merged: Any = wrapped.merge_and_unload()
     if tied:  # an embedding that was trained whole is another one now, and PEFT left the head as it was
@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What a checkpoint's JSON file holds; nothing where there is none.
 
     Raises:
-        ModelError: It is no JSON.
+        ModelError: It is not JSON.
     """
     if not path.is_file():
         return {}

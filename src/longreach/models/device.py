@@ -40,7 +40,7 @@ def check_device(device: str | None) -> None:
 def check_dtype_name(dtype: str) -> None:
     """Raises UsageError where weights cannot have a dtype of this name; needs no torch."""
     if dtype not in DTYPES:
-        raise UsageError(f"'{dtype}' is no dtype for weights: use float32, bfloat16 or float16.")
+        raise UsageError(f"'{dtype}' is not a dtype for weights: use float32, bfloat16 or float16.")
 
 
 def dtype_of(dtype: "torch.dtype | str") -> "torch.dtype":

@@ -51,7 +51,7 @@ def check_folder(folder: Path) -> None:
     """Refuses a folder whose files cannot be one whole model, without reading the weights.
 
     Raises:
-        ModelError: A file is missing, too large or none of its kind, or the config does not fit the weights.
+        ModelError: A file is missing, too large or of another kind, or the config does not fit the weights.
     """
     check_settings(folder)
     if not (folder / "config.json").is_file():
@@ -59,15 +59,17 @@ def check_folder(folder: Path) -> None:
     files = _weight_files(folder)
     tensors = None
     if files[0].suffix == ".safetensors":
-        tensors = [name for file in files for name in _tensor_names(file)]
+        tensors = []
+        for file in files:
+            tensors += _tensor_names(file)
     _check_dimensions(folder, sum(file.stat().st_size for file in files), tensors)
 
 
 def check_settings(folder: Path) -> None:
-    """Refuses what a folder's JSON files ask for and is never done; weights need not be there.
+    """Refuses JSON files that ask for what is never done, such as fetching code; weights need not be there.
 
     Raises:
-        ModelError: One of them is too large or no JSON, or names code or weights that lie elsewhere.
+        ModelError: One of them is too large or is not JSON, or names code or weights that lie elsewhere.
     """
     for path in sorted(folder.glob("*.json")):
         most = _TOKENIZER_BYTES if path.name == "tokenizer.json" else _JSON_BYTES
@@ -95,7 +97,10 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
     needed = sum(parameter.numel() for parameter in model.parameters())
     if needed <= max(_PER_BYTE * there, _HARMLESS_BYTES // 4):
         return
-    known = {name for file in files if file.suffix == ".safetensors" for name in _tensor_names(file)}
+    known = set[str]()
+    for file in files:
+        if file.suffix == ".safetensors":
+            known.update(_tensor_names(file))
     missing = [name for name in model.state_dict() if name not in known]
     raise ModelError(
         f"The config in '{folder}' describes {needed:,} weights, and its files hold {there:,} bytes: they lack "
@@ -178,7 +183,7 @@ def _tensor_names(file: Path) -> list[str]:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{file}' is no whole safetensors file ({error}): copy the checkpoint again.") from error
+        raise ModelError(f"'{file}' is not a whole safetensors file ({error}): copy the checkpoint again.") from error
 
 
 def _check_dimensions(folder: Path, size_bytes: int, tensors: list[str] | None) -> None:

@@ -66,8 +66,8 @@ def write_tokens(
         stops: token ids that end an answer; they are not yielded.
         sampling: how to choose.
         cache: KV cache of a prefix before a single prompt; it is taken over.
-        chunk_tokens: prompts are read so many positions at a time, which bounds what layers hold meanwhile; None reads
-            them in one piece.
+        chunk_tokens: positions of the prompts read at a time, which bounds what layers hold meanwhile; None reads them
+            in one piece.
         watch: is given the steps before they begin.
         around: entered anew for each forward, such as `partial(only_adapter, model, name)`; between two of them other
             threads may switch and use the model.

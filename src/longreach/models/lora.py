@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's layout, read so that a folder from anywhere can do nothing but add to weights.
 
-PEFT takes an `adapter_config.json` at its word: patterns in it may match without end, settings may change the base or
-import modules, a folder without weights is looked for on the hub, and weights that are missing stay as they began.
+PEFT believes whatever an `adapter_config.json` says: patterns in it may match without end, settings may change the base
+or import modules, a folder without weights is looked for on the hub, and weights that are missing stay as they began.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, t
     from peft import LoraConfig
 
     if settings.get("peft_type") != "LORA":
-        raise ModelError(f"The adapter in '{folder}' is no LoRA ({settings.get('peft_type')!r}): give a LoRA adapter.")
+        raise ModelError(f"The adapter in '{folder}' is not a LoRA ({settings.get('peft_type')!r}): give one that is.")
     fields = LoraConfig.__dataclass_fields__
     for key, value in settings.items():
         if key in _KNOWN or key not in fields or not value or value == fields[key].default:
@@ -129,7 +129,7 @@ def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, t
         return LoraConfig(**kept)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"The adapter_config.json in '{folder}' is none of a LoRA ({error}): copy it again."
+            f"The adapter_config.json in '{folder}' does not describe a LoRA ({error}): copy it again."
         ) from error
 
 
@@ -192,11 +192,12 @@ class _Patterns:
                     found.append(name)
         except TimeoutError as error:
             raise ModelError(
-                f"The pattern '{shown}' of the adapter in '{self._folder}' matches without end: list the modules."
+                f"The pattern '{shown}' of the adapter in '{self._folder}' takes too long to match: list the modules."
             ) from error
         except (regex.error, RecursionError, OverflowError) as error:
             raise ModelError(
-                f"The pattern '{shown}' of the adapter in '{self._folder}' is none ({error}): list the modules."
+                f"The pattern '{shown}' of the adapter in '{self._folder}' is not a regular expression ({error}): list "
+                "the modules."
             ) from error
         return found
 
@@ -224,7 +225,7 @@ def _check_ranks(kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], f
     for rank in asked:
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= highest:
             raise ModelError(
-                f"The adapter in '{folder}' says rank {rank!r}, and its weights are none of it: copy it again."
+                f"The adapter in '{folder}' says rank {rank!r}, which its weights cannot have: copy it again."
             )
 
 
@@ -232,11 +233,13 @@ def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
     """Where PEFT builds patterns out of names, only plain names are taken."""
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(kept.get(key) or {}, dict):
-            raise ModelError(f"The adapter in '{folder}' has {key} that is no object: copy it again.")
+            raise ModelError(f"The adapter in '{folder}' has a {key} that is not an object: copy it again.")
     for key in ("modules_to_save", "layers_pattern", "target_parameters", "target_modules", "exclude_modules"):
         value = kept.get(key)
         if isinstance(value, str) and key in ("target_modules", "exclude_modules"):
             continue  # a pattern
-        for name in value if isinstance(value, list) else [] if value is None else [value]:
+        if value is None:
+            continue
+        for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str) or not _PLAIN.fullmatch(name):
                 raise ModelError(f"The adapter in '{folder}' has {name!r} in {key}: give plain names of modules.")

@@ -81,18 +81,18 @@ class PromptBuilder:
         return max(parts, len(whole or ()))
 
     def continuation(self, text: str) -> list[int]:
-        """Token ids of a text that is to be gone on with as it is; BOS first where the tokenizer puts it."""
+        """Token ids of a text that is to be continued as it is; BOS first where the tokenizer puts it."""
         first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
         start = first if first == [self._tokenizer.bos_token_id] else []
         return [*start, *self._text.plain(text)]
 
     def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
-        """The prompt of token ids: a user's words inside the chat template, or what is to be gone on with."""
+        """The prompt of token ids: a user's words inside the chat template, or a text that is to be continued."""
         frame = (self._head, self._tail) if chat else ([], [])
         return Prompt(self._embed([*frame[0], *ids, *frame[1]]), (), 0, len(ids))
 
     def vectors_cost(self, vectors: int) -> int:
-        """Positions that so many summary vectors cost, with what separates them from the next part."""
+        """Positions that a number of summary vectors cost, with what separates them from the next part."""
         return vectors + len(self._separator) if vectors else 0
 
     def build(
@@ -145,7 +145,10 @@ class PromptBuilder:
             words: What the user says.
             first: Whether `before` begins the prompt; else other positions come before it.
         """
-        parts = [*head, *(token for ids in passages for token in ids), *self.plain(words), *self._tail]
+        parts = list(head)
+        for ids in passages:
+            parts += ids
+        parts += [*self.plain(words), *self._tail]
         texts = [ids.text for ids in passages if isinstance(ids, RawText)]
         if not self._text.joins or len(texts) < len(passages):
             return parts
@@ -172,7 +175,7 @@ class PromptBuilder:
         if not self._tokenizer.chat_template:
             return self._tokenizer.bos_token or "", "\n\nAnswer:"
         message = {"role": "user", "content": _SLOT}
-        # Hybrid reasoning models would spend their tokens on thinking aloud; other templates ignore the variable.
+        # Hybrid reasoning models would spend their tokens on their thoughts; other templates ignore the variable.
         text = render_chat(self._tokenizer, [message], add_generation_prompt=True, enable_thinking=False)
         if text.count(_SLOT) != 1:
             raise ModelError(

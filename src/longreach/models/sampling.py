@@ -13,10 +13,10 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        max_new_tokens: at most so many tokens a prompt.
+        max_new_tokens: tokens of an answer at most.
         temperature: 0 is greedy: always the likeliest token.
         top_p: sample from the likeliest tokens that together have this probability.
-        top_k: sample from so many likeliest tokens; 0 is no limit.
+        top_k: sample from this number of likeliest tokens; 0 is no limit.
         seed: the same seed gives the same answer on the same machine; None draws one.
     """
 

@@ -32,15 +32,15 @@ class Switch:
     """When a model's rotation changes.
 
     Attributes:
-        length: Up to so many positions it is the first one.
-        each: Whether it changes with every further position, or once.
+        length: Up to this number of positions it is the first one.
+        each: Whether it changes with every further position, or only once.
     """
 
     length: int
     each: bool
 
     def rotation(self, length: int) -> int:
-        """A number that is equal for lengths of equal rotation."""
+        """A number that is the same for lengths that are rotated the same way."""
         if length <= self.length:
             return 0
         return length if self.each else 1
@@ -62,7 +62,7 @@ def switch_of(model: Any) -> Switch | None:
 
 
 def may_switch(model: Any, length: int) -> bool:
-    """Whether the rotation has changed when so many positions are read: a prefix must not be read by itself then."""
+    """Whether the rotation has changed once `length` positions are read: then a prefix must not be read by itself."""
     switch = switch_of(model)
     return switch is not None and length > switch.length
 
@@ -100,8 +100,8 @@ def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | Swit
         return Steps(model, max_length, cache=cache)
     if getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
-            f"The model's rotary embedding changes beyond {switch.length} positions, and what was read before is of no "
-            "use behind: read the prompt as a whole."
+            f"The model's rotary embedding changes beyond {switch.length} positions, so what was read "
+            "before cannot be used: read the prompt as a whole."
         )
     return SwitchingSteps(model, max_length, switch)
 

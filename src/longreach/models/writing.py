@@ -52,7 +52,8 @@ class HybridCausalLM:
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the model with the tokenizer that it was loaded with, so that `longreach.load` reads the folder."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        tokenizer, folder = tokenizer_of(self), Path(save_directory)
+        tokenizer = tokenizer_of(self)
+        folder = Path(save_directory)
         if tokenizer is not None and kwargs.get("is_main_process", True):
             if not (folder / "tokenizer_config.json").exists():
                 tokenizer.save_pretrained(folder)
@@ -86,7 +87,8 @@ class HybridCausalLM:
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        kind, drafted = generation_config.cache_implementation, generation_config.is_assistant
+        kind = generation_config.cache_implementation
+        drafted = generation_config.is_assistant
         learned = self._learned_prompt()
         if learned is not None:
             _check_learned_prompt(learned, generation_config, generation_mode)
@@ -177,11 +179,11 @@ class HybridCausalLM:
 
 
 def _check_drafting(fixed: bool, use_cache: Any) -> None:
-    """Raises UsageError where drafted tokens cannot be taken back."""
+    """Raises UsageError where drafted tokens cannot be removed again."""
     if fixed:
         raise UsageError(
-            "Drafted tokens are taken back, which a static cache of a hybrid model cannot; leave cache_implementation "
-            "out, or the assistant."
+            "Drafted tokens may have to be removed again, which a static cache of a hybrid model cannot do; omit "
+            "cache_implementation, or the assistant."
         )
     if use_cache is False:
         raise UsageError("Drafted tokens are checked through the cache; leave use_cache=False out, or the assistant.")

@@ -204,7 +204,10 @@ class Reader:
     ) -> Iterator[str | Answer]:
         began = time.perf_counter()
         plan = self._plan(question, document, policy, sampling)
-        tokens, shown, first_token, held = list[int](), "", None, list[Steps | SwitchingSteps]()
+        tokens = list[int]()
+        shown = ""
+        first_token = None
+        held = list[Steps | SwitchingSteps]()
         cache, past, cached = self._read_context(plan.prompt, policy, sampling)
         prompts = [plan.prompt.embeds[past:]]
         adapted = self._adapted(policy)
@@ -259,7 +262,7 @@ class Reader:
         with self._adapted(policy)():
             prompt = self._builder.build(vectors, choice.raw, *told)
         citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
-        if from_start:  # a long document has more passages than anybody wants to hear were not read
+        if from_start:  # a long document has too many passages to list those that were not read
             citations = [one for one in citations if one.read_as != "not read"] or citations[: policy.k]
         return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
 

@@ -71,7 +71,7 @@ def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Q
     try:
         values: Any = parse_json(line)
     except ValueError as error:
-        raise UsageError(f"{where} is not JSON ({error}): mend or remove it.") from error
+        raise UsageError(f"{where} is not JSON ({error}): fix or remove it.") from error
     answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
     answers = [answers] if isinstance(answers, str) else answers
     texts: list[Any] = [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
@@ -119,7 +119,7 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
 
 
 def check_share(share: float) -> None:
-    """Raises UsageError where a share of held-out questions is none."""
+    """Raises UsageError where a share of held-out questions is out of range."""
     if not 0 < share < 1:
         raise UsageError(f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1.")
 

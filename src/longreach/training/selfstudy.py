@@ -19,7 +19,7 @@ from longreach.jsontext import NotJson, parse_object
 from longreach.models.decoder import adapters_off, window_of
 from longreach.models.generate import stop_tokens, write_tokens
 from longreach.models.prompt import PromptBuilder
-from longreach.models.sampling import Sampling
+from longreach.models.sampling import REQUEST, Sampling
 from longreach.models.sharing import decode
 from longreach.plain import words
 from longreach.training.asking import KINDS, check_per_passage
@@ -29,9 +29,9 @@ from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
+    from longreach.corpus.schema import PassageInfo
 
 _ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
-_ANSWER = "Answer the question in one short sentence, using the text above.\n\nQuestion: "
 _MARKS = "?\uff1f\u061f\u055e\u1367"  # Latin, full width, Arabic, Armenian, Ethiopic
 _ASKED = re.compile(
     rf"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n{_MARKS}]*\w[^\n{_MARKS}]*[{_MARKS}])", re.I | re.M
@@ -137,11 +137,11 @@ def make_questions(
     if not passages:
         raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
     names = list(KINDS)
-    jobs = {
-        (author.name, seed, passage.revision, passage.index, kind): passage
-        for number, passage in enumerate(passages)
-        for kind in (names[(number * per_passage + turn) % len(names)] for turn in range(per_passage))
-    }
+    jobs: dict[tuple, PassageInfo] = {}
+    for number, passage in enumerate(passages):
+        for turn in range(per_passage):
+            kind = names[(number * per_passage + turn) % len(names)]
+            jobs[author.name, seed, passage.revision, passage.index, kind] = passage
     with _Notes(path) as notes:
         asked = {
             job: Request(passage.text, KINDS[job[-1]] + _ALONE, 0.8, _LONGEST_QUESTION, seed)
@@ -159,7 +159,7 @@ def make_questions(
                 fault = REPEATED
             before.add(same)
             if fault is None:
-                answered[job] = Request(passage.text, _ANSWER + question, 0.0, _LONGEST_ANSWER, seed)
+                answered[job] = Request(passage.text, REQUEST + question, 0.0, _LONGEST_ANSWER, seed)
             else:
                 dropped[fault] += 1
         notes.fill("answer", answered, author, say)

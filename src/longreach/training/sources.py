@@ -199,7 +199,7 @@ def _json_lines(path: Path) -> Iterator[str]:
             if row is None and not line.strip():
                 continue
             if not isinstance(row, dict) or FIELD not in row:
-                raise DocumentError(f'{where} is no object with the field "{FIELD}": add it or remove the line.')
+                raise DocumentError(f'{where} is not an object with the field "{FIELD}": add it or remove the line.')
             yield _checked(row[FIELD], where)
 
 

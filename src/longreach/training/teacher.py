@@ -40,7 +40,7 @@ class Endpoint:
         except httpx2.InvalidURL:
             whole = httpx2.URL()
         if whole.scheme not in ("http", "https") or not whole.host:
-            raise UsageError(f"'{url}' is no address of a teacher: give one such as http://localhost:8000/v1.")
+            raise UsageError(f"'{url}' is not the address of a teacher: give one such as http://localhost:8000/v1.")
         if not model:
             raise UsageError("The teacher's model has no name: give it with --teacher-model.")
         base = url.rstrip("/").removesuffix("/chat/completions")

@@ -46,7 +46,7 @@ def read_texts(files: Sequence[str | Path]) -> list[Text]:
                 except (ValueError, TypeError, KeyError) as error:  # ValueError: bytes that are not UTF-8 as well
                     reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                     raise DocumentError(
-                        f"{shown(path)}, line {number} is no text with questions ({reason}): correct or remove it."
+                        f"{shown(path)}, line {number} is not a text with questions ({reason}): correct or remove it."
                     ) from error
     if not found:
         raise DocumentError("There is nothing to train on: name a JSON lines file with texts.")

@@ -22,7 +22,8 @@ from longreach.jsontext import NotJson, parse_object
 if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
 
-_BEFORE, _WHOLE = "before", "whole.json"
+_BEFORE = "before"
+_WHOLE = "whole.json"
 _MOST = 5  # states that are kept; older ones go
 
 
@@ -51,7 +52,7 @@ def keep_state(corpus: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     adapter = corpus / ADAPTER
-    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):  # nobody wants a damaged one back
+    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):  # a damaged one is of no use to anybody
         shutil.copytree(adapter, place / ADAPTER)
     if (corpus / SCORECARD).exists():
         shutil.copyfile(corpus / SCORECARD, place / SCORECARD)
@@ -79,7 +80,7 @@ def undo(corpus: Corpus) -> Undone:
     """
     entries = _entries(corpus.path)
     if not entries:
-        raise UsageError(f"Corpus '{corpus.name}' has no study that could be taken back.")
+        raise UsageError(f"Corpus '{corpus.name}' has no study that could be undone: run `longreach study` first.")
     entry = entries[-1]
     _check(entry)
     with corpus.changing("undo") as folder:
