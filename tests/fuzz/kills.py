@@ -5,8 +5,8 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +16,86 @@ from tests.corpus.corpus_fakes import FakeCompressor, dump
 from tests.fuzz.tally import Clock, Tally
 
 _FIRST = [Document("a", "The first document is not long, but longer than the second. 😀"), Document("b", "The second.")]
-_THEN = [
-    Document("a", "The first document, written anew, and longer than it was before."),
-    Document("c", "A third one."),
-]
-_LATEST_SECONDS = 0.08
+_THEN = [Document("a", "The first document, written anew and longer than before."), Document("c", "A third one.")]
+_KILLS_A_STORE = 25
 
 
-def work(root: Path) -> None:
-    """Every kind of write, in an order that may begin anywhere: each step does nothing where it is done."""
-    corpus = Corpus.create(root, "c", FakeCompressor(), exist_ok=True)
-    corpus.add(_FIRST)
-    corpus.add(_THEN)
+def add(root: Path) -> None:
+    """Makes the corpus where it is not there, and adds to it."""
+    _open(root, "c").add(_FIRST)
+
+
+def replace(root: Path) -> None:
+    """Replaces one document and adds another."""
+    _open(root, "c").add(_THEN)
+
+
+def remove(root: Path) -> None:
+    """Takes a document away."""
+    corpus = _open(root, "c")
     if any(document.document == "b" for document in corpus.documents()):
         corpus.remove("b")
-    with corpus.changing("study") as folder:
+
+
+def study(root: Path) -> None:
+    """Writes an adapter beside the tables."""
+    with _open(root, "c").changing("study") as folder:
         (folder / "adapter").mkdir(exist_ok=True)
         (folder / "adapter" / "weights").write_bytes(b"w" * 5000)
-    corpus.compact()
-    other = Corpus.create(root, "other", FakeCompressor(), exist_ok=True)
+
+
+def compact(root: Path) -> None:
+    """Drops what no document needs, and all earlier versions."""
+    _open(root, "c").compact()
+
+
+def roll_back(root: Path) -> None:
+    """Goes back to the oldest version of a second corpus."""
+    other = _open(root, "other")
     other.add(_FIRST)
     other.rollback(min(version.version for version in other.versions()))
-    other.delete()
+
+
+def delete(root: Path) -> None:
+    """Deletes the second corpus."""
+    _open(root, "other").delete()
+
+
+STEPS: tuple[Callable[[Path], None], ...] = (add, replace, remove, study, compact, roll_back, delete)
 
 
 def run(count: int, seed: int, folder: Path) -> Tally:
-    """Kills a process that writes, `count` times, and finishes its work."""
+    """Kills a process that writes, `count` times, and does all of the work after every 25 kills."""
     tally, chance = Tally("SIGKILLs"), random.Random(seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.fuzz.kills"])
-    work(folder / "whole")
+    finish(folder / "whole")
     expected = dump(Corpus.open(folder / "whole", "c"))
-    took = _seconds(context, folder / "timed")
-    number = 0
+    took = {step: _seconds(context, step, folder / "timed") for step in STEPS}
+    store = 0
     with Clock(tally):
         while tally.tried < count:
-            number += 1
-            root = folder / str(number)
-            kills = 0
-            while kills < 6:
-                process = context.Process(target=work, args=(root,))
-                process.start()
-                time.sleep(chance.uniform(0, took * 1.1))
-                killed = process.is_alive()
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                if not killed:
-                    break
-                kills += 1
-                name = f"seed {seed}, store {number}, kill {kills}"
+            store += 1
+            root = folder / str(store)
+            for number in range(min(_KILLS_A_STORE, count - tally.tried)):
+                step = chance.choice(STEPS)
+                _kill(context, step, root, chance.uniform(0, took[step]))
+                name = f"seed {seed}, store {store}, kill {number} in {step.__name__}"
                 tally.attempt(name, lambda root=root: check(root))
-            work(root)
+            finish(root)
             if dump(Corpus.open(root, "c")) != expected:
-                tally.fail(f"seed {seed}, store {number}: the work ended with something else")
+                tally.fail(f"seed {seed}, store {store}: the work ended with something else")
             leftovers = sorted(path.name for path in root.iterdir() if path.name.startswith((".new-", ".deleted-")))
             if leftovers:
-                tally.fail(f"seed {seed}, store {number}: left behind: {', '.join(leftovers)}")
+                tally.fail(f"seed {seed}, store {store}: left behind: {', '.join(leftovers)}")
             shutil.rmtree(root)
     return tally
+
+
+def finish(root: Path) -> None:
+    """Does all of the work, whatever of it is done."""
+    for step in STEPS:
+        step(root)
 
 
 def check(root: Path) -> str:
@@ -91,11 +112,25 @@ def check(root: Path) -> str:
     return "whole"
 
 
-def _seconds(context: Any, root: Path) -> float:
-    """How long the work takes where nobody kills it."""
-    process = context.Process(target=work, args=(root,))
+def _open(root: Path, name: str) -> Corpus:
+    return Corpus.create(root, name, FakeCompressor(), exist_ok=True)
+
+
+def _kill(context: Any, step: Callable[[Path], None], root: Path, after_seconds: float) -> None:
+    """Starts a step in a process and kills it; it may have ended by itself before."""
+    process = context.Process(target=step, args=(root,))
+    process.start()
+    time.sleep(after_seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, 9)
+    process.join()
+
+
+def _seconds(context: Any, step: Callable[[Path], None], root: Path) -> float:
+    """How long a step takes where nobody kills it."""
+    process = context.Process(target=step, args=(root,))
     began = time.monotonic()
     process.start()
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, step.__name__
     return time.monotonic() - began
