@@ -53,6 +53,7 @@ def check_compressor(report, least, margin, lost):
         assert max(ours[name] for name in ("another_text", "no_vectors", "dimensions_shuffled")) <= lost
 
 
+@pytest.mark.slow
 def test_full_layers_recall_what_windows_do_not(tmp_path):
     check_hybrid(quick("miniature_hybrid", tmp_path), share=0.8, lost=0.1)
 
@@ -75,6 +76,7 @@ def test_the_table_of_the_hybrid_is_the_json():
     assert re.findall(r"(?:reaches|is|recalls) ([\d.]+)%", text)[:3] == [f"{100 * value:.1f}" for value in said]
 
 
+@pytest.mark.slow
 def test_facts_are_recalled_from_their_own_vectors_only(tmp_path):
     check_compressor(quick("miniature_compressor", tmp_path), least=0.5, margin=0.2, lost=0.1)
 

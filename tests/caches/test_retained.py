@@ -134,6 +134,7 @@ def test_cropping_restores_or_refuses(p, data, tokens):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(p=patterns(), data=st.data(), tokens=st.integers(1, 90))
 def test_a_static_layer_is_the_whole_and_never_moves(p, data, tokens):

@@ -221,6 +221,7 @@ def test_wrong_finetune_options(wrong, options, words):
     wrong(2, words, "bench", "finetune", "--device", "cpu", *options)
 
 
+@pytest.mark.slow
 def test_the_reader_is_measured_with_the_keys_of_the_published_report(run, models, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Alice fell down the rabbit hole. She was very surprised.\n" * 60)

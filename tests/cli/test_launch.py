@@ -126,6 +126,7 @@ def texts(tmp_path):
     return write_texts(tmp_path / "texts")
 
 
+@pytest.mark.slow
 def test_two_processes_on_cpus_learn_what_one_learns(run, models, texts, tmp_path):
     options = (*RUN, *LEARN, "--batch-tokens", 256, "--json")
     two = accelerate(tmp_path, "two_cpu_processes.yaml", "extend", models / "one", texts, tmp_path / "two", *options)
@@ -138,6 +139,7 @@ def test_two_processes_on_cpus_learn_what_one_learns(run, models, texts, tmp_pat
     assert longreach.load(tmp_path / "two", device="cpu")[0].config.model_type == "longreach_llama"
 
 
+@pytest.mark.slow
 def test_two_processes_on_cpus_train_a_compressor(models, texts, tmp_path):
     few = ("--segment-tokens", 24, "--max-ratio", 12, "--lora-r", 2, "--steps", 2, "--accumulate", 1, "--device", "cpu")
     arguments = ("pretrain", models / "one", texts, tmp_path / "out", *few, "--json")
@@ -166,6 +168,7 @@ deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("also", [(), ("--lora", 2, "--train-norms", "--train-embeddings")], ids=["all", "lora"])
 @pytest.mark.parametrize("recipe", ON_CPUS)
 def test_parts_of_weights_and_of_rows_learn_what_whole_ones_learn(run, models, texts, tmp_path, recipe, also):

@@ -97,6 +97,7 @@ ingest.Ingest._take = slow
 )
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again(capfd, library, texts, models, tmp_path, run):
     book = tmp_path / "book.txt"
     book.write_text("".join(f"Line {number} of a long book.\n" for number in range(100)))

@@ -63,6 +63,7 @@ OTHER = (
 ASKED = {"What did the daughter find under the oak?": "a golden key", "Whom did she tell?": "the grey cat"}
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("name", shipped.shipped())
 def test_what_ships_says_what_it_is_and_carries_what_it_read(name, smollm2):

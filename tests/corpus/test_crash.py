@@ -63,6 +63,7 @@ def assert_whole(corpus, expected):
     assert documents == expected[1] and passages == expected[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_again_and_again_it_ends_up_the_same(context, corpus, expected, when):
     """Dies at the 11th, 4th, 9th, ... write of the file log, and each run goes on where the last one died."""
@@ -82,6 +83,7 @@ def test_killed_again_and_again_it_ends_up_the_same(context, corpus, expected, w
     assert corpus.compressor.compressed == 0
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(context, tmp_path, expected):
     chance = random.Random(int(time.time()))
     for number in range(5):

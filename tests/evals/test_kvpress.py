@@ -62,6 +62,7 @@ def loaded(tmp_path):
     return load(tmp_path / "model", device="cpu")
 
 
+@pytest.mark.slow
 def test_with_nothing_dropped_it_is_full_attention(loaded, python):
     asked = [sample(index, chat=bool(index)) for index in range(2)]
     reader = KvpressReader("kvpress:SnapKVPress:0", *loaded, python=python)
@@ -74,6 +75,7 @@ def test_with_nothing_dropped_it_is_full_attention(loaded, python):
         assert one.kv_bytes == (one.positions + 7) * 2 * 3 * 2 * 8 * 4
 
 
+@pytest.mark.slow
 def test_what_is_dropped_is_gone_and_part_of_the_identity(loaded, python, monkeypatch):
     monkeypatch.setenv(PYTHON, python)
     half, default = (KvpressReader(name, *loaded) for name in ("kvpress:SnapKVPress:0.5", "kvpress"))

@@ -85,6 +85,7 @@ def test_a_mean_weighs_tasks_alike_whatever_their_samples(tmp_path):
     assert rows["many"]["low"] == interval([100.0] * 10).low
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_predictions(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     threads = str(torch.get_num_threads())  # as many in both processes: another number is another run

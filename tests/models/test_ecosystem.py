@@ -139,6 +139,7 @@ def test_sparse_and_full_layers_may_wait_on_the_disk(tmp_path):
 NO_COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend, lengths", [("eager", (40, 61)), pytest.param("inductor", (40,), marks=NO_COMPILER)])
 def test_the_whole_forward_is_compiled(backend, lengths):
     model = make_hybrid(num_hidden_layers=2)
@@ -147,6 +148,7 @@ def test_the_whole_forward_is_compiled(backend, lengths):
         close(compiled(ids_of(length), use_cache=False).logits, model(ids_of(length), use_cache=False).logits)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_reads_a_growing_cache_and_soon_has_all_its_programs():
     model, ids = make_hybrid(num_hidden_layers=2), ids_of(40)
     counter = CompileCounter()
@@ -161,6 +163,7 @@ def test_a_compiled_model_reads_a_growing_cache_and_soon_has_all_its_programs():
     assert programs[4] == programs[-1] > 0  # five blocks later
 
 
+@pytest.mark.slow
 def test_a_compiled_model_generates_with_a_static_cache():
     model, ids = make_hybrid(num_hidden_layers=2), ids_of(37)
     want = greedy(model, ids, 4)
@@ -168,6 +171,7 @@ def test_a_compiled_model_generates_with_a_static_cache():
     assert torch.equal(greedy(model, ids, 4, cache_implementation="static"), want)
 
 
+@pytest.mark.slow
 def test_a_compiled_training_step_has_the_same_gradients():
     gradients = []
     for compiled in (False, True):

@@ -152,6 +152,7 @@ def check_case(folder, name, ranks=RANKS):
         torch.testing.assert_close(parts[0][1][key], gradient, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_cut_sequence_is_the_whole_one(ran, name):
     check_case(ran, name)

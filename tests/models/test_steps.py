@@ -75,6 +75,7 @@ def test_other_families_step_as_well(family):
     assert torch.equal(written(steps, steps.read(ids), 12), wanted(model, ids, 12))
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize(("family", "hybrid"), [("llama", False), *((family, True) for family in OURS)])
 def test_a_recorded_step_repeated_is_the_model(family, hybrid):
@@ -94,6 +95,7 @@ def test_a_recorded_step_repeated_is_the_model(family, hybrid):
         tokens.append(logits.argmax(-1))
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_recorded_rows_of_unlike_length_are_the_single_ones(hybrid):
@@ -107,6 +109,7 @@ def test_recorded_rows_of_unlike_length_are_the_single_ones(hybrid):
         steps.read(ids[:, :2])
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("make", [Steps, recorded])
 @pytest.mark.parametrize("hybrid", [False, True])
@@ -136,6 +139,7 @@ def test_a_batch_with_padding_reads_on_without_a_graph():
         steps.read(ids, attention_mask=mask)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_compiled_steps_are_the_same(hybrid, monkeypatch):
@@ -152,6 +156,7 @@ def test_compiled_steps_are_the_same(hybrid, monkeypatch):
     assert torch.equal(written(steps, steps.read(ids), 8), wanted(model, ids, 8)) and len(runs) == 7
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_nothing_is_compiled_while_recording(hybrid):
@@ -237,6 +242,7 @@ def test_what_cannot_be_recorded_is_refused():
     assert torch.equal(empty.read(ids_of(1, 10)), Steps(made(), 10).read(ids_of(1, 10)))
 
 
+@pytest.mark.slow
 @needs_triton
 def test_steps_that_turn_out_not_to_be_recordable():
     def fails(run):

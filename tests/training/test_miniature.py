@@ -31,6 +31,7 @@ def recall(objective, k, generator):
     return losses
 
 
+@pytest.mark.slow
 def test_a_text_is_recalled_from_its_own_vectors_only():
     model = make_model(hidden_size=48, intermediate_size=96, num_hidden_layers=2, head_dim=12, num_key_value_heads=4)
     recipe = Recipe(

@@ -115,6 +115,7 @@ def losses(corpus):
     return {line["step"]: line["loss"] for line in state["log_history"] if "loss" in line}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path, monkeypatch):
     monkeypatch.setattr(room.shutil, "rmtree", lambda folder, **_: None)  # the last checkpoint is looked at
     straight, killed = make_corpus(tmp_path / "one"), make_corpus(tmp_path / "two")
