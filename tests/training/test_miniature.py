@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from longreach.training.compressor import CompressorObjective
