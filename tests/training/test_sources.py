@@ -166,7 +166,7 @@ def test_a_data_set_that_cannot_be_had_is_one_sentence(monkeypatch):
 
     fake = types.SimpleNamespace(load_dataset=load_dataset, disable_progress_bars=lambda: None)
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    with pytest.raises(DocumentError, match="had from the Hub (no network)"):
+    with pytest.raises(DocumentError, match=r"had from the Hub \(no network\)"):
         sources.find("owner/name:en@test")
 
 
