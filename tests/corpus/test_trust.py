@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import pytest
 from longreach.corpus import artefacts, compaction
 from longreach.corpus.artefacts import swap_in
 from longreach.corpus.documents import Document
+from longreach.corpus.documents.convert import read
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.head import HEAD, Head, manifests, version_of
 from longreach.corpus.integrity import LOCK, LOG, FileLog, file_hash
 from longreach.corpus.schema import sha256
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
-from longreach.errors import CorpusBusy, CorpusDamaged, StorageError, UsageError
+from longreach.errors import CorpusBusy, CorpusDamaged, DocumentError, StorageError, UsageError
 from longreach.reader.policy import Policy
 from longreach.reader.scorecard import Row, Scorecard
 from tests.corpus.corpus_fakes import FakeCompressor, dump
@@ -501,6 +503,21 @@ def test_too_many_open_files_are_no_damage(corpus):
         for handle in held:
             os.close(handle)
     assert corpus.verify().ok and texts(corpus) == {"a": A.text, "b": B.text}
+
+
+def test_a_system_that_starts_no_threads_is_no_damage(corpus, tmp_path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    page = tmp_path / "page.html"
+    page.write_text("<p>third")
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StorageError, match="starts no more threads"):
+            corpus.add(Document("c", "third"))
+        with pytest.raises(DocumentError, match=r"page\.html cannot be read.*can't start new thread"):
+            read(page)
+    assert corpus.add([Document("c", "third"), page]).skipped == [] and corpus.verify().ok
 
 
 def test_a_folder_that_may_only_be_read_is_read(corpus, monkeypatch):

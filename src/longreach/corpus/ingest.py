@@ -252,7 +252,8 @@ class Ingest:
 
     def flush(self) -> None:
         """Appends the passages that wait, then commits the documents that are complete."""
-        uninterrupted(self._flush)
+        with storage_faults(self.log.folder):  # also where the system starts no thread
+            uninterrupted(self._flush)
 
     def _flush(self) -> None:
         with storage_faults(self.log.folder):

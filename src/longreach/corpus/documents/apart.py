@@ -187,6 +187,9 @@ def convert_apart(suffix: str, raw: bytes, name: str, limits: Limits) -> Convert
         answer, text = worker.ask(Request(name, suffix, len(raw), limits), raw)
     except _Broken as error:
         raise _explain(worker, name, limits) from error
+    except RuntimeError as error:  # the watch cannot start
+        advice = "close other programs and try again."
+        raise DocumentError(f"{name} cannot be read, its converter does not start ({error}): {advice}") from error
     finally:  # also for Ctrl-C: a worker in the middle of a file is not used again
         if worker.is_usable:
             _POOL.put_back(worker)
