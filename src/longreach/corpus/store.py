@@ -138,7 +138,9 @@ class Corpus(CorpusReading):
                 try:
                     draft.rename(target)
                 except OSError as error:
-                    raise (exists if os.path.lexists(target) else error) from error
+                    if os.path.lexists(target):
+                        raise exists from error
+                    raise
         return cls(target, settings, compressor, lock_seconds=lock_seconds)
 
     @classmethod
