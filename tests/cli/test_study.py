@@ -192,7 +192,7 @@ def test_adapters_that_are_none_or_of_another_base(wrong, run, library, asked, m
 
 def test_a_study_is_taken_back(run, wrong, library, asked):
     wrong(2, ["no study that could be undone"], "study", "library", "--undo")
-    wrong(2, ["--undo takes a study back"], "study", "library", "--undo", "--gate-only")
+    wrong(2, ["--undo trains nothing: omit"], "study", "library", "--undo", "--gate-only")
     assert run("study", "library", "--questions", asked, *FEW).code == 0
     assert (library / "adapter").exists() and (library / "scorecard.json").exists()
     done = run("study", "library", "--undo")
