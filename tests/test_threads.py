@@ -269,6 +269,7 @@ def test_adapters_are_laid_over_a_model_that_is_read(tmp_path, tokenizer):
     assert names[4] == names[5] == base_fingerprint(make_model(), tokenizer)
 
 
+@pytest.mark.slow
 def test_a_study_beside_readers_learns_the_same_and_disturbs_none(tmp_path, tokenizer):
     settings = studied.settings(2, dropout=0.1)
 

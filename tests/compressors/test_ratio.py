@@ -103,6 +103,7 @@ def test_merged_weights_have_one_name_in_every_dtype(tmp_path):
     assert exact.model_fingerprint != before
 
 
+@pytest.mark.slow
 def test_a_corpus_keeps_its_ratio(tmp_path):
     base = tmp_path / "base"
     make_model().save_pretrained(base)

@@ -159,6 +159,7 @@ def test_ctrl_c_in_the_middle_of_a_commit(corpus, monkeypatch):
     assert len(corpus.documents()) == len(TEXTS) and corpus.verify().ok
 
 
+@pytest.mark.slow
 def test_two_writers_and_a_reader(context, corpus, expected):
     root = corpus.path.parent
     more = [(f"{name} again", f"{text} again") for name, text in TEXTS]

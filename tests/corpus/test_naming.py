@@ -118,6 +118,7 @@ print(ascii([sorted(first.added), first.skipped, second.removed, sorted(second.u
 """
 
 
+@pytest.mark.slow
 def test_names_are_whole_where_the_locale_knows_ascii_only(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("café.txt", "日本.txt", "plain.txt"):

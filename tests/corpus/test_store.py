@@ -121,6 +121,7 @@ def test_equal_texts_are_compressed_once(tmp_path):
     assert compressor.compressed == once and corpus.document_text("later") == A.text and corpus.verify().ok
 
 
+@pytest.mark.slow
 def test_files_skip_and_prune(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -43,6 +43,7 @@ def rows(card):
     return {row.reading: row for row in card.rows}
 
 
+@pytest.mark.slow
 def test_compressed_reading_wins_where_it_was_learned(measured):
     _, _, reader, card = measured
     found = rows(card)

@@ -142,6 +142,7 @@ def test_batched_generation_is_the_single_one(hybrid):
         assert torch.equal(batched[b, width:], greedy(hybrid, row)[0, row.shape[1] :])
 
 
+@pytest.mark.slow
 def test_beams_samples_and_drafts(hybrid):
     ids, plain = ids_of(37), greedy(hybrid, ids_of(37))
     beams = greedy(hybrid, ids, num_beams=3, num_return_sequences=2)

@@ -99,6 +99,7 @@ def test_lora_trains_what_it_is_asked_to_and_nothing_else(train, tmp_path, also)
     assert report["trained_parameters"] == sum(weight.numel() for weight in adapter.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(texts, tmp_path):
     steps, killed, whole = 60, tmp_path / "killed", tmp_path / "whole"
     process = start("interrupted.py", texts, killed, tmp_path / "cache", steps)
@@ -157,6 +158,7 @@ def ranks(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(ranks):
     interrupted.train(ranks / "texts", ranks / "one", ranks / "cache", 4, lambda text: None)
     two, one = losses(ranks / "two"), losses(ranks / "one")
@@ -166,6 +168,7 @@ def test_two_processes_learn_what_one_learns(ranks):
     assert reports[0]["after"] == pytest.approx(reports[1]["after"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_parts_of_weights_learn_and_save_what_whole_ones_do(ranks):
     found = json.loads((ranks / "found.json").read_text())
     assert len(found) == 3

@@ -353,6 +353,7 @@ def test_a_document_beyond_the_budget_gives_way_to_passages(tmp_path):
         make_data(corpus, [asked], budget=100)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_checkpointing_learn_as_well(tmp_path):
     model = make_model().to(torch.bfloat16)
     report, _ = train(make_corpus(tmp_path, model=make_model()), settings(8, checkpointing=True), model=model)
