@@ -4,8 +4,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-import platformdirs
-
 from longreach.errors import MissingDependency
 
 DEFAULT_MODEL = "smollm2"
@@ -15,7 +13,11 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 
 def cache_folder() -> Path:
     """Where converted models are kept: $LONGREACH_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("LONGREACH_CACHE") or platformdirs.user_cache_dir("longreach", appauthor=False))
+    if given := os.environ.get("LONGREACH_CACHE"):
+        return Path(given)
+    import platformdirs  # benchmarks on a bare machine do without it
+
+    return Path(platformdirs.user_cache_dir("longreach", appauthor=False))
 
 
 def smollm2_file() -> Path:
