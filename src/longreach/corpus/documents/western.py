@@ -40,7 +40,7 @@ _WORD = re.compile(r"[^\W\d_ªºµ]+")
 _FOREIGN_LETTERS = re.compile(r"[^\x00-\x7f]+")
 _ENDINGS = frozenset({"s", "ll", "re", "ve", "d", "m"})
 _SIGNS = frozenset("‘’‚“”„«»‹›–—…£€¥¢¿¡§¶†‡©®™•·°ªº±×÷µ¹²³¼½¾\xa0\xad")
-_PRICE = re.compile(r"(?<!\w)£(?=\d)")
+_PRICE = re.compile(r"(?<!\w)[£€¥](?=\d)")
 _LETTER_OF_PRICE = re.compile(r"(?<!\w)[^\W\d_\x00-\x7f](?=\d)")
 # Signs where nobody writes them. `L` stands for a letter.
 _MISPLACED = re.compile(
