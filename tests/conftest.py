@@ -1,6 +1,7 @@
 """Small random models of every supported family, a tokenizer made in memory, and the real model."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+# A shell that starts the tests in the background makes them deaf to Ctrl-C, which some of them send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the random models are so small that a second thread only waits
 
 CHAT = (
