@@ -242,7 +242,7 @@ class RetainedCache(Cache):
 
     @property
     def max_cache_len(self) -> int:
-        """What PEFT asks of a cache that is no DynamicCache, and hands to caches that have a limit: there is none."""
+        """Returns None: this cache has no limit. PEFT asks every cache that is not a DynamicCache."""
         return -1
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -46,7 +46,7 @@ def default_compressor(model_ref: str) -> str:
 
 
 def check_compressor(ref: str) -> None:
-    """Raises UsageError where there is no compressor of this name: no method, none that ships, no folder."""
+    """Raises UsageError where no method, no compressor that ships and no folder has this name."""
     if ref not in UNTRAINED and ref not in shipped() and not Path(ref).is_dir():
         known = ", ".join([*UNTRAINED, *shipped()])
         raise UsageError(f"There is no compressor '{ref}': use one of {known}, or the folder of a trained one.")

@@ -61,7 +61,7 @@ class _Parts(NamedTuple):
         return names[0] if names else posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
 
     def tree(self, kind: str) -> "_Element | None":
-        """The root of the one part of a kind, or None where there is none."""
+        """Returns the root of the one part of a kind, or None where the document lacks it."""
         return self.package.tree(self.only(kind))
 
 

@@ -54,7 +54,7 @@ class Members:
             self._names.setdefault(_key(name), name)
 
     def find(self, path: str) -> str | None:
-        """Returns the member of that name, None if there is none."""
+        """Returns the member of that name, or None where the archive lacks it."""
         return self._names.get(path) or self._names.get(_key(path))
 
     def resolve(self, base: str, href: str) -> str | None:

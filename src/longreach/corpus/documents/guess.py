@@ -273,7 +273,8 @@ def _is_prose(text: str) -> bool:
         if word.isascii():
             continue
         words += 1
-        mixed += len({scripts[character] for character in word}) > 1 and "" not in {scripts[c] for c in word}
+        found = {scripts[character] for character in word}
+        mixed += len(found) > 1 and "" not in found
     return mixed <= _TOLERATED * max(1, words)
 
 

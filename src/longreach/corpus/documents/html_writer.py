@@ -137,7 +137,7 @@ class TextWriter:
 
 
 def is_wide(character: str) -> bool:
-    """Whether a character is Chinese or Japanese, which are written without spaces: a line's end is none there."""
+    """Whether a character is Chinese or Japanese: they are written without spaces, and a line's end adds none."""
     if not character or unicodedata.east_asian_width(character) not in "WF":
         return False
     return not unicodedata.name(character, "").startswith("HANGUL")
