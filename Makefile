@@ -25,7 +25,7 @@ test-newest:
 	@grep -E '^(torch|triton|numpy)==' constraints.txt > $(NEWEST)/constraints.txt
 	$(NEWEST)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager \
 		--constraint $(NEWEST)/constraints.txt --editable ".[dense,dev]"
-	$(NEWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not real and not slow" tests/models tests/caches tests/test_reader.py \
+	$(NEWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not real and not slow" tests/models tests/caches tests/reading tests/engine \
 		tests/test_deprecated.py
 
 # What takes longer: several processes, whole trainings, a few hundred inputs of every fuzzer.

@@ -32,11 +32,11 @@ import torch
 from evidence_plan import DATA, DOCUMENTS, Step, steps
 
 from longreach.errors import LongreachError
-from longreach.evals.run import RUN, SCORES
+from longreach.evals.run.folder import RUN, SCORES
 from longreach.models.device import check_device
 from longreach.models.machine import record
-from longreach.training.frame import clock
-from longreach.training.run import write_json
+from longreach.training.common.frame import clock
+from longreach.training.common.run import write_json
 
 
 def run(step: Step, out: Path, threads: int | None, known: dict[str, Any], save: Callable[[], None]) -> None:

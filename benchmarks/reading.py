@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 
 import longreach as lr
-from longreach.evals.scores import interval, token_f1
+from longreach.datasets.questions import read_questions
+from longreach.engine.prompt import PromptBuilder
+from longreach.evals.run.scores import interval, token_f1
 from longreach.models.machine import record
-from longreach.models.prompt import PromptBuilder
-from longreach.training.questions import read_questions
-from longreach.workspace import make_compressor
+from longreach.session import make_compressor
 
 FULL = {
     "no context": lr.Policy(raw=0, compressed="none", adapter=False),

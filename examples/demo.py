@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 import longreach as lr
+from longreach.engine.generate import read_prefix
 from longreach.errors import CorpusError, LongreachError
 from longreach.models.decoder import window_of
-from longreach.models.generate import read_prefix
 
 HERE = Path(__file__).resolve().parent
 BOOK = HERE / "alice.txt"

@@ -16,8 +16,8 @@ from facts import VALUES, draw, make_model, make_tokenizer, options, report, tra
 from peft import LoraConfig, get_peft_model
 
 import longreach as lr
-from longreach.training.compressor import CompressorObjective
-from longreach.training.recipe import ADAPTED, Recipe
+from longreach.training.pretrain.objective import CompressorObjective
+from longreach.training.pretrain.recipe import ADAPTED, Recipe
 
 RATIOS, RANK = (8, 16), 64
 

@@ -6,17 +6,17 @@ import math
 import pytest
 
 from longreach.corpus.schema import SCORECARD, SETTINGS, Settings, _canonical, sha256
+from longreach.datasets.questions import read_questions
+from longreach.datasets.sources import find
+from longreach.datasets.texts import read_texts
 from longreach.errors import LongreachError
-from longreach.evals.records import json_file, json_items, json_lines
-from longreach.evals.report_runs import read_run
-from longreach.evals.ruler_documents import _read as read_ruler
+from longreach.evals.report.runs import read_run
+from longreach.evals.suites.records import json_file, json_items, json_lines
+from longreach.evals.suites.ruler_documents import _read as read_ruler
 from longreach.jsontext import NotJson, misfit, parse_json, parse_object
-from longreach.models.adapted import read_json
-from longreach.reader.scorecard import Scorecard
-from longreach.training.questions import read_questions
-from longreach.training.run import settings_of
-from longreach.training.sources import find
-from longreach.training.texts import read_texts
+from longreach.models.hybrid.adapted import read_json
+from longreach.reading.scorecard import Scorecard
+from longreach.training.common.run import settings_of
 
 HOSTILE = {
     "deep list": "[" * 200_000,

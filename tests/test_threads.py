@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Corpus, Document, MeanPool, Policy, Reader, Sampling, WeightedPool, convert
+from longreach.engine.pieces import PromptText
 from longreach.models.decoder import add_adapter, only_adapter
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.pieces import PromptText
 from longreach.models.sharing import FairLock, exclusive, lock_of
 from longreach.models.steps import Steps
-from longreach.training.study import study
+from longreach.training.study.study import study
 from tests.conftest import make_model, make_tokenizer
 from tests.training import studied
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Answer": "reader.answer",
+    "Answer": "reading.answer",
     "AttentionPattern": "pattern",
     "AutoCompressor": "compressors.autocompressor",
     "Corpus": "corpus.store",
@@ -18,15 +18,15 @@ _HOMES = {
     "Limits": "corpus.documents",
     "LongreachError": "errors",
     "MeanPool": "compressors.mean_pool",
-    "Policy": "reader.policy",
-    "Reader": "reader.reader",
-    "Sampling": "models.sampling",
+    "Policy": "reading.policy",
+    "Reader": "reading.reader",
+    "Sampling": "engine.sampling",
     "Steps": "models.steps",
     "WeightedPool": "compressors.weighted_pool",
-    "convert": "models.convert",
+    "convert": "models.hybrid.convert",
     "errors": "",
-    "load": "models.load",
-    "sparse_attention": "kernels.attention",
+    "load": "models.loading.load",
+    "sparse_attention": "kernels.api",
 }
 
 if TYPE_CHECKING:
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from longreach.corpus.documents import Document as Document
     from longreach.corpus.documents import Limits as Limits
     from longreach.corpus.store import Corpus as Corpus
+    from longreach.engine.sampling import Sampling as Sampling
     from longreach.errors import LongreachError as LongreachError
-    from longreach.kernels.attention import sparse_attention as sparse_attention
-    from longreach.models.convert import convert as convert
-    from longreach.models.load import load as load
-    from longreach.models.sampling import Sampling as Sampling
+    from longreach.kernels.api import sparse_attention as sparse_attention
+    from longreach.models.hybrid.convert import convert as convert
+    from longreach.models.loading.load import load as load
     from longreach.models.steps import Steps as Steps
     from longreach.pattern import AttentionPattern as AttentionPattern
     from longreach.pattern import LayerPlan as LayerPlan
-    from longreach.reader.answer import Answer as Answer
-    from longreach.reader.policy import Policy as Policy
-    from longreach.reader.reader import Reader as Reader
+    from longreach.reading.answer import Answer as Answer
+    from longreach.reading.policy import Policy as Policy
+    from longreach.reading.reader import Reader as Reader
 
 __all__ = sorted(_HOMES)
 

@@ -6,8 +6,8 @@ import torch
 from longreach.bench.attention import DEFINITIONS, AttentionCase, run
 from longreach.errors import UsageError
 from longreach.kernels import flex, reference
-from longreach.models.plan import Shape
 from longreach.pattern import AttentionPattern
+from longreach.planning.plan import Shape
 
 SHAPE = Shape(2, 32, 6, 2, 8, 64, 50)
 PATTERN = AttentionPattern(4, 1, 2, 3)

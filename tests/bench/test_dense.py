@@ -6,7 +6,7 @@ import torch
 from longreach.bench import dense
 from longreach.bench.timing import Times
 from longreach.errors import UsageError
-from longreach.kernels.attention import sparse_attention
+from longreach.kernels.api import sparse_attention
 from longreach.pattern import AttentionPattern
 
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from longreach.cli.app import app
-from longreach.evals.choice import DOCQA, PERPLEXITY, Choice, check_readers
+from longreach.evals.suites.choice import DOCQA, PERPLEXITY, Choice, check_readers
 from tests.conftest import make_model, make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ from longreach.bench.finetune import amortised, run
 from longreach.bench.timing import Times
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.errors import UsageError
-from longreach.models.convert import convert
-from longreach.models.plan import Shape, shape
+from longreach.models.hybrid.convert import convert
 from longreach.pattern import AttentionPattern
+from longreach.planning.plan import Shape, shape
 from tests.conftest import make_model, make_tokenizer
 
 CASE = FinetuneCase(length=90, ratio=9, qa_tokens=7, rows=2, repeats=2)

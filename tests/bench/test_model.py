@@ -12,9 +12,9 @@ from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels import flex, reference
 from longreach.models.cached import CACHE, cache_in
-from longreach.models.convert import convert
-from longreach.models.plan import hardware, plan, shape
+from longreach.models.hybrid.convert import convert
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.planning.plan import hardware, plan, shape
 from tests.conftest import make_model, make_tokenizer
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ def test_a_slice_keeps_the_ratio_and_is_named(folder):
 
 
 def test_a_hybrid_model_keeps_its_own_pattern_and_layers(folder, tmp_path):
-    from longreach.models.load import load
+    from longreach.models.loading.load import load
 
     loaded, tokenizer = load(folder, device="cpu")
     hybrid = convert(loaded, PATTERN, [0, 5], 64)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
-from longreach.kernels.attention import sparse_attention
+from longreach.kernels.api import sparse_attention
 from longreach.pattern import AttentionPattern, LayerPlan
 from tests.kernels.cases import device_of, needs_triton
 

@@ -91,7 +91,7 @@ def wrong(run):
 @pytest.fixture(scope="session")
 def made(models, texts, tmp_path_factory):
     """A store with the corpus 'library', made once."""
-    from longreach.workspace import open_or_create
+    from longreach.session import open_or_create
 
     store = tmp_path_factory.mktemp("made")
     settings = {"ratio": 10, "segment_tokens": 64}

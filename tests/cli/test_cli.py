@@ -74,7 +74,7 @@ def test_nothing_to_read_leaves_no_corpus(run, models, tmp_path):
 
 
 def test_a_folder_called_like_the_default_model_is_not_it(tmp_path, monkeypatch, models):
-    from longreach.models.origin import stable_reference
+    from longreach.models.loading.origin import stable_reference
 
     (tmp_path / "smollm2").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -477,7 +477,7 @@ def test_an_error_of_our_own_asks_for_a_report(run, library, monkeypatch):
     def broken(*args, **kwargs):
         raise KeyError("oops")
 
-    monkeypatch.setattr("longreach.reader.reader.base_fingerprint", broken)
+    monkeypatch.setattr("longreach.reading.reader.base_fingerprint", broken)
     result = run("ask", "library", QUESTION, "--json")
     assert result.code == 1 and "LONGREACH_DEBUG=1" in result.json["error"] and result.json["type"] == "KeyError"
 
@@ -488,7 +488,7 @@ def test_no_memory_left(run, library, monkeypatch, error):
     def broken(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("longreach.reader.reader.base_fingerprint", broken)
+    monkeypatch.setattr("longreach.reading.reader.base_fingerprint", broken)
     result = run("ask", "library", QUESTION, "--json")
     assert result.code == 1 and "Out of memory: lower" in result.json["error"]
 

@@ -121,7 +121,7 @@ def test_a_corpus_is_read_as_it_is(run, library, questions, tmp_path):
 
 
 def test_an_adapter_is_measured_with_text_too(run, models, texts, questions, tmp_path):
-    from tests.test_reader import make_adapter
+    from tests.reading.test_reader import make_adapter
 
     make_adapter(tmp_path / "lora")
     options = (*TINY, "--questions", questions, "--documents", texts, "--max-new-tokens", 4, "--ratio", 10)
@@ -138,7 +138,7 @@ def test_a_pool_is_read_with_the_adapter_that_came_with_it(run, models, texts, q
     from longreach.compressors.weighted_pool import write_pool
     from longreach.models.fingerprint import base_fingerprint
     from tests.conftest import make_model, make_tokenizer
-    from tests.test_reader import make_adapter
+    from tests.reading.test_reader import make_adapter
 
     fingerprint = base_fingerprint(make_model(max_position_embeddings=4096), make_tokenizer())
     chosen = {"ratio": 6, "segment_tokens": 60}

@@ -22,8 +22,8 @@ ASKED = [
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """The random model never stops by itself: what it writes is cut."""
-    from longreach.evals import gate
-    from longreach.training import selfstudy
+    from longreach.evals.systems import gate
+    from longreach.training.study import selfstudy
 
     monkeypatch.setitem(gate.gate.__kwdefaults__, "max_new_tokens", 4)
     for longest in ("_LONGEST_QUESTION", "_LONGEST_ANSWER"):
@@ -101,9 +101,9 @@ def test_gate_only_measures_without_an_adapter(run, library, asked):
 def test_questions_are_made_where_there_are_none(run, wrong, library, monkeypatch):
     """The random model writes what is no question, until that counts as one; every passage is asked about, once."""
     wrong(1, ["no question that can be used", "--questions"], "study", "library", *FEW)
-    monkeypatch.setattr("longreach.training.selfstudy._ASKED", re.compile(r"(\S.*)"))
+    monkeypatch.setattr("longreach.training.study.selfstudy._ASKED", re.compile(r"(\S.*)"))
     for fault in ("fault_of_question", "fault_of_answer"):
-        monkeypatch.setattr(f"longreach.training.selfstudy.{fault}", lambda *texts: None)
+        monkeypatch.setattr(f"longreach.training.study.selfstudy.{fault}", lambda *texts: None)
     done = run("study", "library", *FEW, "--held-out", 0.2, "--json")
     assert done.code == 0, done
     notes = [json.loads(line) for line in (library / "study" / "questions.jsonl").read_text().splitlines()]
@@ -117,7 +117,7 @@ def test_questions_are_made_where_there_are_none(run, wrong, library, monkeypatc
 
 
 def test_a_teacher_makes_them_and_may_be_down(run, library, monkeypatch):
-    monkeypatch.setattr("longreach.training.teacher._TRIES", 1)
+    monkeypatch.setattr("longreach.training.study.teacher._TRIES", 1)
     served = Served(lambda number: 500 if number >= 5 else None)
     options = ("study", "library", "--teacher", served.url, "--teacher-model", "big", *FEW)
     down = run(*options)

@@ -6,7 +6,7 @@ import torch
 from longreach import AutoCompressor, Document
 from longreach.compressors.checkpoint import write_peft
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
-from longreach.workspace import open_or_create, open_workspace
+from longreach.session import open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = Document("a", "The rabbit had a watch. " * 20)

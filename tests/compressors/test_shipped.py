@@ -8,9 +8,9 @@ import torch
 from longreach import AutoCompressor, Corpus
 from longreach.compressors import shipped
 from longreach.compressors.shipped import default_compressor
+from longreach.engine.prompt import PromptBuilder
 from longreach.models.decoder import add_adapter, only_adapter
-from longreach.models.prompt import PromptBuilder
-from longreach.workspace import make_compressor, open_or_create, open_workspace
+from longreach.session import make_compressor, open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
 

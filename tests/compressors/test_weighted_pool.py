@@ -12,9 +12,9 @@ from longreach.compressors.weighted_pool import shared, write_pool
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import length_of_embeddings, note_base
 from longreach.models.fingerprint import base_fingerprint
-from longreach.training.adapter import lora
-from longreach.training.study import study
-from longreach.workspace import make_compressor, open_or_create, open_workspace
+from longreach.session import make_compressor, open_or_create, open_workspace
+from longreach.training.extend.adapter import lora
+from longreach.training.study.study import study
 from tests.compressors.test_autocompressor import random_ids
 from tests.conftest import make_model, make_tokenizer
 from tests.training import studied

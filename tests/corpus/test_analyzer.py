@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longreach.corpus.analyzer import fold, has_content, passage_terms, question_terms
+from longreach.corpus.search.analyzer import fold, has_content, passage_terms, question_terms
 
 
 def terms(text):

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from longreach.corpus.documents.encoding import decode_html, decode_text
+from longreach.corpus.documents.encodings.decode import decode_html, decode_text
 from longreach.errors import DocumentError
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from longreach.corpus.documents import convert as formats
-from longreach.corpus.documents.html import markdown
+from longreach.corpus.documents.html.page import markdown
 from longreach.errors import DocumentError
 
 

@@ -14,7 +14,7 @@ from pptx.util import Inches
 
 from longreach.corpus.documents import Limits
 from longreach.corpus.documents.convert import read
-from longreach.corpus.documents.number_format import show_value
+from longreach.corpus.documents.office.number_format import show_value
 from longreach.errors import DocumentError
 
 SPACES = (

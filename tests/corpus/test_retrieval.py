@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from longreach import Corpus, Document, MeanPool
-from longreach.corpus import retrieval
+from longreach.corpus.search import retrieval
 from longreach.errors import MissingDependency, UsageError
 from tests.conftest import make_model, make_tokenizer
 

@@ -24,8 +24,8 @@ from longreach.corpus.schema import sha256
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from longreach.errors import CorpusBusy, CorpusDamaged, DocumentError, StorageError, UsageError
-from longreach.reader.policy import Policy
-from longreach.reader.scorecard import Row, Scorecard
+from longreach.reading.policy import Policy
+from longreach.reading.scorecard import Row, Scorecard
 from tests.corpus.corpus_fakes import FakeCompressor, dump
 
 A = Document("a", "It was a bright cold day in April 😀,\r\nand the clocks were striking thirteen.")

@@ -2,7 +2,7 @@
 
 import random
 
-from longreach.evals.draw import count_tokens
+from longreach.evals.suites.draw import count_tokens
 
 _SYLLABLES = ["ba", "de", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "ze"]
 

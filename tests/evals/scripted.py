@@ -4,8 +4,8 @@ import random
 import sys
 import time
 
-from longreach.evals.runner import evaluate
-from longreach.evals.sample import Prediction, Sample
+from longreach.evals.run.runner import evaluate
+from longreach.evals.run.sample import Prediction, Sample
 
 
 def samples(tasks=("one", "two"), lengths=(64, 128), count=5):

@@ -6,9 +6,9 @@ import pytest
 
 from longreach.corpus.documents import Document
 from longreach.errors import DocumentError, MissingDependency, UsageError
-from longreach.evals.docqa import PRESETS, own_samples, preset_samples, read_documents
-from longreach.evals.longbench import TASKS
-from longreach.evals.metrics import METRICS
+from longreach.evals.run.metrics import METRICS
+from longreach.evals.suites.docqa import PRESETS, own_samples, preset_samples, read_documents
+from longreach.evals.suites.longbench import TASKS
 
 QASPER = {
     "1909.1": {
@@ -276,7 +276,7 @@ def test_a_hub_data_set_is_read_row_by_row(monkeypatch):
         asked.append((given, options))
         return [NARRATIVE, NARRATIVE | {"question": {}}]
 
-    monkeypatch.setattr("longreach.evals.records.hub_rows", rows)
+    monkeypatch.setattr("longreach.evals.suites.records.hub_rows", rows)
     with pytest.raises(UsageError, match=r"Row 2 of deepmind/narrativeqa has no text under 'question.text'"):
         preset_samples("narrativeqa", "deepmind/narrativeqa")
     assert asked == [("deepmind/narrativeqa", {"config": None, "split": "validation"})]

@@ -10,16 +10,16 @@ import torch
 import longreach as lr
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
+from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ContextError, UsageError
-from longreach.evals.choice import WAYS
-from longreach.evals.docqa import own_samples
-from longreach.evals.documents import DocumentReader, Library, words_of
-from longreach.evals.readers import ModelReader
-from longreach.evals.runner import evaluate
-from longreach.evals.suites import whole_readers
-from longreach.models.prompt import PromptBuilder
+from longreach.evals.run.runner import evaluate
+from longreach.evals.suites.choice import WAYS
+from longreach.evals.suites.docqa import own_samples
+from longreach.evals.suites.registry import whole_readers
+from longreach.evals.systems.documents import DocumentReader, Library, words_of
+from longreach.evals.systems.models import ModelReader
 from tests.conftest import make_model
-from tests.test_reader import make_adapter
+from tests.reading.test_reader import make_adapter
 
 TEXTS = {
     "tarts": "The Knave of Hearts stole the tarts. " + "The King was angry and the Queen shouted. " * 12,

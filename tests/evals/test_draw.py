@@ -3,7 +3,7 @@
 import pytest
 
 from longreach.errors import ContextError
-from longreach.evals.draw import Parts, count_tokens, fit, piece_tokens
+from longreach.evals.suites.draw import Parts, count_tokens, fit, piece_tokens
 
 
 @pytest.mark.parametrize("piece, start", [(10, 0), (10, 500), (14, 0), (8, 0)])

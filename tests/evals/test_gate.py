@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from longreach import Policy, Reader, Sampling
+from longreach.datasets.questions import Question
+from longreach.engine.generate import Written
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.evals.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
-from longreach.evals.verdict import DEFAULT
-from longreach.models.generate import Written
+from longreach.evals.run.verdict import DEFAULT
+from longreach.evals.systems.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
 from longreach.models.steps import Steps
-from longreach.reader.scorecard import Scorecard
-from longreach.training.questions import Question
-from longreach.training.study import study
+from longreach.reading.scorecard import Scorecard
+from longreach.training.study.study import study
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import QUESTIONS, make_corpus, settings
 
@@ -22,8 +22,8 @@ BUDGET = 300
 
 def enough(patch, count=2):
     """Lets few questions tell one way of reading from another, so that tests take no minutes."""
-    patch.setattr("longreach.evals.verdict.FEWEST_QUESTIONS", count)
-    patch.setattr("longreach.evals.scores.FEWEST", count)
+    patch.setattr("longreach.evals.run.verdict.FEWEST_QUESTIONS", count)
+    patch.setattr("longreach.evals.run.scores.FEWEST", count)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_scorecard_is_whole_of_this_release_or_refused(measured, tmp_path):
 
 def fake_answers(monkeypatch, wanted):
     """The reader answers right with the readings named, wrong with the others."""
-    from longreach.reader import reader as room
+    from longreach.reading import reader as room
 
     def write_all(model, prompts, stops, sampling, **more):
         return [Written([0], 0.0, 0.0, 0) for _ in prompts]

@@ -8,10 +8,11 @@ import torch
 
 import longreach
 from longreach.errors import MissingDependency
-from longreach.evals import harness, ruler
-from longreach.evals.draw import count_tokens
-from longreach.evals.metrics import METRICS
-from longreach.evals.sample import Sample
+from longreach.evals.peers import harness
+from longreach.evals.run.metrics import METRICS
+from longreach.evals.run.sample import Sample
+from longreach.evals.suites import ruler
+from longreach.evals.suites.draw import count_tokens
 from tests.conftest import make_model, make_tokenizer
 
 NO_DOWNLOAD = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from longreach.errors import ContextError, MissingDependency, ModelError, UsageError
-from longreach.evals.kvpress import PYTHON, KvpressReader
-from longreach.evals.readers import ModelReader
-from longreach.models.load import load
+from longreach.evals.peers.kvpress import PYTHON, KvpressReader
+from longreach.evals.systems.models import ModelReader
+from longreach.models.loading.load import load
 from tests.conftest import make_model, make_tokenizer
 from tests.evals.test_readers import hybrid, sample
 

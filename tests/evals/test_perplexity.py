@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from longreach.errors import ContextError, UsageError
-from longreach.evals.perplexity import measure, texts
-from longreach.evals.readers import ModelReader
-from longreach.evals.suites import whole_readers
+from longreach.evals.suites.perplexity import measure, texts
+from longreach.evals.suites.registry import whole_readers
+from longreach.evals.systems.models import ModelReader
 from longreach.models import perplexity as arithmetic
-from longreach.models.convert import convert
+from longreach.models.hybrid.convert import convert
 from longreach.pattern import AttentionPattern
 from tests.conftest import make_model
 

@@ -7,10 +7,10 @@ import torch
 
 import longreach as lr
 from longreach.errors import ContextError, UsageError
-from longreach.evals.readers import ModelReader, cut_middle
-from longreach.evals.runner import evaluate
-from longreach.evals.sample import Sample
-from longreach.evals.suites import whole_readers
+from longreach.evals.run.runner import evaluate
+from longreach.evals.run.sample import Sample
+from longreach.evals.suites.registry import whole_readers
+from longreach.evals.systems.models import ModelReader, cut_middle
 from tests.conftest import make_model, make_tokenizer
 
 PATTERN = lr.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import pytest
 
 from longreach.errors import UsageError
-from longreach.evals.charts import Axis, Point, Series, heat_map, line_chart
-from longreach.evals.report import figures
-from longreach.evals.report_markdown import markdown
-from longreach.evals.report_page import page
-from longreach.evals.report_runs import read_run
+from longreach.evals.report.charts import Axis, Point, Series, heat_map, line_chart
+from longreach.evals.report.markdown import markdown
+from longreach.evals.report.page import page
+from longreach.evals.report.report import figures
+from longreach.evals.report.runs import read_run
 from tests.evals.run_folders import COSTS, docqa_run, identities, length_run, perplexity_run
 from tests.evals.scripted import run
 

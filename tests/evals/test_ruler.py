@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from longreach.errors import ContextError, DocumentError, UsageError
-from longreach.evals import ruler
-from longreach.evals.draw import count_tokens
-from longreach.evals.metrics import METRICS
+from longreach.evals.run.metrics import METRICS
+from longreach.evals.suites import ruler
+from longreach.evals.suites.draw import count_tokens
 from tests.evals.samples import guess, left, oracle, prose
 
 LENGTH = 8192  # a byte is a token of the tests' tokenizer
@@ -173,7 +173,7 @@ def test_questions_stand_among_numbered_documents_those_of_their_article_first(m
 
 
 def test_where_all_english_words_fit_lists_are_made_of_compounds(files, tokenizer, monkeypatch):
-    from longreach.evals import ruler_lists
+    from longreach.evals.suites import ruler_lists
 
     few = ruler_lists.words()[:60]
     monkeypatch.setattr(ruler_lists, "words", lambda: few)
@@ -249,7 +249,7 @@ def test_words_that_are_not_installed_are_named_with_the_command(tokenizer, monk
     import sys
 
     from longreach.errors import MissingDependency
-    from longreach.evals import ruler_words
+    from longreach.evals.suites import ruler_words
 
     ruler_words._english.cache_clear()
     monkeypatch.setitem(sys.modules, "wonderwords", None)

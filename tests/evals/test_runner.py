@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from longreach.errors import UsageError
-from longreach.evals.report import figures
-from longreach.evals.report_markdown import markdown
-from longreach.evals.report_page import page
-from longreach.evals.report_parts import RESCORED
-from longreach.evals.report_runs import read_run
-from longreach.evals.runner import batches
-from longreach.evals.scores import SCORING, interval
+from longreach.evals.report.markdown import markdown
+from longreach.evals.report.page import page
+from longreach.evals.report.parts import RESCORED
+from longreach.evals.report.report import figures
+from longreach.evals.report.runs import read_run
+from longreach.evals.run.runner import batches
+from longreach.evals.run.scores import SCORING, interval
 from tests.evals.scripted import Scripted, guessing, oracle, run, samples
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +216,7 @@ def test_calls_that_cannot_be(tmp_path, change, words):
 
 
 def test_nothing_to_ask_and_nobody_to_answer(tmp_path):
-    from longreach.evals.runner import evaluate
+    from longreach.evals.run.runner import evaluate
 
     for asked, readers, words in (([], [oracle()], "no samples"), (samples(), [], "no readers")):
         with pytest.raises(UsageError, match=words):

@@ -3,9 +3,9 @@
 import pytest
 
 from longreach.errors import ContextError, UsageError
-from longreach.evals.choice import Choice, check_readers, default_readers
-from longreach.evals.ruler import TASKS
-from longreach.evals.suites import check_window, samples_of
+from longreach.evals.suites.choice import Choice, check_readers, default_readers
+from longreach.evals.suites.registry import check_window, samples_of
+from longreach.evals.suites.ruler import TASKS
 from tests.conftest import make_model
 
 

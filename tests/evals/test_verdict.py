@@ -1,8 +1,8 @@
 """Whether a way of reading takes the place of the default one: only where it is better beyond chance."""
 
-from longreach.evals.verdict import DEFAULT, verdict
-from longreach.reader.policy import Policy
-from longreach.reader.scorecard import Row
+from longreach.evals.run.verdict import DEFAULT, verdict
+from longreach.reading.policy import Policy
+from longreach.reading.scorecard import Row
 
 
 def judged(base, **others):

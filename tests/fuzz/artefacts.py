@@ -13,12 +13,12 @@ from typing import Any
 
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
+from longreach.datasets.questions import read_questions
+from longreach.datasets.texts import read_texts
 from longreach.errors import LongreachError
-from longreach.evals.report import figures
-from longreach.evals.report_runs import read_run
-from longreach.models.load import load
-from longreach.training.questions import read_questions
-from longreach.training.texts import read_texts
+from longreach.evals.report.report import figures
+from longreach.evals.report.runs import read_run
+from longreach.models.loading.load import load
 from tests.conftest import make_model, make_tokenizer
 from tests.corpus.corpus_fakes import FakeCompressor
 from tests.evals.run_folders import docqa_run, length_run, perplexity_run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from longreach.kernels.attention import Retained, sparse_attention
+from longreach.kernels.api import Retained, sparse_attention
 from longreach.pattern import AttentionPattern
 
 

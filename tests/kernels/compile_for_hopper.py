@@ -9,8 +9,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from longreach.kernels import triton_backward, triton_decode, triton_prefill, triton_store
-from longreach.kernels.triton_launch import pattern_args
+from longreach.kernels.triton import backward as triton_backward
+from longreach.kernels.triton import decode as triton_decode
+from longreach.kernels.triton import prefill as triton_prefill
+from longreach.kernels.triton import store as triton_store
+from longreach.kernels.triton.launch import pattern_args
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch.nn import functional
 
 from longreach.errors import MissingDependency, UsageError
-from longreach.kernels.attention import sparse_attention
+from longreach.kernels.api import sparse_attention
 from longreach.pattern import AttentionPattern
 from tests.kernels.cases import HAS_TRITON, OWN, Case, cases, device_of, needs_triton, worst
 
@@ -198,7 +198,7 @@ def test_triton_without_gpu_or_interpreter_says_what_to_do():
     import sys
 
     code = (
-        "import torch; from longreach.kernels.attention import sparse_attention as f\n"
+        "import torch; from longreach.kernels.api import sparse_attention as f\n"
         "from longreach.pattern import AttentionPattern as P\n"
         "x = torch.zeros(1, 1, 4, 16)\n"
         "try: f(x, x, x, P(), impl='triton')\n"

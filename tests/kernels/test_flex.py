@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from longreach.errors import UsageError
 from longreach.kernels import flex
-from longreach.kernels.attention import sparse_attention
+from longreach.kernels.api import sparse_attention
 from longreach.kernels.flex import block_mask
 from longreach.pattern import AttentionPattern
 from tests.kernels.cases import Case, cases, worst

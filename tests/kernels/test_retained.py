@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longreach.errors import UsageError
-from longreach.kernels.attention import Retained, chunk_attention, decode_attention, sparse_attention, store_token
+from longreach.kernels.api import Retained, chunk_attention, decode_attention, sparse_attention, store_token
 from longreach.pattern import AttentionPattern
 from tests.kernels.cases import OWN, Case, cases, device_of, keep, needs_triton, worst
 

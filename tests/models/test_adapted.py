@@ -10,10 +10,10 @@ import torch
 
 import longreach
 from longreach.errors import ModelError
-from longreach.models import adapted as folders
 from longreach.models.fingerprint import base_fingerprint, weights_digest
-from longreach.training import adapter
-from longreach.training.settings import Settings
+from longreach.models.hybrid import adapted as folders
+from longreach.training.extend import adapter
+from longreach.training.extend.settings import Settings
 from tests.conftest import make_model, make_tokenizer
 
 SHIP = Path(__file__).resolve().parents[2] / "recipes" / "ship.py"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import longreach
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE, cache_in
-from longreach.models.hybrid import HybridLlamaConfig
+from longreach.models.hybrid.families import HybridLlamaConfig
 from tests.conftest import make_model
 from tests.models.test_hybrid import PATTERN, close, greedy, ids_of, make_hybrid
 

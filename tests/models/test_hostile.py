@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import longreach as lr
 from longreach.errors import ModelError
-from longreach.models.load import load_named, load_tokenizer
+from longreach.models.loading.load import load_named, load_tokenizer
 from tests.conftest import make_model, make_tokenizer
 
 
@@ -362,9 +362,9 @@ def adapter(folder, tmp_path):
 
 def uses(folder, adapter):
     """The four ways in which an adapter is read."""
-    from longreach.models.adapted import merge_lora, read_json
     from longreach.models.decoder import add_adapter
-    from longreach.training.adapter import begun
+    from longreach.models.hybrid.adapted import merge_lora, read_json
+    from longreach.training.extend.adapter import begun
 
     yield lambda: lr.load(adapter)
     yield lambda: merge_lora(lr.load(folder)[0], adapter, read_json(adapter / "adapter_config.json"))
@@ -401,7 +401,7 @@ def uses(folder, adapter):
     ids=str,
 )
 def test_an_adapter_can_only_add_to_weights(folder, adapter, values, monkeypatch):
-    from longreach.models import lora
+    from longreach.models.loading import lora
 
     monkeypatch.setattr(lora, "_PATTERN_SECONDS", 0.2)
     there = json.loads((adapter / "adapter_config.json").read_text())
@@ -481,7 +481,7 @@ def test_a_folder_of_a_model_and_an_adapter_is_refused(folder, adapter):
 
 def test_the_tokenizer_for_the_harness_asks_for_no_code(folder, tmp_path):
     """lm-evaluation-harness reads tokenizers with trust_remote_code=True."""
-    from longreach.evals.harness import tokenizer_folder
+    from longreach.evals.peers.harness import tokenizer_folder
 
     change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil:\n    pass\n")

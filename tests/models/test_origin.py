@@ -5,8 +5,8 @@ import torch
 
 import longreach as lr
 from longreach.compressors.mean_pool import MeanPool
-from longreach.models.origin import reference_of, tokenizer_of
-from longreach.workspace import open_or_create, open_workspace
+from longreach.models.loading.origin import reference_of, tokenizer_of
+from longreach.session import open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
 

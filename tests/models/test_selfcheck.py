@@ -14,9 +14,9 @@ from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import ModelError
 from longreach.models import steps
 from longreach.models.cached import take_cache
-from longreach.models.hybrid import FAMILIES
-from longreach.models.selfcheck import check_cached, check_type, twin
-from longreach.models.sparse import HybridDecoder, SparseAttention
+from longreach.models.hybrid.families import FAMILIES
+from longreach.models.hybrid.selfcheck import check_cached, check_type, twin
+from longreach.models.hybrid.sparse import HybridDecoder, SparseAttention
 from tests.conftest import make_model, make_tokenizer
 from tests.models.test_hybrid import PATTERN, make_hybrid
 
@@ -192,7 +192,7 @@ def test_fake_tensors_are_a_reason_to_leave_it():
 
 
 def test_sequences_over_ranks_are_a_reason_to_leave_it(monkeypatch):
-    monkeypatch.setattr("longreach.models.selfcheck.Ulysses.of", lambda *args, **kwargs: object())
+    monkeypatch.setattr("longreach.models.hybrid.selfcheck.Ulysses.of", lambda *args, **kwargs: object())
     assert "over ranks" in check_type("longreach_llama")
 
 

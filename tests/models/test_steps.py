@@ -9,9 +9,9 @@ from transformers import DynamicCache, StaticCache
 
 import longreach as lr
 from longreach.caches.prefix import cache_bytes
+from longreach.engine.generate import read_prefix
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE
-from longreach.models.generate import read_prefix
 from longreach.models.steps import NAME, Steps
 from tests.conftest import FAMILIES, make_model
 from tests.kernels.cases import needs_triton

@@ -6,9 +6,9 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 import longreach as lr
 from longreach.corpus.documents import Document
+from longreach.engine.generate import Sampling, write_all, write_tokens
 from longreach.models.cached import CACHE, cache_in
 from longreach.models.decoder import hidden_states
-from longreach.models.generate import Sampling, write_all, write_tokens
 from longreach.models.switching import groups_of, switch_of
 from tests.conftest import SHAPE, make_model, make_tokenizer
 

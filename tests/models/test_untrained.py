@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from longreach.models.plan import Shape
 from longreach.models.untrained import random_llama
+from longreach.planning.plan import Shape
 
 
 @pytest.mark.parametrize("tied", [False, True])

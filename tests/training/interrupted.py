@@ -4,8 +4,8 @@ import sys
 
 import torch
 
-from longreach.training.extend import extend
-from longreach.training.settings import Settings
+from longreach.training.extend.extend import extend
+from longreach.training.extend.settings import Settings
 from tests.conftest import make_tokenizer
 from tests.training.conftest import make_hybrid
 

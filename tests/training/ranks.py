@@ -13,9 +13,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 
 from longreach.models.loss import checkpointing
-from longreach.training import adapter
-from longreach.training.objective import chunked_loss, put_together
-from longreach.training.settings import Settings
+from longreach.training.extend import adapter
+from longreach.training.extend.objective import chunked_loss, put_together
+from longreach.training.extend.settings import Settings
 from tests.training.conftest import make_hybrid
 from tests.training.interrupted import train
 

@@ -5,9 +5,9 @@ import sys
 import torch
 
 from longreach import Corpus, Document, MeanPool
-from longreach.training.questions import Question
-from longreach.training.study import study
-from longreach.training.study_settings import StudySettings
+from longreach.datasets.questions import Question
+from longreach.training.study.settings import StudySettings
+from longreach.training.study.study import study
 from tests.conftest import make_model, make_tokenizer
 
 ANSWERS = {"tarts": "eaten", "whale": "white", "watch": "late", "queen": "red"}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from longreach import AttentionPattern, AutoCompressor, convert
 from longreach.errors import ModelError, UsageError
-from longreach.training.compressor import CompressorObjective, random_lengths
-from longreach.training.recipe import Recipe
+from longreach.training.pretrain.objective import CompressorObjective, random_lengths
+from longreach.training.pretrain.recipe import Recipe
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 MODES = ("accumulate", "independent", "replace")

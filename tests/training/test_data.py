@@ -6,8 +6,8 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 
 from longreach.errors import UsageError
-from longreach.training.data import Data, Samples, only
-from longreach.training.order import Mix
+from longreach.training.extend.data import Data, Samples, only
+from longreach.training.extend.order import Mix
 
 MIX = Mix(length=64, capacity=128, long_tokens=40, seed=1)
 

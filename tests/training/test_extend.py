@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 import longreach
 from longreach.errors import TrainingError, UsageError
-from longreach.models.sparse import SparseAttention
-from longreach.training import run
-from longreach.training.data import Data, Samples
-from longreach.training.extend import extend
-from longreach.training.objective import chunked_loss
-from longreach.training.settings import Settings
-from longreach.training.trainer import LongTrainer
+from longreach.models.hybrid.sparse import SparseAttention
+from longreach.training.common import run
+from longreach.training.common.trainer import LongTrainer
+from longreach.training.extend.data import Data, Samples
+from longreach.training.extend.extend import extend
+from longreach.training.extend.objective import chunked_loss
+from longreach.training.extend.settings import Settings
 from tests.conftest import SHAPE, make_model, make_tokenizer
 from tests.training import interrupted
 from tests.training.conftest import make_hybrid, write_texts
@@ -277,7 +277,7 @@ def test_out_of_memory_says_what_to_lower(train, monkeypatch, options, lower):
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("longreach.training.objective.chunked_cross_entropy", fail)
+    monkeypatch.setattr("longreach.training.extend.objective.chunked_cross_entropy", fail)
     with pytest.raises(TrainingError, match=f"Out of memory: .*{lower}.*last checkpoint stays"):
         train(held_out=0, **options)
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from longreach import AutoCompressor
+from longreach.datasets.texts import Question, Text, read_texts
+from longreach.engine.prompt import PromptBuilder
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.models.prompt import PromptBuilder
-from longreach.training.compressor import scale_to_embeddings
-from longreach.training.compressor_trainer import checkpoints
-from longreach.training.instruct import InstructObjective
-from longreach.training.lexical import lexical, parts, rarity, shares
-from longreach.training.pretrain import pretrain
-from longreach.training.recipe import Recipe, Schedule
-from longreach.training.texts import Question, Text, read_texts
+from longreach.training.pretrain.instruct import InstructObjective
+from longreach.training.pretrain.lexical import lexical, parts, rarity, shares
+from longreach.training.pretrain.objective import scale_to_embeddings
+from longreach.training.pretrain.pretrain import pretrain
+from longreach.training.pretrain.recipe import Recipe, Schedule
+from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 
 RECIPE = Recipe(
@@ -252,7 +252,7 @@ def test_a_text_beyond_the_window_is_refused(base, tmp_path):
 RUN = """
 import sys
 from dataclasses import replace
-from longreach.training.pretrain import pretrain
+from longreach.training.pretrain.pretrain import pretrain
 from tests.training.test_instruct import RECIPE, SCHEDULE
 pretrain(sys.argv[1], [sys.argv[2]], sys.argv[3], RECIPE, replace(SCHEDULE, batch_size=1), device="cpu")
 """

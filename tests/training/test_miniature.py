@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from longreach.training.compressor import CompressorObjective
-from longreach.training.recipe import Recipe
+from longreach.training.pretrain.objective import CompressorObjective
+from longreach.training.pretrain.recipe import Recipe
 from tests.conftest import make_model, make_tokenizer
 
 TOKENS, SYMBOLS = 4, 8  # a text is 4 of 8 letters, and comes twice: the second time it can be known

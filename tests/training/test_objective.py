@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from longreach.errors import ModelError
-from longreach.training import adapter
-from longreach.training.objective import chunked_loss
-from longreach.training.settings import Settings
+from longreach.training.extend import adapter
+from longreach.training.extend.objective import chunked_loss
+from longreach.training.extend.settings import Settings
 from tests.conftest import make_model
 from tests.training.conftest import make_hybrid
 

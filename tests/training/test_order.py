@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longreach.errors import DocumentError, UsageError
-from longreach.training.order import Mix, Order
+from longreach.training.extend.order import Mix, Order
 
 LENGTHS = [np.array([5, 700, 1, 64, 130, 2, 33, 257]), np.array([90, 12, 12, 400])]
 

@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from longreach import AutoCompressor, WeightedPool
+from longreach.datasets.texts import Text
+from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ModelError, TrainingError, UsageError
 from longreach.models.decoder import add_adapter, only_adapter
-from longreach.models.prompt import PromptBuilder
-from longreach.training import instruct
-from longreach.training.compressor_trainer import checkpoints
-from longreach.training.instruct import InstructObjective
-from longreach.training.pooling import PoolObjective
-from longreach.training.pretrain import pretrain
-from longreach.training.texts import Text
+from longreach.training.pretrain import instruct, pretrain
+from longreach.training.pretrain.instruct import InstructObjective
+from longreach.training.pretrain.pooling import PoolObjective
+from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 from tests.training.test_instruct import LINES, SCHEDULE
 from tests.training.test_instruct import RECIPE as SUMMARY

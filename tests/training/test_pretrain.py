@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Document
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.training.compressor import CompressorObjective
-from longreach.training.compressor_trainer import checkpoints, step_of
-from longreach.training.pretrain import pretrain
-from longreach.training.recipe import Recipe, Schedule
+from longreach.training.pretrain.objective import CompressorObjective
+from longreach.training.pretrain.pretrain import pretrain
+from longreach.training.pretrain.recipe import Recipe, Schedule
+from longreach.training.pretrain.trainer import checkpoints, step_of
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
@@ -223,7 +223,7 @@ def test_killed_while_the_result_of_more_steps_was_written(base, data, tmp_path,
 @pytest.mark.parametrize("at, good", [(4, 2), (5, 2), (6, 4)])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch, at, good):
     """At step 5 the weights of checkpoint-4 gave it: that one is not good."""
-    from longreach.training import compressor
+    from longreach.training.pretrain import objective as compressor
 
     out, real, calls = tmp_path / "out", compressor.chunked_cross_entropy, []
 
@@ -243,7 +243,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
 
 
 def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, monkeypatch):
-    from longreach.training import compressor
+    from longreach.training.pretrain import objective as compressor
 
     out, real = tmp_path / "out", compressor.CompressorObjective.forward
 
@@ -272,7 +272,7 @@ SMALL = replace(SCHEDULE, batch_size=1)
 def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
     base, data, tmp_path, monkeypatch, recipe, schedule, lower
 ):
-    from longreach.training import compressor
+    from longreach.training.pretrain import objective as compressor
 
     out, real = tmp_path / "out", compressor.chunked_cross_entropy
 

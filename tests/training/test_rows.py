@@ -8,8 +8,8 @@ import torch
 
 from longreach import Document
 from longreach.errors import DocumentError, UsageError
-from longreach.training import rows as module
-from longreach.training.rows import Rows
+from longreach.training.pretrain import rows as module
+from longreach.training.pretrain.rows import Rows
 from tests.conftest import make_tokenizer
 
 END = make_tokenizer().eos_token_id

@@ -3,7 +3,7 @@
 import pytest
 
 from longreach.errors import ModelError, UsageError
-from longreach.training import run
+from longreach.training.common import run
 from tests.conftest import make_model, make_tokenizer
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from longreach.corpus.schema import PassageInfo
 from longreach.errors import TrainingError, UsageError
-from longreach.training import teacher as room
-from longreach.training.asking import KINDS
-from longreach.training.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
-from longreach.training.selfstudy import OwnModel, Request, _question, make_questions
-from longreach.training.teacher import Endpoint
+from longreach.training.study import teacher as room
+from longreach.training.study.asking import KINDS
+from longreach.training.study.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
+from longreach.training.study.selfstudy import OwnModel, Request, _question, make_questions
+from longreach.training.study.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus
 
@@ -143,10 +143,12 @@ def test_the_question_is_found_in_what_was_written(written, question):
 
 def test_the_own_model_asks_with_the_passage_in_view_and_always_the_same(corpus, tmp_path, monkeypatch):
     for longest in ("_LONGEST_QUESTION", "_LONGEST_ANSWER"):
-        monkeypatch.setattr(f"longreach.training.selfstudy.{longest}", 8)
-    monkeypatch.setattr("longreach.training.selfstudy._ASKED", re.compile(r"(\S.*)"))  # a random model asks nothing
+        monkeypatch.setattr(f"longreach.training.study.selfstudy.{longest}", 8)
+    monkeypatch.setattr(
+        "longreach.training.study.selfstudy._ASKED", re.compile(r"(\S.*)")
+    )  # a random model asks nothing
     for fault in ("fault_of_question", "fault_of_answer"):  # and answers nothing
-        monkeypatch.setattr(f"longreach.training.selfstudy.{fault}", lambda *texts: None)
+        monkeypatch.setattr(f"longreach.training.study.selfstudy.{fault}", lambda *texts: None)
     model, tokenizer = make_model(), make_tokenizer()
     author = OwnModel(model, tokenizer, "own", batch_size=3)
     made = make(corpus, author, tmp_path / "one.jsonl")

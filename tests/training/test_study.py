@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from longreach import Document, Policy, Reader, Sampling
+from longreach.datasets.questions import Question
 from longreach.errors import (
     ContextError,
     CorpusBusy,
@@ -24,14 +25,13 @@ from longreach.errors import (
     UsageError,
 )
 from longreach.models.loss import IGNORED
-from longreach.training import run
-from longreach.training import study as room
-from longreach.training.adapter import lora
-from longreach.training.questions import Question
-from longreach.training.study import study
-from longreach.training.study_data import StudyData
-from longreach.training.study_settings import StudySettings
-from longreach.training.study_trainer import StudyObjective
+from longreach.training.common import run
+from longreach.training.extend.adapter import lora
+from longreach.training.study.data import StudyData
+from longreach.training.study.settings import StudySettings
+from longreach.training.study.study import study
+from longreach.training.study.study import study as room
+from longreach.training.study.trainer import StudyObjective
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import ANSWERS, QUESTIONS, make_corpus, settings
 
@@ -252,7 +252,7 @@ def test_a_disk_that_refuses_is_said(tmp_path, monkeypatch, where, error, words)
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"longreach.training.study.{where}", refuse)
+        patch.setattr(f"longreach.training.study.study.{where}", refuse)
         with pytest.raises(StorageError, match=words):
             train(corpus)
     assert corpus.verify().ok and corpus.adapter_path is None

@@ -8,10 +8,10 @@ import torch
 
 from longreach.errors import TrainingError
 from longreach.models.perplexity import buckets
-from longreach.training import run
-from longreach.training.extend import extend
-from longreach.training.settings import Settings
-from longreach.training.trainer import LongTrainer
+from longreach.training.common import run
+from longreach.training.common.trainer import LongTrainer
+from longreach.training.extend.extend import extend
+from longreach.training.extend.settings import Settings
 from tests.conftest import make_tokenizer
 from tests.training.conftest import make_hybrid
 
@@ -30,7 +30,7 @@ def test_perplexity_is_that_of_each_position(texts, tmp_path, monkeypatch):
     report = run.report_of(tmp_path / "out")
     lengths, sums = {}, {}
     model = make_hybrid().eval()
-    from longreach.training.data import Data
+    from longreach.training.extend.data import Data
 
     data = Data.make([texts], make_tokenizer(), settings.mix, held_out=2, cache=tmp_path / "c")
     for row in data.held_out:

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from longreach.corpus.artefacts import ADAPTER
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.reader.policy import Policy
-from longreach.reader.scorecard import Row, Scorecard
-from longreach.training import undo as room
-from longreach.training.study_folder import publish, working
-from longreach.training.undo import keep_state, last_kept, undo
+from longreach.reading.policy import Policy
+from longreach.reading.scorecard import Row, Scorecard
+from longreach.training.study import undo as room
+from longreach.training.study.folder import publish, working
+from longreach.training.study.undo import keep_state, last_kept, undo
 from tests.conftest import make_model
 from tests.training.studied import make_corpus
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from longreach.bench import dense
 from longreach.bench.cases import check_attention
 from longreach.bench.timing import Progress, Times, measure
-from longreach.kernels.attention import Retained, decode_attention, sparse_attention
-from longreach.models.plan import Shape
+from longreach.kernels.api import Retained, decode_attention, sparse_attention
 from longreach.pattern import AttentionPattern
+from longreach.planning.plan import Shape
 
 BASELINE = "sdpa"
 _BACKWARD = 2.5  # times the forward pass, in FLOPs: five products of the same size for two

@@ -20,16 +20,16 @@ from torch import Tensor
 from longreach.bench.cases import FinetuneCase, check_source
 from longreach.bench.timing import Progress, Times, measure
 from longreach.compressors.autocompressor import AutoCompressor
-from longreach.models.convert import lengthen
 from longreach.models.decoder import decoder_of, evaluating
+from longreach.models.hybrid.convert import lengthen
+from longreach.models.hybrid.sparse import pattern_of, plan_of
 from longreach.models.loss import checkpointing, chunked_cross_entropy
-from longreach.models.plan import BACKWARD_ATTENTION, Shape
-from longreach.models.plan import shape as published
-from longreach.models.sparse import pattern_of, plan_of
 from longreach.models.untrained import random_llama
 from longreach.pattern import AttentionPattern, LayerPlan
-from longreach.training import adapter
-from longreach.training.settings import Settings
+from longreach.planning.plan import BACKWARD_ATTENTION, Shape
+from longreach.planning.plan import shape as published
+from longreach.training.extend import adapter
+from longreach.training.extend.settings import Settings
 
 GOAL, PAPER = 11.5, 11.52
 _LORA = 8
@@ -189,7 +189,7 @@ def _figures(times: Times, rows: int) -> dict[str, Any]:
 def _load(shape: str | None, model: str | None, window: int, dtype: torch.dtype, device: torch.device) -> Any:
     if shape is not None:
         return random_llama(published(shape), window, dtype=dtype, device=device)
-    from longreach.models.load import load
+    from longreach.models.loading.load import load
 
     loaded, _ = load(str(model), device=str(device), dtype=dtype)
     lengthen(loaded, window)

@@ -25,12 +25,12 @@ from longreach.bench.timing import Progress, measure, wait
 from longreach.compressors.autocompressor import AutoCompressor
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
+from longreach.engine.generate import read_prefix
+from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of
-from longreach.models.generate import read_prefix
-from longreach.models.sampling import Sampling
-from longreach.reader.policy import Policy
-from longreach.reader.reader import Reader
+from longreach.reading.policy import Policy
+from longreach.reading.reader import Reader
 from longreach.wording import counted
 
 QUESTIONS = (

@@ -10,12 +10,12 @@ import torch
 
 from longreach.bench.cases import check_source
 from longreach.errors import UsageError
-from longreach.models.convert import convert
-from longreach.models.plan import Plan, Shape, hardware, plan
-from longreach.models.plan import shape as published
-from longreach.models.sparse import pattern_of, plan_of
+from longreach.models.hybrid.convert import convert
+from longreach.models.hybrid.sparse import pattern_of, plan_of
 from longreach.models.untrained import random_llama
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.planning.plan import Plan, Shape, hardware, plan
+from longreach.planning.plan import shape as published
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def subject(
     if shape is not None:
         sizes = published(shape)
     else:
-        from longreach.models.load import load
+        from longreach.models.loading.load import load
 
         loaded, _ = load(source, device=str(device), dtype=dtype)
         sizes = Shape.of(loaded.config)

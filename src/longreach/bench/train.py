@@ -13,7 +13,7 @@ from longreach.bench.prefill import drop_failing, variants
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.models.loss import checkpointing, chunked_cross_entropy
-from longreach.models.plan import Estimate
+from longreach.planning.plan import Estimate
 
 _CHUNK_TOKENS = 2048  # logits that exist at a time
 

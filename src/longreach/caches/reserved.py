@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 from longreach.caches.retained import RetainedLayer
 from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import UsageError
-from longreach.kernels.attention import Retained, store_token
+from longreach.kernels.api import Retained, store_token
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted
 

@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from longreach.caches.regions import Group, Regions
 from longreach.errors import UsageError
-from longreach.kernels.attention import Retained, chunk_attention, decode_attention, sparse_attention
+from longreach.kernels.api import Retained, chunk_attention, decode_attention, sparse_attention
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 

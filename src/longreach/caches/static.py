@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, StaticLayer
 
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
-from longreach.kernels import cpu_decode
-from longreach.kernels.attention import Retained, decode_attention, store_token
+from longreach.kernels.api import Retained, decode_attention, store_token
+from longreach.kernels.cpu import decode as cpu_decode
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted

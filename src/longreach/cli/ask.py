@@ -55,9 +55,9 @@ def ask(
     Example: longreach ask library "Who stole the tarts?"
     """
     from longreach.corpus.store import Corpus
+    from longreach.engine.sampling import Sampling
     from longreach.errors import UsageError
-    from longreach.models.sampling import Sampling
-    from longreach.reader.policy import Policy
+    from longreach.reading.policy import Policy
 
     if not question.strip():
         raise UsageError("The question is empty: ask one.")
@@ -70,8 +70,8 @@ def ask(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
 
     from longreach.corpus.place import store_folder
-    from longreach.reader.reader import Reader
-    from longreach.workspace import open_workspace
+    from longreach.reading.reader import Reader
+    from longreach.session import open_workspace
 
     folder = store_folder(store)
     if document is not None:

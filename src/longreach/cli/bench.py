@@ -68,7 +68,7 @@ def attention(
     """
     with memory_said("--length or --rows", as_json):
         from longreach.bench.cases import check_attention
-        from longreach.models.plan import shape as sizes
+        from longreach.planning.plan import shape as sizes
 
         chosen = pattern_from(
             pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
@@ -230,8 +230,8 @@ def reader(
         _check_files(out, None)
 
         from longreach.bench.reader import lines, run
-        from longreach.evals.haystack import DEFAULT
-        from longreach.models.load import load
+        from longreach.evals.suites.haystack import DEFAULT
+        from longreach.models.loading.load import load
 
         place, _ = _place(device, None)
         loaded, tokenizer = load(ref, device=str(place))
@@ -248,7 +248,7 @@ def _names(text: str) -> list[str]:
 
 def _check_shape(shape: str | None) -> None:
     """Refuses a shape that is not published."""
-    from longreach.models.plan import shape as sizes
+    from longreach.planning.plan import shape as sizes
 
     if shape is not None:
         sizes(shape)

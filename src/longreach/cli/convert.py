@@ -46,7 +46,7 @@ def convert(
     Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
     """
     from longreach.errors import UsageError
-    from longreach.models.rope import DEFAULT_LENGTH, check_length, check_rope
+    from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, check_rope
     from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -59,9 +59,9 @@ def convert(
     if pattern is not None:  # else a hybrid model's own counts
         check_length(max_length or DEFAULT_LENGTH, given)
 
-    from longreach.models.convert import convert as convert_model
-    from longreach.models.load import load, quiet
-    from longreach.models.sparse import pattern_of, plan_of
+    from longreach.models.hybrid.convert import convert as convert_model
+    from longreach.models.hybrid.sparse import pattern_of, plan_of
+    from longreach.models.loading.load import load, quiet
 
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:

@@ -45,7 +45,7 @@ def _scorecard(corpus: Any) -> Any:
 
     if not (corpus.path / SCORECARD).is_file():
         return None
-    from longreach.reader.scorecard import Scorecard
+    from longreach.reading.scorecard import Scorecard
 
     return Scorecard.load(corpus.path)
 

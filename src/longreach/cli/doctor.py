@@ -24,12 +24,12 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     from longreach import __version__
     from longreach.compressors.shipped import default_compressor
     from longreach.corpus.place import store_folder
-    from longreach.corpus.retrieval import DENSE_INSTALL
-    from longreach.evals.harness import HARNESS_INSTALL
-    from longreach.evals.ruler_words import WORDS_INSTALL
+    from longreach.corpus.search.retrieval import DENSE_INSTALL
+    from longreach.datasets.sources import HUB_INSTALL
+    from longreach.evals.peers.harness import HARNESS_INSTALL
+    from longreach.evals.suites.ruler_words import WORDS_INSTALL
     from longreach.models.gpu import check_gpu, gpu_names
-    from longreach.models.places import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
-    from longreach.training.sources import HUB_INSTALL
+    from longreach.models.loading.places import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
 
     missing: list[dict[str, str]] = []
     try:

@@ -20,7 +20,7 @@ from longreach.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from longreach.evals.choice import Choice
+    from longreach.evals.suites.choice import Choice
 
 
 def evaluate(
@@ -91,8 +91,8 @@ def evaluate(
     Example: longreach eval ruler smollm2 --lengths 2048,4096 --tasks niah_single_1,vt --samples 10 --out runs/ruler
     """
     from longreach.compressors.shipped import check_compressor
-    from longreach.evals.choice import DOCQA, PERPLEXITY, Choice, check_readers
-    from longreach.training.run import refuse_foreign
+    from longreach.evals.suites.choice import DOCQA, PERPLEXITY, Choice, check_readers
+    from longreach.training.common.run import refuse_foreign
 
     refuse_foreign(out)  # before a model is loaded for nothing
     choice = Choice(
@@ -150,11 +150,12 @@ def _read_texts(
     device: str | None,
 ) -> dict[str, Any]:
     """Asks one model, in several ways of attending, a suite that is read whole."""
-    from longreach.evals import perplexity, runner
-    from longreach.evals.choice import PERPLEXITY, default_readers
-    from longreach.evals.suites import check_window, name_of, samples_of, whole_readers
+    from longreach.evals.run import runner
+    from longreach.evals.suites import perplexity
+    from longreach.evals.suites.choice import PERPLEXITY, default_readers
+    from longreach.evals.suites.registry import check_window, name_of, samples_of, whole_readers
     from longreach.models.device import check_device
-    from longreach.models.load import load
+    from longreach.models.loading.load import load
 
     if device:
         check_device(device)
@@ -175,7 +176,7 @@ def _read_texts(
 
 def print_scores(scores: dict[str, Any]) -> None:
     """Prints what is in scores.json as a table."""
-    from longreach.evals.report_parts import has_interval, too_few
+    from longreach.evals.report.parts import has_interval, too_few
 
     rows = scores["rows"]
     if rows and "bucket" in rows[0]:
@@ -231,7 +232,7 @@ def _data(given: list[str]) -> dict[str, str]:
 def _check_options(choice: "Choice", questions: Any, documents: Any, data: Any, *of_documents: Any) -> None:
     """Refuses options that would do nothing, and data that are missing."""
     from longreach.errors import UsageError
-    from longreach.evals.choice import DOCQA, PERPLEXITY
+    from longreach.evals.suites.choice import DOCQA, PERPLEXITY
 
     suite, of_docqa = choice.suite, (*of_documents, choice.split, choice.max_new_tokens)
     if suite != DOCQA and (questions or documents or any(one is not None for one in of_docqa)):

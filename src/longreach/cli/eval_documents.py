@@ -10,10 +10,10 @@ from longreach.wording import counted
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
     from longreach.corpus.store import Corpus
-    from longreach.evals.choice import Choice
-    from longreach.evals.documents import DocumentReader
-    from longreach.evals.readers import ModelReader, TooLong
-    from longreach.evals.sample import Sample
+    from longreach.evals.run.sample import Sample
+    from longreach.evals.suites.choice import Choice
+    from longreach.evals.systems.documents import DocumentReader
+    from longreach.evals.systems.models import ModelReader, TooLong
 
 
 _SAID = {"cut": "their middle is cut", "leave out": "they are left out", "read": "they are read all the same"}
@@ -46,9 +46,9 @@ class _Opened(NamedTuple):
 
 def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options) -> Any:
     """Asks about documents in every way that is named, and returns the scores."""
-    from longreach.evals.choice import default_readers, whole
-    from longreach.evals.runner import evaluate
-    from longreach.evals.suites import name_of
+    from longreach.evals.run.runner import evaluate
+    from longreach.evals.suites.choice import default_readers, whole
+    from longreach.evals.suites.registry import name_of
 
     opened = _open(choice, target, options)
     described = opened.compressor.describe() if opened.compressor else {}
@@ -89,11 +89,11 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
     from longreach.errors import UsageError
-    from longreach.evals.docqa import own_samples, read_documents
-    from longreach.evals.suites import samples_of
+    from longreach.evals.suites.docqa import own_samples, read_documents
+    from longreach.evals.suites.registry import samples_of
     from longreach.models.device import check_device
-    from longreach.models.load import load
-    from longreach.workspace import make_compressor, open_workspace
+    from longreach.models.loading.load import load
+    from longreach.session import make_compressor, open_workspace
 
     store = store_folder(options.store)
     asked: dict[str, Any] = {"samples": choice.samples, "seed": choice.seed, "max_new_tokens": choice.max_new_tokens}
@@ -127,8 +127,8 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
 
 def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader]":
     """Readers of whole documents: of LongBench the middle is cut, as is its rule; others have to fit to be read."""
-    from longreach.evals.docqa import LONGBENCH
-    from longreach.evals.suites import whole_readers
+    from longreach.evals.suites.docqa import LONGBENCH
+    from longreach.evals.suites.registry import whole_readers
 
     all_cut = all(sample.task.startswith(LONGBENCH) for sample in opened.samples)
     too_long: TooLong = "read" if beyond else "cut" if all_cut else "leave out"
@@ -138,8 +138,8 @@ def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader
 def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[DocumentReader]":
     """Readers of parts and of vectors; mean pooling has a corpus of its own where the other is not made so."""
     from longreach.compressors.mean_pool import MeanPool
-    from longreach.evals.choice import MEAN_POOL
-    from longreach.evals.documents import DocumentReader, Library
+    from longreach.evals.suites.choice import MEAN_POOL
+    from longreach.evals.systems.documents import DocumentReader, Library
 
     if not names:
         return []

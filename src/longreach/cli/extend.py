@@ -76,8 +76,8 @@ def extend(
     Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768 --tokens 20000000
     """
     from longreach.errors import UsageError
-    from longreach.training.settings import Settings
-    from longreach.training.trackers import check_trackers
+    from longreach.training.common.trackers import check_trackers
+    from longreach.training.extend.settings import Settings
 
     shape = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
     settings = Settings(
@@ -108,10 +108,10 @@ def extend(
     layers = layers_from(full_layers or "middle-third")
     check_trackers(settings.report_to)
 
-    from longreach.models.convert import convert
     from longreach.models.device import default_device
-    from longreach.models.load import load
-    from longreach.training.extend import extend as run
+    from longreach.models.hybrid.convert import convert
+    from longreach.models.loading.load import load
+    from longreach.training.extend.extend import extend as run
 
     # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise as the computation.
     work = settings.computed_in(device or default_device())

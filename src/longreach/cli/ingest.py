@@ -103,7 +103,7 @@ def ingest(
 
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
-    from longreach.workspace import open_or_create
+    from longreach.session import open_or_create
 
     named = {"ratio": ratio, "segment_tokens": segment_tokens, "summary_tokens": summary_tokens, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}

@@ -37,10 +37,10 @@ def plan(
 
     Example: longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
     """
-    from longreach.models.plan import hardware as cards
-    from longreach.models.plan import plan as compare
-    from longreach.models.plan import shape as sizes
     from longreach.pattern import LayerPlan
+    from longreach.planning.plan import hardware as cards
+    from longreach.planning.plan import plan as compare
+    from longreach.planning.plan import shape as sizes
 
     model = sizes(shape)
     sparse = pattern_from(

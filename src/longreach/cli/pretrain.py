@@ -77,8 +77,8 @@ def pretrain(
     Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
     """
     from longreach.errors import UsageError
-    from longreach.training.recipe import Recipe, Schedule
-    from longreach.training.trackers import check_trackers
+    from longreach.training.common.trackers import check_trackers
+    from longreach.training.pretrain.recipe import Recipe, Schedule
 
     if not 1 <= min_ratio <= max_ratio <= segment_tokens:
         raise UsageError(
@@ -123,7 +123,7 @@ def pretrain(
     )
     check_trackers(schedule.report_to)
 
-    from longreach.training.pretrain import pretrain as run
+    from longreach.training.pretrain.pretrain import pretrain as run
 
     report = run(model, data, out, recipe, schedule, start=start, device=device, dtype=dtype, progress=True, say=note)
     if as_json:

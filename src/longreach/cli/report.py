@@ -22,10 +22,10 @@ def report(
     Example: longreach report runs/niah runs/docqa --out report.html --markdown report.md
     """
     from longreach.errors import UsageError
-    from longreach.evals.report import figures
-    from longreach.evals.report_markdown import markdown as twin
-    from longreach.evals.report_page import page
-    from longreach.evals.report_runs import FILES, read_run
+    from longreach.evals.report.markdown import markdown as twin
+    from longreach.evals.report.page import page
+    from longreach.evals.report.report import figures
+    from longreach.evals.report.runs import FILES, read_run
 
     for path in (out, markdown):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):

@@ -19,7 +19,7 @@ from longreach.cli.output import (
 from longreach.wording import counted
 
 if TYPE_CHECKING:
-    from longreach.reader.scorecard import Scorecard
+    from longreach.reading.scorecard import Scorecard
 
 
 def study(
@@ -86,11 +86,11 @@ def study(
 
     Example: longreach study library --questions questions.jsonl
     """
+    from longreach.datasets.questions import check_share, hold_out, read_questions, without
     from longreach.errors import UsageError
-    from longreach.training.asking import check_per_passage
-    from longreach.training.questions import check_share, hold_out, read_questions, without
-    from longreach.training.study_settings import StudySettings
-    from longreach.training.trackers import check_trackers
+    from longreach.training.common.trackers import check_trackers
+    from longreach.training.study.asking import check_per_passage
+    from longreach.training.study.settings import StudySettings
 
     settings = StudySettings(
         loss=loss,  # type: ignore[arg-type]  # checked there
@@ -118,17 +118,17 @@ def study(
 
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
-    from longreach.evals.gate import gate
+    from longreach.engine.sampling import Sampling
+    from longreach.evals.systems.gate import gate
     from longreach.models.decoder import window_of
-    from longreach.models.sampling import Sampling
-    from longreach.reader.policy import Policy
-    from longreach.reader.reader import DEFAULT_BUDGET, Reader
-    from longreach.training.selfstudy import Author, OwnModel, make_questions
-    from longreach.training.study import study as run
-    from longreach.training.study_folder import QUESTIONS, working
-    from longreach.training.teacher import Endpoint
-    from longreach.training.undo import keep_state, last_kept
-    from longreach.workspace import open_workspace
+    from longreach.reading.policy import Policy
+    from longreach.reading.reader import DEFAULT_BUDGET, Reader
+    from longreach.session import open_workspace
+    from longreach.training.study.folder import QUESTIONS, working
+    from longreach.training.study.selfstudy import Author, OwnModel, make_questions
+    from longreach.training.study.study import study as run
+    from longreach.training.study.teacher import Endpoint
+    from longreach.training.study.undo import keep_state, last_kept
 
     endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
     folder = store_folder(store)
@@ -179,8 +179,8 @@ def _undo(name: str, store: Path | None, as_json: bool) -> None:
     """Takes the last study of a corpus back."""
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
-    from longreach.training.study_folder import working
-    from longreach.training.undo import undo
+    from longreach.training.study.folder import working
+    from longreach.training.study.undo import undo
 
     corpus = Corpus.open(store_folder(store), name)
     with working(corpus):

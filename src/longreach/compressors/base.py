@@ -18,7 +18,7 @@ from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import adapters_off, check_readable, check_tokens
 from longreach.models.fingerprint import base_fingerprint, weights_digest
-from longreach.models.origin import reference_of
+from longreach.models.loading.origin import reference_of
 
 
 class Compressor(ABC):

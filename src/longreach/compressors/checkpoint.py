@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
-from longreach.models.adapted import merge_lora, read_json
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.load import load_named
-from longreach.models.lora import fill, lora_weights
+from longreach.models.hybrid.adapted import merge_lora, read_json
+from longreach.models.loading.load import load_named
+from longreach.models.loading.lora import fill, lora_weights
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 

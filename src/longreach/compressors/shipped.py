@@ -8,7 +8,7 @@ from pathlib import Path
 
 from longreach.compressors.names import MEAN_POOL, UNTRAINED
 from longreach.errors import UsageError
-from longreach.models.places import SHIPPED
+from longreach.models.loading.places import SHIPPED
 
 SETTINGS_FILE = "compressor.json"
 

@@ -26,7 +26,7 @@ from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.load import load_named
+from longreach.models.loading.load import load_named
 from longreach.wording import counted
 
 _WEIGHTS = "compressor.safetensors"

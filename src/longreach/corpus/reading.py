@@ -133,7 +133,7 @@ class CorpusReading:
 
     def search(self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None) -> list[Any]:
         """The `k` passages nearest to `query`, best first; of one document where it is named."""
-        from longreach.corpus.retrieval import search
+        from longreach.corpus.search.retrieval import search
 
         if document is not None:
             document = self.resolve(document)

@@ -135,7 +135,7 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         FingerprintMismatch: the adapter was trained for another model.
     """
     # Late: whoever only runs a decoder needs not what loading takes.
-    from longreach.models.lora import lora_config, lora_weights
+    from longreach.models.loading.lora import lora_config, lora_weights
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
     try:
@@ -164,7 +164,7 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
 
 def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError) -> None:
     """Lays an adapter over the model by this name, switched off; the others stay as they were."""
-    from longreach.models.load import quiet
+    from longreach.models.loading.load import quiet
 
     settings.inference_mode = True
     before = _state(model)

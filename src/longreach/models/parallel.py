@@ -29,7 +29,7 @@ from transformers.integrations import flash_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from longreach.errors import UsageError
-from longreach.kernels.attention import sparse_attention
+from longreach.kernels.api import sparse_attention
 from longreach.pattern import AttentionPattern
 
 _CONTRACT = ("attn", "world_size", "sp_rank", "process_group")

@@ -26,10 +26,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from longreach.caches.prefix import cache_bytes
 from longreach.caches.reserved import BLOCK, ReservedCache
 from longreach.errors import UsageError
-from longreach.kernels.attention import Retained, decode_attention
+from longreach.kernels.api import Retained, decode_attention
 from longreach.models.cached import CACHE, require_filled
-from longreach.models.hybrid import FAMILIES, PREFIX
-from longreach.models.rows import Rows
+from longreach.models.hybrid.families import FAMILIES, PREFIX
+from longreach.models.hybrid.rows import Rows
 from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longreach.models.plan import Shape
+from longreach.planning.plan import Shape
 
 _SPREAD = 0.02  # standard deviation of the weights, as at the beginning of training
 

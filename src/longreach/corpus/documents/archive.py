@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from longreach.corpus.documents.base import converting
-from longreach.corpus.documents.encoding import OLE
+from longreach.corpus.documents.encodings.decode import OLE
 from longreach.corpus.documents.limits import current, exceeded
 from longreach.errors import DocumentError
 from longreach.wording import counted

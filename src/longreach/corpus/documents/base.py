@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from longreach.corpus.documents.encoding import quiet
+from longreach.corpus.documents.encodings.decode import quiet
 from longreach.errors import DocumentError, out_of_memory
 
 

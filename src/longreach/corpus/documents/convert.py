@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from longreach.corpus.documents import apart, csv, docx, epub, html, pdf, pptx, xlsx
+from longreach.corpus.documents import apart, csv
 from longreach.corpus.documents.base import Converted, shown
-from longreach.corpus.documents.encoding import decode_text, encodable
+from longreach.corpus.documents.encodings.decode import decode_text, encodable
+from longreach.corpus.documents.epub import book as epub
+from longreach.corpus.documents.html import page as html
 from longreach.corpus.documents.limits import Limits, applied, exceeded, size
+from longreach.corpus.documents.office import docx, pptx, xlsx
+from longreach.corpus.documents.pdf import document as pdf
 from longreach.errors import DocumentError
 from longreach.wording import counted
 

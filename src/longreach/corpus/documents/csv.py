@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from longreach.corpus.documents.base import Converted, converting
-from longreach.corpus.documents.encoding import decode_text
+from longreach.corpus.documents.encodings.decode import decode_text
 from longreach.corpus.documents.grid import is_sparse, table_lines
 
 # In the order of preference where several part the first rows equally well: a comma is often a decimal sign.

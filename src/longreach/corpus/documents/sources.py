@@ -14,7 +14,7 @@ from typing import Any
 from longreach.corpus.documents import apart
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
-from longreach.corpus.documents.encoding import encodable
+from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.documents.folders import Selection, Skipped, count_kinds, explain_link, list_files
 from longreach.corpus.documents.limits import Limits
 from longreach.corpus.documents.names import name_of

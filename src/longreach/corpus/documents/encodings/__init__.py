@@ -1,0 +1,1 @@
+"""Bytes to text in the right encoding, or a refusal."""

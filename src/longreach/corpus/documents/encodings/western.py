@@ -1,0 +1,267 @@
+"""Text in a western language, whose encoding its plain words and typographic signs prove.
+
+Where a text is English, or French, its words of ASCII say so, whatever its encoding is. Then few of its bytes tell
+encodings apart: a reading in which quotation marks stand inside words ("r“le"), words have letters that the language
+lacks ("pčre"), or every apostrophe is a letter ("donít") is wrong. What several encodings read alike need not be
+decided; where readings differ, all but one must be refuted.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from longreach.corpus.documents.encodings.alphabets import ALPHABETS, COMMON_WORDS, FUNCTION_WORDS, LOANWORDS
+
+# A language's most frequent words are this part of all its words at least, and not only one or two of them over and
+# over. Other languages have "a", "me", "no" and "was" too.
+_LEAST_FREQUENT = 0.2
+_LEAST_DISTINCT = 3
+# More than this are rather a table of data than prose, and would take long.
+_MOST_TOKEN_BYTES = 200_000
+_MOST_BYTES_A_TOKEN = 2_000
+# How many of a text's tokens may be wrong in the right reading: misprints, and words of other languages.
+_MISPLACED_TOLERATED = 0.01
+_STRANGE_TOLERATED = 0.05
+# A reading is refuted by as many wrong tokens, different ones, and by this part of all in which it differs.
+_LEAST_WRONG = 2
+_LEAST_WRONG_PART = 0.25
+_MANY_WRONG = 20
+_MANY_WRONG_PART = 0.05
+# The right one may have this part of them wrong, for people write odd things.
+_WRONG_TOLERATED = 0.1
+_LEAST_KNOWN_LETTERS = 4
+_LEAST_KNOWN_PART = 0.05
+
+_PLAIN_WORD = re.compile(rb"(?<![^\s(\[\"'*_-])[A-Za-z]+(?![^\s)\]\"'.,;:!?*_-])")
+_WORD = re.compile(r"[^\W\d_ªºµ]+")
+_FOREIGN_LETTERS = re.compile(r"[^\x00-\x7f]+")
+_ENDINGS = frozenset({"s", "ll", "re", "ve", "d", "m"})
+_SIGNS = frozenset("‘’‚“”„«»‹›–—…£€¥¢¿¡§¶†‡©®™•·°ªº±×÷µ¹²³¼½¾\xa0\xad")
+_PRICE = re.compile(r"(?<!\w)[£€¥](?=\d)")
+_LETTER_OF_PRICE = re.compile(r"(?<!\w)[^\W\d_\x00-\x7f](?=\d)")
+# Signs where nobody writes them. `L` stands for a letter.
+_MISPLACED = re.compile(
+    (
+        r"(?<=L)[‘‚“”„«»‹›§¶†‡©®™](?=L)"
+        r"|(?<=L)[£€¥¿¡•°±÷×¢µ¹¼½¾]|[±÷¢¹¼½¾•²³ªº](?=L)"
+        r"|(?<!m)(?<=L)[²³]|™(?=L)"
+    ).replace("L", r"[^\W\d_µªº]")
+)
+
+
+class _Verdict(NamedTuple):
+    """What speaks for and against a token in one reading.
+
+    Attributes:
+        misplaced: It has signs or capitals where nobody writes them, or letters in the place of signs.
+        strange: It has letters that the language lacks.
+        known: It has a word of the language's vocabulary.
+        likely: It is a price, or "à"; that counts only against a reading in which it is `unlikely`.
+        unlikely: It is a letter that is no word, or has one in the place of a currency.
+        mixed: It has a word in two scripts.
+    """
+
+    misplaced: bool
+    strange: bool
+    known: bool
+    likely: bool
+    unlikely: bool
+    mixed: bool
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.misplaced or self.strange
+
+
+class _Reading(NamedTuple):
+    codec: str
+    tokens: list[str]
+    verdicts: list[_Verdict]
+
+
+def find_codec(raw: bytes, codecs: Sequence[str]) -> str | None:
+    """Returns the encoding that a text in a western language is proven to be in, or one that reads it alike.
+
+    Args:
+        raw: The bytes, without tags.
+        codecs: All encodings that they may be in, of one byte and of several, the more usual ones first.
+    """
+    words = Counter(word.decode().lower() for word in _PLAIN_WORD.findall(raw))
+    language = _language_of(words)
+    if language is None:
+        return None
+    counts = Counter(token for token in raw.split() if not token.isascii())
+    if sum(map(len, counts)) > _MOST_TOKEN_BYTES or any(len(token) > _MOST_BYTES_A_TOKEN for token in counts):
+        return None
+    judge = _Judge(language, words)
+    readings = _read(list(counts), codecs, judge)
+    numbers = list(counts.values())
+    for reading in readings:
+        if _is_plausible(reading, numbers) and all(_is_refuted(rival, reading) for rival in readings):
+            return reading.codec
+    return None
+
+
+def _language_of(words: Counter[str]) -> str | None:
+    """The language of words of ASCII; None where it is not clear."""
+    best = None
+    most = 0
+    for language, frequent in FUNCTION_WORDS.items():
+        known = {word: count for word, count in words.items() if word in frequent}
+        total = sum(known.values())
+        if len(known) >= _LEAST_DISTINCT and total >= _LEAST_FREQUENT * words.total() and total > most:
+            best = language
+            most = total
+    if best == "en" and not {"the", "of", "and"}.intersection(words):
+        return None
+    return best
+
+
+def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_Reading]:
+    """Returns how encodings read tokens, each way once."""
+    found: dict[tuple[str, ...], _Reading] = {}
+    for codec in codecs:
+        try:
+            texts = [token.decode(codec) for token in tokens]
+        except (LookupError, UnicodeError):
+            continue
+        key = tuple(texts)
+        if key not in found and not any(_has_controls(text) for text in texts):
+            found[key] = _Reading(codec, texts, [judge.judge(text) for text in texts])
+    return list(found.values())
+
+
+def _has_controls(text: str) -> bool:
+    return any(character > "\x7f" and unicodedata.category(character) in ("Cc", "Co", "Cn") for character in text)
+
+
+def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
+    misplaced = 0
+    strange = 0
+    for verdict, number in zip(reading.verdicts, numbers, strict=True):
+        misplaced += verdict.misplaced * number
+        strange += verdict.strange * number
+    total = sum(numbers)
+    return misplaced <= _MISPLACED_TOLERATED * total and strange <= _STRANGE_TOLERATED * total
+
+
+def _is_refuted(rival: _Reading, reading: _Reading) -> bool:
+    """Whether a rival cannot be meant where it differs from a reading; True for the reading itself."""
+    differing = 0
+    wrong = 0
+    wrong_of_rival = 0
+    known = 0
+    mixed = 0
+    for number, token in enumerate(reading.tokens):
+        if rival.tokens[number] == token:
+            continue
+        ours = reading.verdicts[number]
+        theirs = rival.verdicts[number]
+        if theirs.known and not ours.known:
+            return False
+        differing += 1
+        wrong += ours.is_wrong
+        wrong_of_rival += theirs.is_wrong
+        mixed += theirs.mixed
+        known += (ours.known and not theirs.known) or (ours.likely and theirs.unlikely)
+    if not differing:
+        return True
+    if known and known >= _LEAST_KNOWN_PART * differing and wrong <= _WRONG_TOLERATED * differing:
+        return True
+    enough = wrong_of_rival >= max(_LEAST_WRONG, _LEAST_WRONG_PART * differing)
+    if mixed == differing and not wrong:  # no word has letters of two scripts
+        return True
+    many = wrong_of_rival >= max(_MANY_WRONG, _MANY_WRONG_PART * differing)
+    return (enough or many) and wrong <= _WRONG_TOLERATED * wrong_of_rival
+
+
+class _Judge:
+    """Says what of a token is as people write it who write in a language."""
+
+    def __init__(self, language: str, words: Counter[str]) -> None:
+        self._language = language
+        self._plain = {word for word, count in words.items() if count > 1 and len(word) > 2}
+        self._plain |= FUNCTION_WORDS[language]
+        self._known = COMMON_WORDS.get(language, frozenset())
+        if language == "en":
+            self._known = LOANWORDS.union(*COMMON_WORDS.values())
+        self._verdicts: dict[str, _Verdict] = {}
+
+    def judge(self, token: str) -> _Verdict:
+        """Returns what speaks for and against a token."""
+        if token not in self._verdicts:
+            self._verdicts[token] = self._judge(token)
+        return self._verdicts[token]
+
+    def _judge(self, token: str) -> _Verdict:
+        misplaced = _MISPLACED.search(token) is not None
+        strange = False
+        known = False
+        mixed = False
+        for character in set(token):
+            if character > "\x7f" and not _is_letter(character) and character not in _SIGNS:
+                misplaced = True
+        for word in _WORD.findall(token):
+            if word.isascii() or not any(_is_letter(character) for character in word):
+                continue
+            small = word.lower()
+            mixed = mixed or _is_mixed(small)
+            if small in self._known and not _is_odd(word):
+                known = known or len(word) >= _LEAST_KNOWN_LETTERS
+            elif _is_odd(word) or self._is_split(word):
+                misplaced = True
+            else:
+                strange = strange or self._is_strange(small)
+        alone = token.strip("'\"()[]“”‘’.,;:!?").lower()
+        # "à la" and "£5" are "ŕ la" and "Ł5" in another encoding.
+        unlikely = len(alone) == 1 and _is_letter(alone) and not _may_stand_alone(alone)
+        unlikely = unlikely or _LETTER_OF_PRICE.search(token) is not None
+        likely = alone == "à" or _PRICE.search(token) is not None
+        return _Verdict(misplaced, strange, known and not misplaced, likely, unlikely, mixed)
+
+    def _is_split(self, word: str) -> bool:
+        """Whether letters stand where signs belong: what is left of the word without them are words."""
+        if any(letter in "âèéê" for letter in word):  # of French, and where no encoding has quotation marks or dashes
+            return False
+        pieces = [piece for piece in _FOREIGN_LETTERS.split(word.lower()) if piece]
+        if len(pieces) == 2 and pieces[0] in self._plain:
+            before, after = pieces
+            if self._language == "en" and (after in _ENDINGS or (after == "t" and before.endswith("n"))):
+                return True
+        return bool(pieces) and all(len(piece) > 2 and piece in self._plain for piece in pieces)
+
+    def _is_strange(self, word: str) -> bool:
+        """Whether the language lacks a letter of the word; English takes words as they are."""
+        if self._language == "en":
+            return False
+        alphabet = ALPHABETS[self._language]
+        return any(_is_letter(character) and character not in alphabet for character in word)
+
+
+def _is_letter(character: str) -> bool:
+    return character > "\x7f" and character.isalpha() and character not in "ªºµ"
+
+
+def _may_stand_alone(letter: str) -> bool:
+    """Whether a letter is a word somewhere, as vowels may be."""
+    return unicodedata.normalize("NFD", letter)[0] in "aeiouyæøœ" and letter not in "ąęįų"
+
+
+def _is_odd(word: str) -> bool:
+    """Whether a word mixes scripts, or has a capital after a small letter where one of both is beyond ASCII."""
+    for before, after in itertools.pairwise(word):
+        if (before > "\x7f" or after > "\x7f") and before.islower() and after.isupper():
+            return True
+    return not all(_is_latin(letter) for letter in word)
+
+
+def _is_mixed(word: str) -> bool:
+    """Whether a word has small letters of ASCII and such of another script."""
+    return any(letter.isascii() for letter in word) and not all(_is_latin(letter) for letter in word)
+
+
+def _is_latin(character: str) -> bool:
+    return character.isascii() or not character.isalpha() or unicodedata.name(character, "").startswith("LATIN")

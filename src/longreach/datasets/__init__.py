@@ -1,0 +1,1 @@
+"""What models learn from and are asked: texts, questions and token files."""

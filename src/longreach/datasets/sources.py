@@ -1,0 +1,232 @@
+"""What can be trained on: text files, JSON lines, Parquet, folders of these, and data sets of the Hub."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longreach.corpus.documents import Document, Selection, Skipped, apart
+from longreach.corpus.documents import find as find_documents
+from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.convert import SUFFIXES, read
+from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.folders import Listing, explain_link, list_files
+from longreach.errors import DocumentError, MissingDependency, reason_of
+from longreach.jsontext import parse_json
+
+FIELD = "text"  # of JSON lines, Parquet files and data sets
+_TABLES = frozenset({".jsonl", ".parquet"})
+_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
+HUB_INSTALL = "pip install 'longreach[hub]'"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the things that a run is given to train on: what is called a domain where data are mixed.
+
+    Attributes:
+        name: As it was given.
+        digest: SHA-256 of everything that decides which texts come out; it does not depend on where files lie.
+        texts: Makes an iterator over the texts, the same ones in the same order at every call. It raises DocumentError
+            for what cannot be read, and says what it leaves out to the function it is given.
+    """
+
+    name: str
+    digest: str
+    texts: Callable[[Callable[[str], None]], Iterator[str]]
+
+
+def find(given: str | Path) -> Source:
+    """What a path or the id of a Hub data set stands for.
+
+    A folder stands for the files in it and below whose kind is known, sorted, without hidden ones and what programs
+    leave behind; links in it are followed to files of the same folder only, as when documents are ingested. In a
+    folder, files without text are omitted with a note; a file that was named itself is refused.
+
+    Args:
+        given: A path, or `owner/name`, `owner/name:config` or `owner/name:config@split` (split "train" unless told
+            otherwise).
+
+    Raises:
+        DocumentError: There is nothing of that name, or nothing in it of a kind that can be read.
+        MissingDependency: It can only be a Hub data set, and the library `datasets` is not installed.
+    """
+    path = Path(given)
+    try:
+        listing = Listing()
+        if path.is_dir():
+            listing = list_files(path, SUFFIXES | _TABLES, Selection())
+            files = _without_twins(listing.files)
+        elif path.exists():
+            files = [path]
+        else:
+            return hub(str(given))
+        digest = hashlib.sha256(b"".join(_file_digest(file) for file in files)).hexdigest()
+    except OSError as error:
+        reason = error.strerror or error
+        raise DocumentError(f"{shown(path)} cannot be read ({reason}): check the path and its permissions.") from error
+    if not files:
+        kinds = ", ".join(sorted(SUFFIXES | _TABLES))
+        raise DocumentError(f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}.")
+
+    def texts(note: Callable[[str], None]) -> Iterator[str]:
+        for skipped in listing.skipped:
+            note(f"Left out: {skipped.reason}")
+        for link in listing.links:
+            if os.path.realpath(link) not in listing.folders:  # else all that is in it is read anyway
+                note(f"Left out: {explain_link(link).reason}")
+        try:
+            for file in files:
+                yield from _texts(file, file == path, note)
+        finally:
+            apart.close()
+
+    return Source(str(given), digest, texts)
+
+
+def of_documents(documents: Sequence[Document]) -> Source:
+    """Texts that are at hand already; those without words, and names that come twice, are left out aloud."""
+    found = find_documents(documents)
+    kept = [hashlib.sha256(item.text.encode()).digest() for item in found if isinstance(item, Document)]
+
+    def texts(note: Callable[[str], None]) -> Iterator[str]:
+        for item in found:
+            if isinstance(item, Document):
+                yield item.text
+            elif isinstance(item, Skipped):
+                note(f"Left out: {item.reason}")
+
+    return Source("the documents given", hashlib.sha256(b"".join(kept)).hexdigest(), texts)
+
+
+def hub(given: str, folder: Path | None = None) -> Source:
+    """A data set of the Hub, or in the local `folder`, through the library `datasets`.
+
+    Raises:
+        DocumentError: There is no such data set, or it has no column of texts.
+        MissingDependency: The library is not installed.
+    """
+    data = hub_rows(given, folder)
+    if FIELD not in data.column_names:
+        raise DocumentError(
+            f"The data set {given} has no column '{FIELD}', only {', '.join(data.column_names)}: rename one."
+        )
+
+    def texts(note: Callable[[str], None]) -> Iterator[str]:
+        for batch in data.select_columns([FIELD]).iter(256):
+            for text in batch[FIELD]:
+                if text is not None:
+                    yield _checked(text, f"A row of the data set {given}")
+
+    return Source(given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts)
+
+
+def hub_rows(given: str, folder: Path | None = None, *, config: str | None = None, split: str = "train") -> Any:
+    """The rows of a data set of the Hub, or in the local `folder`, through the library `datasets`.
+
+    Args:
+        given: `owner/name`, `owner/name:config` or `owner/name:config@split`.
+        folder: Read this instead, as the data set of that name.
+        config: Where `given` names none.
+        split: Where `given` names none.
+
+    Raises:
+        DocumentError: There is no such data set.
+        MissingDependency: The library is not installed.
+    """
+    parts = _HUB.fullmatch(given)
+    absent = f"There is no file or folder '{given}'"
+    if parts is None:
+        raise DocumentError(f"{absent}: check the path.")
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {HUB_INSTALL}") from error
+    try:
+        datasets.disable_progress_bars()
+        target = str(folder) if folder else parts["name"]
+        return datasets.load_dataset(target, parts["config"] or config, split=parts["split"] or split)
+    except Exception as error:
+        reason = reason_of(error)
+        raise DocumentError(
+            f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the name."
+        ) from error
+
+
+def _without_twins(files: list[Path]) -> list[Path]:
+    """Returns files less the links to others of them."""
+    found: dict[str, Path] = {}
+    for file in files:
+        found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _file_digest(path: Path) -> bytes:
+    """Of a file's bytes and of its suffix, which says how they are read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest() + hashlib.sha256(path.suffix.lower().encode()).digest()
+
+
+def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str]:
+    if path.suffix.lower() == ".jsonl":
+        yield from _json_lines(path)
+    elif path.suffix.lower() == ".parquet":
+        yield from _parquet(path)
+    else:
+        try:
+            text, notes = read(path)
+        except DocumentError as error:
+            if named:
+                raise
+            note(f"Left out: {error}")
+            return
+        for sentence in notes:
+            note(f"Incomplete: {shown(path)}: {sentence}")
+        yield text
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{shown(path)}, line {number}"
+            try:
+                row = parse_json(line, wide=True, nan=float) if line.strip() else None
+            except ValueError as error:  # both of bytes that are not UTF-8 and of text that is not JSON
+                raise DocumentError(f"{where} does not parse as JSON ({error}): correct or remove it.") from error
+            if row is None and not line.strip():
+                continue
+            if not isinstance(row, dict) or FIELD not in row:
+                raise DocumentError(f'{where} is not an object with the field "{FIELD}": add it or remove the line.')
+            yield _checked(row[FIELD], where)
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    name = shown(path)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if FIELD not in columns:
+                raise DocumentError(f"{name} has no column '{FIELD}', only {', '.join(columns)}: rename one.")
+            row = 0
+            for batch in file.iter_batches(batch_size=256, columns=[FIELD]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    if text is not None:
+                        yield _checked(text, f"{name}, row {row}")
+    except pyarrow.ArrowException as error:
+        reason = reason_of(error)
+        raise DocumentError(f"{name} cannot be read as Parquet ({reason}): write it again.") from error
+
+
+def _checked(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise DocumentError(f"{where} has a {type(text).__name__} as its '{FIELD}': give a string.")
+    if not encodable(text):
+        raise DocumentError(f"{where} holds half characters (lone surrogates): write it again as UTF-8.")
+    return text

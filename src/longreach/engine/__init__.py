@@ -1,0 +1,1 @@
+"""One model at work: prompts in, tokens out."""

@@ -1,0 +1,193 @@
+"""A prompt as embeddings: summary vectors and raw text inside the model's own chat template.
+
+Text from documents and users never becomes a special token: a passage that contains "<|im_end|>" is read as those
+ten characters. (Tokens that a tokenizer adds without marking them special are ordinary words.)
+
+Shapes: T positions, d hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from longreach.engine.chat import render_chat
+from longreach.engine.generate import stop_tokens
+from longreach.engine.pieces import PromptText, RawText
+from longreach.engine.sampling import REQUEST
+from longreach.errors import ModelError
+from longreach.models.decoder import check_readable, check_tokens
+from longreach.models.sharing import encode
+
+# Words of a user that a template has to keep as they are, in both cases, over two lines.
+_SLOT = "\u27e6Longreach\nslot\u27e7"
+_SEPARATOR = "\n\n"
+# Other words, to find how much of a prompt does not depend on those of the user.
+_OTHER = "\u00a7"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads for one question.
+
+    Attributes:
+        embeds: input embeddings [T, d].
+        boundaries: positions where the prompt can be cut for reuse: what lies before is the same for other questions.
+        vectors: positions that are summary vectors.
+        raw_tokens: positions that are raw text of passages.
+    """
+
+    embeds: torch.Tensor
+    boundaries: tuple[int, ...]
+    vectors: int
+    raw_tokens: int
+
+
+class PromptBuilder:
+    """Assembles [system ; vectors ; raw passages ; question] for one model.
+
+    Models without a chat template read the same parts followed by "Answer:".
+
+    Args:
+        model: the model that reads.
+        tokenizer: its tokenizer.
+        scale: what vectors are multiplied by; see `AutoCompressor`.
+
+    Attributes:
+        frame: what stands before and after a user's words, as text.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
+        check_readable(model)
+        check_tokens(model, tokenizer)
+        self._model, self._scale = model, scale
+        self._embeddings = model.get_input_embeddings()
+        self._tokenizer = tokenizer
+        self._text = PromptText(tokenizer)
+        self.frame = self._frame()
+        self._head, self._tail = self._text.control(self.frame[0]), self._text.control_after(self.frame[1])
+        self._separator = self.plain(_SEPARATOR)
+
+    def raw(self, text: str) -> RawText:
+        """Token ids that a raw passage costs, with what separates it from the next part."""
+        return RawText(self.plain(text) + self._separator, text)
+
+    def fixed(self, question: str, request: str = REQUEST) -> int:
+        """Positions of a prompt without any context."""
+        words = self.plain(request + question)
+        parts = len(self._head) + len(words) + len(self._tail)
+        whole = self._text.whole(self.frame[0], request + question, self.frame[1]) if self._text.joins else None
+        return max(parts, len(whole or ()))
+
+    def continuation(self, text: str) -> list[int]:
+        """Token ids of a text that is to be continued as it is; BOS first where the tokenizer puts it."""
+        first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
+        start = first if first == [self._tokenizer.bos_token_id] else []
+        return [*start, *self._text.plain(text)]
+
+    def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
+        """The prompt of token ids: a user's words inside the chat template, or a text that is to be continued."""
+        frame = (self._head, self._tail) if chat else ([], [])
+        return Prompt(self._embed([*frame[0], *ids, *frame[1]]), (), 0, len(ids))
+
+    def vectors_cost(self, vectors: int) -> int:
+        """Positions that a number of summary vectors cost, with what separates them from the next part."""
+        return vectors + len(self._separator) if vectors else 0
+
+    def build(
+        self,
+        vectors: Sequence[torch.Tensor],
+        passages: Sequence[Sequence[int]],
+        question: str,
+        request: str = REQUEST,
+    ) -> Prompt:
+        """Puts a prompt together.
+
+        Args:
+            vectors: summary vectors [n_i, d], in the order they are read.
+            passages: raw passages as `raw` gave them, in the order they are read.
+            question: the user's words.
+            request: what comes before them.
+        """
+        weight = self._embeddings.weight
+        words = request + question
+        raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
+        if not vectors:
+            ids = self._ids(self._head, self.frame[0], passages, words)
+            end = self._text.shared(ids, self._ids(self._head, self.frame[0], passages, _OTHER)) if passages else 0
+            return Prompt(self._embed(ids), (end,) if passages else (), 0, raw_tokens)
+        parts = [self._embed(self._head)]
+        parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
+        read = sum(map(len, parts))
+        ids = self._ids(self._separator, _SEPARATOR, passages, words, first=False)
+        boundaries = []
+        for context in ((), passages) if passages else ((),):
+            other = self._ids(self._separator, _SEPARATOR, context, _OTHER, first=False)
+            boundaries.append(read + self._text.shared(ids, other))
+        return Prompt(torch.cat([*parts, self._embed(ids)]), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+
+    def _ids(
+        self,
+        head: Sequence[int],
+        before: str,
+        passages: Sequence[Sequence[int]],
+        words: str,
+        *,
+        first: bool = True,
+    ) -> list[int]:
+        """Token ids of [before ; passages ; words ; the frame's end], no more than `fixed` and `raw` say together.
+
+        Args:
+            head: Token ids of `before`.
+            before: Text before the passages.
+            passages: As `raw` gave them, or cut.
+            words: What the user says.
+            first: Whether `before` begins the prompt; else other positions come before it.
+        """
+        parts = list(head)
+        for ids in passages:
+            parts += ids
+        parts += [*self.plain(words), *self._tail]
+        texts = [ids.text for ids in passages if isinstance(ids, RawText)]
+        if not self._text.joins or len(texts) < len(passages):
+            return parts
+        said = "".join(text + _SEPARATOR for text in texts) + words
+        whole = self._text.whole(before, said, self.frame[1], first=first)
+        most = self.fixed(words, "") + sum(map(len, passages)) if first else len(parts)
+        return whole if whole is not None and len(whole) <= most else parts
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer as the model would write it, with what ends its turn."""
+        stops, end = stop_tokens(self._model, self._tokenizer), self._tokenizer.eos_token_id
+        if not self._tokenizer.chat_template:
+            text = " " + text  # after "Answer:"
+        else:
+            said = [{"role": "user", "content": _SLOT}, {"role": "assistant", "content": _SLOT}]
+            _, _, after = render_chat(self._tokenizer, said).rpartition(_SLOT)
+            end = next((token for token in self._text.control(after) if token in stops), end)
+        if end is None:
+            raise ModelError("The tokenizer has no token that ends an answer: give it an EOS token.")
+        return [*self.plain(text), end]
+
+    def _frame(self) -> tuple[str, str]:
+        """What the template puts before and after a user's words."""
+        if not self._tokenizer.chat_template:
+            return self._tokenizer.bos_token or "", "\n\nAnswer:"
+        message = {"role": "user", "content": _SLOT}
+        # Hybrid reasoning models would spend their tokens on their thoughts; other templates ignore the variable.
+        text = render_chat(self._tokenizer, [message], add_generation_prompt=True, enable_thinking=False)
+        if text.count(_SLOT) != 1:
+            raise ModelError(
+                "The model's chat template does not keep a user's words as they are: use a model with another template."
+            )
+        before, _, after = text.partition(_SLOT)
+        return before, after
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of text in which nothing is a special token, as they are behind other text."""
+        return self._text.plain_after(text)
+
+    @torch.no_grad()
+    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
+        return self._embeddings(torch.tensor(ids, dtype=torch.long, device=self._embeddings.weight.device))

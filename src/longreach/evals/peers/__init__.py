@@ -1,0 +1,1 @@
+"""Other projects that an evaluation compares with."""

@@ -1,0 +1,1 @@
+"""Runs of evaluations as one page, with tables and charts."""

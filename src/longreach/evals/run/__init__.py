@@ -1,0 +1,1 @@
+"""Runs of evaluations: samples, predictions, scores and their folder."""

@@ -1,0 +1,1 @@
+"""What evaluations ask: one suite a module."""

@@ -1,0 +1,1 @@
+"""The ways of answering that an evaluation compares."""

@@ -1,0 +1,192 @@
+"""Readers of whole texts: one model's weights under full attention, as a hybrid, or with sink and window everywhere.
+
+Papers: LongGen, "A Little Goes a Long Way" (hybrid); Xiao et al. 2023, StreamingLLM (arXiv 2309.17453).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+from longreach.engine.generate import stop_tokens, write_all
+from longreach.engine.prompt import Prompt, PromptBuilder
+from longreach.engine.sampling import Sampling
+from longreach.errors import ContextError, UsageError
+from longreach.evals.run.sample import Prediction, Sample
+from longreach.evals.suites.choice import FULL, HYBRID, SINK_WINDOW
+from longreach.evals.systems.memory import peak_memory
+from longreach.models.decoder import window_of
+from longreach.models.fingerprint import base_fingerprint
+from longreach.models.hybrid.convert import convert
+from longreach.models.hybrid.sparse import pattern_of, plan_of
+from longreach.models.sharing import decode
+from longreach.pattern import AttentionPattern
+from longreach.wording import counted
+
+UNTRAINED = "hybrid, untrained"
+CHUNK_TOKENS = 16384
+TooLong = Literal["refuse", "leave out", "cut", "read"]
+
+
+class ModelReader:
+    """A model that reads `before + context + after` of a sample and writes on, greedily.
+
+    A sample that asks for it is put into the model's chat template, where there is one; BOS comes where the tokenizer
+    puts it. A prompt and its answer have to fit the model's window: `length` of a sample where it has one, so that the
+    few positions of a template or BOS do not count, else what both take.
+
+    Args:
+        name: Of the reader.
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        too_long: What becomes of a sample beyond the window: "refuse" it, "leave out" (it is not asked), "cut" the
+            middle of its context, or "read" it all the same.
+        chunk_tokens: Positions of a prompt that are read at a time, so that memory stays bounded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        *,
+        too_long: TooLong = "refuse",
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.too_long, self.chunk_tokens = too_long, chunk_tokens
+        self._builder = PromptBuilder(model, tokenizer)
+        self._stops = stop_tokens(model, tokenizer)
+        self._window = window_of(model)
+
+    def identity(self) -> Mapping[str, object]:
+        """See `Answering`."""
+        config = self.model.config
+        sparse = getattr(config, "sparse_attention", None) is not None
+        return {
+            "kind": "model",
+            "model_fingerprint": base_fingerprint(self.model, self.tokenizer),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "window": self._window,
+            "pattern": asdict(pattern_of(config)) if sparse else None,
+            "full_layers": list(plan_of(config).full) if sparse else None,
+            "too_long": self.too_long,
+            "chunk_tokens": self.chunk_tokens,
+        }
+
+    def reads(self, sample: Sample) -> bool:
+        """Whether it is asked a sample: not where that is too long and to be left out."""
+        return self.too_long != "leave out" or self.excess(sample) <= 0
+
+    def excess(self, sample: Sample) -> int:
+        """Tokens by which a sample exceeds the window; 0 or less where it fits."""
+        if self._window is None:
+            return 0
+        positions = len(self._ids(sample)) + (self._builder.fixed("", "") if self._chat(sample) else 0)
+        return max(positions, sample.length or positions + sample.max_new_tokens) - self._window
+
+    def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        """See `Answering`.
+
+        Raises:
+            ContextError: A sample does not fit the window.
+        """
+        sampling, began = Sampling(samples[0].max_new_tokens), time.perf_counter()
+        prompts = [self._prompt(sample) for sample in samples]
+        with peak_memory(self.model.device) as peak:
+            written = write_all(
+                self.model,
+                [prompt.embeds for prompt in prompts],
+                self._stops,
+                sampling,
+                began=began,
+                chunk_tokens=self.chunk_tokens,
+            )
+            most = peak()
+        for prompt, own in zip(prompts, written, strict=True):
+            yield Prediction(
+                text=decode(self.tokenizer, own.tokens, skip_special_tokens=True),
+                read_tokens=prompt.raw_tokens,
+                positions=len(prompt.embeds),
+                new_tokens=len(own.tokens),
+                first_token_seconds=own.first_token_seconds,
+                seconds=own.seconds,
+                kv_bytes=own.kv_bytes,
+                peak_bytes=most,
+            )
+
+    def _chat(self, sample: Sample) -> bool:
+        return sample.chat and bool(self.tokenizer.chat_template)
+
+    def halves(self, sample: Sample) -> tuple[str, str]:
+        """The prompt as text, in what comes before the question is known and what comes after."""
+        bos = self.tokenizer.bos_token if len(self._builder.continuation("")) else ""
+        before, after = self._builder.frame if self._chat(sample) else (bos, "")
+        return before + sample.before + sample.context, sample.after + after
+
+    def _ids(self, sample: Sample) -> list[int]:
+        """What is read, without what the chat template puts around it."""
+        text = sample.before + sample.context + sample.after
+        return self._builder.plain(text) if self._chat(sample) else self._builder.continuation(text)
+
+    def fitted(self, sample: Sample) -> Sample:
+        """The sample as it is read: cut where it is too long and to be cut.
+
+        Raises:
+            ContextError: It is too long and to be refused.
+        """
+        excess = self.excess(sample)
+        if excess <= 0 or self.too_long == "read":
+            return sample
+        if self.too_long != "cut":
+            raise ContextError(
+                f"The sample '{sample.id}' takes {counted(excess, 'token')} more than the model's window of "
+                f"{self._window:,}: "
+                "ask for a smaller --lengths, or read on with --beyond-window."
+            )
+        context = self._builder.plain(sample.context)
+        head, tail = cut_middle(context, len(context) - excess)
+        return replace(sample, context=decode(self.tokenizer, head) + decode(self.tokenizer, tail))
+
+    def _prompt(self, sample: Sample) -> Prompt:
+        return self._builder.of_ids(self._ids(self.fitted(sample)), chat=self._chat(sample))
+
+
+def cut_middle(ids: Sequence[int], room: int) -> tuple[list[int], list[int]]:
+    """The first and the last of `ids`, `room` together; those in the middle go."""
+    room = max(0, min(room, len(ids)))
+    head = (room + 1) // 2
+    return list(ids[:head]), list(ids[len(ids) - (room - head) :])
+
+
+def attending(name: str, model: Any) -> tuple[str, Any]:
+    """The name and the model of a way of attending: the same weights, sharing their memory.
+
+    Of a stock model "hybrid" is its conversion, whose weights have not learned to do with less and which is called so;
+    of a hybrid model "full" has full attention in every layer.
+
+    Args:
+        name: full, hybrid or sink-window.
+        model: A causal language model, stock or hybrid.
+
+    Raises:
+        UsageError: There is no such reader, or the model's family cannot become hybrid.
+    """
+    config = model.config.get_text_config()
+    hybrid = getattr(config, "sparse_attention", None) is not None
+    if name == FULL:
+        return name, _converted(model, pattern_of(config), config.num_hidden_layers) if hybrid else model
+    if name == HYBRID:
+        return (name, model) if hybrid else (UNTRAINED, _converted(model, None, None))
+    if name == SINK_WINDOW:
+        pattern = pattern_of(config) if hybrid else AttentionPattern.preset("sink-window")
+        return name, _converted(model, replace(pattern, stride=0), 0)
+    raise UsageError(f"There is no reader '{name}' of whole texts: use {FULL}, {HYBRID} or {SINK_WINDOW}.")
+
+
+def _converted(model: Any, pattern: AttentionPattern | None, full_layers: int | None) -> Any:
+    window = window_of(model)
+    assert window is not None, "families that become hybrid know their window"
+    return convert(model, pattern, full_layers, window)

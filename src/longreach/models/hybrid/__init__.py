@@ -1,0 +1,1 @@
+"""Hybrid models: architecture, conversion, generation and the self-check."""

@@ -1,0 +1,190 @@
+"""From a pretrained model to a hybrid one: another config, the same weights, the same memory."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from longreach.errors import UsageError
+from longreach.models.hybrid.families import FAMILIES, PREFIX
+from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, longer_rope
+from longreach.models.hybrid.selfcheck import check_cached, twin, twin_config
+from longreach.models.hybrid.sparse import pattern_of, plan_of, refuse_flash_on_cpu
+from longreach.models.loading.origin import note_origin, tokenizer_of
+from longreach.models.sharing import exclusive
+from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.wording import counted
+
+
+def convert(
+    model: Any,
+    pattern: AttentionPattern | str | None = None,
+    full_layers: str | int | Sequence[int] | None = None,
+    max_length: int | None = None,
+    *,
+    rope: str | float = "theta",
+    attn_implementation: str | None = None,
+) -> Any:
+    """A hybrid model with the weights of `model`: full layers stay, all others see only the pattern's blocks.
+
+    Without training on long texts it reads about as far as before; `longreach extend` teaches it the longer window.
+
+    Args:
+        model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it is; both share their
+            weights, so training one changes the other.
+        pattern: What sparse layers see, or the name of a preset. None: a hybrid model's own, else "sink-window".
+        full_layers: "middle-third", a number of layers in the middle, or the indices themselves. None: a hybrid model's
+            own, else "middle-third".
+        max_length: Tokens of the new window. Where it is not above the model's own, that one stays, and so does the
+            rotary embedding. None: a hybrid model's own, else 131,072.
+        rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta" (ABF, the default):
+            its base times f ** 1.8; a number: that base; "yarn"; "linear".
+        attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the model's own.
+
+    Returns:
+        The hybrid model, with a config of its own model_type: `save_pretrained` and `longreach.load` know it.
+
+    Raises:
+        UsageError: The family is not supported, or a value is out of range.
+        ModelError: Under the installed libraries the model would not read its cache.
+
+    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+    """
+    with exclusive(model):  # its modules are copied as they are: with no adapter or attention switched for a moment
+        return _convert(model, pattern, full_layers, max_length, rope, attn_implementation)
+
+
+def _convert(
+    model: Any,
+    pattern: AttentionPattern | str | None,
+    full_layers: str | int | Sequence[int] | None,
+    max_length: int | None,
+    rope: str | float,
+    attn_implementation: str | None,
+) -> Any:
+    stock = _stock_config(model)
+    hybrid = stock.model_type.startswith(PREFIX)
+    if pattern is None:
+        pattern = pattern_of(stock) if hybrid else "sink-window"
+    if full_layers is None:
+        full_layers = plan_of(stock).full if hybrid else "middle-third"
+    if max_length is None:
+        max_length = stock.max_position_embeddings if hybrid else DEFAULT_LENGTH
+    pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
+    family = stock.model_type.removeprefix(PREFIX)
+    plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
+    check_length(max_length, pattern)
+    implementation = attn_implementation or stock._attn_implementation
+    refuse_flash_on_cpu(implementation, next(model.parameters()).device)
+    if getattr(stock, "attention_dropout", 0):
+        raise UsageError(
+            f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to 0 in the config."
+        )
+    config_class, model_class = FAMILIES[family]
+    settings = stock.to_dict()
+    for name in ("model_type", "architectures", "transformers_version", "layer_types", "use_sliding_window"):
+        settings.pop(name, None)
+    settings |= {
+        "sliding_window": None,  # full layers see everything
+        "sparse_attention": {
+            "block_size": pattern.block_size,
+            "sink_blocks": pattern.sink_blocks,
+            "local_blocks": pattern.local_blocks,
+            "stride": pattern.stride,
+        },
+        "full_layers": list(plan.full),
+        "max_position_embeddings": max(max_length, stock.max_position_embeddings),
+        "rope_parameters": longer_rope(dict(stock.rope_parameters), stock.max_position_embeddings, max_length, rope),
+    }
+    config = config_class(**settings)
+    config._name_or_path = stock._name_or_path
+    config.architectures = [model_class.__name__]
+    config._attn_implementation = implementation
+    check_cached(lambda: _rebuild(twin(family, stock=True), twin_config(family), model_class))
+    hybrid = _rebuild(model, config, model_class)
+    note_origin(hybrid, "", tokenizer_of(model))  # it lies nowhere until it is saved
+    return hybrid
+
+
+def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:
+    """Gives a model, full or hybrid, a longer window in place: its config and its rotary embedding; weights stay.
+
+    Args:
+        model: A causal language model with one rotary embedding.
+        max_length: Tokens of the new window; nothing happens where the model's own is as long.
+        rope: As in `convert`.
+
+    Raises:
+        UsageError: The model's rotary embedding is of a kind that is not known here, or a value is out of range.
+    """
+    config, decoder = model.config.get_text_config(), model.get_decoder()
+    window, parameters = config.max_position_embeddings, getattr(config, "rope_parameters", None)
+    if max_length <= window:
+        return
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters or not hasattr(decoder, "rotary_emb"):
+        raise UsageError(
+            f"A {type(model).__name__} reads {counted(window, 'token')} and its rotary embedding cannot be made to "
+            "reach "
+            f"{max_length}; give a model of one of the families {', '.join(FAMILIES)}, or a smaller length."
+        )
+    config.rope_parameters = longer_rope(dict(parameters), window, max_length, rope)
+    config.max_position_embeddings = max_length
+    decoder.rotary_emb = type(decoder.rotary_emb)(config).to(decoder.rotary_emb.inv_freq.device)
+
+
+def _stock_config(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    name = str(getattr(config, "model_type", type(model).__name__))
+    if name.removeprefix(PREFIX) not in FAMILIES or not hasattr(model, "lm_head"):
+        raise UsageError(
+            f"A {type(model).__name__} ({name}) cannot become hybrid; give a causal language model of one of the "
+            f"families {', '.join(FAMILIES)}."
+        )
+    if hasattr(model, "peft_type") or type(model).__module__.startswith("peft."):
+        raise UsageError(f"The model is a {type(model).__name__}; call merge_and_unload() and convert the result.")
+    return config
+
+
+def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
+    """A copy of the modules around the same tensors, so that quantised, tied and placed weights stay what they are."""
+    shared = [*model.parameters(), *model.buffers(), *_settle_eight_bits(model)]
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo[id(model.config)] = config
+    hybrid = copy.deepcopy(model, memo)
+    # A model that is hybrid already changes its layers' kind: back to the stock classes first.
+    for layer in hybrid.model.layers:
+        layer.self_attn.__class__ = _stock_attention(model_class)
+        layer.self_attn.sliding_window = None
+        layer.self_attn.layer_type = "full_attention"
+    hybrid.model.has_sliding_layers = False
+    hybrid.__class__ = model_class
+    hybrid.make_sparse()
+    rotary = hybrid.model.rotary_emb
+    hybrid.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
+    for module in hybrid.modules():
+        if "_old_forward" in vars(module):  # accelerate's hooks call the forward of the class it had
+            module._old_forward = types.MethodType(type(module).forward, module)
+    return hybrid.train(model.training)
+
+
+def _settle_eight_bits(model: Any) -> list[torch.Tensor]:
+    """What bitsandbytes' 8-bit modules hold beside their parameters.
+
+    A module takes it out of its parameter when it first runs. Of two that share the parameter the other would find
+    nothing, and quantise the quantised weights once more: so all take it before they are copied.
+    """
+    held = []
+    for module in model.modules():
+        if hasattr(module, "init_8bit_state"):
+            if getattr(module.weight, "CB", None) is not None:
+                module.init_8bit_state()
+            held += [tensor for tensor in (module.state.CB, module.state.SCB) if tensor is not None]
+    return held
+
+
+def _stock_attention(model_class: Any) -> type[torch.nn.Module]:
+    return model_class.decoder_class.sparse_class.__bases__[1]

@@ -1,0 +1,162 @@
+"""Whether hybrid models read their cache under the installed libraries: tried on a twin of few weights.
+
+transformers hands the cache from module to module as a keyword argument. When a release renames or moves it, nothing
+fails: the model forgets what it has read, and writes garbage. So whenever a hybrid model is made or loaded, a tiny one
+out of the same classes reads a few tokens in each way there is, in milliseconds. Nothing of the model itself is
+touched: not its weights, wherever they lie or are cut to, not its mode, not the random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from longreach.errors import ModelError, UsageError
+from longreach.models.cached import CACHE, cache_in, require_filled, versions_to_use
+from longreach.models.parallel import Ulysses, refuse_context_parallel
+
+LAYERS = 2
+_SIZES: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+# Small enough that the tokens leave the window.
+_PATTERN = {"block_size": 2, "sink_blocks": 1, "local_blocks": 2, "stride": 3}
+_FULL_LAYERS = [1]
+_TOKENS = 12  # a prompt, a chunk and a single token
+_ATTENTION = "sdpa"
+_SPREAD = 0.3  # of the weights: every token matters to every later one
+_TOLERANCE = 1e-3  # of the largest logit; in float32 the true difference is near 1e-6
+
+
+def check_cached(make: Callable[[], Any]) -> str | None:
+    """Raises ModelError where the model that `make` gives reads otherwise through its caches than without.
+
+    Args:
+        make: Gives a tiny hybrid model on the CPU.
+
+    Returns:
+        Why it was not tried; None where it was, and all is well.
+    """
+    reason = _why_not()
+    if reason is not None:
+        return reason
+    try:
+        with _by_itself():
+            model = make()
+            off = max(_differences(model))
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelError(f"A hybrid model cannot read its cache here ({reason}). {versions_to_use()}") from error
+    if not off <= _TOLERANCE:  # NaN too
+        raise ModelError(
+            f"A hybrid model reads otherwise through its cache than without it: logits differ by {off:.2g} of the "
+            f"largest, so its answers would be wrong. {versions_to_use()}"
+        )
+    return None
+
+
+def check_type(model_type: str) -> str | None:
+    """As `check_cached`, with a model of this hybrid type that is made as models are made when they are loaded."""
+    from longreach.models.hybrid.families import PREFIX  # late: its classes call this
+
+    return check_cached(lambda: twin(model_type.removeprefix(PREFIX)))
+
+
+def twin(family: str, *, stock: bool = False) -> Any:
+    """A tiny model of a family of hybrids, or of stock models; made without a draw from the global random numbers."""
+    from longreach.models.hybrid.families import FAMILIES
+
+    model_class = FAMILIES[family][1].__bases__[1] if stock else FAMILIES[family][1]
+    with torch.device("meta"):
+        model = model_class(twin_config(family, stock=stock))
+    model = model.to(torch.float32).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, _SPREAD, generator=generator)
+        else:
+            parameter.fill_(1)
+    # Its frequencies are no parameters: `to_empty` has left them undefined.
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model.eval()
+
+
+def twin_config(family: str, *, stock: bool = False) -> Any:
+    """The config of a twin."""
+    from longreach.models.hybrid.families import FAMILIES
+
+    config_class = FAMILIES[family][0]
+    if stock:
+        config = config_class.__bases__[0](**_SIZES)
+    else:
+        config = config_class(**_SIZES, sparse_attention=dict(_PATTERN), full_layers=list(_FULL_LAYERS))
+    config._attn_implementation = _ATTENTION
+    return config
+
+
+def _why_not() -> str | None:
+    """Why nothing can be tried now."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return "tensors are traced or fake here, so nothing can be compared"
+    try:
+        refuse_context_parallel()
+        if Ulysses.of(_ATTENTION, training=False) is not None:
+            return "sequences are cut over ranks, and there a model has no cache"
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    """Whatever the caller has set for its own work does not reach the twin."""
+    with ExitStack() as settings:
+        settings.enter_context(torch.no_grad())
+        if torch.is_autocast_enabled("cpu"):
+            settings.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        yield
+
+
+def _differences(model: Any) -> Iterator[float]:
+    """How far each way of reading through a cache is off, as a part of the largest logit."""
+    from longreach.models.steps import Steps
+
+    prompt, chunk = _TOKENS - 4, 3
+    ids = (torch.arange(_TOKENS) * 7 % model.config.vocab_size)[None]
+    whole = model(input_ids=ids, use_cache=False).logits
+    largest = whole.abs().max()
+    growing, static = model.new_cache(), model.new_cache(max_length=_TOKENS)
+    for cache, parts in ((growing, (prompt, chunk, 1)), (static, (prompt + chunk, 1))):
+        read = []
+        for part in ids.split(parts, dim=1):
+            output = model(input_ids=part, use_cache=True, **{CACHE: cache})
+            read.append(output.logits)
+        require_filled(cache_in(output), _TOKENS, LAYERS)
+        yield float((torch.cat(read, 1) - whole).abs().max() / largest)
+    steps = Steps(model, _TOKENS, record=_never)
+    steps.read(ids[:, :-1])
+    yield float((steps.step(ids[:, -1]) - whole[:, -1]).abs().max() / largest)
+
+
+def _never(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
+    """In place of a CUDA graph, which only a second step would record: the first has the same fixed shapes."""
+    raise AssertionError("one step was made")

@@ -1,0 +1,1 @@
+"""Model files from anywhere to a model and its tokenizer."""

@@ -1,0 +1,53 @@
+"""Where a model came from: what `load` was given, and the tokenizer that came with it.
+
+A corpus made with a model then knows how to load it again, and a hybrid is saved with its tokenizer.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+from longreach.models.loading.places import DEFAULT_MODEL
+
+_ATTRIBUTE = "longreach_origin"
+
+
+class Origin:
+    """What is kept with a model; copies of the model share it.
+
+    Attributes:
+        ref: What `longreach.load` takes for the model; empty where it was never stored.
+        tokenizer: Its tokenizer, where it is known.
+    """
+
+    def __init__(self, ref: str, tokenizer: Any) -> None:
+        self.ref = ref
+        self.tokenizer = tokenizer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def note_origin(model: Any, ref: str | Path, tokenizer: Any) -> None:
+    """Keeps with a model what it was loaded from; a path counts from anywhere."""
+    setattr(model, _ATTRIBUTE, Origin(stable_reference(ref), tokenizer))
+
+
+def stable_reference(ref: str | Path) -> str:
+    """Returns what names the same model from any folder."""
+    name = str(ref)
+    return str(Path(name).resolve()) if name and name != DEFAULT_MODEL and Path(name).exists() else name
+
+
+def reference_of(model: Any) -> str:
+    """Returns what `longreach.load` takes for a model, or "" where nobody knows."""
+    origin = getattr(model, _ATTRIBUTE, None)
+    if origin is not None:
+        return str(origin.ref)
+    config = getattr(model, "config", None)
+    return stable_reference(getattr(config, "_name_or_path", None) or "")
+
+
+def tokenizer_of(model: Any) -> Any:
+    """Returns the tokenizer that was loaded with a model, or None."""
+    origin = getattr(model, _ATTRIBUTE, None)
+    return origin.tokenizer if origin is not None else None

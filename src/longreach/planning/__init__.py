@@ -1,0 +1,1 @@
+"""Memory, work and limits of a model on given hardware: arithmetic only."""

@@ -1,0 +1,180 @@
+"""A corpus together with the model and the compressor it was made with: what commands and servers open. Floor 5."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longreach.compressors.autocompressor import AutoCompressor
+from longreach.compressors.base import Compressor
+from longreach.compressors.checkpoint import base_model, settings_of
+from longreach.compressors.mean_pool import MeanPool
+from longreach.compressors.shipped import check_compressor, default_compressor, located, reference
+from longreach.compressors.weighted_pool import WeightedPool
+from longreach.corpus.store import Corpus
+from longreach.engine.prompt import PromptBuilder
+from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
+from longreach.models.device import check_device
+from longreach.models.loading.folder import config_of
+from longreach.models.loading.load import load, load_named
+from longreach.models.loading.origin import stable_reference
+from longreach.models.loading.places import DEFAULT_MODEL
+
+_METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An open corpus, its model and tokenizer; the corpus can take documents."""
+
+    corpus: Corpus
+    model: Any
+    tokenizer: Any
+
+
+def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
+    """A compressor by the name of its method, with settings, or trained, by its name or from a folder.
+
+    Raises:
+        UsageError: an unknown name, or a setting that the method does not have.
+    """
+    check_compressor(ref)
+    try:
+        if ref in _METHODS:
+            return _METHODS[ref](model, tokenizer, **settings)
+        folder = located(ref)
+        kind = WeightedPool if settings_of(folder).get("method") == WeightedPool.method else AutoCompressor
+        return kind.from_pretrained(folder, model, tokenizer, **settings)
+    except TypeError as error:
+        raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
+
+
+def open_workspace(
+    store: Path,
+    name: str,
+    *,
+    model_ref: str | None = None,
+    compressor_ref: str | None = None,
+    device: str | None = None,
+    compressing: bool = True,
+    dtype: str | None = None,
+) -> Workspace:
+    """Opens a corpus with the model and, unless it is only read, the compressor that it was made with.
+
+    Args:
+        store: the store.
+        name: the corpus.
+        model_ref: load this model instead of the one the corpus names; it must be the same one.
+        compressor_ref: the folder of the corpus's trained compressor, if it has moved.
+        device: where to put the model; None takes the GPU where there is one.
+        compressing: make the compressor too, so that documents can be added.
+        dtype: of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
+
+    Raises:
+        CorpusNotFound: there is no such corpus.
+        FingerprintMismatch: the model or compressor found is not the one the corpus was made with.
+    """
+    corpus = Corpus.open(store, name)
+    settings = corpus.settings
+    check_device(device)
+    values = dict(settings.compressor)
+    method, trained = values.pop("method"), compressor_ref or settings.compressor_ref
+    # To read, only a compressor that changes the model is needed: what a reader has learned lies in the corpus.
+    needed = compressing or (trained and method == AutoCompressor.method)
+    if needed and not trained and method not in _METHODS:
+        raise UsageError(
+            f"Corpus '{name}' was made with a trained compressor ({method}) and does not say which: name it with "
+            "--compressor."
+        )
+    if needed and trained:
+        check_compressor(trained)
+    base = model_ref or settings.model_ref or DEFAULT_MODEL
+    # Vectors are added in the dtype of those that are there; to read, any will do.
+    # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
+    bring = load if model_ref else load_named
+    _check_outline(corpus, Path(base))
+    model, tokenizer = bring(base, device=device, dtype=settings.dtype if compressing else dtype)
+    PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
+    if not needed:
+        return Workspace(corpus, model, tokenizer)
+    compressor = make_compressor(trained or method, model, tokenizer, **values)
+    if compressing:
+        corpus = Corpus.open(store, name, compressor)
+    return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def _check_outline(corpus: Corpus, folder: Path) -> None:
+    """Refuses a folder whose model is visibly another one, before its weights are loaded and their fingerprint taken.
+
+    Raises:
+        FingerprintMismatch: Its vectors have another size.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    made = corpus.settings.dim
+    config = config_of(folder).get_text_config()
+    # Some models have embeddings of another size than their layers.
+    size = getattr(config, "word_embed_proj_dim", None) or getattr(config, "hidden_size", made)
+    if size != made:
+        raise FingerprintMismatch(
+            f"The vectors of corpus '{corpus.name}' have {made} numbers, and the model in '{folder}' reads vectors of "
+            f"{size}: give the model that the corpus was made with (--model)."
+        )
+
+
+def open_or_create(
+    store: Path,
+    name: str,
+    *,
+    model_ref: str | None = None,
+    compressor_ref: str | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Workspace:
+    """Opens a corpus to add documents, or makes it with the compressor described. Arguments and errors as above.
+
+    Raises:
+        UsageError: settings of a compressor were given for a corpus that exists with others.
+    """
+    try:
+        known = Corpus.open(store, name).settings
+    except CorpusNotFound:
+        known = None
+    if known is not None:
+        moved = None if compressor_ref in _METHODS else compressor_ref
+        plain = not known.compressor_ref and known.compressor["method"] in _METHODS
+        method = "a trained compressor" if moved and plain else compressor_ref
+        asked = settings | ({"method": method} if method and method != moved else {})
+        if "ratio" in asked and "ratio" not in known.compressor:  # kept as the number of vectors it came to
+            asked["summary_tokens"] = known.segment_tokens // max(asked.pop("ratio"), 1)
+        differing = [
+            f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
+        ]
+        if differing:
+            raise UsageError(
+                f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or name another corpus."
+            )
+        return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
+    check_device(device)
+    ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
+    check_compressor(ref)
+    _check_writable(store)
+    trained = None if ref in _METHODS else reference(ref)
+    base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
+    bring = load if model_ref else load_named
+    model, tokenizer = bring(base, device=device)
+    PromptBuilder(model, tokenizer)
+    compressor = make_compressor(ref, model, tokenizer, **settings)
+    corpus = Corpus.create(store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or "")
+    return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def _check_writable(store: Path) -> None:
+    """Before a model is loaded for nothing."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(store, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise StorageError(f"The store '{store}' cannot be written to ({reason}): give another folder with --store.")

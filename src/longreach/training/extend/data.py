@@ -1,0 +1,155 @@
+"""The data of a run: token files in the order of `order.py`, as a data set that Trainer and accelerate share out.
+
+The n-th sample is the n-th rectangle of the run, whatever the number of processes: with W ranks and A batches
+accumulated, step s learns the samples from s * W * A on. A run that is resumed therefore goes on at the exact sample:
+the number of samples consumed is its whole state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longreach.datasets.sources import find
+from longreach.datasets.tokens import Tokens, tokenise
+from longreach.errors import UsageError
+from longreach.models.loading.places import cache_folder
+from longreach.models.loss import IGNORED
+from longreach.training.extend.order import Mix, Order
+from longreach.wording import counted
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from and what it is tested on.
+
+    Attributes:
+        sources: Token files, one a source.
+        order: Rectangles of rows out of `sources`.
+        held_out: Beginnings of documents that are never learned, each at most the target length.
+        tests: Token files out of which `held_out` are, where these are others than `sources`.
+    """
+
+    sources: list[Tokens]
+    order: Order
+    held_out: list[NDArray[np.int64]]
+    tests: list[Tokens]
+
+    @classmethod
+    def make(
+        cls,
+        given: Sequence[str | Path],
+        tokenizer: Any,
+        mix: Mix,
+        *,
+        held_out: int = 8,
+        evaluation: Sequence[str | Path] = (),
+        cache: Path | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> Data:
+        """Reads sources, or finds that they were read before.
+
+        Args:
+            given: Paths and Hub data sets, each of them a source.
+            tokenizer: Of the model that is trained.
+            mix: How rows are made and drawn.
+            held_out: How many documents are kept for testing where there is no `evaluation`: drawn by the seed among
+                those that fill the target length, else the longest; never more than a quarter of all, but one where
+                there are two at least.
+            evaluation: Sources that are for testing only; of these, `held_out` documents as well.
+            cache: Where token files are kept; None for `cache_folder()`.
+            note: Is told what is going on.
+
+        Raises:
+            DocumentError: Something cannot be read, or there is nothing to train on.
+            UsageError: No source is given.
+        """
+        if not given:
+            raise UsageError("There are no data: give at least one file, folder or data set.")
+        if held_out < 0:
+            raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
+        cache = cache or cache_folder() / "tokens"
+        sources = [tokenise(find(name), tokenizer, cache, note) for name in given]
+        tests = [tokenise(find(name), tokenizer, cache, note) for name in evaluation]
+        among = tests or sources
+        most = held_out
+        if not tests:
+            documents = sum(len(source.lengths) for source in sources)
+            most = min(held_out, max(1, documents // 4)) if documents > 1 else 0
+        kept = _longest(among, mix, most)
+        if len(kept) < held_out and not tests:
+            note(_fewer(len(kept), held_out, documents))
+        order = Order([source.lengths for source in sources], mix, () if tests else kept)
+        return cls(sources, order, [among[source].document(number, mix.length) for source, number in kept], tests)
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """Names of the contents, learned and for testing only, in order."""
+        return {"data": [one.key for one in self.sources], "evaluation": [one.key for one in self.tests]}
+
+
+def _fewer(kept: int, wanted: int, documents: int) -> str:
+    """Why fewer documents are held out than was asked for."""
+    found = f"{counted(documents, 'document')} in all"
+    if documents < 2:
+        return f"No document is held out for testing: there is {found}; give others with --eval-data."
+    if not kept:
+        return f"No document is held out for testing: none of {found} has two tokens; give others with --eval-data."
+    return f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter of {found}."
+
+
+def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, int]]:
+    """(source, number) of `most` documents: any that fill a row, else the longest."""
+    number = np.concatenate([np.arange(len(source.lengths)) for source in sources])
+    of = np.repeat(np.arange(len(sources)), [len(source.lengths) for source in sources])
+    tokens = np.minimum(np.concatenate([source.lengths for source in sources]), mix.length)
+    drawn = np.random.default_rng([mix.seed, 2]).permutation(len(tokens))
+    chosen = drawn[np.argsort(-tokens[drawn], kind="stable")][:most]
+    return [(int(of[i]), int(number[i])) for i in sorted(chosen) if tokens[i] >= 2]
+
+
+class Samples(torch.utils.data.Dataset):
+    """The first `count` rectangles of a run as tensors.
+
+    A sample has input_ids and labels [R, L], padded on the right: labels -100 there and at each row's first token,
+    which nothing predicts, so that counting labels counts predictions. No attention mask: under causal attention no
+    real token sees padding behind it, and the fast kernels apply.
+
+    Args:
+        data: Of the run.
+        count: Samples of the whole run.
+        positions: Add position_ids [R, L], which sequence parallelism asks for.
+    """
+
+    def __init__(self, data: Data, count: int, *, positions: bool = False) -> None:
+        self._data, self._count, self._positions = data, count, positions
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        pieces = self._data.order[index]
+        width = self._data.order.mix.width(pieces[0].tokens)
+        ids = torch.zeros(len(pieces), width, dtype=torch.long)
+        labels = torch.full_like(ids, IGNORED)
+        for row, piece in enumerate(pieces):
+            read = self._data.sources[piece.source].read(piece.start, piece.start + piece.tokens)
+            ids[row, : piece.tokens] = torch.from_numpy(read)
+            labels[row, 1 : piece.tokens] = ids[row, 1 : piece.tokens]
+        batch = {"input_ids": ids, "labels": labels}
+        if self._positions:
+            batch["position_ids"] = torch.arange(width).expand(len(pieces), width)
+        return batch
+
+
+def only(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Collates a batch of one sample, which is a whole batch already."""
+    (sample,) = samples
+    return sample

@@ -1,0 +1,249 @@
+"""`pretrain`: documents in, a compressor out; stopped anywhere, it goes on from its last checkpoint. Floor 5.
+
+<out>/adapter_model.safetensors, adapter_config.json, compressor.json   the result: a folder for `AutoCompressor`
+      checkpoint-<step>/                                                the last two (see compressor_trainer)
+      run.json                                                          what this run is: settings, base model, data
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from longreach.corpus.documents import Document
+from longreach.datasets.texts import read_texts
+from longreach.errors import ModelError, UsageError
+from longreach.models.device import check_device, default_device
+from longreach.models.loading.load import load, quiet
+from longreach.models.loss import checkpointing
+from longreach.training.common import run
+from longreach.training.common.frame import arguments, full_said, silent, stderr
+from longreach.training.common.trackers import check_trackers
+from longreach.training.pretrain.instruct import InstructObjective, InstructTrainer
+from longreach.training.pretrain.objective import CompressorObjective
+from longreach.training.pretrain.pooling import PoolObjective
+from longreach.training.pretrain.recipe import Recipe, Schedule
+from longreach.training.pretrain.rows import Rows
+from longreach.training.pretrain.trainer import (
+    CompressorTrainer,
+    adapter_of,
+    begin_with,
+    checkpoints,
+    drop_incomplete,
+    load_compressor,
+    step_of,
+)
+
+_FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")  # may differ when a run goes on
+
+
+class PretrainReport(NamedTuple):
+    """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds` this process' own."""
+
+    folder: Path
+    steps: int
+    resumed_at: int
+    tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+
+
+def pretrain(
+    model: str | Path,
+    data: Sequence[str | Path | Document],
+    out: str | Path,
+    recipe: Recipe | None = None,
+    schedule: Schedule | None = None,
+    *,
+    start: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    cache: Path | None = None,
+    progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> PretrainReport:
+    """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its checkpoints end.
+
+    Args:
+        model: the base model, as `longreach.load` takes it.
+        data: files, folders, Hub data sets, documents; with `recipe.questions`, JSON lines as `training.texts` reads
+            them.
+        out: folder of the result; new, empty, or of this very run.
+        recipe: what is trained.
+        schedule: how long and how fast.
+        start: folder of a compressor of the same shape to start from; None starts from the base model.
+        device: cpu or cuda; None takes the GPU where there is one.
+        dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
+        cache: where token files are kept.
+        progress: show it on stderr.
+        say: is told what is read and what is left out, a line at a time; None for stderr.
+
+    Raises:
+        UsageError: settings out of range, too little text, or a folder that holds something else.
+        DocumentError: the data cannot be read, or hold no text.
+        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
+        ModelError: the model cannot be trained so, or a checkpoint is damaged.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
+    """
+    recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
+    run.refuse_foreign(folder)
+    check_trackers(schedule.report_to)
+    check_device(device)
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"The device is '{device}': use cpu or cuda, and choose cards with CUDA_VISIBLE_DEVICES.")
+    on_cpu = (device or default_device()) == "cpu"
+    base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
+    quick = base.dtype == torch.bfloat16
+    if quick and on_cpu and recipe.segment_tokens <= 512 and base.config._attn_implementation == "sdpa":
+        base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
+    with quiet():
+        args = _arguments(folder, schedule, on_cpu, bf16=quick)
+    torch.manual_seed(schedule.seed)  # LoRA starts at random
+    tell = (say or stderr) if args.process_index == 0 else silent
+    objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
+    settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
+    settings |= {"base_fingerprint": objective.base_fingerprint, "data": learned.digest, "start": _named(start)}
+    done = _claim(folder, settings, schedule.steps, args)
+    if start is not None and done is None:
+        begin_with(objective, Path(start))
+    if schedule.checkpointing:
+        checkpointing(base, True)
+    model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    with quiet(), full_said(_lower(recipe, schedule)):
+        trainer = learned.trainer(
+            objective,
+            model_ref=model_ref,
+            row_tokens=learned.row_tokens,
+            summary_lr=schedule.summary_lr or schedule.lr,
+            progress=progress,
+            args=args,
+            train_dataset=learned.rows,
+            data_collator=learned.collate,
+        )
+        began = time.perf_counter()
+        if done and step_of(done) >= schedule.steps:  # killed between the last checkpoint and the result
+            load_compressor(objective, done)
+            trainer.state = transformers.TrainerState.load_from_json(str(done / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(done) if done else None)
+        seconds = time.perf_counter() - began
+        if trainer.is_world_process_zero():
+            (folder / "compressor.json").unlink(missing_ok=True)  # of fewer steps: it says that a result is whole
+            objective.save(folder, model_ref)
+    resumed_at = step_of(done) if done else 0
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
+    tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
+    return PretrainReport(folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1])
+
+
+class _Learned(NamedTuple):
+    """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name for all of them."""
+
+    trainer: type[CompressorTrainer]
+    rows: Rows | list[dict[str, Any]]
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    row_tokens: int
+    digest: str
+
+
+def _subject(
+    base: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    data: Sequence[str | Path | Document],
+    args: transformers.TrainingArguments,
+    cache: Path | None,
+    note: Callable[[str], None],
+) -> tuple[CompressorObjective, _Learned]:
+    if not recipe.questions:
+        objective = CompressorObjective(base, tokenizer, recipe)
+        with args.main_process_first(local=False):
+            read = Rows.make(data, tokenizer, recipe.sequence_tokens, cache=cache, note=note)
+        return objective, _Learned(CompressorTrainer, read, _stack, recipe.sequence_tokens, read.digest)
+    if documents := [str(item.name) for item in data if isinstance(item, Document)]:
+        raise UsageError(f"'{documents[0]}' is a document; answers are learned from JSON lines files: name these.")
+    texts = read_texts([str(item) for item in data])
+    if not recipe.lexical and not recipe.reconstruction:
+        texts = [text for text in texts if text.questions]
+    if not any(text.questions for text in texts):
+        raise UsageError("None of the texts has questions: give some, or leave --questions away.")
+    kind = PoolObjective if recipe.method == "weighted-pool" else InstructObjective
+    asking = kind(base, tokenizer, recipe, texts)
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    pairs = zip(asking.rows, texts, strict=True)
+    rows: list[dict[str, Any]] = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
+    mean = round(sum(map(len, asking.rows)) / len(rows))
+    return asking, _Learned(InstructTrainer, rows, _gather, mean, digest)
+
+
+def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {"ids": torch.stack([row["ids"] for row in rows])}
+
+
+def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> transformers.TrainingArguments:
+    return arguments(
+        folder,
+        "cpu" if on_cpu else "cuda",
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=schedule.accumulate,
+        learning_rate=schedule.lr,
+        adam_beta2=0.98,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(schedule.warmup * schedule.steps),
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        save_steps=schedule.save_every,
+        logging_steps=schedule.log_every,
+        report_to=list(schedule.report_to) or "none",
+        label_names=[],
+        bf16=bf16,  # what is trained stays in float32, and is multiplied in bfloat16
+    )
+
+
+def _lower(recipe: Recipe, schedule: Schedule) -> str:
+    """What takes less memory."""
+    if schedule.batch_size > 1:
+        return f"--batch-size (it is {schedule.batch_size})"
+    if not schedule.checkpointing:
+        return "memory by giving --checkpointing"
+    beside = f"--questions (it is {recipe.questions})" if recipe.questions else f"--segments (it is {recipe.segments})"
+    return f"--segment-tokens (it is {recipe.segment_tokens}) or {beside}"
+
+
+def _named(start: str | Path | None) -> str | None:
+    """A name for what a compressor's folder holds; None for none."""
+    if start is None:
+        return None
+    try:
+        weights = (adapter_of(Path(start)) / "adapter_model.safetensors").read_bytes()
+        beside = Path(start) / "compressor.safetensors"  # of a weighted pool
+        return hashlib.sha256(weights + (beside.read_bytes() if beside.is_file() else b"")).hexdigest()[:16]
+    except OSError as error:
+        raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
+
+
+def _claim(folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments) -> Path | None:
+    """Makes the folder this run's; returns the checkpoint to go on from, None for a new run."""
+    with args.main_process_first(local=False):
+        # Another start will do where nothing came of the first, or where an earlier release did not note it.
+        fixed = bool(checkpoints(folder)) and "start" in run.settings_of(folder)
+        run.claim(folder, settings, renew=() if fixed else ("start",))
+        if args.process_index == 0:
+            drop_incomplete(folder)
+    done = next(reversed(checkpoints(folder)), None)
+    finished = done is not None and step_of(done) >= steps and (folder / "compressor.json").is_file()
+    if done and finished and args.process_index == 0:
+        raise UsageError(f"'{folder}' is trained to step {step_of(done)} already: give more steps, or another folder.")
+    return done

@@ -1,0 +1,128 @@
+"""Rows of equally many tokens out of token files: what a compressor is pretrained on.
+
+Shapes: T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longreach.corpus.documents import Document
+from longreach.datasets.sources import find, of_documents
+from longreach.datasets.tokens import Tokens, tokenise
+from longreach.errors import UsageError
+from longreach.models.loading.places import cache_folder
+from longreach.models.sharing import encode
+from longreach.wording import counted
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Rows of T tokens, read from the disk as they are looked at; a row is {"ids": [T]}.
+
+    Each document is cut into whole rows, without what the tokenizer puts before a text: AutoCompressors see no BOS.
+    What is left of all documents is joined, with EOS between, into further rows; its last tokens, which fill no row,
+    are left out.
+
+    Args:
+        sources: Token files.
+        length: T.
+        before: Tokens that the tokenizer puts before a text.
+
+    Raises:
+        UsageError: All of it together fills no row.
+    """
+
+    def __init__(self, sources: Sequence[Tokens], length: int, before: int = 0) -> None:
+        self._sources, self._length = sources, length
+        whole, left, sizes = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+        tokens = 0
+        for number, source in enumerate(sources):
+            starts, texts = source.offsets[:-1] + before, source.lengths - before - 1  # and EOS after it
+            tokens += int(texts.sum())
+            rows = texts // length
+            of_document = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+            whole.append(_placed(number, np.repeat(starts, rows) + length * of_document))
+            rest = texts % length
+            left.append(_placed(number, (starts + length * rows)[rest > 0]))
+            sizes.append(rest[rest > 0] + 1)
+        self._whole, self._left = np.concatenate(whole), np.concatenate(left)  # (source, start) of each
+        self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])  # of what is left
+        if not len(self):
+            raise UsageError(
+                f"The data holds {counted(tokens, 'token')} and one sequence takes {length:,}: give more text, or "
+                "lower "
+                "--segment-tokens, --segments or --substeps."
+            )
+
+    @classmethod
+    def make(
+        cls,
+        given: Sequence[str | Path | Document],
+        tokenizer: Any,
+        length: int,
+        *,
+        cache: Path | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> Rows:
+        """Reads and tokenises, or finds that this was done before.
+
+        Args:
+            given: Paths, Hub data sets and documents.
+            tokenizer: Of the model that is trained; it has an EOS token.
+            length: T.
+            cache: Where token files are kept; None for `cache_folder()`.
+            note: Is told what is going on and what is left out.
+
+        Raises:
+            DocumentError: Something cannot be read, or holds no text.
+            UsageError: Nothing is given, or all of it together fills no row.
+        """
+        if not given:
+            raise UsageError("There are no data: give at least one file, folder or data set.")
+        found = [find(item) for item in given if not isinstance(item, Document)]
+        if documents := [item for item in given if isinstance(item, Document)]:
+            found.append(of_documents(documents))
+        cache = cache or cache_folder() / "tokens"
+        plain = encode(tokenizer, "a", add_special_tokens=False)["input_ids"]
+        before = encode(tokenizer, "a")["input_ids"].index(plain[0])
+        return cls([tokenise(source, tokenizer, cache, note) for source in found], length, before)
+
+    @property
+    def digest(self) -> str:
+        """A name of what is learned: the same texts, vocabulary and T have the same anywhere."""
+        return hashlib.sha256(" ".join([*(one.key for one in self._sources), str(self._length)]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._whole) + int(self._bounds[-1]) // self._length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index < len(self._whole):
+            return {"ids": torch.from_numpy(self._read(self._whole[index], 0, self._length))}
+        first = (index - len(self._whole)) * self._length
+        last = first + self._length
+        pieces = range(np.searchsorted(self._bounds, first, "right") - 1, np.searchsorted(self._bounds, last, "left"))
+        ids = []
+        for piece in pieces:
+            begin, end = self._bounds[piece : piece + 2].tolist()
+            ids.append(self._read(self._left[piece], max(first - begin, 0), min(last, end) - begin))
+        return {"ids": torch.from_numpy(np.concatenate(ids))}
+
+    def _read(self, place: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens `start` to `stop`, counted from a (source, start)."""
+        source, first = place.tolist()
+        return self._sources[source].read(first + start, first + stop)
+
+
+def _placed(source: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(source, start) of each, [n, 2]."""
+    return np.stack([np.full_like(starts, source), starts], axis=1)

@@ -1,0 +1,1 @@
+"""Training an adapter that answers from a corpus."""

@@ -1,0 +1,201 @@
+"""What an adapter learns from: questions behind the vectors that the reader would read for them.
+
+Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from longreach.datasets.questions import Question
+from longreach.engine.prompt import PromptBuilder
+from longreach.errors import ContextError, CorpusError
+from longreach.models.loss import IGNORED, Likeliest
+
+if TYPE_CHECKING:
+    from longreach.corpus.reading import CorpusReading
+    from longreach.corpus.schema import PassageInfo
+    from longreach.corpus.search.retrieval import Passage
+
+_LONGEST_ANSWER = 256  # tokens; of longer ones the beginning is learned
+_RETRIEVED = 5  # passages, as a `Policy` reads by default
+
+
+class Sources(NamedTuple):
+    """What a question is answered from.
+
+    Attributes:
+        vectors: passages read as vectors, in document order.
+        raw: passages a teacher reads, best first.
+    """
+
+    vectors: list[PassageInfo | Passage]
+    raw: list[PassageInfo | Passage]
+
+
+class StudyData(torch.utils.data.Dataset):
+    """Batches of questions, drawn anew for every epoch: the n-th is a function of the questions and the seed.
+
+    A sample has inputs_embeds [R, T, d] and labels [R, T], padded on the right: -100 wherever no token of an answer
+    stands. No attention mask: under causal attention no real position sees padding behind it. With a teacher it has
+    teacher_ids and teacher_log_probs [A, k] too: what is expected of the same answers behind the raw passages.
+
+    Args:
+        corpus: where vectors come from.
+        model: embeds the tokens.
+        tokenizer: its tokenizer.
+        questions: what is learned.
+        batch: questions of a step.
+        accumulate: parts that a step is learned in; a sample is one.
+        epochs: how often each question comes.
+        budget: positions of a prompt at most.
+        window: positions of the model, prompt and answer together; None where it does not say.
+        seed: of the order.
+        teacher: gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for each question.
+
+    Attributes:
+        unmatched: questions that name no document and share no word with any passage; a reader would not answer them,
+            and they are not learned.
+
+    Raises:
+        ContextError: a question does not fit the budget, or leaves no room for a vector.
+        CorpusError: no question has a passage to be answered from.
+    """
+
+    def __init__(
+        self,
+        corpus: CorpusReading,
+        model: Any,
+        tokenizer: Any,
+        questions: Sequence[Question],
+        *,
+        batch: int,
+        accumulate: int,
+        epochs: int,
+        budget: int,
+        window: int | None,
+        seed: int,
+        teacher: Callable[[Tensor, Tensor], Likeliest] | None = None,
+    ) -> None:
+        self._corpus, self._seed = corpus, seed
+        self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
+        self._embed = model.get_input_embeddings()
+        self._budget, self._window = budget, window
+        self._vectors = lru_cache(maxsize=64)(corpus.vectors)
+        self._passages = lru_cache(maxsize=64)(corpus.passages)
+        self._expected = lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
+        self._questions, self._sources = list[Question](), list[Sources]()
+        for question in questions:
+            sources = self._find(question)
+            if sources is not None:
+                self._questions.append(question)
+                self._sources.append(sources)
+        self.unmatched = len(questions) - len(self._questions)
+        if not self._questions:
+            raise CorpusError(
+                f"Corpus '{corpus.name}' holds nothing to answer '{questions[0].question}' from: name the documents of "
+                "the questions, or give other questions."
+            )
+        self._answers = [self._builder.answer(question.answers[0]) for question in self._questions]
+        self._batch = min(batch, len(self._questions))
+        self.accumulate = min(accumulate, self._batch)
+        self.steps_per_epoch = -(-len(self._questions) // self._batch)
+        self.steps = epochs * self.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rows = self.rows(index)
+        answers = [self._answer(row) for row in rows]
+        sample = self._padded([self._prompt(row) for row in rows], answers)
+        if self._expected:
+            expected = [self._expected(row) for row in rows]
+            sample["teacher_ids"] = torch.cat([one.ids for one in expected])
+            sample["teacher_log_probs"] = torch.cat([one.log_probs for one in expected])
+        return sample
+
+    def rows(self, index: int) -> list[int]:
+        """Numbers of the questions of a sample."""
+        step, part = divmod(index, self.accumulate)
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(
+            len(self._questions), generator=torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        ).tolist()
+        order += order[: -len(order) % self._batch]  # every step learns as many, so some come once more
+        mine = order[turn * self._batch : (turn + 1) * self._batch]
+        return mine[part * self._batch // self.accumulate : (part + 1) * self._batch // self.accumulate]
+
+    def tokens(self, sample: int) -> int:
+        """Positions of a sample without padding."""
+        return sum(self._positions(row) for row in self.rows(sample))
+
+    def _positions(self, row: int) -> int:
+        vectors = self._builder.vectors_cost(sum(passage.n_vectors for passage in self._sources[row].vectors))
+        return self._builder.fixed(self._questions[row].question) + vectors + len(self._answer(row))
+
+    def _answer(self, row: int) -> list[int]:
+        room = self._window - self._budget if self._window else _LONGEST_ANSWER
+        return self._answers[row][: min(_LONGEST_ANSWER, room)]
+
+    def _find(self, question: Question) -> Sources | None:
+        """The whole document where it fits, else the passage asked about and those found, best first; None: nothing."""
+        room = self._budget - self._builder.fixed(question.question) - (self._builder.vectors_cost(1) - 1)
+        found: list[Any] = self._corpus.search(question.question, _RETRIEVED, document=question.document)
+        if not found and question.document is not None:
+            found = self._corpus.passages(question.document)[:_RETRIEVED]
+        if not found:
+            return None
+        document: list[Any] = self._passages(found[0].document)
+        asked = [passage for passage in document if question.document and passage.index == question.passage]
+        best = {(passage.revision, passage.index): passage for passage in (*asked, *found)}
+        if sum(passage.n_vectors for passage in document) <= room:
+            return Sources(document, list(best.values()))
+        chosen = dict[Any, Any]()
+        for key, passage in best.items():
+            if passage.n_vectors <= room:
+                chosen[key] = passage
+                room -= passage.n_vectors
+        if not chosen:
+            raise ContextError(
+                f"The question '{question.question[:60]}' and one passage's vectors do not fit {self._budget} "
+                "positions: raise --budget."
+            )
+        return Sources([chosen[key] for key in sorted(chosen)], list(best.values()))
+
+    def _prompt(self, row: int) -> Tensor:
+        vectors = [self._vectors(passage.revision)[passage.index] for passage in self._sources[row].vectors]
+        return self._builder.build(vectors, [], self._questions[row].question).embeds
+
+    def _taught(self, teacher: Callable[[Tensor, Tensor], Likeliest], row: int) -> Likeliest:
+        """What a teacher expects that reads as much raw text of the best passages as the budget holds."""
+        question = self._questions[row].question
+        room, parts = self._budget - self._builder.fixed(question), dict[Any, list[int]]()
+        for passage in self._sources[row].raw:
+            ids = self._builder.raw(passage.text)[:room]
+            if ids:
+                parts[passage.revision, passage.index] = ids
+                room -= len(ids)
+        prompt = self._builder.build([], [parts[key] for key in sorted(parts)], question).embeds
+        sample = self._padded([prompt], [self._answer(row)])
+        return teacher(sample["inputs_embeds"], sample["labels"])
+
+    @torch.no_grad()
+    def _padded(self, prompts: Sequence[Tensor], answers: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Prompts [T_i, d] and the answers behind them as one batch."""
+        device = prompts[0].device
+        rows, labels = list[Tensor](), list[Tensor]()
+        for prompt, answer in zip(prompts, answers, strict=True):
+            ids = torch.tensor(answer, device=device)
+            rows.append(torch.cat([prompt, self._embed(ids)]))
+            labels.append(torch.cat([ids.new_full((len(prompt),), IGNORED), ids]))
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            "inputs_embeds": pad(rows, batch_first=True),
+            "labels": pad(labels, batch_first=True, padding_value=IGNORED),
+        }

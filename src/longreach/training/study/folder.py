@@ -1,0 +1,64 @@
+"""The work folder of a corpus, where its adapter is trained, and how that gets into the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from longreach.corpus.artefacts import ADAPTER, SEAL, is_intact, seal, swap_in
+from longreach.corpus.faults import disk_faults
+from longreach.errors import CorpusBusy
+from longreach.training.study.undo import keep_state
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+QUESTIONS = "questions.jsonl"  # what was asked and answered about the corpus' passages
+
+
+@contextmanager
+def working(corpus: Corpus) -> Iterator[Path]:
+    """The work folder of a corpus, for one process at a time.
+
+    Raises:
+        CorpusBusy: another process has it.
+        StorageError: the disk refused what is done in it.
+    """
+    work = corpus.work_path
+    lock = filelock.FileLock(work / ".lock", timeout=0)
+    with disk_faults(corpus.path):
+        work.mkdir(exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
+        try:
+            yield work
+        finally:
+            lock.release()
+
+
+def publish(corpus: Corpus, made: Path) -> Path:
+    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
+    target = corpus.path / ADAPTER
+    if _same(made, target) and is_intact(corpus.path, target, ADAPTER):
+        return target
+    with corpus.changing("study") as folder:
+        if not _same(made, target):  # one that a kill had moved aside is back now
+            keep_state(folder)
+            swap_in(folder, made)
+        seal(target)
+    return target
+
+
+def _same(one: Path, other: Path) -> bool:
+    if not other.is_dir():
+        return False
+    names = {path.name for path in (*one.iterdir(), *other.iterdir())} - {SEAL}
+    return all((f / name).is_file() for f in (one, other) for name in names) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )

@@ -1,0 +1,251 @@
+"""`study`: a corpus and questions about it to an adapter that answers from its vectors. Floor 5.
+
+Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979).
+
+<corpus>/adapter/            the result, with the name of the model it is for; replaced whole
+         study/questions.jsonl   what the model or a teacher asked and answered (see selfstudy)
+               runs/<name>/      one run: run.json, checkpoints/ while it lasts, adapter/, training.json once done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers import set_seed
+
+from longreach.corpus.faults import disk_faults
+from longreach.corpus.schema import READER
+from longreach.datasets.questions import Question
+from longreach.errors import FingerprintMismatch, ModelError, UsageError
+from longreach.models.decoder import LAID, note_base, switch_off, window_of
+from longreach.models.fingerprint import base_fingerprint
+from longreach.models.loading.load import quiet
+from longreach.models.loss import checkpointing
+from longreach.models.sharing import exclusive
+from longreach.training.common import run
+from longreach.training.common.frame import arguments, full_said, stderr
+from longreach.training.common.trackers import check_trackers
+from longreach.training.common.trainer import Progress
+from longreach.training.extend.adapter import begun, lora
+from longreach.training.study.data import StudyData
+from longreach.training.study.folder import publish, working
+from longreach.training.study.settings import StudySettings
+from longreach.training.study.trainer import ADAPTER_NAME, StudyObjective, StudyTrainer
+
+if TYPE_CHECKING:
+    from longreach.corpus.store import Corpus
+
+_LEFT_FOR_ANSWERS = 128  # positions of the window, at least
+_FREE = ("save_every", "checkpointing", "report_to")  # what may change when a run goes on
+
+
+class StudyReport(NamedTuple):
+    """What a run did: losses in nats an answer token, `tokens` and `seconds` of this process only."""
+
+    adapter: Path
+    questions: int
+    steps: int
+    resumed_at: int
+    first_loss: float
+    last_loss: float
+    tokens: int
+    seconds: float
+
+
+def study(
+    corpus: Corpus,
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    settings: StudySettings | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> StudyReport:
+    """Trains a LoRA on questions about a corpus, read as its vectors, and stores it with the corpus.
+
+    Stopped anywhere, the same call goes on from the last checkpoint; other settings or questions are another run. The
+    scorecard of the adapter that is replaced goes with it.
+
+    Args:
+        corpus: the corpus; its vectors must have been made for this model.
+        model: a causal language model without adapters but those of readers, on the device where it is trained; it
+            comes back as it was. Readers in other threads may share it meanwhile, between two steps.
+        tokenizer: its tokenizer.
+        questions: what is learned.
+        settings: how.
+        say: is told how it goes, a line at a time; None for stderr.
+
+    Raises:
+        FingerprintMismatch: the corpus was made for another model.
+        UsageError: no questions, a model that LoRA cannot be laid over, or no such tracker.
+        MissingDependency: a tracker is not installed.
+        ModelError: the model carries adapters, its head is unusual, or a checkpoint is damaged.
+        ContextError: a question does not fit the budget.
+        CorpusBusy: another process trains for this corpus.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
+    """
+    settings, say = settings or StudySettings(), say or stderr
+    check_trackers(settings.report_to)
+    if not questions:
+        raise UsageError("There are no questions to learn from: give some with --questions.")
+    if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
+        raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+    if model.device.index:
+        raise UsageError(f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES.")
+    fingerprint = base_fingerprint(model, tokenizer)
+    if fingerprint != corpus.settings.model_fingerprint:
+        raise FingerprintMismatch(f"The vectors of corpus '{corpus.name}' were made for another model: load that one.")
+    with working(corpus) as work:
+        identity = _identity(corpus, questions, settings)
+        out = work / "runs" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        run.claim(out, identity)
+        report = run.report_of(out)
+        if report is None:
+            report = _train(corpus, model, tokenizer, questions, settings, out, say)
+            note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
+            run.write_json(out / run.REPORT, report)
+            for checkpoint in (out / run.CHECKPOINTS).glob("checkpoint-*"):  # what trackers wrote beside them stays
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            say("These questions were learned with these settings before.")
+        return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
+
+
+def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:
+    """All that decides the result."""
+    asked = json.dumps([asdict(question) for question in questions])
+    kept = {key: value for key, value in asdict(settings).items() if key not in _FREE}
+    return (
+        kept
+        | {
+            "questions": hashlib.sha256(asked.encode()).hexdigest(),
+            "model": corpus.settings.model_fingerprint,
+            "compressor": corpus.settings.fingerprint,
+            "documents": sorted(document.revision for document in corpus.documents()),
+        }
+        | ({"start": _digest(start)} if (start := _start(corpus)) else {})
+    )
+
+
+def _digest(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def _train(
+    corpus: Corpus,
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    settings: StudySettings,
+    out: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains into `out`/adapter; returns the figures of a `StudyReport`."""
+    run.drop_torn(out)
+    checkpoint = run.last_checkpoint(out)
+    if checkpoint:
+        say(f"Going on from {checkpoint.name}.")
+    window, device = window_of(model), str(model.device)
+    budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
+    lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
+    lower += "" if settings.checkpointing else ", or give --checkpointing"
+    with quiet(), full_said(lower), disk_faults(corpus.path), _adapted(model, settings, _start(corpus)) as objective:
+        data = StudyData(
+            corpus,
+            model,
+            tokenizer,
+            questions,
+            batch=settings.batch,
+            accumulate=settings.accumulate,
+            epochs=settings.epochs,
+            budget=budget,
+            window=window,
+            seed=settings.seed,
+            teacher=objective.expect if settings.loss == "distill" else None,
+        )
+        if data.unmatched:
+            share = f"{data.unmatched} of {len(questions)} questions"
+            say(f"Not learned, because no passage shares a word with them: {share}.")
+        args = arguments(
+            out / run.CHECKPOINTS,
+            "cpu" if device == "cpu" else "cuda",
+            per_device_train_batch_size=1,  # a sample is a whole batch
+            gradient_accumulation_steps=data.accumulate,
+            max_steps=data.steps,
+            learning_rate=settings.lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(settings.warmup * data.steps),
+            save_steps=settings.save_every or -(-data.steps // 10),
+            seed=settings.seed,
+            report_to=list(settings.report_to) or "none",
+            dataloader_pin_memory=False,  # samples are made on the device
+        )
+        progress = Progress(say, data, data.accumulate)
+        trainer = StudyTrainer(objective, args, data, [], budget, progress)
+        began = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.perf_counter() - began
+        objective.adapted.save_pretrained(out / run.ADAPTER, selected_adapters=[ADAPTER_NAME])
+        (out / run.ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {
+        "steps": data.steps,
+        "resumed_at": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "tokens": progress.tokens,
+        "seconds": seconds,
+    }
+
+
+def _start(corpus: Corpus) -> Path | None:
+    """The adapter that the corpus' compressor came with, if any."""
+    folder = corpus.path / READER
+    return folder if folder.is_dir() else None
+
+
+@contextmanager
+def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterator[StudyObjective]:
+    """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is as it was."""
+    with exclusive(model):
+        use_cache = model.config.use_cache
+        fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        set_seed(settings.seed)
+        checkpointing(model, settings.checkpointing)
+        if start:
+            adapted = begun(model, start)
+        else:
+            adapted = lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+        switch_off(model)
+    try:
+        yield StudyObjective(adapted)
+    finally:
+        with exclusive(model):
+            _take_off(adapted, model)
+            checkpointing(model, False)
+            model.config.use_cache = use_cache
+            model.requires_grad_(True).eval()
+            for parameter in fixed:
+                parameter.requires_grad_(False)
+
+
+def _take_off(adapted: Any, model: Any) -> None:
+    """Takes the trained adapter off the model; those of readers stay, switched off as they were."""
+    if set(model.peft_config) > {ADAPTER_NAME}:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that another one takes its place: it is switched off
+            model.delete_adapter(ADAPTER_NAME)
+        switch_off(model)
+        return
+    adapted.unload()
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -1,0 +1,136 @@
+"""The loss of answers behind vectors, and the Trainer whose checkpoints hold the adapter only.
+
+Papers: Tan et al. 2024, LLoCO (arXiv 2404.07979), loss on the answer; Eyuboglu et al. 2025, Cartridges (arXiv
+2506.06266), divergence from what the model expects with the text itself in view.
+
+Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreach.models.decoder import adapters_off, decoder_of, evaluating, only_adapter
+from longreach.models.loading.lora import fill, lora_weights
+from longreach.models.loss import (
+    IGNORED,
+    Likeliest,
+    chunked_cross_entropy,
+    chunked_divergence,
+    likeliest,
+    softcap_of,
+)
+from longreach.training.common import run
+from longreach.training.common.trainer import LongTrainer
+
+_TOP_K = 20
+ADAPTER_NAME = "default"  # what PEFT calls the adapter that it saves into a folder itself, not below it
+
+
+class StudyObjective(torch.nn.Module):
+    """A model under its adapter; called with a sample of `StudyData`, it gives the loss of the answers.
+
+    Args:
+        adapted: the PEFT model.
+
+    Raises:
+        ModelError: the model's logits are not those of one matrix.
+    """
+
+    accepts_loss_kwargs = True  # Trainer then says how many answer tokens a step has, over all its parts
+
+    def __init__(self, adapted: Any) -> None:
+        super().__init__()
+        self.adapted = adapted
+        base = adapted.get_base_model()
+        with adapters_off(base):
+            self._softcap = softcap_of(base)
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        labels: Tensor,
+        teacher_ids: Tensor | None = None,
+        teacher_log_probs: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Cross entropy of the answers, or divergence from what a teacher expects [A, k]: mean over their tokens."""
+        states = self._states(inputs_embeds, labels)
+        if teacher_ids is None or teacher_log_probs is None:
+            loss = chunked_cross_entropy(states, self._head, labels[labels != IGNORED], softcap=self._softcap)
+        else:
+            teacher = Likeliest(teacher_ids, teacher_log_probs)
+            loss = chunked_divergence(states, self._head, teacher, softcap=self._softcap)
+        if num_items_in_batch is not None:
+            loss = loss * (len(states) / num_items_in_batch)
+        return {"loss": loss}
+
+    @torch.no_grad()
+    def expect(self, embeds: Tensor, labels: Tensor) -> Likeliest:
+        """What the model without its adapter expects at each token of the answers, [A, k]."""
+        base = self.adapted.get_base_model()
+        with adapters_off(base), evaluating(base):
+            states = self._states(embeds, labels)
+            return likeliest(states, self._head, min(_TOP_K, len(self._head) - 1), softcap=self._softcap)
+
+    @property
+    def _head(self) -> Tensor:
+        return self.adapted.get_base_model().get_output_embeddings().weight
+
+    def _states(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        """The states [A, d], after the final norm, that predict the tokens of the answers."""
+        decoder = decoder_of(self.adapted.get_base_model())
+        states = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return states[:, :-1][labels[:, 1:] != IGNORED]
+
+
+class StudyTrainer(LongTrainer):
+    """See `LongTrainer`; what is saved and loaded is the adapter.
+
+    The adapter is on, and dropout too, while a step is learned; between two steps other threads may use the model.
+    """
+
+    advice = "Run the same command with a lower --lr, or look at the questions."
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer: of all that is trained, which an adapter is only while it is on."""
+        with self._learning():
+            return super().create_optimizer(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in `LongTrainer`: forward and backward in one go."""
+        with self._learning():
+            return super().training_step(*args, **kwargs)
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        with only_adapter(self._adapted.get_base_model(), ADAPTER_NAME):
+            try:
+                yield
+            finally:
+                self._adapted.eval()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the adapter in PEFT's layout; the model stays where it is."""
+        if self.args.should_save:
+            folder = output_dir or str(self.args.output_dir)
+            self._adapted.save_pretrained(folder, selected_adapters=[ADAPTER_NAME])
+
+    @property
+    def _adapted(self) -> Any:
+        objective: Any = self.model
+        return objective.adapted
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with run.reading(Path(resume_from_checkpoint)):
+            fill(self._adapted, lora_weights(Path(resume_from_checkpoint)))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with run.reading(Path(str(checkpoint))):
+            super()._load_optimizer_and_scheduler(checkpoint)
