@@ -1,4 +1,5 @@
-"""What `benchmarks/evidence.py` runs: how many samples of what on which device, and how long that may take."""
+"""What `benchmarks/evidence.py` runs: how many samples of what on which device, and how long that
+may take."""
 
 import argparse
 from collections.abc import Mapping
@@ -44,15 +45,18 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
         "squality": {"batch_size": 16},
     },
 }
-"""Options of `longreach eval` for each suite and set of documents; on a CPU as many samples as the time allows."""
+"""Options of `longreach eval` for each suite and set of documents; on a CPU as many samples as the
+time allows."""
 
 SECONDS_TO_READ, SECONDS_TO_WRITE, SECONDS_TO_START = (1.4, 0.6), 0.06, 10
-"""Of SmolLM2 in bfloat16 on one idle core: 1.4 k + 0.6 k^2 for k thousand tokens of a prompt; a token of an answer;
-the model. The first two were measured as processor time (1.3 s for 1K, 11.5 s for 4K) and are rounded up."""
+"""Of SmolLM2 in bfloat16 on one idle core: 1.4 k + 0.6 k^2 for k thousand tokens of a prompt; a
+token of an answer; the model. The first two were measured as processor time (1.3 s for 1K, 11.5 s
+for 4K) and are rounded up."""
 
 
 class Step(NamedTuple):
-    """One run: its folder's name, the words behind `longreach`, and how long it may take; None where nobody knows."""
+    """One run: its folder's name, the words behind `longreach`, and how long it may take; None
+    where nobody knows."""
 
     name: str
     words: list[str]
@@ -65,28 +69,51 @@ def steps(given: argparse.Namespace) -> tuple[list[Step], dict[str, str]]:
     for part, options in PLANS["quick" if given.quick else given.device].items():
         suite = "docqa" if part in DOCUMENTS else part
         wanted = (part,) if part in DOCUMENTS else () if "tasks" in options else DATA.get(part, ())
-        missing = [name for name in wanted if name not in data and name != "babi"]  # such stories can be made up
+        # Such stories can be made up.
+        missing = [name for name in wanted if name not in data and name != "babi"]
         if missing and part not in ("niah", "ruler", "babilong"):
             left_out[part] = f"give --data {missing[0]}=PATH"
             continue
         left_out |= {f"{part} {name}": f"give --data {name}=PATH" for name in missing}
-        words = [f"--{key.replace('_', '-')}" + f"={value}" * (value is not True) for key, value in options.items()]
+        words = [
+            f"--{key.replace('_', '-')}" + f"={value}" * (value is not True)
+            for key, value in options.items()
+        ]
         words += [f"--device={given.device}", "--dtype=bfloat16"]
-        words += [f"--data={'' if name == 'texts' else name + '='}{data[name]}" for name in wanted if name in data]
+        words += [
+            f"--data={'' if name == 'texts' else name + '='}{data[name]}"
+            for name in wanted
+            if name in data
+        ]
         if given.haystack and suite in ("niah", "ruler", "babilong"):
             words.append(f"--haystack={given.haystack}")
         name, readers = (part if suite == part else f"{suite}-{part}"), _readers(suite, given)
-        chosen = [f"--compressor={given.compressor}"] if suite == "docqa" and given.compressor else []
+        chosen = (
+            [f"--compressor={given.compressor}"] if suite == "docqa" and given.compressor else []
+        )
         whole = [f"--readers={','.join(readers)}", *chosen]
-        found.append(Step(name, ["eval", suite, given.model, *words, *whole], _seconds(given, part, options, readers)))
+        found.append(
+            Step(
+                name,
+                ["eval", suite, given.model, *words, *whole],
+                _seconds(given, part, options, readers),
+            )
+        )
         if given.hybrid:
             seconds = _seconds(given, part, options, ("trained",))
-            found.append(Step(f"{name}-trained", ["eval", suite, given.hybrid, *words, "--readers=hybrid"], seconds))
+            found.append(
+                Step(
+                    f"{name}-trained",
+                    ["eval", suite, given.hybrid, *words, "--readers=hybrid"],
+                    seconds,
+                )
+            )
     return found, left_out
 
 
 def _readers(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
-    """Of documents also the ways of reading a part; mean pooling once, where it is the compressor itself.
+    """Of documents also the ways of reading a part; mean pooling once, where it is the compressor
+    itself.
 
     What a compressor's own adapter does for text, and for no text at all, is asked as well.
     """
@@ -112,7 +139,11 @@ def _seconds(
     if part in DOCUMENTS:
         tokens = DOCUMENTS[part]
         few = set(readers) - {"full", "hybrid", "trained"}
-        whole = [reader for reader in readers if reader not in few and (tokens <= WINDOW or reader == "trained")]
+        whole = [
+            reader
+            for reader in readers
+            if reader not in few and (tokens <= WINDOW or reader == "trained")
+        ]
         asked = len(whole) * reading(tokens) + len(few) * reading(640)
         written = (len(whole) + len(few)) * SECONDS_TO_WRITE * options.get("max_new_tokens", 64)
         compressed = 2 * reading(1024) * tokens / 1024 if few else 0.0
@@ -122,4 +153,6 @@ def _seconds(
         tasks = len(options["tasks"].split(","))
     prompts = len(readers) * tasks * options["samples"] * options.get("depths", 1)
     lengths = [int(length) for length in options["lengths"].split(",")]
-    return SECONDS_TO_START + prompts * sum(reading(length) + SECONDS_TO_WRITE * ANSWER[part] for length in lengths)
+    return SECONDS_TO_START + prompts * sum(
+        reading(length) + SECONDS_TO_WRITE * ANSWER[part] for length in lengths
+    )

@@ -1,6 +1,7 @@
 """`make demo`: a novel into memory, three questions, and an honest table of what was read.
 
-Takes two to four minutes on two CPU cores the first time, under one the second (the memory is kept in `.demo/`).
+Takes two to four minutes on two CPU cores the first time, under one the second (the memory is kept
+in `.demo/`).
 """
 
 import resource
@@ -30,20 +31,24 @@ VECTORS_ONLY = lr.Policy(raw=0)
 
 
 def open_corpus(model, tokenizer):
-    """The demo's corpus with the book in it, and the seconds that reading it took; 0 if that was done before."""
+    """The demo's corpus with the book in it, and the seconds that reading it took; 0 if that was
+    done before."""
     compressor = lr.WeightedPool.from_pretrained(COMPRESSOR, model, tokenizer, ratio=RATIO)
     store = HERE.parent / ".demo"
     try:
         corpus = lr.Corpus.open(store, "alice", compressor)
     except CorpusError:  # not there yet, or of an earlier release
         shutil.rmtree(store, ignore_errors=True)
-        corpus = lr.Corpus.create(store, "alice", compressor, model_ref="smollm2", compressor_ref=COMPRESSOR)
+        corpus = lr.Corpus.create(
+            store, "alice", compressor, model_ref="smollm2", compressor_ref=COMPRESSOR
+        )
     report = corpus.add([lr.Document(BOOK.name, BOOK.read_text(encoding="utf-8"))], progress=True)
     return corpus, report.seconds if report.tokens else 0.0
 
 
 def seconds_to_read(model, tokenizer, text, whole):
-    """Seconds to read `whole` tokens raw: a measured prefill of 3,072, scaled by the number of operations."""
+    """Seconds to read `whole` tokens raw: a measured prefill of 3,072, scaled by the number of
+    operations."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:MEASURED_TOKENS]
     with torch.no_grad():
         embeds = model.get_input_embeddings()(torch.tensor(ids))
@@ -57,8 +62,11 @@ def seconds_to_read(model, tokenizer, text, whole):
     matrices = sum(parameter.numel() for parameter in model.model.layers.parameters())
 
     def operations(tokens):
-        attention = 2 * tokens * config.num_hidden_layers * config.num_attention_heads * config.head_dim
-        return tokens * (2 * matrices + attention)  # each token meets every weight and, on average, half the others
+        attention = (
+            2 * tokens * config.num_hidden_layers * config.num_attention_heads * config.head_dim
+        )
+        # Each token meets every weight and, on average, half the others.
+        return tokens * (2 * matrices + attention)
 
     return min(seconds) * operations(whole) / operations(MEASURED_TOKENS)
 
@@ -72,7 +80,9 @@ def main():
     (book,) = corpus.documents()
     took = f"in {ingest_seconds:.0f} s" if ingest_seconds else "earlier, and kept"
     print(f"Alice's Adventures in Wonderland: {book.tokens:,} tokens, read {took};")
-    print(f"they are now {book.vectors:,} vectors of {corpus.settings.dim} numbers in {book.passages} passages.\n")
+    print(
+        f"they are now {book.vectors:,} vectors of {corpus.settings.dim} numbers in {book.passages} passages.\n"
+    )
 
     reader = lr.Reader(corpus, model, tokenizer)
     sampling = lr.Sampling(max_new_tokens=48)
@@ -87,7 +97,9 @@ def main():
         raw = reader.ask(question, policy=RAW_ONLY, sampling=sampling).text
         vectors = reader.ask(question, policy=VECTORS_ONLY, sampling=sampling).text
         same += raw == answers[-1].text
-        print(f"\n   raw text only: {raw or '(nothing)'}\n   vectors only:  {vectors or '(nothing)'}")
+        print(
+            f"\n   raw text only: {raw or '(nothing)'}\n   vectors only:  {vectors or '(nothing)'}"
+        )
         best = answers[-1].passages[0]
         print(f"   best passage:  characters {best.start:,}-{best.end:,}, read as {best.read_as}\n")
 
@@ -105,13 +117,17 @@ def main():
 
 def print_table(answers, book, whole, window):
     """Positions and seconds of each question against reading everything."""
-    print(f"\n{'':<22}{'positions':>11}{'vectors':>9}{'raw':>7}{'ratio':>8}{'s to first token':>18}")
+    print(
+        f"\n{'':<22}{'positions':>11}{'vectors':>9}{'raw':>7}{'ratio':>8}{'s to first token':>18}"
+    )
     for number, answer in enumerate(answers, start=1):
         usage, seconds = answer.usage, answer.timings.first_token_seconds
         ratio = f"{book.tokens / usage.positions:.0f}x"
         counts = f"{usage.positions:>11,}{usage.vectors:>9,}{usage.raw_tokens:>7,}{ratio:>8}"
         print(f"{f'question {number}':<22}{counts}{seconds:>18.1f}")
-    print(f"{'the whole text':<22}{book.tokens:>11,}{0:>9}{book.tokens:>7,}{'1x':>8}{whole:>17.0f}*")
+    print(
+        f"{'the whole text':<22}{book.tokens:>11,}{0:>9}{book.tokens:>7,}{'1x':>8}{whole:>17.0f}*"
+    )
     print(f"* not measured: scaled up from {MEASURED_TOKENS:,} tokens by the number of operations.")
     print(f"  The text would not even fit the model's window of {window:,} tokens.")
 

@@ -2,7 +2,8 @@
 
     python recipes/excerpts.py FOLDER OUT.jsonl
 
-FOLDER holds texts. OUT gets, of each, --count passages of --words words from random places: {"text": ...}.
+FOLDER holds texts. OUT gets, of each, --count passages of --words words from random places:
+{"text": ...}.
 """
 
 import argparse
@@ -12,7 +13,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--words", type=int, default=180)
@@ -26,7 +29,10 @@ def main() -> None:
             for _ in range(given.count):
                 start = chance.randrange(max(1, len(words) - given.words))
                 file.write(
-                    json.dumps({"text": " ".join(words[start : start + given.words])}, ensure_ascii=False) + "\n"
+                    json.dumps(
+                        {"text": " ".join(words[start : start + given.words])}, ensure_ascii=False
+                    )
+                    + "\n"
                 )
 
 

@@ -1,7 +1,8 @@
 """What both miniatures share: facts in filler, a small Llama, its training, scores and the report.
 
-A text is random filler with facts in it; a fact is a key and its value. After the text every key is asked, in another
-order: [text ; key value key value ...]. Only answers count, in training and in scores; chance is one in VALUES.
+A text is random filler with facts in it; a fact is a key and its value. After the text every key is
+asked, in another order: [text ; key value key value ...]. Only answers count, in training and in
+scores; chance is one in VALUES.
 
 Shapes: R rows, T tokens of a text, F facts of each, V vocabulary.
 """
@@ -29,7 +30,8 @@ VOCABULARY += [f"word{i}" for i in range(FILLERS)]
 
 
 class Facts(NamedTuple):
-    """Texts [R, T], questions with their answers [R, 2F], and where in the text each asked fact begins [R, F]."""
+    """Texts [R, T], questions with their answers [R, 2F], and where in the text each asked fact
+    begins [R, F]."""
 
     text: Tensor
     questions: Tensor
@@ -42,12 +44,18 @@ class Facts(NamedTuple):
 
     @property
     def labels(self) -> Tensor:
-        """What each position of the questions predicts: the value after a key, -100 after a value, [R, 2F]."""
-        return torch.where(torch.arange(self.questions.shape[1]) % 2 == 0, self.questions.roll(-1, 1), -100)
+        """What each position of the questions predicts: the value after a key, -100 after a value,
+        [R, 2F]."""
+        return torch.where(
+            torch.arange(self.questions.shape[1]) % 2 == 0, self.questions.roll(-1, 1), -100
+        )
 
     def loss(self, logits: Tensor) -> Tensor:
-        """Mean cross entropy of the answers, of logits [R, >= 2F, V] whose last positions are the questions."""
-        return cross_entropy(logits[:, -self.questions.shape[1] :].flatten(0, 1), self.labels.flatten())
+        """Mean cross entropy of the answers, of logits [R, >= 2F, V] whose last positions are the
+        questions."""
+        return cross_entropy(
+            logits[:, -self.questions.shape[1] :].flatten(0, 1), self.labels.flatten()
+        )
 
     def right(self, logits: Tensor) -> Tensor:
         """Which answers are right, [R, F]."""
@@ -88,14 +96,17 @@ def make_model(layers: int, window: int, seed: int) -> Any:
             eos_token_id=0,
         )
     )
-    # As large as what the final norm gives: with smaller ones recall takes many times the steps to appear.
+    # As large as what the final norm gives: with smaller ones recall takes many times the steps to
+    # appear.
     torch.nn.init.normal_(model.get_input_embeddings().weight)
     return model
 
 
 def make_tokenizer() -> Any:
     """A word, a token."""
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<|end|>"))
+    words = Tokenizer(
+        WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<|end|>")
+    )
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|end|>", pad_token="<|end|>")
 
 
@@ -110,15 +121,18 @@ def train(
     batch_tokens: int = 768,
     lr: float = 5e-3,
 ) -> int:
-    """Trains with Muon on matrices and AdamW on all else, on longer texts as soon as shorter ones are recalled.
+    """Trains with Muon on matrices and AdamW on all else, on longer texts as soon as shorter ones
+    are recalled.
 
     Args:
         module: What is trained.
         loss: Of a batch.
-        stages: Tokens and facts of a text, from short to long; the next begins when the loss is below 0.35 nats.
+        stages: Tokens and facts of a text, from short to long; the next begins when the loss is
+            below 0.35 nats.
         seed: Of the texts.
         steps: In all stages together.
-        mixed: Draw a stage for every step instead, so that every model that is trained so sees the same texts.
+        mixed: Draw a stage for every step instead, so that every model that is trained so sees the
+            same texts.
         batch_tokens: Texts and questions of a step.
         lr: The highest learning rate, after 50 steps of warm-up; it falls to 0 over the last third.
 
@@ -126,10 +140,18 @@ def train(
         The step at which the last stage began, `steps` if it never did.
     """
     generator = torch.Generator().manual_seed(seed)
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for name, parameter in named if parameter.dim() == 2 and "embed" not in name]
+    named = [
+        (name, parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    ]
+    matrices = [
+        parameter for name, parameter in named if parameter.dim() == 2 and "embed" not in name
+    ]
     others = [parameter for name, parameter in named if parameter.dim() != 2 or "embed" in name]
-    optimisers = [torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")]
+    optimisers = [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    ]
     if others:
         optimisers.append(torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)))
     stage, mean, begun = 0, 1.0, steps
@@ -155,17 +177,30 @@ def train(
 def options(description: str) -> argparse.Namespace:
     """The command line of a miniature."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer steps and smaller sizes, for the tests")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and texts; settings were chosen with others")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer steps and smaller sizes, for the tests"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights and texts; settings were chosen with others"
+    )
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     torch.set_num_threads(1)
     return parser.parse_args()
 
 
 def report(name: str, args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Prints the figures with command, machine and versions as JSON, and writes them where asked."""
-    command = f"python recipes/{name}.py" + " --quick" * args.quick + f" --seed {args.seed}" * (args.seed != 0)
-    found = record([], torch.device("cpu"), ["peft"]) | {"command": command, "seed": args.seed} | figures
+    """Prints the figures with command, machine and versions as JSON, and writes them where
+    asked."""
+    command = (
+        f"python recipes/{name}.py"
+        + " --quick" * args.quick
+        + f" --seed {args.seed}" * (args.seed != 0)
+    )
+    found = (
+        record([], torch.device("cpu"), ["peft"])
+        | {"command": command, "seed": args.seed}
+        | figures
+    )
     text = json.dumps(found | {"processor_seconds": round(time.process_time())}, indent=1)
     print(text)
     if args.out:

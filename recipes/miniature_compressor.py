@@ -1,9 +1,11 @@
-"""An AutoCompressor in miniature: facts are recalled from 8 and 16 times fewer vectors than tokens, and from no others.
+"""An AutoCompressor in miniature: facts are recalled from 8 and 16 times fewer vectors than tokens,
+and from no others.
 
-A Llama learns to recall facts from raw texts. Then its own weights are frozen, and the library's objective trains a
-LoRA (of full rank: the model is that small) and summary tokens, so that the same facts are recalled from the vectors
-alone. Each step uses a part of the summary tokens, so one compressor serves both ratios. Mean pooling gets a reader of
-its own: the same LoRA, steps and texts, on the same model's mean-pooled states.
+A Llama learns to recall facts from raw texts. Then its own weights are frozen, and the library's
+objective trains a LoRA (of full rank: the model is that small) and summary tokens, so that the same
+facts are recalled from the vectors alone. Each step uses a part of the summary tokens, so one
+compressor serves both ratios. Mean pooling gets a reader of its own: the same LoRA, steps and
+texts, on the same model's mean-pooled states.
 """
 
 import copy
@@ -25,7 +27,9 @@ RATIOS, RANK = (8, 16), 64
 def read(model, vectors, facts):
     """Logits of the questions after vectors [R, P, d]."""
     inputs = torch.cat([vectors, model.get_input_embeddings()(facts.questions)], dim=1)
-    return model(inputs_embeds=inputs, use_cache=False, logits_to_keep=facts.questions.shape[1]).logits
+    return model(
+        inputs_embeds=inputs, use_cache=False, logits_to_keep=facts.questions.shape[1]
+    ).logits
 
 
 def compressed(compressor, facts):
@@ -62,8 +66,12 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
         lora_alpha=RANK,
         lora_dropout=0.0,
     )
-    objective, chance = CompressorObjective(copy.deepcopy(base), tokenizer, recipe), torch.Generator().manual_seed(0)
-    torch.nn.init.normal_(objective.embed_summary)  # alike, as they start otherwise, they take longer to differ
+    objective, chance = (
+        CompressorObjective(copy.deepcopy(base), tokenizer, recipe),
+        torch.Generator().manual_seed(0),
+    )
+    # Alike, as they start otherwise, they take longer to differ.
+    torch.nn.init.normal_(objective.embed_summary)
 
     def loss(facts):
         labels = torch.cat([torch.full_like(facts.text, -100), facts.labels], dim=1)
@@ -76,9 +84,16 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
 
 def learn_to_read(base, poolers, stages, **schedule):
     """Trains a reader of mean-pooled vectors, of all ratios in turn."""
-    lora = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(ADAPTED["attention"]))
+    lora = LoraConfig(
+        r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(ADAPTED["attention"])
+    )
     reader, turns = get_peft_model(copy.deepcopy(base), lora), cycle(poolers.values())
-    train(reader, lambda facts: facts.loss(read(reader, compressed(next(turns), facts), facts)), stages, **schedule)
+    train(
+        reader,
+        lambda facts: facts.loss(read(reader, compressed(next(turns), facts), facts)),
+        stages,
+        **schedule,
+    )
     return reader
 
 
@@ -87,21 +102,40 @@ def main():
     args = options(__doc__.splitlines()[0])
     tokens, facts, rows = (32, 2, 128) if args.quick else (128, 3, 512)
     raw_steps, steps = (270, 180) if args.quick else (400, 1500)
-    raw = [stage for stage in [(8, 3), (12, 4), (16, 5), (24, 6), (32, 8), (64, 8), (128, 8)] if stage[0] <= tokens]
-    stages = [stage for stage in [(16, 2), (32, 2), (64, 2)] if stage[0] < tokens] + [(tokens, facts)]
+    raw = [
+        stage
+        for stage in [(8, 3), (12, 4), (16, 5), (24, 6), (32, 8), (64, 8), (128, 8)]
+        if stage[0] <= tokens
+    ]
+    stages = [stage for stage in [(16, 2), (32, 2), (64, 2)] if stage[0] < tokens] + [
+        (tokens, facts)
+    ]
     seed, tokenizer = 1000 * args.seed, make_tokenizer()
     base = make_model(3 if args.quick else 4, 256, seed)
-    train(base, lambda batch: batch.loss(base(input_ids=batch.ids).logits), raw, seed + 1, steps=raw_steps)
+    train(
+        base,
+        lambda batch: batch.loss(base(input_ids=batch.ids).logits),
+        raw,
+        seed + 1,
+        steps=raw_steps,
+    )
     base.requires_grad_(False)
-    test = draw(rows, tokens, facts, torch.Generator().manual_seed(seed + 3))  # texts that no training has seen
+    # Texts that no training has seen.
+    test = draw(rows, tokens, facts, torch.Generator().manual_seed(seed + 3))
     schedule = {"seed": seed + 2, "steps": steps, "batch_tokens": 1024, "lr": 4e-3}
     found = {"raw text": recalls(base, test, base.get_input_embeddings()(test.text))}
     with tempfile.TemporaryDirectory() as folder:
         learn_to_compress(base, tokenizer, Path(folder), stages, **schedule)
         for ratio in RATIOS:
-            compressor = lr.AutoCompressor.from_pretrained(folder, copy.deepcopy(base), tokenizer, ratio=ratio)
-            found[f"autocompressor {ratio}x"] = recalls(compressor.model, test, compressed(compressor, test))
-    poolers = {ratio: lr.MeanPool(base, tokenizer, ratio, segment_tokens=tokens) for ratio in RATIOS}
+            compressor = lr.AutoCompressor.from_pretrained(
+                folder, copy.deepcopy(base), tokenizer, ratio=ratio
+            )
+            found[f"autocompressor {ratio}x"] = recalls(
+                compressor.model, test, compressed(compressor, test)
+            )
+    poolers = {
+        ratio: lr.MeanPool(base, tokenizer, ratio, segment_tokens=tokens) for ratio in RATIOS
+    }
     reader = learn_to_read(base, poolers, stages, **schedule)
     for ratio, pooler in poolers.items():
         found[f"mean-pool {ratio}x"] = recalls(reader, test, compressed(pooler, test))
@@ -116,7 +150,9 @@ def main():
         "texts": rows,
         "variants": found,
         "goals": {"autocompressor 8x": 0.9, "autocompressor 16x": 0.9},
-        "goals_reached": all(found[f"autocompressor {ratio}x"]["recall"] >= 0.9 for ratio in RATIOS),
+        "goals_reached": all(
+            found[f"autocompressor {ratio}x"]["recall"] >= 0.9 for ratio in RATIOS
+        ),
     }
     report("miniature_compressor", args, figures)
 

@@ -1,11 +1,12 @@
 """LongGen in miniature: a third of full layers recalls what a window in every layer cannot.
 
-A Llama with full attention learns to recall facts from texts of up to 128 tokens. Then, as in the paper, it is
-converted (`longreach.convert`) and trained lightly at the target length, 1,024 tokens: with all layers full, with the
-middle third full, and with an attention sink and a local window in every layer; the same weights, texts and steps for
-each.
+A Llama with full attention learns to recall facts from texts of up to 128 tokens. Then, as in the
+paper, it is converted (`longreach.convert`) and trained lightly at the target length, 1,024 tokens:
+with all layers full, with the middle third full, and with an attention sink and a local window in
+every layer; the same weights, texts and steps for each.
 
-Every layer hands on what its window holds, so layers * window tokens is how far a model without full layers can see.
+Every layer hands on what its window holds, so layers * window tokens is how far a model without
+full layers can see.
 """
 
 import copy
@@ -22,12 +23,15 @@ VARIANTS = {"full": "all", "hybrid": "middle-third", "sink-window": 0}
 
 def logits(model, facts):
     """Of the questions, [R, 2F, V]."""
-    return model(input_ids=facts.ids, use_cache=False, logits_to_keep=facts.questions.shape[1]).logits
+    return model(
+        input_ids=facts.ids, use_cache=False, logits_to_keep=facts.questions.shape[1]
+    ).logits
 
 
 @torch.no_grad()
 def recall(model, layers, tokens, facts, rows, seed):
-    """Share of facts recalled: of all, by tenths of the text, and of those that no window reaches."""
+    """Share of facts recalled: of all, by tenths of the text, and of those that no window
+    reaches."""
     model.eval()
     generator, right, places = torch.Generator().manual_seed(seed), [], []
     for _ in range(rows // 4):
@@ -36,7 +40,9 @@ def recall(model, layers, tokens, facts, rows, seed):
         places.append(batch.places)
     hits, place = torch.cat(right), torch.cat(places)
     distance = tokens + 2 * torch.arange(facts) - place
-    beyond = (distance > layers * PATTERN.window_tokens) & (place >= PATTERN.sink_blocks * PATTERN.block_size)
+    beyond = (distance > layers * PATTERN.window_tokens) & (
+        place >= PATTERN.sink_blocks * PATTERN.block_size
+    )
     depth = place * 10 // tokens
     return {
         "recall": round(hits.mean().item(), 4),
@@ -55,7 +61,11 @@ def main():
     rows, seed, window = (12 if args.quick else 60), 1000 * args.seed, tokens + 2 * facts
     base = make_model(layers, 160, seed)
     began = train(
-        base, lambda batch: batch.loss(logits(base, batch)), SHORT[:8] if args.quick else SHORT, seed + 1, steps=short
+        base,
+        lambda batch: batch.loss(logits(base, batch)),
+        SHORT[:8] if args.quick else SHORT,
+        seed + 1,
+        steps=short,
     )
     measured = (layers, tokens, facts, rows, seed + 3)  # texts that no training has seen
     variants, models = {}, {}

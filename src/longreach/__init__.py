@@ -56,7 +56,11 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'longreach' has no attribute '{name}'")
     home = _HOMES[name]
-    return getattr(import_module(f"longreach.{home}"), name) if home else import_module(f"longreach.{name}")
+    return (
+        getattr(import_module(f"longreach.{home}"), name)
+        if home
+        else import_module(f"longreach.{name}")
+    )
 
 
 def __dir__() -> list[str]:

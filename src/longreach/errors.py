@@ -1,12 +1,12 @@
 """Every error Longreach raises on purpose.
 
 LongreachError                 everything below; its text is one sentence that says what to do next
-├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be (exit code 2)
-├── MissingDependency          an optional package is not installed; the text holds the command that brings it
-├── ModelError                 a model cannot be found, read or used here
+├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be
+(exit code 2) ├── MissingDependency          an optional package is not installed; the text holds
+the command that brings it ├── ModelError                 a model cannot be found, read or used here
 ├── TrainingError              training stopped: memory was not enough, or a loss was not finite
-├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly encoded
-├── CorpusError                a corpus cannot be used
+├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly
+encoded ├── CorpusError                a corpus cannot be used
 │   ├── CorpusNotFound         there is no corpus of that name
 │   ├── CorpusExists           there is already a corpus of that name
 │   ├── CorpusBusy             another process is writing to it
@@ -27,7 +27,8 @@ class LongreachError(Exception):
 
 
 class UsageError(LongreachError, ValueError):
-    """The call itself is wrong. Also a ValueError, so that plain Python code can catch it as one."""
+    """The call itself is wrong. Also a ValueError, so that plain Python code can catch it as
+    one."""
 
     exit_code = 2
 
@@ -97,5 +98,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns what a library said, as one short line that stands in brackets of a sentence of ours."""
+    """Returns what a library said, as one short line that stands in brackets of a sentence of
+    ours."""
     return " ".join(str(error).split())[:200].rstrip(" .:") or type(error).__name__

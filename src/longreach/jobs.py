@@ -1,4 +1,5 @@
-"""What a corpus hands to a compressor, and what comes back. Floor 0, so that neither room needs the other.
+"""What a corpus hands to a compressor, and what comes back. Floor 0, so that neither room needs the
+other.
 
 n: vectors of a segment, d: hidden size.
 """
@@ -16,7 +17,8 @@ class Job(NamedTuple):
     Attributes:
         key: whatever the caller uses to name the document; it comes back with every result.
         ids: token ids of the whole document, any length, no BOS.
-        done: vectors of the first `len(done)` segments where they exist already; work goes on after them.
+        done: vectors of the first `len(done)` segments where they exist already; work goes on after
+            them.
     """
 
     key: Hashable

@@ -1,7 +1,9 @@
-"""JSON that others wrote, or that may have been cut, edited or damaged: a usable value, or one short reason.
+"""JSON that others wrote, or that may have been cut, edited or damaged: a usable value, or one
+short reason.
 
-`json.loads` alone lets through what fails later, far from the file: numbers that fit no column, NaN, nesting that ends
-in a RecursionError. Whoever reads a file parses it here and says in one sentence which file, and what to do.
+`json.loads` alone lets through what fails later, far from the file: numbers that fit no column,
+NaN, nesting that ends in a RecursionError. Whoever reads a file parses it here and says in one
+sentence which file, and what to do.
 """
 
 import json
@@ -16,19 +18,24 @@ Kinds = Mapping[str, tuple[type, ...]]
 
 
 class NotJson(ValueError):
-    """A text is not the JSON that was asked for; the message is a short reason, to be put in brackets."""
+    """A text is not the JSON that was asked for; the message is a short reason, to be put in
+    brackets."""
 
 
-def parse_json(text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None) -> Any:
+def parse_json(
+    text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None
+) -> Any:
     """Returns the value that a JSON text holds.
 
     Args:
         text: The text; bytes are UTF-8, with or without a byte order mark.
         wide: Also take whole numbers beyond 64 bits, as the configs of published tokenizers hold.
-        nan: What becomes of NaN, Infinity and -Infinity, such as `float`; None refuses them, as JSON does.
+        nan: What becomes of NaN, Infinity and -Infinity, such as `float`; None refuses them, as
+            JSON does.
 
     Raises:
-        NotJson: It is no JSON, nested more than 100 levels deep, or holds a number that is out of range.
+        NotJson: It is no JSON, nested more than 100 levels deep, or holds a number that is out of
+            range.
     """
     try:
         if isinstance(text, bytes):
@@ -52,7 +59,9 @@ def parse_json(text: str | bytes, *, wide: bool = False, nan: Callable[[str], An
     return value
 
 
-def parse_object(text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None) -> dict[str, Any]:
+def parse_object(
+    text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None
+) -> dict[str, Any]:
     """Returns the object that a JSON text holds. Arguments and errors are those of `parse_json`."""
     value = parse_json(text, wide=wide, nan=nan)
     if not isinstance(value, dict):
@@ -61,9 +70,11 @@ def parse_object(text: str | bytes, *, wide: bool = False, nan: Callable[[str], 
 
 
 def misfit(values: Any, kinds: Kinds) -> str | None:
-    """Returns the first of the fields `kinds` that `values` lacks or has with another type; None where all fit.
+    """Returns the first of the fields `kinds` that `values` lacks or has with another type; None
+    where all fit.
 
-    True and False are numbers to Python, and not here: a field takes them only where `bool` is among its types.
+    True and False are numbers to Python, and not here: a field takes them only where `bool` is
+    among its types.
     """
     for name, types in kinds.items():
         if not isinstance(values, Mapping) or name not in values:
@@ -93,7 +104,8 @@ def _number(digits: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    """Raises NotJson where lists and objects lie deeper than whatever walks them later could follow."""
+    """Raises NotJson where lists and objects lie deeper than whatever walks them later could
+    follow."""
     level = [value]
     for _ in range(MOST_LEVELS + 1):
         below = list[Any]()

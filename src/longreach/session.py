@@ -1,4 +1,5 @@
-"""A corpus together with the model and the compressor it was made with: what commands and servers open. Floor 5."""
+"""A corpus together with the model and the compressor it was made with: what commands and servers
+open. Floor 5."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from longreach.models.loading.load import load, load_named
 from longreach.models.loading.origin import stable_reference
 from longreach.models.loading.places import DEFAULT_MODEL
 
-_METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {cls.method: cls for cls in (MeanPool, AutoCompressor)}
+_METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {
+    cls.method: cls for cls in (MeanPool, AutoCompressor)
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Workspace:
 
 
 def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
-    """A compressor by the name of its method, with settings, or trained, by its name or from a folder.
+    """A compressor by the name of its method, with settings, or trained, by its name or from a
+    folder.
 
     Raises:
         UsageError: an unknown name, or a setting that the method does not have.
@@ -43,10 +47,16 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Co
         if ref in _METHODS:
             return _METHODS[ref](model, tokenizer, **settings)
         folder = located(ref)
-        kind = WeightedPool if settings_of(folder).get("method") == WeightedPool.method else AutoCompressor
+        kind = (
+            WeightedPool
+            if settings_of(folder).get("method") == WeightedPool.method
+            else AutoCompressor
+        )
         return kind.from_pretrained(folder, model, tokenizer, **settings)
     except TypeError as error:
-        raise UsageError(f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}.") from error
+        raise UsageError(
+            f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}."
+        ) from error
 
 
 def open_workspace(
@@ -59,7 +69,8 @@ def open_workspace(
     compressing: bool = True,
     dtype: str | None = None,
 ) -> Workspace:
-    """Opens a corpus with the model and, unless it is only read, the compressor that it was made with.
+    """Opens a corpus with the model and, unless it is only read, the compressor that it was made
+    with.
 
     Args:
         store: the store.
@@ -79,12 +90,13 @@ def open_workspace(
     check_device(device)
     values = dict(settings.compressor)
     method, trained = values.pop("method"), compressor_ref or settings.compressor_ref
-    # To read, only a compressor that changes the model is needed: what a reader has learned lies in the corpus.
+    # To read, only a compressor that changes the model is needed: what a reader has learned lies in
+    # the corpus.
     needed = compressing or (trained and method == AutoCompressor.method)
     if needed and not trained and method not in _METHODS:
         raise UsageError(
-            f"Corpus '{name}' was made with a trained compressor ({method}) and does not say which: name it with "
-            "--compressor."
+            f"Corpus '{name}' was made with a trained compressor ({method}) and does not say which:"
+            " name it with --compressor."
         )
     if needed and trained:
         check_compressor(trained)
@@ -104,7 +116,8 @@ def open_workspace(
 
 
 def _check_outline(corpus: Corpus, folder: Path) -> None:
-    """Refuses a folder whose model is visibly another one, before its weights are loaded and their fingerprint taken.
+    """Refuses a folder whose model is visibly another one, before its weights are loaded and their
+    fingerprint taken.
 
     Raises:
         FingerprintMismatch: Its vectors have another size.
@@ -117,8 +130,9 @@ def _check_outline(corpus: Corpus, folder: Path) -> None:
     size = getattr(config, "word_embed_proj_dim", None) or getattr(config, "hidden_size", made)
     if size != made:
         raise FingerprintMismatch(
-            f"The vectors of corpus '{corpus.name}' have {made} numbers, and the model in '{folder}' reads vectors of "
-            f"{size}: give the model that the corpus was made with (--model)."
+            f"The vectors of corpus '{corpus.name}' have {made} numbers, and the model in"
+            f" '{folder}' reads vectors of {size}: give the model that the corpus was made with"
+            " (--model)."
         )
 
 
@@ -131,7 +145,8 @@ def open_or_create(
     device: str | None = None,
     **settings: Any,
 ) -> Workspace:
-    """Opens a corpus to add documents, or makes it with the compressor described. Arguments and errors as above.
+    """Opens a corpus to add documents, or makes it with the compressor described. Arguments and
+    errors as above.
 
     Raises:
         UsageError: settings of a compressor were given for a corpus that exists with others.
@@ -145,14 +160,18 @@ def open_or_create(
         plain = not known.compressor_ref and known.compressor["method"] in _METHODS
         method = "a trained compressor" if moved and plain else compressor_ref
         asked = settings | ({"method": method} if method and method != moved else {})
-        if "ratio" in asked and "ratio" not in known.compressor:  # kept as the number of vectors it came to
+        # Kept as the number of vectors it came to.
+        if "ratio" in asked and "ratio" not in known.compressor:
             asked["summary_tokens"] = known.segment_tokens // max(asked.pop("ratio"), 1)
         differing = [
-            f"{key} {known.compressor.get(key)}" for key, value in asked.items() if known.compressor.get(key) != value
+            f"{key} {known.compressor.get(key)}"
+            for key, value in asked.items()
+            if known.compressor.get(key) != value
         ]
         if differing:
             raise UsageError(
-                f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or name another corpus."
+                f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or"
+                " name another corpus."
             )
         return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
     check_device(device)
@@ -165,7 +184,9 @@ def open_or_create(
     model, tokenizer = bring(base, device=device)
     PromptBuilder(model, tokenizer)
     compressor = make_compressor(ref, model, tokenizer, **settings)
-    corpus = Corpus.create(store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or "")
+    corpus = Corpus.create(
+        store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or ""
+    )
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
@@ -177,4 +198,7 @@ def _check_writable(store: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason:
-        raise StorageError(f"The store '{store}' cannot be written to ({reason}): give another folder with --store.")
+        raise StorageError(
+            f"The store '{store}' cannot be written to ({reason}): give another folder with"
+            " --store."
+        )

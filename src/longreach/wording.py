@@ -1,4 +1,5 @@
-"""How things are said to people: counts in words ("1 question", "1,024 questions"), and the text of others safely."""
+"""How things are said to people: counts in words ("1 question", "1,024 questions"), and the text of
+others safely."""
 
 import re
 
@@ -9,7 +10,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     Args:
         number: how many; thousands are set apart by commas.
         noun: the noun of one.
-        plural: the noun of several, where it is not `noun` with an "s", or "ies" in the place of a "y".
+        plural: the noun of several, where it is not `noun` with an "s", or "ies" in the place of a
+            "y".
     """
     return f"{number:,} {noun_of(number, noun, plural)}"
 
@@ -25,14 +27,16 @@ def noun_of(number: float, noun: str, plural: str | None = None) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-# Characters that move the cursor, color, ring, break lines or turn round what stands beside them: control characters,
-# separators of lines and paragraphs, embeddings, overrides and isolates of writing direction. Not the marks of
-# direction and the joiners that Arabic, Hebrew, Persian and Hindi are written with.
+# Characters that move the cursor, color, ring, break lines or turn round what stands beside them:
+# control characters, separators of lines and paragraphs, embeddings, overrides and isolates of
+# writing direction. Not the marks of direction and the joiners that Arabic, Hebrew, Persian and
+# Hindi are written with.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb]")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Returns a text as a terminal may get it: what would steer the terminal is written as `\\x1b` or `\\u202e`.
+    """Returns a text as a terminal may get it: what would steer the terminal is written as `\\x1b`
+    or `\\u202e`.
 
     Names of files, passages and answers hold whatever others wrote into them.
 

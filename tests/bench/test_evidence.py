@@ -102,6 +102,7 @@ def run(plan, monkeypatch, capfd):
     return call
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_repeats_nothing(options, run, tmp_path):
     out = tmp_path / "out"
     log, report = out / "niah" / "predictions.jsonl", out / "evidence.json"

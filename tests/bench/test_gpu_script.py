@@ -44,6 +44,7 @@ def fake(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_every_step_of_a_dry_run_writes_its_json(run, tmp_path):
     done = run(["out"], PYTHON=sys.executable, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +100,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("attention", "--impl", "cpu"), ("model", "--shape", "smollm2", "--layers", "1")])
 def test_the_benches_need_no_more_than_torch_transformers_and_typer(command):
     options = ["--device", "cpu", "--length", "8", "--repeats", "1", "--json"]

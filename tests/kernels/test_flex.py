@@ -54,7 +54,10 @@ def test_tiles_are_those_of_the_device():
         block_mask(pattern, 100, 100, 1, 1, tile=96)
 
 
-@pytest.mark.parametrize(("tile", "dtype"), [(32, torch.float32), (128, torch.float32), (64, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("tile", "dtype"),
+    [pytest.param(32, torch.float32, marks=pytest.mark.slow), (128, torch.float32), (64, torch.bfloat16)],
+)
 def test_any_tile_gives_the_same_within_the_error_of_naive_low_precision(tile, dtype):
     case = Case(AttentionPattern(32, 1, 2, 4), 1, 2, 2, 130, 200, 32, layer=1)
     q, k, v = (x.detach() for x in case.tensors(dtype))

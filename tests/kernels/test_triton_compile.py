@@ -10,6 +10,7 @@ from tests.kernels.cases import needs_triton
 H100_SHARED_BYTES = 232_448  # that one program may use
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_an_h100(tmp_path):
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -15,6 +15,7 @@ PROMPT, NEW = 300, 200
 ROUNDING = 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_two_hundred_greedy_tokens_of_a_real_model_need_no_freed_key(smollm2):
     torch.set_num_threads(1)  # a token is too little work for a second one

@@ -258,6 +258,7 @@ pretrain(sys.argv[1], [sys.argv[2]], sys.argv[3], RECIPE, replace(SCHEDULE, batc
 """
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_has_no_question(base, tmp_path):
     """The parts of a loss are no longer the same ones in both, and neither waits for the other."""
     data, root = tmp_path / "texts.jsonl", Path(__file__).parents[2]

@@ -1,8 +1,11 @@
-"""Sparse attention of one layer beside dense attention by the vendor's best kernel, and beside FlexAttention.
+"""Sparse attention of one layer beside dense attention by the vendor's best kernel, and beside
+FlexAttention.
 
-Work is counted on the query-key pairs that the pattern visits; the baseline's on all causal pairs. Then
+Work is counted on the query-key pairs that the pattern visits; the baseline's on all causal pairs.
+Then
 
-    ideal speed-up = 1 / density        achieved / ideal = FLOP/s of the sparse kernel / FLOP/s of the baseline
+    ideal speed-up = 1 / density        achieved / ideal = FLOP/s of the sparse kernel / FLOP/s of
+    the baseline
 
 Shapes: B rows, Hq query heads, Hkv KV heads, T tokens, D head dim.
 """
@@ -31,15 +34,32 @@ _TRAIN = "forward+backward"
 _DECODE_LOOPS = 20  # on a GPU one call is too short for the clock
 
 DEFINITIONS = {
-    "flops": "4 * head_dim per visited query-key pair and query head; backward 2.5 times that, both 3.5 times",
-    "bytes": "forward: q, k, v read and the output written once; backward: q, k, v, the output and its gradient read "
-    "and three gradients written once; decode: every key and value the query sees read once, q and the output",
-    "speedup": "the median over rounds of the baseline's time over this one's, both of the same round",
-    "ideal_speedup": "causal over visited pairs, 1 / density; in decoding also the ratio of the keys' bytes",
-    "achieved_over_ideal": "speedup / ideal_speedup; the same number as flops_per_second_over_baseline",
+    "flops": (
+        "4 * head_dim per visited query-key pair and query head; backward 2.5 times that, both 3.5"
+        " times"
+    ),
+    "bytes": (
+        "forward: q, k, v read and the output written once; backward: q, k, v, the output and its"
+        " gradient read and three gradients written once; decode: every key and value the query"
+        " sees read once, q and the output"
+    ),
+    "speedup": (
+        "the median over rounds of the baseline's time over this one's, both of the same round"
+    ),
+    "ideal_speedup": (
+        "causal over visited pairs, 1 / density; in decoding also the ratio of the keys' bytes"
+    ),
+    "achieved_over_ideal": (
+        "speedup / ideal_speedup; the same number as flops_per_second_over_baseline"
+    ),
     "backward": "forward+backward less forward, round by round; null where noise is larger",
-    "decode": f"on a GPU {_DECODE_LOOPS} replays of a CUDA graph a round; a cache that fits the GPU's L2 stays there",
-    "peak_memory_bytes": "most GPU memory allocated during the call, what lay there before included; null on a CPU",
+    "decode": (
+        f"on a GPU {_DECODE_LOOPS} replays of a CUDA graph a round; a cache that fits the GPU's L2"
+        " stays there"
+    ),
+    "peak_memory_bytes": (
+        "most GPU memory allocated during the call, what lay there before included; null on a CPU"
+    ),
 }
 
 
@@ -51,7 +71,8 @@ class AttentionCase:
         shape: Heads and head dim are taken from it.
         pattern: Which blocks are visible.
         length: Tokens.
-        what: "forward", "train" (forward and backward) or "decode" (one query a row over a compact cache).
+        what: "forward", "train" (forward and backward) or "decode" (one query a row over a compact
+            cache).
         impls: Implementations of `sparse_attention`; None for what this device can.
         layer: Index of the layer, which shifts strided blocks.
         rows: Rows of the batch.
@@ -73,7 +94,12 @@ class AttentionCase:
 
     def __post_init__(self) -> None:
         check_attention(
-            self.what, self.impls, length=self.length, rows=self.rows, repeats=self.repeats, layer=self.layer
+            self.what,
+            self.impls,
+            length=self.length,
+            rows=self.rows,
+            repeats=self.repeats,
+            layer=self.layer,
         )
 
     @property
@@ -89,7 +115,9 @@ class AttentionCase:
     @property
     def visited_pairs(self) -> list[int]:
         """Query-key pairs that the pattern visits, for each KV head."""
-        return self.pattern.visited(self.length, self.shape.kv_heads, self.layer, q_len=self.queries)
+        return self.pattern.visited(
+            self.length, self.shape.kv_heads, self.layer, q_len=self.queries
+        )
 
     @property
     def density(self) -> float:
@@ -101,8 +129,9 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
     """Measures one case.
 
     Returns:
-        Everything but the machine (see `timing.record`): the question, the results (one a part and implementation, the
-        baseline first), the rounds behind them, and notes on what could not run.
+        Everything but the machine (see `timing.record`): the question, the results (one a part and
+        implementation, the baseline first), the rounds behind them, and notes on what could not
+        run.
     """
     torch.manual_seed(0)
     notes: list[str] = []
@@ -114,7 +143,9 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
     chosen = next(iter(backends))
     if "flex" in impls:
         progress("compiling FlexAttention")
-        ran = dense.attempt(lambda: [calls["flex", part]() is None for part in _parts(case)], "flex", notes)
+        ran = dense.attempt(
+            lambda: [calls["flex", part]() is None for part in _parts(case)], "flex", notes
+        )
         if ran is None:
             impls.remove("flex")
     ready = {
@@ -125,7 +156,9 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
     loops = 1
     if case.what == "decode" and case.device.type == "cuda":
         loops = _DECODE_LOOPS
-        ready = {name: dense.recorded(call, case.device, name, notes) for name, call in ready.items()}
+        ready = {
+            name: dense.recorded(call, case.device, name, notes) for name, call in ready.items()
+        }
     times = measure(ready, case.repeats, case.device, loops=loops, progress=progress)
     return {
         "bench": "attention",
@@ -157,9 +190,14 @@ def _parts(case: AttentionCase) -> list[str]:
 
 
 def _runnable(case: AttentionCase, notes: list[str]) -> list[str]:
-    """The implementations to measure: those asked for, or those of this device; notes on what none of them can."""
+    """The implementations to measure: those asked for, or those of this device; notes on what none
+    of them can."""
     on_cpu = case.device.type == "cpu"
-    impls = list(case.impls) if case.impls is not None else [*(["cpu"] if on_cpu else ["triton"]), "flex"]
+    impls = (
+        list(case.impls)
+        if case.impls is not None
+        else [*(["cpu"] if on_cpu else ["triton"]), "flex"]
+    )
     missing = {}
     if case.what == "decode":
         missing = {name: "reads no compact cache" for name in ("flex", "reference")}
@@ -191,17 +229,27 @@ def _calls(case: AttentionCase, names: Sequence[str]) -> dict[tuple[str, str], C
     return {(name, part): partial(ways[part], name) for name in names for part in _parts(case)}
 
 
-def _decode_calls(case: AttentionCase, names: Sequence[str]) -> dict[tuple[str, str], Callable[[], Any]]:
-    """One query a row, over all keys and over what a cache retains of them; keys are random, their number is right."""
+def _decode_calls(
+    case: AttentionCase, names: Sequence[str]
+) -> dict[tuple[str, str], Callable[[], Any]]:
+    """One query a row, over all keys and over what a cache retains of them; keys are random, their
+    number is right."""
     s, p = case.shape, case.pattern
 
     def random(heads: int, tokens: int) -> Tensor:
-        return torch.randn(case.rows, heads, tokens, s.head_dim, dtype=case.dtype, device=case.device)
+        return torch.randn(
+            case.rows, heads, tokens, s.head_dim, dtype=case.dtype, device=case.device
+        )
 
     q, k, v = random(s.heads, 1), random(s.kv_heads, case.length), random(s.kv_heads, case.length)
     last = (case.length - 1) // p.block_size
-    far = max(p.far_count(last, head, s.kv_heads, case.layer) for head in range(s.kv_heads)) * p.block_size
-    kept = Retained(*(random(s.kv_heads, slots) for slots in (far, far, p.window_tokens, p.window_tokens)))
+    far = (
+        max(p.far_count(last, head, s.kv_heads, case.layer) for head in range(s.kv_heads))
+        * p.block_size
+    )
+    kept = Retained(
+        *(random(s.kv_heads, slots) for slots in (far, far, p.window_tokens, p.window_tokens))
+    )
     lengths = torch.full((case.rows,), case.length, device=case.device)
 
     def decode(name: str) -> Tensor:
@@ -212,7 +260,9 @@ def _decode_calls(case: AttentionCase, names: Sequence[str]) -> dict[tuple[str, 
     return {(name, "decode"): partial(decode, name) for name in names}
 
 
-def _results(case: AttentionCase, times: dict[str, Times], names: Sequence[str]) -> list[dict[str, Any]]:
+def _results(
+    case: AttentionCase, times: dict[str, Times], names: Sequence[str]
+) -> list[dict[str, Any]]:
     parts = [*_parts(case)]
     if case.what == "train":
         parts.insert(1, "backward")
@@ -231,7 +281,14 @@ def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times])
     mine, base, flex = (times.get(f"{impl} {part}") for impl in (name, BASELINE, "flex"))
     flops, moved = work(case, part, dense=name == BASELINE)
     figures: dict[str, Any] = {"flops": flops, "bytes": moved}
-    keys = ("seconds", "best_seconds", "processor_seconds", "tokens_per_second", "flops_per_second", "bytes_per_second")
+    keys = (
+        "seconds",
+        "best_seconds",
+        "processor_seconds",
+        "tokens_per_second",
+        "flops_per_second",
+        "bytes_per_second",
+    )
     if mine is None:
         figures |= dict.fromkeys((*keys, "peak_memory_bytes"))
     else:

@@ -1,4 +1,5 @@
-"""What is measured, and what of it is refused. Imports no torch, so that a command checks its options first."""
+"""What is measured, and what of it is refused. Imports no torch, so that a command checks its
+options first."""
 
 from __future__ import annotations
 
@@ -22,19 +23,24 @@ def check_source(shape: str | None, model: str | None) -> None:
 def check_attention(
     what: str, impls: Sequence[str] | None, *, length: int, rows: int, repeats: int, layer: int
 ) -> None:
-    """Raises UsageError where a case of `bench attention` cannot be measured; see `attention.AttentionCase`."""
+    """Raises UsageError where a case of `bench attention` cannot be measured; see
+    `attention.AttentionCase`."""
     for name, value in (("length", length), ("rows", rows), ("repeats", repeats)):
         if value < 1:
             raise UsageError(f"{name} is {value}; give at least 1.")
     if layer < 0:
         raise UsageError(f"layer is {layer}; give at least 0.")
     if what not in ATTENTION:
-        raise UsageError(f"There is nothing called {what!r} to measure; choose one of {', '.join(ATTENTION)}.")
+        raise UsageError(
+            f"There is nothing called {what!r} to measure; choose one of {', '.join(ATTENTION)}."
+        )
     if impls is not None and not impls:
         raise UsageError(f"Name at least one implementation: {', '.join(IMPLS)}.")
     for impl in impls or ():
         if impl not in IMPLS:
-            raise UsageError(f"There is no implementation {impl!r}; choose from {', '.join(IMPLS)}.")
+            raise UsageError(
+                f"There is no implementation {impl!r}; choose from {', '.join(IMPLS)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class ModelCase:
         rows: Rows of the batch.
         repeats: Rounds of prefill and train.
         new_tokens: Steps of decode.
-        flex: Measure the hybrid with FlexAttention in its sparse layers too (not in decode, which it cannot do).
+        flex: Measure the hybrid with FlexAttention in its sparse layers too (not in decode, which
+            it cannot do).
         graphs: Decode with CUDA graphs, without, or (None) both where there is a GPU.
         compile: Decode through torch.compile.
     """
@@ -67,9 +74,13 @@ class ModelCase:
                 raise UsageError(f"{name} is {getattr(self, name)}; give at least 1.")
         for one in self.what:
             if one not in MODEL:
-                raise UsageError(f"There is nothing called {one!r} to measure; choose from {', '.join(MODEL)}.")
+                raise UsageError(
+                    f"There is nothing called {one!r} to measure; choose from {', '.join(MODEL)}."
+                )
         if "train" in self.what and self.length < 2:
-            raise UsageError(f"length is {self.length}; training predicts the next token, so give at least 2.")
+            raise UsageError(
+                f"length is {self.length}; training predicts the next token, so give at least 2."
+            )
         if not self.what:
             raise UsageError(f"Name at least one thing to measure: {', '.join(MODEL)}.")
 
@@ -102,7 +113,10 @@ class FinetuneCase:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; give at least 1.")
         if self.ratio > self.length:
-            raise UsageError(f"ratio is {self.ratio}; give at most the length, {self.length}, which is one vector.")
+            raise UsageError(
+                f"ratio is {self.ratio}; give at most the length, {self.length}, which is one"
+                " vector."
+            )
 
     @property
     def whole(self) -> int:
@@ -111,5 +125,6 @@ class FinetuneCase:
 
     @property
     def window(self) -> int:
-        """Positions that a model has to take: these, or a document and as many vectors while it is compressed."""
+        """Positions that a model has to take: these, or a document and as many vectors while it is
+        compressed."""
         return self.whole + self.length

@@ -1,4 +1,5 @@
-"""Writing tokens one by one after a long prompt: full and hybrid in turn, both on caches allocated once."""
+"""Writing tokens one by one after a long prompt: full and hybrid in turn, both on caches allocated
+once."""
 
 from __future__ import annotations
 
@@ -17,16 +18,28 @@ _WARM_UP = 3
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
 
 DEFINITIONS = {
-    "steps": "with graphs, full layers of both models attend with our own split-K kernel, which reads the length "
-    "on the device; else with scaled_dot_product_attention",
-    "bytes": "all weights, and the keys and values that the model retains at this length, read once a token",
+    "steps": (
+        "with graphs, full layers of both models attend with our own split-K kernel, which reads"
+        " the length on the device; else with scaled_dot_product_attention"
+    ),
+    "bytes": (
+        "all weights, and the keys and values that the model retains at this length, read once a"
+        " token"
+    ),
     "ideal_speedup": "the ratio of these bytes, full over hybrid (longreach plan)",
     "kv_bytes": "keys and values that the pattern retains, by arithmetic",
     "kv_allocated_bytes": "bytes of the tensors really held, with room for the tokens to come",
-    "cache": "filled with random keys and values instead of a prompt; the last of its tokens is really read",
-    "peak_memory_bytes": "most GPU memory allocated during a step, both models' caches included; null on a CPU",
+    "cache": (
+        "filled with random keys and values instead of a prompt; the last of its tokens is really"
+        " read"
+    ),
+    "peak_memory_bytes": (
+        "most GPU memory allocated during a step, both models' caches included; null on a CPU"
+    ),
     "recorded": "whether a step is a CUDA graph",
-    "compiled": "whether torch.compile fused what lies between the products and attention, in both models",
+    "compiled": (
+        "whether torch.compile fused what lies between the products and attention, in both models"
+    ),
 }
 
 
@@ -34,8 +47,9 @@ DEFINITIONS = {
 def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
     """A cache in the state that reading `length` tokens leaves, with random keys and values.
 
-    A real prompt would take minutes on a CPU, and its values do not change what a step costs. Sparse layers are filled
-    by their own storing path, chunk by chunk, with one query head for each KV head.
+    A real prompt would take minutes on a CPU, and its values do not change what a step costs.
+    Sparse layers are filled by their own storing path, chunk by chunk, with one query head for each
+    KV head.
 
     Args:
         model: Full or hybrid.
@@ -87,15 +101,25 @@ def decode(
     """
     if graphs and subject.device.type != "cuda":
         raise UsageError("CUDA graphs need a GPU; leave --graphs out.")
-    modes = [graphs] if graphs is not None else [True, False] if subject.device.type == "cuda" else [False]
+    modes = (
+        [graphs]
+        if graphs is not None
+        else [True, False]
+        if subject.device.type == "cuda"
+        else [False]
+    )
     reports = []
     for mode in modes:
         try:
-            reports.append(_decode(subject, length, rows, new_tokens, bool(mode), compile, notes, progress))
+            reports.append(
+                _decode(subject, length, rows, new_tokens, bool(mode), compile, notes, progress)
+            )
         except (UsageError, torch.OutOfMemoryError) as error:
             if len(modes) == 1:
                 raise
-            notes.append(f"decode {'with' if mode else 'without'} graphs did not run here ({error})")
+            notes.append(
+                f"decode {'with' if mode else 'without'} graphs did not run here ({error})"
+            )
         gc.collect()  # a failure's traceback holds both caches
     return reports
 
@@ -118,13 +142,18 @@ def _decode(
     for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
         progress(f"filling the cache of the {name} model with {length:,} tokens")
         cache = filled_cache(model, length - 1, rows)
-        steps[name] = Steps(model, length + _WARM_UP + new_tokens, cache=cache, graph=graph, compile=compile)
+        steps[name] = Steps(
+            model, length + _WARM_UP + new_tokens, cache=cache, graph=graph, compile=compile
+        )
         steps[name].read(last)
     calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
     for name, one in steps.items():
         if one.recorded != graph:
-            notes.append(f"decode, {name}: {'no CUDA graph could be' if graph else 'a CUDA graph was'} recorded")
+            notes.append(
+                f"decode, {name}: {'no CUDA graph could be' if graph else 'a CUDA graph was'}"
+                " recorded"
+            )
     found = {name: _figures(subject, length, rows, name, one, times) for name, one in steps.items()}
     return {
         "graphs": graph,
@@ -132,7 +161,9 @@ def _decode(
         "new_tokens": new_tokens,
         "ideal_speedup": subject.ideal(length, rows).decode_speedup,
         "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
-        "kv_allocated_reduction": 1 - found["hybrid"]["kv_allocated_bytes"] / found["full"]["kv_allocated_bytes"],
+        "kv_allocated_reduction": (
+            1 - found["hybrid"]["kv_allocated_bytes"] / found["full"]["kv_allocated_bytes"]
+        ),
         "variants": found,
         "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
         "definitions": DEFINITIONS,

@@ -1,4 +1,5 @@
-"""The baseline: causal attention over all keys by the best kernel that the vendor has for these tensors."""
+"""The baseline: causal attention over all keys by the best kernel that the vendor has for these
+tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @contextmanager
 def backend(name: str, *, others: bool = False) -> Iterator[None]:
-    """Inside, scaled_dot_product_attention uses the backend of that name; with `others`, prefers it."""
+    """Inside, scaled_dot_product_attention uses the backend of that name; with `others`, prefers
+    it."""
     if name == DEFAULT:
         yield
         return
@@ -53,23 +55,33 @@ def within(name: str, call: Callable[[], Any], *, others: bool = False) -> Calla
     return run
 
 
-def fastest(call: Callable[[], Any], device: torch.device, notes: list[str], progress: Progress) -> dict[str, float]:
-    """Seconds of each backend that can do the call, the fastest first: a try-out, before the real measurement."""
+def fastest(
+    call: Callable[[], Any], device: torch.device, notes: list[str], progress: Progress
+) -> dict[str, float]:
+    """Seconds of each backend that can do the call, the fastest first: a try-out, before the real
+    measurement."""
     if device.type != "cuda":
         return {DEFAULT: float("nan")}
     found = {}
     for name in BACKENDS:
         progress(f"trying {name} attention")
-        times = attempt(partial(measure, {name: within(name, call)}, 2, device), f"{name} attention", notes)
+        times = attempt(
+            partial(measure, {name: within(name, call)}, 2, device), f"{name} attention", notes
+        )
         if times is not None:
             found[name] = times[name].best
     if not found:
-        raise UsageError("None of torch's fused attention kernels takes this shape here: use --dtype bfloat16.")
+        raise UsageError(
+            "None of torch's fused attention kernels takes this shape here: use --dtype bfloat16."
+        )
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def recorded(call: Callable[[], Any], device: torch.device, what: str, notes: list[str]) -> Callable[[], Any]:
-    """The call as a CUDA graph, so that its time is the kernels' and not Python's; a note where it cannot be one."""
+def recorded(
+    call: Callable[[], Any], device: torch.device, what: str, notes: list[str]
+) -> Callable[[], Any]:
+    """The call as a CUDA graph, so that its time is the kernels' and not Python's; a note where it
+    cannot be one."""
 
     def record() -> Callable[[], Any]:
         for _ in range(3):
@@ -81,7 +93,8 @@ def recorded(call: Callable[[], Any], device: torch.device, what: str, notes: li
 
 
 def attempt(work: Callable[[], Any], what: str, notes: list[str]) -> Any:
-    """The result of `work`, or None and a note on why there is none: for things that may not exist here."""
+    """The result of `work`, or None and a note on why there is none: for things that may not exist
+    here."""
     try:
         return work()
     except LongreachError as error:

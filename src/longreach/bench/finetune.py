@@ -1,7 +1,8 @@
-"""Fine-tuning on compressed documents beside fine-tuning on their full text: same model, same questions, same machine.
+"""Fine-tuning on compressed documents beside fine-tuning on their full text: same model, same
+questions, same machine.
 
-Vectors are read, not made, by a step: the method compresses a document once, offline (LLoCO, arXiv 2404.07979, whose
-figure is 11.52x). What that takes is measured as well, and spread over epochs.
+Vectors are read, not made, by a step: the method compresses a document once, offline (LLoCO, arXiv
+2404.07979, whose figure is 11.52x). What that takes is measured as well, and spread over epochs.
 """
 
 from __future__ import annotations
@@ -38,21 +39,35 @@ _SEGMENT_TOKENS = 1536  # at most, as the published compressors read
 _ROOM = 0.5  # of the free memory, for activations: others use a machine too
 
 DEFINITIONS = {
-    "step": "forward, backward and AdamW of a LoRA of rank 8 on q, k, v, o; a question and its answer a document, "
-    "whose tokens alone are predicted",
+    "step": (
+        "forward, backward and AdamW of a LoRA of rank 8 on q, k, v, o; a question and its answer a"
+        " document, whose tokens alone are predicted"
+    ),
     "full": "the document's tokens before them",
     "vectors": "the document's summary vectors before them, made beforehand",
-    "checkpointing": "every layer computed again on the way back, in both or in neither: where the activations of full "
-    "would take more than half of the free memory",
+    "checkpointing": (
+        "every layer computed again on the way back, in both or in neither: where the activations"
+        " of full would take more than half of the free memory"
+    ),
     "compression": "all vectors of the documents of a step, by an AutoCompressor on the same model",
-    "flops": "what a step executes: matrices twice (fixed weights get no gradients), attention 3.5 times, LoRA and "
-    "the LM head of predicted positions 3 times a forward pass, and what checkpointing computes again",
+    "flops": (
+        "what a step executes: matrices twice (fixed weights get no gradients), attention 3.5"
+        " times, LoRA and the LM head of predicted positions 3 times a forward pass, and what"
+        " checkpointing computes again"
+    ),
     "ideal_speedup": "the ratio of flops",
-    "processor_speedup": "the ratio of processor time, which others on a machine disturb less; of no meaning on a GPU",
-    "epochs_to_pay": "steps on each document, and so epochs with one question a document, after which compressing it "
-    "has cost no more than it saved; null where it saves nothing",
+    "processor_speedup": (
+        "the ratio of processor time, which others on a machine disturb less; of no meaning on"
+        " a GPU"
+    ),
+    "epochs_to_pay": (
+        "steps on each document, and so epochs with one question a document, after which"
+        " compressing it has cost no more than it saved; null where it saves nothing"
+    ),
     "speedup_after_epochs": "documents a second over those of full, the compression counted in",
-    "peak_memory_bytes": "most GPU memory allocated during the call, weights included; null on a CPU",
+    "peak_memory_bytes": (
+        "most GPU memory allocated during the call, weights included; null on a CPU"
+    ),
 }
 
 
@@ -117,21 +132,30 @@ def run(
         if result is not None:
             losses[name] = float(result)
 
-    calls: dict[str, Callable[[], Any]] = {name: partial(step, make) for name, make in inputs.items()}
+    calls: dict[str, Callable[[], Any]] = {
+        name: partial(step, make) for name, make in inputs.items()
+    }
     checkpointing(base, again)
-    times = measure(calls | {"compression": compress}, case.repeats, device, inspect=inspect, progress=progress)
+    times = measure(
+        calls | {"compression": compress}, case.repeats, device, inspect=inspect, progress=progress
+    )
     full, ours, once = (times[name] for name in ("full", "vectors", "compression"))
     positions = {"full": case.whole, "vectors": vectors.shape[1] + case.qa_tokens}
-    flops = {name: case.rows * _flops(base.config, count, case.qa_tokens, again) for name, count in positions.items()}
+    flops = {
+        name: case.rows * _flops(base.config, count, case.qa_tokens, again)
+        for name, count in positions.items()
+    }
     ideal, speedup = flops["full"] / flops["vectors"], ours.speedup(full)
     variants = {
-        name: _figures(times[name], case.rows)
-        | {
-            "positions": positions[name],
-            "flops": flops[name],
-            "flops_per_second": flops[name] / times[name].median,
-            "loss": losses[name],
-        }
+        name: (
+            _figures(times[name], case.rows)
+            | {
+                "positions": positions[name],
+                "flops": flops[name],
+                "flops_per_second": flops[name] / times[name].median,
+                "loss": losses[name],
+            }
+        )
         for name in positions
     }
     variants["vectors"] |= {
@@ -168,12 +192,15 @@ def run(
 
 
 def amortised(full: Times, ours: Times, once: Times) -> dict[str, Any]:
-    """After how many epochs compressing has paid for itself, and what is gained by then; medians over the rounds."""
+    """After how many epochs compressing has paid for itself, and what is gained by then; medians
+    over the rounds."""
     rounds = list(zip(full.seconds, ours.seconds, once.seconds, strict=True))
     saved = statistics.median((f - o) / c for f, o, c in rounds)
     return {
         "epochs_to_pay": 1 / saved if saved > 0 else None,
-        "speedup_after_epochs": {str(e): statistics.median(e * f / (c + e * o) for f, o, c in rounds) for e in _EPOCHS},
+        "speedup_after_epochs": {
+            str(e): statistics.median(e * f / (c + e * o) for f, o, c in rounds) for e in _EPOCHS
+        },
     }
 
 
@@ -186,7 +213,9 @@ def _figures(times: Times, rows: int) -> dict[str, Any]:
     }
 
 
-def _load(shape: str | None, model: str | None, window: int, dtype: torch.dtype, device: torch.device) -> Any:
+def _load(
+    shape: str | None, model: str | None, window: int, dtype: torch.dtype, device: torch.device
+) -> Any:
     if shape is not None:
         return random_llama(published(shape), window, dtype=dtype, device=device)
     from longreach.models.loading.load import load
@@ -197,19 +226,26 @@ def _load(shape: str | None, model: str | None, window: int, dtype: torch.dtype,
 
 
 def _compressor(model: Any, case: FinetuneCase) -> AutoCompressor:
-    """Equal segments, so that a short last one, which gives as many vectors as any, does not spoil the ratio."""
+    """Equal segments, so that a short last one, which gives as many vectors as any, does not spoil
+    the ratio."""
     segments = math.ceil(case.length / _SEGMENT_TOKENS)
     tokens = math.ceil(case.length / segments)
     summary = max(1, round(tokens / case.ratio))
-    start = torch.randn(summary, model.config.hidden_size) * 0.02  # untrained: speed does not depend on them
+    # Untrained: speed does not depend on them.
+    start = torch.randn(summary, model.config.hidden_size) * 0.02
     return AutoCompressor(model, None, summary, tokens, embed_summary=start)
 
 
-def _needs_checkpointing(sizes: Shape, case: FinetuneCase, dtype: torch.dtype, device: torch.device) -> bool:
+def _needs_checkpointing(
+    sizes: Shape, case: FinetuneCase, dtype: torch.dtype, device: torch.device
+) -> bool:
     """Whether what backward needs of full texts would fill the memory."""
     gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
-    return case.rows * case.whole * sizes.layers * sizes.layer_activations * dtype.itemsize > _ROOM * free
+    return (
+        case.rows * case.whole * sizes.layers * sizes.layer_activations * dtype.itemsize
+        > _ROOM * free
+    )
 
 
 def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
@@ -223,4 +259,9 @@ def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
     # q and o are between hidden and all heads, k and v between hidden and the KV heads.
     lora = 4 * _LORA * s.layers * (2 * s.hidden + s.head_dim * (s.heads + s.kv_heads)) * positions
     head = 3 * 2 * s.vocab * s.hidden * predicted  # its chunks are always computed again
-    return round(linear * (forward + 1) + lora * (forward + 2) + attention * (forward + BACKWARD_ATTENTION) + head)
+    return round(
+        linear * (forward + 1)
+        + lora * (forward + 2)
+        + attention * (forward + BACKWARD_ATTENTION)
+        + head
+    )

@@ -1,4 +1,5 @@
-"""A whole model, full against hybrid, around the same weights and in the same run: prompts, steps, training."""
+"""A whole model, full against hybrid, around the same weights and in the same run: prompts, steps,
+training."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from longreach.bench.timing import Progress
 from longreach.bench.train import train
 
 
-def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: None) -> dict[str, Any]:
+def run(
+    case: ModelCase, subject: Subject, progress: Progress = lambda text: None
+) -> dict[str, Any]:
     """Measures everything the case names; see the three modules for what each report holds."""
     torch.manual_seed(0)
     notes: list[str] = []
     if subject.shape.layers < subject.of_layers:
         notes.append(
-            f"a slice: {subject.shape.layers} of {subject.of_layers} layers, {len(subject.layers.full)} of them full "
-            f"(of {subject.of_full_layers} in the whole model), with all of the embeddings and the head"
+            f"a slice: {subject.shape.layers} of {subject.of_layers} layers,"
+            f" {len(subject.layers.full)} of them full (of {subject.of_full_layers} in the whole"
+            " model), with all of the embeddings and the head"
         )
     report: dict[str, Any] = {
         "bench": "model",
@@ -42,7 +46,9 @@ def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: Non
         elif one == "train":
             report[one] = train(*common, case.repeats, case.flex, notes, progress)
         else:
-            report[one] = decode(*common, case.new_tokens, case.graphs, case.compile, notes, progress)
+            report[one] = decode(
+                *common, case.new_tokens, case.graphs, case.compile, notes, progress
+            )
             if case.flex:
                 notes.append("decode: flex left out: it reads no compact cache")
     return report | {"notes": notes}

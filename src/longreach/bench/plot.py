@@ -32,7 +32,9 @@ def check_plot(path: Path) -> None:
         MissingDependency: matplotlib is not installed.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"The plot is to be '{path}': give a name that ends in {' or '.join(_SUFFIXES)}.")
+        raise UsageError(
+            f"The plot is to be '{path}': give a name that ends in {' or '.join(_SUFFIXES)}."
+        )
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependency(f"Plots need matplotlib, which is not installed: {INSTALL}")
 
@@ -73,21 +75,41 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     check_plot(path)
     found = bars(report)
     if not found:
-        raise UsageError("There is nothing to plot: nothing ran beside the baseline (the notes say why).")
+        raise UsageError(
+            "There is nothing to plot: nothing ran beside the baseline (the notes say why)."
+        )
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.7 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     rows = range(len(found))
-    axes.barh([row - 0.2 for row in rows], [bar.ideal for bar in found], 0.38, color="#c8ccd4", label="ideal")
-    axes.barh([row + 0.2 for row in rows], [bar.achieved for bar in found], 0.38, color="#2f6fb0", label="achieved")
+    axes.barh(
+        [row - 0.2 for row in rows],
+        [bar.ideal for bar in found],
+        0.38,
+        color="#c8ccd4",
+        label="ideal",
+    )
+    axes.barh(
+        [row + 0.2 for row in rows],
+        [bar.achieved for bar in found],
+        0.38,
+        color="#2f6fb0",
+        label="achieved",
+    )
     for row, bar in enumerate(found):
         _say(axes, f"{bar.ideal:.2f}x", bar.ideal, row - 0.2)
-        _say(axes, f"{bar.achieved:.2f}x ({bar.achieved / bar.ideal:.0%} of ideal)", bar.achieved, row + 0.2)
+        _say(
+            axes,
+            f"{bar.achieved:.2f}x ({bar.achieved / bar.ideal:.0%} of ideal)",
+            bar.achieved,
+            row + 0.2,
+        )
     axes.axvline(1, color="#555555", linewidth=1, linestyle=":", zorder=0)
     axes.set_yticks(list(rows), [bar.label for bar in found])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.45 * max(max(bar.achieved, bar.ideal) for bar in found))  # room for the words
+    # Room for the words.
+    axes.set_xlim(0, 1.45 * max(max(bar.achieved, bar.ideal) for bar in found))
     axes.set_xlabel("speed-up over full attention, same run (dotted line: 1x)")
     axes.set_ylabel("what was measured")
     axes.set_title(_title(report), fontsize=10)
@@ -98,11 +120,18 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 def _say(axes: Any, text: str, x: float, y: float) -> None:
     """Writes beside the end of a bar, readable also where the dotted line runs."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9, bbox=box)
+    axes.annotate(
+        text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9, bbox=box
+    )
 
 
 def _title(report: Mapping[str, Any]) -> str:
     where = f"{report['dtype']} on {report.get('hardware', {}).get('device', report['device'])}"
-    size = f"{report.get('source', 'attention')}, {report['rows']} x {report['length_tokens']:,} tokens"
+    size = (
+        f"{report.get('source', 'attention')}, {report['rows']} x {report['length_tokens']:,}"
+        " tokens"
+    )
     part = report.get("slice")
-    return f"{size}, {where}" + (f"\n(a slice of {part['layers']} of {part['of']} layers)" if part else "")
+    return f"{size}, {where}" + (
+        f"\n(a slice of {part['layers']} of {part['of']} layers)" if part else ""
+    )

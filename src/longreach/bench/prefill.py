@@ -18,22 +18,33 @@ FLEX = "hybrid-flex"
 _ATTENTION = "attention"
 
 DEFINITIONS = {
-    "flops": "2 per weight of the layers and token, 4 * head_dim per visited pair and query head, logits of the last "
-    "position (longreach plan)",
+    "flops": (
+        "2 per weight of the layers and token, 4 * head_dim per visited pair and query head, logits"
+        " of the last position (longreach plan)"
+    ),
     "ideal_speedup_flops": "the ratio of FLOPs of the full to the hybrid model",
-    "ideal_speedup_equal_kernels": "T_full / (T_full - sum over sparse layers of T_attention * (1 - density)), "
-    "T_attention being dense causal attention of one layer timed in the same rounds: what remains if sparse kernels "
-    "work as fast per visited pair and nothing else changes",
+    "ideal_speedup_equal_kernels": (
+        "T_full / (T_full - sum over sparse layers of T_attention * (1 - density)), T_attention"
+        " being dense causal attention of one layer timed in the same rounds: what remains if"
+        " sparse kernels work as fast per visited pair and nothing else changes"
+    ),
     "kv_bytes": "keys and values that the pattern retains, by arithmetic",
-    "kv_block_bytes": "the same in whole blocks, as the cache lays them out: rings, and the fullest head's blocks",
+    "kv_block_bytes": (
+        "the same in whole blocks, as the cache lays them out: rings, and the fullest head's blocks"
+    ),
     "kv_allocated_bytes": "bytes of the tensors really held by the cache after the prompt",
-    "peak_memory_bytes": "most GPU memory allocated during the call, weights included; null on a CPU",
+    "peak_memory_bytes": (
+        "most GPU memory allocated during the call, weights included; null on a CPU"
+    ),
 }
 
 
 def variants(subject: Subject, flex: bool) -> dict[str, tuple[Any, dict[str, str]]]:
     """By name: a model and what its forward is called with."""
-    found: dict[str, tuple[Any, dict[str, str]]] = {"full": (subject.full, {}), "hybrid": (subject.hybrid, {})}
+    found: dict[str, tuple[Any, dict[str, str]]] = {
+        "full": (subject.full, {}),
+        "hybrid": (subject.hybrid, {}),
+    }
     return found | ({FLEX: (subject.hybrid, {"impl": "flex"})} if flex else {})
 
 
@@ -47,9 +58,16 @@ def drop_failing(calls: dict[str, Callable[[], Any]], notes: list[str], progress
 
 @torch.no_grad()
 def prefill(
-    subject: Subject, length: int, rows: int, repeats: int, flex: bool, notes: list[str], progress: Progress
+    subject: Subject,
+    length: int,
+    rows: int,
+    repeats: int,
+    flex: bool,
+    notes: list[str],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Seconds, work and memory of reading `rows` prompts of `length` tokens with an empty cache; see `DEFINITIONS`."""
+    """Seconds, work and memory of reading `rows` prompts of `length` tokens with an empty cache;
+    see `DEFINITIONS`."""
     s, device = subject.shape, subject.device
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
@@ -77,9 +95,15 @@ def prefill(
     attention = times.pop(_ATTENTION)
     limits = _limits(subject, length, rows, times["full"], attention)
     found = {
-        name: _figures(subject, length, rows, name, times, limits)
-        | {"kv_allocated_bytes": allocated[name]}
-        | ({"peak_memory_bytes": peak - q.nbytes - kv.nbytes} if (peak := entry.peak_bytes) else {})
+        name: (
+            _figures(subject, length, rows, name, times, limits)
+            | {"kv_allocated_bytes": allocated[name]}
+            | (
+                {"peak_memory_bytes": peak - q.nbytes - kv.nbytes}
+                if (peak := entry.peak_bytes)
+                else {}
+            )
+        )
         for name, entry in times.items()
     }
     return {
@@ -90,21 +114,32 @@ def prefill(
         "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
         "kv_allocated_reduction": 1 - allocated["hybrid"] / allocated["full"],
         "variants": found,
-        "rounds_seconds": {name: entry.seconds for name, entry in {_ATTENTION: attention, **times}.items()},
+        "rounds_seconds": {
+            name: entry.seconds for name, entry in {_ATTENTION: attention, **times}.items()
+        },
         "definitions": DEFINITIONS,
     }
 
 
-def _limits(subject: Subject, length: int, rows: int, full: Times, attention: Times) -> tuple[float, float | None]:
+def _limits(
+    subject: Subject, length: int, rows: int, full: Times, attention: Times
+) -> tuple[float, float | None]:
     """Ideal speed-ups: by FLOPs, and at equal efficiency of the kernels."""
     heads = subject.shape.kv_heads
-    hidden = sum(1 - subject.pattern.density(length, heads, layer) for layer in subject.layers.sparse)
+    hidden = sum(
+        1 - subject.pattern.density(length, heads, layer) for layer in subject.layers.sparse
+    )
     rest = full.median - attention.median * hidden
     return subject.ideal(length, rows).prefill_speedup, full.median / rest if rest > 0 else None
 
 
 def _figures(
-    subject: Subject, length: int, rows: int, name: str, times: dict[str, Times], limits: tuple[float, float | None]
+    subject: Subject,
+    length: int,
+    rows: int,
+    name: str,
+    times: dict[str, Times],
+    limits: tuple[float, float | None],
 ) -> dict[str, Any]:
     mine, ideal = times[name], subject.ideal(length, rows)
     flops = (ideal.full if name == "full" else ideal.hybrid).prefill_flops

@@ -1,10 +1,13 @@
 """What compressing, asking and starting cost beside the bare model, in one run.
 
-Every ratio pairs our time with the bare model's, measured in turn (A B A B ...); medians are reported.
-- compression: the bare decoder (no LM head) on the same segments and batch, over `compress`; the goal is >= 0.90.
-- first token: from `ask` to the first token with nothing cached, over one bare prefill of as many positions;
-  the goal is <= 2.0. With the context hot, the same ratio says what the cache saves.
-- start: `import longreach` and `longreach --help` as whole processes; the goal is < 0.3 s, without torch.
+Every ratio pairs our time with the bare model's, measured in turn (A B A B ...); medians are
+reported.
+- compression: the bare decoder (no LM head) on the same segments and batch, over `compress`; the
+  goal is >= 0.90.
+- first token: from `ask` to the first token with nothing cached, over one bare prefill of as many
+  positions; the goal is <= 2.0. With the context hot, the same ratio says what the cache saves.
+- start: `import longreach` and `longreach --help` as whole processes; the goal is < 0.3 s, without
+  torch.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ GOALS = {"compression": 0.90, "first_token": 2.0, "start_seconds": 0.3}
 _LEAST_TOKENS = 3072  # two segments of 1,536
 
 
-def run(model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress = lambda text: None) -> dict[str, Any]:
+def run(
+    model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress = lambda text: None
+) -> dict[str, Any]:
     """Measures all three.
 
     Args:
@@ -61,11 +66,16 @@ def run(model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress
         raise UsageError(f"repeats is {repeats}; give at least 1.")
     if not text.is_file():
         raise UsageError(
-            f"There is no file '{text}'; give a text of at least {counted(_LEAST_TOKENS, 'token')} with --text."
+            f"There is no file '{text}'; give a text of at least {counted(_LEAST_TOKENS, 'token')}"
+            " with --text."
         )
-    ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     if len(ids) < _LEAST_TOKENS:
-        raise UsageError(f"'{text}' has {counted(len(ids), 'token')}; give a text of at least {_LEAST_TOKENS:,}.")
+        raise UsageError(
+            f"'{text}' has {counted(len(ids), 'token')}; give a text of at least {_LEAST_TOKENS:,}."
+        )
     return {
         "model": str(model.config.name_or_path),
         "dtype": str(model.dtype),
@@ -91,7 +101,9 @@ def compression(
         tokens = max(2 * compressor.segment_tokens, 1920)
         part = list(ids[: tokens - tokens % compressor.segment_tokens])
         batch = compressor.default_batch_size
-        rows = torch.tensor(part, device=model.device).view(-1, compressor.segment_tokens).split(batch)
+        rows = (
+            torch.tensor(part, device=model.device).view(-1, compressor.segment_tokens).split(batch)
+        )
         progress(f"compressing: {name}")
         calls: dict[str, Callable[[], Any]] = {
             "ours": partial(compressor.compress, [part]),
@@ -108,11 +120,14 @@ def compression(
             "batch": batch,
             "tokens_per_second": len(part) / ours.median,
         }
-        # The positions that the method itself adds: summary tokens, and in this mode all earlier vectors.
+        # The positions that the method itself adds: summary tokens, and in this mode all earlier
+        # vectors.
         extra = 0
         if isinstance(compressor, AutoCompressor):
             count, k = len(part) // compressor.segment_tokens, compressor.summary_tokens
-            extra = count * k + (k * count * (count - 1) // 2 if compressor.mode == "accumulate" else 0)
+            extra = count * k + (
+                k * count * (count - 1) // 2 if compressor.mode == "accumulate" else 0
+            )
         result["ratio_per_position"] = result["ratio"] * (len(part) + extra) / len(part)
         results[name] = result
     return results
@@ -124,8 +139,11 @@ def _decode_all(model: Any, rows: Sequence[torch.Tensor]) -> None:
         decoder_of(model)(input_ids=row, use_cache=False)
 
 
-def first_token(model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress) -> dict[str, Any]:
-    """`ask` to the first token beside a bare prefill of as many positions; cold, and with the context hot."""
+def first_token(
+    model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress
+) -> dict[str, Any]:
+    """`ask` to the first token beside a bare prefill of as many positions; cold, and with the
+    context hot."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus.create(folder, "book", MeanPool(model, tokenizer))
         progress("ingesting the text")
@@ -133,19 +151,30 @@ def first_token(model: Any, tokenizer: Any, text: Path, repeats: int, progress: 
         sampling = Sampling(max_new_tokens=1)
         # Named, a text that shares no word with a question is read from its start.
         (document,) = report.added
-        reader = {"cold": Reader(corpus, model, tokenizer, hot_bytes=0), "hot": Reader(corpus, model, tokenizer)}
+        reader = {
+            "cold": Reader(corpus, model, tokenizer, hot_bytes=0),
+            "hot": Reader(corpus, model, tokenizer),
+        }
         results: dict[str, Any] = {"ingest_tokens_per_second": report.tokens / ingest}
         for policy in (Policy(), Policy(compressed="document", raw=1)):
             for state in ("cold", "hot"):
                 progress(f"asking: {policy.compressed}, {state}")
                 pairs, positions = [], []
                 for question in QUESTIONS * (1 + repeats // len(QUESTIONS)):
-                    ask = partial(reader[state].ask, question, document=document, policy=policy, sampling=sampling)
+                    ask = partial(
+                        reader[state].ask,
+                        question,
+                        document=document,
+                        policy=policy,
+                        sampling=sampling,
+                    )
                     if state == "hot":
                         ask()
                     ours, answer = _seconds(ask, model.device)
                     count = answer.usage.positions
-                    embeds = torch.zeros(count, model.config.hidden_size, dtype=model.dtype, device=model.device)
+                    embeds = torch.zeros(
+                        count, model.config.hidden_size, dtype=model.dtype, device=model.device
+                    )
                     bare, _ = _seconds(partial(read_prefix, model, embeds), model.device)
                     pairs.append((ours, bare))
                     positions.append(count)
@@ -174,12 +203,18 @@ def start(repeats: int, progress: Progress) -> dict[str, float]:
     commands = {
         "python": [sys.executable, "-c", "pass"],
         "import longreach": [sys.executable, "-c", "import longreach"],
-        "longreach --help": [*([str(tool)] if tool.exists() else [sys.executable, "-m", "longreach.cli"]), "--help"],
+        "longreach --help": [
+            *([str(tool)] if tool.exists() else [sys.executable, "-m", "longreach.cli"]),
+            "--help",
+        ],
     }
     calls = {
-        name: partial(subprocess.run, command, check=True, capture_output=True) for name, command in commands.items()
+        name: partial(subprocess.run, command, check=True, capture_output=True)
+        for name, command in commands.items()
     }
-    return {name: times.median for name, times in measure(calls, repeats, torch.device("cpu")).items()}
+    return {
+        name: times.median for name, times in measure(calls, repeats, torch.device("cpu")).items()
+    }
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -188,13 +223,18 @@ def lines(report: dict[str, Any]) -> list[str]:
     for name, value in report["start_seconds"].items():
         found.append(f"{name:<34}{value:8.3f} s{_verdict(value < GOALS['start_seconds'])}")
     for name, value in report["compression"].items():
-        text = f"{value['tokens_per_second']:8.0f} tokens/s, {value['ratio']:.2f} of the bare model's speed"
+        text = (
+            f"{value['tokens_per_second']:8.0f} tokens/s, {value['ratio']:.2f} of the bare model's"
+            " speed"
+        )
         found.append(f"{name:<34}{text}{_verdict(value['ratio'] >= GOALS['compression'])}")
     for name, value in report["first_token"].items():
         if isinstance(value, dict):
             took = f"{value['seconds']:8.2f} s for {value['positions']:.0f} positions"
             reached = _verdict(value["ask_over_bare"] <= GOALS["first_token"])
-            found.append(f"{'ask, ' + name:<34}{took}, {value['ask_over_bare']:.2f}x a bare prefill{reached}")
+            found.append(
+                f"{'ask, ' + name:<34}{took}, {value['ask_over_bare']:.2f}x a bare prefill{reached}"
+            )
     return found
 
 

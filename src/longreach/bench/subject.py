@@ -1,4 +1,5 @@
-"""The two models that `bench model` compares: full attention in every layer, and the hybrid around the same weights."""
+"""The two models that `bench model` compares: full attention in every layer, and the hybrid around
+the same weights."""
 
 from __future__ import annotations
 
@@ -60,7 +61,15 @@ class Subject:
     def ideal(self, length: int, rows: int) -> Plan:
         """What arithmetic says; its times are those of some card, their ratios are not."""
         cards = hardware("h100")
-        return plan(self.shape, length, cards, self.pattern, self.layers, rows=rows, itemsize=self.dtype.itemsize)
+        return plan(
+            self.shape,
+            length,
+            cards,
+            self.pattern,
+            self.layers,
+            rows=rows,
+            itemsize=self.dtype.itemsize,
+        )
 
     def kv_bytes(self, name: str, length: int, rows: int, *, blocks: bool = False) -> int:
         """Bytes of keys and values after `length` tokens a row, by arithmetic.
@@ -69,8 +78,8 @@ class Subject:
             name: "full", or any other for the hybrid.
             length: Tokens.
             rows: Rows of the batch.
-            blocks: Sparse layers in whole blocks, as the cache allocates them: the ring of local blocks, and the
-                permanent blocks of the KV head that has most.
+            blocks: Sparse layers in whole blocks, as the cache allocates them: the ring of local
+                blocks, and the permanent blocks of the KV head that has most.
         """
         s, p = self.shape, self.pattern
         layers = LayerPlan.make(s.layers, s.layers) if name == "full" else self.layers
@@ -78,8 +87,13 @@ class Subject:
         if blocks:
             ring = min(p.blocks(length), p.local_blocks)
             for layer in layers.sparse:
-                far = max(p.far_count(length // p.block_size, g, s.kv_heads, layer) for g in range(s.kv_heads))
-                exact[layer] = 2 * (far + ring) * p.block_size * s.kv_heads * s.head_dim * self.dtype.itemsize
+                far = max(
+                    p.far_count(length // p.block_size, g, s.kv_heads, layer)
+                    for g in range(s.kv_heads)
+                )
+                exact[layer] = (
+                    2 * (far + ring) * p.block_size * s.kv_heads * s.head_dim * self.dtype.itemsize
+                )
         return rows * sum(exact)
 
     def describe(self) -> dict[str, Any]:
@@ -88,9 +102,15 @@ class Subject:
         return {
             "source": self.source,
             "shape": asdict(self.shape),
-            "slice": {"layers": self.shape.layers, "of": self.of_layers, "full_layers_of_all": self.of_full_layers}
-            if part
-            else None,
+            "slice": (
+                {
+                    "layers": self.shape.layers,
+                    "of": self.of_layers,
+                    "full_layers_of_all": self.of_full_layers,
+                }
+                if part
+                else None
+            ),
             "full_layers": list(self.layers.full),
             "sparse_layers": len(self.layers.sparse),
             "pattern": asdict(self.pattern),
@@ -116,7 +136,8 @@ def subject(
         model: Or a model to load (a hub id, a folder, a file): stock or hybrid.
         layers: Only so many of its layers, with the ratio of full to sparse kept; None for all.
         pattern: Of the sparse layers; None for a hybrid model's own, else variant A of the paper.
-        full_layers: As `convert` takes it, of the whole model; None for a hybrid model's own, else the middle third.
+        full_layers: As `convert` takes it, of the whole model; None for a hybrid model's own, else
+            the middle third.
         length: Tokens that have to fit the window.
         dtype: Of the weights; None for bfloat16 on a GPU and float32 on a CPU.
         device: Where they live.
@@ -152,6 +173,7 @@ def subject(
     else:
         loaded.model.layers = loaded.model.layers[:count]
         loaded.config.num_hidden_layers = count
-        full = convert(loaded, pattern, count, window)  # every layer full, whatever window the layers had
+        # Every layer full, whatever window the layers had.
+        full = convert(loaded, pattern, count, window)
     hybrid = convert(full, pattern, list(chosen.full), window)
     return Subject(source, full, hybrid, cut, chosen, pattern, sizes.layers, len(whole.full))

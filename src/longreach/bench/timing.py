@@ -1,7 +1,8 @@
 """Timing several ways of doing the same thing, in turn.
 
-Calls alternate (A B C A B C ...), so that other load on the machine hits all alike; ratios are taken round by round and
-then the median. One measurement has to be compared with others of its own run, never with another day's.
+Calls alternate (A B C A B C ...), so that other load on the machine hits all alike; ratios are
+taken round by round and then the median. One measurement has to be compared with others of its own
+run, never with another day's.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Times:
     Attributes:
         seconds: On the clock, one number a round.
         processor_seconds: Of all threads of this process, one number a round.
-        peak_bytes: Most GPU memory allocated in any round, what lay there before included; None on a CPU, where
-            memory cannot be told apart by call.
+        peak_bytes: Most GPU memory allocated in any round, what lay there before included; None on
+            a CPU, where memory cannot be told apart by call.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -87,7 +88,8 @@ def measure(
         device: Where they run; each call ends when it has finished there.
         warmup: Rounds before those that do not count.
         loops: Times that each call is made in a round; its time is the mean.
-        inspect: Gets the name and the result of each call, outside of its time; results are not kept.
+        inspect: Gets the name and the result of each call, outside of its time; results are not
+            kept.
         progress: Is told of each round.
     """
     times = {name: Times() for name in calls}
@@ -103,7 +105,10 @@ def measure(
             for _ in range(loops):
                 result = call()
             wait(device)
-            seconds, processor = (time.perf_counter() - began) / loops, (time.process_time() - work) / loops
+            seconds, processor = (
+                (time.perf_counter() - began) / loops,
+                (time.process_time() - work) / loops,
+            )
             if inspect:
                 inspect(name, result)
             del result
@@ -113,5 +118,7 @@ def measure(
             entry.seconds.append(seconds)
             entry.processor_seconds.append(processor)
             if device.type == "cuda":
-                entry.peak_bytes = max(entry.peak_bytes or 0, torch.cuda.max_memory_allocated(device))
+                entry.peak_bytes = max(
+                    entry.peak_bytes or 0, torch.cuda.max_memory_allocated(device)
+                )
     return times

@@ -1,4 +1,5 @@
-"""A training step without its optimiser: forward and backward with gradient checkpointing, full and hybrid in turn."""
+"""A training step without its optimiser: forward and backward with gradient checkpointing, full and
+hybrid in turn."""
 
 from __future__ import annotations
 
@@ -18,19 +19,31 @@ from longreach.planning.plan import Estimate
 _CHUNK_TOKENS = 2048  # logits that exist at a time
 
 DEFINITIONS = {
-    "step": "forward and backward of one batch, gradient checkpointing of every layer, cross entropy in chunks of "
-    f"{_CHUNK_TOKENS} tokens; no optimiser",
-    "flops": "forward, and backward 2 times that for weights and 2.5 times for attention; without what checkpointing "
-    "computes again (longreach plan)",
+    "step": (
+        "forward and backward of one batch, gradient checkpointing of every layer, cross entropy"
+        f" in chunks of {_CHUNK_TOKENS} tokens; no optimiser"
+    ),
+    "flops": (
+        "forward, and backward 2 times that for weights and 2.5 times for attention; without what"
+        " checkpointing computes again (longreach plan)"
+    ),
     "executed_flops": "with what checkpointing computes again",
     "ideal_speedup": "the ratio of flops of the full to the hybrid model",
     "ideal_speedup_executed": "the ratio of executed_flops",
-    "peak_memory_bytes": "most GPU memory allocated during the call, weights and gradients included; null on a CPU",
+    "peak_memory_bytes": (
+        "most GPU memory allocated during the call, weights and gradients included; null on a CPU"
+    ),
 }
 
 
 def train(
-    subject: Subject, length: int, rows: int, repeats: int, flex: bool, notes: list[str], progress: Progress
+    subject: Subject,
+    length: int,
+    rows: int,
+    repeats: int,
+    flex: bool,
+    notes: list[str],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Seconds, work and memory of a step on `rows` rows of `length` tokens; see `DEFINITIONS`."""
     if flex and subject.device.type == "cpu":
@@ -41,7 +54,9 @@ def train(
 
     def step(model: Any, options: dict[str, str]) -> torch.Tensor:
         hidden = model.model(input_ids=ids, use_cache=False, **options).last_hidden_state
-        loss = chunked_cross_entropy(hidden[:, :-1], model.lm_head.weight, ids[:, 1:], _CHUNK_TOKENS)
+        loss = chunked_cross_entropy(
+            hidden[:, :-1], model.lm_head.weight, ids[:, 1:], _CHUNK_TOKENS
+        )
         loss.backward()
         return loss.detach()
 
@@ -55,7 +70,8 @@ def train(
 
     def inspect(name: str, loss: torch.Tensor) -> None:
         losses[name] = float(loss)
-        subject.full.zero_grad(set_to_none=True)  # the weights, and so their gradients, are those of the hybrid too
+        # The weights, and so their gradients, are those of the hybrid too.
+        subject.full.zero_grad(set_to_none=True)
 
     try:
         drop_failing(calls, notes, progress)
@@ -66,12 +82,17 @@ def train(
             checkpointing(model, False)
             model.eval().zero_grad(set_to_none=True)
     ideal = subject.ideal(length, rows)
-    executed = [_executed(subject, estimate, length, rows) for estimate in (ideal.full, ideal.hybrid)]
+    executed = [
+        _executed(subject, estimate, length, rows) for estimate in (ideal.full, ideal.hybrid)
+    ]
     return {
         "attention_backend": backend,
         "ideal_speedup": ideal.training_speedup,
         "ideal_speedup_executed": executed[0] / executed[1],
-        "variants": {name: _figures(subject, length, rows, name, times) | {"loss": losses[name]} for name in times},
+        "variants": {
+            name: _figures(subject, length, rows, name, times) | {"loss": losses[name]}
+            for name in times
+        },
         "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
         "definitions": DEFINITIONS,
     }
@@ -83,7 +104,9 @@ def _backend(subject: Subject, length: int, rows: int, notes: list[str], progres
     if device.type != "cuda":
         return dense.DEFAULT
     q, kv = (
-        torch.randn(rows, heads, length, s.head_dim, dtype=subject.dtype, device=device, requires_grad=True)
+        torch.randn(
+            rows, heads, length, s.head_dim, dtype=subject.dtype, device=device, requires_grad=True
+        )
         for heads in (s.heads, s.kv_heads)
     )
 
@@ -99,7 +122,9 @@ def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> i
     return estimate.training_flops + estimate.prefill_flops + head * (length - 1)
 
 
-def _figures(subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]) -> dict[str, Any]:
+def _figures(
+    subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]
+) -> dict[str, Any]:
     mine, ideal = times[name], subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid
     executed = _executed(subject, estimate, length, rows)

@@ -10,10 +10,12 @@ import torch
 
 
 class PrefixCache:
-    """Least-recently-used map from a prefix's key to the KV cache after reading it. Safe to share between threads.
+    """Least-recently-used map from a prefix's key to the KV cache after reading it. Safe to share
+    between threads.
 
     Args:
-        max_bytes: the keys and values kept together; 0 keeps nothing. A single cache larger than this is not kept.
+        max_bytes: the keys and values kept together; 0 keeps nothing. A single cache larger than
+            this is not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -50,8 +52,14 @@ class PrefixCache:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes that a transformers Cache really holds for keys and values: their storages, whatever views lie on them."""
+    """Bytes that a transformers Cache really holds for keys and values: their storages, whatever
+    views lie on them."""
     values = [value for layer in getattr(cache, "layers", []) for value in vars(layer).values()]
-    tensors = [x for value in values for x in (value if isinstance(value, tuple) else [value]) if torch.is_tensor(x)]
+    tensors = [
+        x
+        for value in values
+        for x in (value if isinstance(value, tuple) else [value])
+        if torch.is_tensor(x)
+    ]
     storages = [x.untyped_storage() for x in tensors if x.is_floating_point()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

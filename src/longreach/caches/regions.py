@@ -13,7 +13,8 @@ from transformers.cache_utils import CacheLayerMixin
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 
-# Ring blocks beyond the window that stay while past is recorded, so that a round of drafted tokens moves no memory.
+# Ring blocks beyond the window that stay while past is recorded, so that a round of drafted tokens
+# moves no memory.
 _RECORDING_BLOCKS = 2
 
 
@@ -53,7 +54,9 @@ class Regions(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Empty regions in the shape, dtype and place of the first keys and values."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = (x.new_zeros(*x.shape[:2], 0, x.shape[3]) for x in (key_states, value_states))
+        self.keys, self.values = (
+            x.new_zeros(*x.shape[:2], 0, x.shape[3]) for x in (key_states, value_states)
+        )
         self.far_keys, self.far_values = self.keys.clone(), self.values.clone()
         self.lengths, self.held, self.committed = ([0] * key_states.shape[0] for _ in range(3))
         self.is_initialized = True
@@ -62,7 +65,10 @@ class Regions(CacheLayerMixin):
         """All rows at once where they are alike, else one by one."""
         if len(set(self.lengths)) == 1 and len(set(counts)) == 1:
             return [Group(slice(None), self.lengths[0], counts[0])]
-        return [Group(slice(b, b + 1), old, new) for b, (old, new) in enumerate(zip(self.lengths, counts, strict=True))]
+        return [
+            Group(slice(b, b + 1), old, new)
+            for b, (old, new) in enumerate(zip(self.lengths, counts, strict=True))
+        ]
 
     def _span(self, group: Group, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of consecutive positions that the ring holds."""
@@ -76,17 +82,30 @@ class Regions(CacheLayerMixin):
         return tuple(torch.cat([x[:, :, first:], x[:, :, :last]], 2) for x in near)  # type: ignore[return-value]
 
     def _store(self, group: Group, k: Tensor, v: Tensor) -> None:
-        """Moves blocks that leave the window to the far region, then writes the new tokens into the ring."""
+        """Moves blocks that leave the window to the far region, then writes the new tokens into the
+        ring."""
         p, (old, new) = self.pattern, group[1:]
         length, capacity = old + new, self.keys.shape[2]
         if new == 0:
             return
         view = HeadView(p, self.layer, 0, k.shape[1])
         for head, stop in view.alike(k.shape[1]):
-            before, after = view.far_count(old // p.block_size, head), view.far_count(length // p.block_size, head)
+            before, after = (
+                view.far_count(old // p.block_size, head),
+                view.far_count(length // p.block_size, head),
+            )
             if before < after:
-                blocks = [p.permanent_block(f, head, k.shape[1], self.layer) for f in range(before, after)]
-                self._move(group, slice(head, stop), slice(before * p.block_size, after * p.block_size), blocks, k, v)
+                blocks = [
+                    p.permanent_block(f, head, k.shape[1], self.layer) for f in range(before, after)
+                ]
+                self._move(
+                    group,
+                    slice(head, stop),
+                    slice(before * p.block_size, after * p.block_size),
+                    blocks,
+                    k,
+                    v,
+                )
         start = max(old, length - capacity)
         if new == 1:
             self.keys[group.rows, :, old % capacity] = k[:, :, 0]
@@ -99,8 +118,11 @@ class Regions(CacheLayerMixin):
             self.lengths[b] = length
             self.held[b] = max(self.held[b], length - capacity)
 
-    def _move(self, group: Group, heads: slice, to: slice, blocks: list[int], k: Tensor, v: Tensor) -> None:
-        """Writes blocks to the far region: tokens before `group.old` lie in the ring, later ones in k and v."""
+    def _move(
+        self, group: Group, heads: slice, to: slice, blocks: list[int], k: Tensor, v: Tensor
+    ) -> None:
+        """Writes blocks to the far region: tokens before `group.old` lie in the ring, later ones in
+        k and v."""
         size = self.pattern.block_size
         positions = (torch.tensor(blocks)[:, None] * size + torch.arange(size)).flatten()
         border = sum(min(size, max(0, group.old - block * size)) for block in blocks)
@@ -108,7 +130,9 @@ class Regions(CacheLayerMixin):
         for far, near, fresh in ((self.far_keys, self.keys, k), (self.far_values, self.values, v)):
             target = far[group.rows, heads, to]
             if border:
-                target[:, :, :border] = near[group.rows, heads].index_select(2, ring.to(near.device))
+                target[:, :, :border] = near[group.rows, heads].index_select(
+                    2, ring.to(near.device)
+                )
             if border < len(positions):
                 target[:, :, border:] = fresh[:, heads].index_select(2, new.to(fresh.device))
 
@@ -116,7 +140,11 @@ class Regions(CacheLayerMixin):
         """Ring slots for rows of these lengths when nothing is to be taken back."""
         p = self.pattern
         ragged = len(set(lengths)) > 1
-        return p.window_tokens if ragged else min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
+        return (
+            p.window_tokens
+            if ragged
+            else min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
+        )
 
     def _make_room(self, counts: Sequence[int]) -> None:
         p = self.pattern
@@ -132,17 +160,24 @@ class Regions(CacheLayerMixin):
         self._resize(capacity)
         self._resize_far(lengths)
         if self.keys.is_inference() and not torch.is_inference_mode_enabled():
-            for name in ("keys", "values", "far_keys", "far_values"):  # the only tensors that may be written to now
+            # The only tensors that may be written to now.
+            for name in ("keys", "values", "far_keys", "far_values"):
                 setattr(self, name, getattr(self, name).clone())
 
     def _resize(self, capacity: int) -> None:
         """Gives the ring a new number of slots; the newest positions stay."""
         if capacity == self.keys.shape[2]:
             return
-        keys, values = (x.new_zeros(*x.shape[:2], capacity, x.shape[3]) for x in (self.keys, self.values))
+        keys, values = (
+            x.new_zeros(*x.shape[:2], capacity, x.shape[3]) for x in (self.keys, self.values)
+        )
         held = []
         for group in self._groups([0] * len(self.lengths)):
-            first = self.held[group.rows][0] if len(set(self.held[group.rows])) == 1 else max(self.held[group.rows])
+            first = (
+                self.held[group.rows][0]
+                if len(set(self.held[group.rows])) == 1
+                else max(self.held[group.rows])
+            )
             first = max(first, group.old - capacity)
             slots = torch.arange(first, group.old, device=keys.device) % max(1, capacity)
             for new, span in zip((keys, values), self._span(group, first, group.old), strict=True):
@@ -154,19 +189,32 @@ class Regions(CacheLayerMixin):
         """Frees what rows of the present lengths do not need."""
         room = self.pattern.window_tokens
         recording = self.record_past and self.keys.shape[2] > room
-        self._resize(room + _RECORDING_BLOCKS * self.pattern.block_size if recording else self._base(self.lengths))
+        self._resize(
+            room + _RECORDING_BLOCKS * self.pattern.block_size
+            if recording
+            else self._base(self.lengths)
+        )
         self._resize_far(self.lengths)
 
     def _resize_far(self, lengths: Sequence[int]) -> None:
         size, heads = self.pattern.block_size, self.keys.shape[1]
         view = HeadView(self.pattern, self.layer, 0, heads)
         starts = [start for start, _ in view.alike(heads)]
-        blocks = max([0, *(view.far_count(n // size, head) for n in set(lengths) for head in starts)])
+        blocks = max(
+            [0, *(view.far_count(n // size, head) for n in set(lengths) for head in starts)]
+        )
         more = blocks * size - self.far_keys.shape[2]
         if more > 0:
-            empty = (x.new_zeros(*x.shape[:2], more, x.shape[3]) for x in (self.far_keys, self.far_values))
+            empty = (
+                x.new_zeros(*x.shape[:2], more, x.shape[3])
+                for x in (self.far_keys, self.far_values)
+            )
             self.far_keys, self.far_values = (
-                torch.cat([x, y], 2) for x, y in zip((self.far_keys, self.far_values), empty, strict=True)
+                torch.cat([x, y], 2)
+                for x, y in zip((self.far_keys, self.far_values), empty, strict=True)
             )
         elif more < 0:
-            self.far_keys, self.far_values = self.far_keys[:, :, :more].clone(), self.far_values[:, :, :more].clone()
+            self.far_keys, self.far_values = (
+                self.far_keys[:, :, :more].clone(),
+                self.far_values[:, :, :more].clone(),
+            )

@@ -1,10 +1,11 @@
 """The KV cache of a full layer in memory that is taken once: nothing is copied from step to step.
 
-transformers' DynamicLayer joins old and new keys into a new tensor for every token, which at long lengths takes longer
-than the attention; its StaticLayer hands out all slots, filled or not, and leaves it to a mask to hide the rest. A
-`ReservedLayer` writes into one allocation and hands out the filled part of it, which needs no mask. Once `fix_steps` is
-called, steps of one token have fixed shapes and read their place on the device, so that they can be recorded in a CUDA
-graph: then all slots are handed out, and the attention has to be told the lengths.
+transformers' DynamicLayer joins old and new keys into a new tensor for every token, which at long
+lengths takes longer than the attention; its StaticLayer hands out all slots, filled or not, and
+leaves it to a mask to hide the rest. A `ReservedLayer` writes into one allocation and hands out the
+filled part of it, which needs no mask. Once `fix_steps` is called, steps of one token have fixed
+shapes and read their place on the device, so that they can be recorded in a CUDA graph: then all
+slots are handed out, and the attention has to be told the lengths.
 
 Shapes: B rows, K KV heads, T new tokens, D head dim.
 """
@@ -27,7 +28,8 @@ BLOCK = 64  # slots come in whole blocks of the pattern that hides nothing
 
 
 class ReservedLayer(DynamicLayer):
-    """One full layer's cache for at most `max_length` slots; `keys` and `values` are views of what is filled.
+    """One full layer's cache for at most `max_length` slots; `keys` and `values` are views of what
+    is filled.
 
     Args:
         max_length: Slots, padding included.
@@ -41,7 +43,8 @@ class ReservedLayer(DynamicLayer):
         super().__init__()
         self.max_length = max_length
         self.slots: tuple[Tensor, Tensor] | None = None
-        self.lengths: Tensor | None = None  # [B] on the device, the newest token included; set while steps are fixed
+        # [B] on the device, the newest token included; set while steps are fixed.
+        self.lengths: Tensor | None = None
         if filled is not None and filled.keys is not None and filled.values is not None:
             self.update(filled.keys, filled.values)
 
@@ -54,7 +57,9 @@ class ReservedLayer(DynamicLayer):
         """Takes all memory, in the shape, dtype and place of the first keys and values."""
         self.dtype, self.device = key_states.dtype, key_states.device
         room = self.pattern.window_tokens
-        self.slots = _pair(x.new_zeros(*x.shape[:2], room, x.shape[3]) for x in (key_states, value_states))
+        self.slots = _pair(
+            x.new_zeros(*x.shape[:2], room, x.shape[3]) for x in (key_states, value_states)
+        )
         self._show(0)
         self.is_initialized = True
 
@@ -62,7 +67,9 @@ class ReservedLayer(DynamicLayer):
         assert self.slots is not None
         self.keys, self.values = (x[:, :, :filled] for x in self.slots)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Stores [B, K, T, D] and returns all that is filled; while steps are fixed, all slots.
 
         Raises:
@@ -73,14 +80,20 @@ class ReservedLayer(DynamicLayer):
         assert self.slots is not None
         if self.lengths is not None and key_states.shape[2] == 1:
             none = self.slots[0][:, :, :0]
-            store_token(key_states, value_states, Retained(none, none, *self.slots), self.pattern, self.lengths)
+            store_token(
+                key_states,
+                value_states,
+                Retained(none, none, *self.slots),
+                self.pattern,
+                self.lengths,
+            )
             return self.slots
         self._leave_inference_mode()
         have, new = self.keys.shape[2], key_states.shape[2]
         if have + new > self.max_length:
             raise UsageError(
-                f"{counted(new, 'token')} after {have} do not fit a cache of {self.max_length}; make one for at least "
-                f"{have + new}."
+                f"{counted(new, 'token')} after {have} do not fit a cache of {self.max_length};"
+                f" make one for at least {have + new}."
             )
         for target, source in zip(self.slots, (key_states, value_states), strict=True):
             target[:, :, have : have + new] = source.detach()
@@ -99,8 +112,10 @@ class ReservedLayer(DynamicLayer):
         """From here on steps have fixed shapes.
 
         Args:
-            lengths: [B] real tokens of each row, on the device; the caller adds one before each step.
-            order: [B, filled] indices that bring each row's real tokens to its front; None where they are there.
+            lengths: [B] real tokens of each row, on the device; the caller adds one before each
+                step.
+            order: [B, filled] indices that bring each row's real tokens to its front; None where
+                they are there.
         """
         self._leave_inference_mode()
         if order is not None:
@@ -122,7 +137,9 @@ class ReservedLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last `-tokens_to_remove` tokens."""
         if tokens_to_remove > 0:
-            raise UsageError(f"crop got {tokens_to_remove}; give minus the number of tokens to remove.")
+            raise UsageError(
+                f"crop got {tokens_to_remove}; give minus the number of tokens to remove."
+            )
         if self.is_initialized:
             self._show(max(0, self.keys.shape[2] + int(tokens_to_remove)))
 
@@ -136,7 +153,9 @@ class ReservedLayer(DynamicLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each row `repeats` times."""
         if self.slots is not None:
-            self.batch_select_indices(torch.arange(self.keys.shape[0], device=self.device).repeat_interleave(repeats))
+            self.batch_select_indices(
+                torch.arange(self.keys.shape[0], device=self.device).repeat_interleave(repeats)
+            )
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was."""
@@ -152,7 +171,10 @@ def _pair(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 def _refuse(layer: Any) -> None:
     """Raises UsageError for a layer that cannot be taken over."""
     if isinstance(layer, StaticLayer | StaticRetainedLayer | ReservedLayer):
-        raise UsageError(f"A {type(layer).__name__} cannot be taken over; give the dynamic cache that the model makes.")
+        raise UsageError(
+            f"A {type(layer).__name__} cannot be taken over; give the dynamic cache that the model"
+            " makes."
+        )
     if isinstance(layer, RetainedLayer) and any(length != layer.slots for length in layer.lengths):
         raise UsageError("The cache was read with padding; read the rows again, or one by one.")
 
@@ -161,13 +183,15 @@ class ReservedCache(Cache):
     """A cache for at most `max_length` slots whose full layers are `ReservedLayer`s.
 
     Args:
-        cache: What is taken over, empty or not: its plain full layers, and the sparse layers of a hybrid model. Layers
-            of other kinds stay as they are. It is not to be used any more afterwards.
+        cache: What is taken over, empty or not: its plain full layers, and the sparse layers of a
+            hybrid model. Layers of other kinds stay as they are. It is not to be used any more
+            afterwards.
         max_length: Slots of each row, padding included.
         fixed: Make sparse layers static as well, so that `fix_steps` can follow.
 
     Raises:
-        UsageError: A layer has fixed slots already, or was read with padding, which nobody could tell from text later.
+        UsageError: A layer has fixed slots already, or was read with padding, which nobody could
+            tell from text later.
     """
 
     def __init__(self, cache: Cache, max_length: int, *, fixed: bool = False) -> None:
@@ -203,9 +227,13 @@ class ReservedCache(Cache):
                 layer.end_steps(filled)
 
     def _full(self, layer_idx: int) -> Any:
-        """The layer asked about, or the first full one where a sparse one cannot tell what full ones will hand out."""
+        """The layer asked about, or the first full one where a sparse one cannot tell what full
+        ones will hand out."""
         if isinstance(self.layers[layer_idx], StaticRetainedLayer):
-            return next((layer for layer in self.layers if isinstance(layer, ReservedLayer)), self.layers[layer_idx])
+            return next(
+                (layer for layer in self.layers if isinstance(layer, ReservedLayer)),
+                self.layers[layer_idx],
+            )
         return self.layers[layer_idx]
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:

@@ -1,16 +1,19 @@
 """A transformers Cache whose sparse layers hold only what the pattern retains.
 
-A sparse layer keeps two regions, laid out as `kernels/cpu_decode.py` says: `far_keys`, `far_values` with the permanent
-blocks that have left the window, and a ring (`keys`, `values`) of the newest blocks. After n tokens of a row it
-allocates, for each KV head, `far_count(n // block_size)` blocks (of the fullest head: heads differ by at most one) and
-min(blocks(n), local_blocks) blocks of ring: the retained tokens, rounded up to whole blocks. All else is freed.
+A sparse layer keeps two regions, laid out as `kernels/cpu_decode.py` says: `far_keys`, `far_values`
+with the permanent blocks that have left the window, and a ring (`keys`, `values`) of the newest
+blocks. After n tokens of a row it allocates, for each KV head, `far_count(n // block_size)` blocks
+(of the fullest head: heads differ by at most one) and min(blocks(n), local_blocks) blocks of ring:
+the retained tokens, rounded up to whole blocks. All else is freed.
 
-Rows may differ in length: padding is never stored, each row counts its own real tokens. (Once rows differ, the ring is
-the whole window from the start.) The layer reports all slots read so far, padding included, for masks and positions.
+Rows may differ in length: padding is never stored, each row counts its own real tokens. (Once rows
+differ, the ring is the whole window from the start.) The layer reports all slots read so far,
+padding included, for masks and positions.
 
-Taking tokens back (`crop`): inside the newest block always; further while nothing has left the ring that the shorter
-sequence needs; anywhere back to the last `crop` after `activate_past_recording`, as assisted and prompt-lookup
-decoding do: then the ring grows until the next `crop`. All other crops are refused, and change nothing.
+Taking tokens back (`crop`): inside the newest block always; further while nothing has left the ring
+that the shorter sequence needs; anywhere back to the last `crop` after `activate_past_recording`,
+as assisted and prompt-lookup decoding do: then the ring grows until the next `crop`. All other
+crops are refused, and change nothing.
 
 Shapes: B rows, Hq query heads, K KV heads, T new tokens, D head dim.
 """
@@ -49,7 +52,8 @@ class RetainedLayer(Regions):
         sure: int | None = None,
         impl: str = "auto",
     ) -> Tensor:
-        """Reads new tokens: stores what stays visible, and returns their attention over all before them.
+        """Reads new tokens: stores what stays visible, and returns their attention over all before
+        them.
 
         Args:
             q: [B, Hq, T, D], real tokens first in every row.
@@ -61,15 +65,16 @@ class RetainedLayer(Regions):
             impl: As in `kernels.attention`.
 
         Returns:
-            [B, Hq, T, D]; meaningless beyond a row's count. Gradients flow for the first tokens only, not through
-            what is stored.
+            [B, Hq, T, D]; meaningless beyond a row's count. Gradients flow for the first tokens
+            only, not through what is stored.
         """
         if not self.is_initialized:
             self.lazy_initialization(k, v)
         rows, tokens = k.shape[0], k.shape[2]
         if rows != len(self.lengths):
             raise UsageError(
-                f"The cache holds {counted(len(self.lengths), 'row')} and got {rows}; begin with a new cache."
+                f"The cache holds {counted(len(self.lengths), 'row')} and got {rows}; begin with a"
+                " new cache."
             )
         counts = list(counts) if counts is not None else [tokens] * rows
         groups = self._groups(counts)
@@ -99,28 +104,39 @@ class RetainedLayer(Regions):
     def _kept(self) -> Retained:
         return Retained(self.far_keys, self.far_values, self.keys, self.values)
 
-    def _chunk(self, group: Group, q: Tensor, k: Tensor, v: Tensor, scale: float | None, impl: str) -> Tensor:
+    def _chunk(
+        self, group: Group, q: Tensor, k: Tensor, v: Tensor, scale: float | None, impl: str
+    ) -> Tensor:
         if group.new == 0:
             return q[:, :, :0]
-        begin = self.pattern.local_start(group.old // self.pattern.block_size) * self.pattern.block_size
+        begin = (
+            self.pattern.local_start(group.old // self.pattern.block_size) * self.pattern.block_size
+        )
         length = group.old + group.new
         if length <= self.keys.shape[2]:  # nothing has left the ring, so positions lie in order
             self._store(group, k, v)
             near = [x[group.rows, :, begin:length] for x in (self.keys, self.values)]
         else:
             before = self._span(group, begin, group.old)
-            near = [torch.cat([x, y[:, :, : group.new]], 2) for x, y in zip(before, (k, v), strict=True)]
+            near = [
+                torch.cat([x, y[:, :, : group.new]], 2) for x, y in zip(before, (k, v), strict=True)
+            ]
             self._store(group, k, v)
         kept = Retained(self.far_keys[group.rows], self.far_values[group.rows], *near)
-        return chunk_attention(q[:, :, : group.new], kept, self.pattern, length, self.layer, scale, impl)
+        return chunk_attention(
+            q[:, :, : group.new], kept, self.pattern, length, self.layer, scale, impl
+        )
 
-    # -- the contract of a cache layer ---------------------------------------------------------------------------------
+    # -- the contract of a cache layer
+    # ---------------------------------------------------------------------------------
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Refused: keys that were freed cannot be handed out."""
         raise UsageError(
-            f"Layer {self.layer} of this cache keeps only what its sparse attention can still see; use it with the "
-            "hybrid model it was made for, and a DynamicCache with any other."
+            f"Layer {self.layer} of this cache keeps only what its sparse attention can still see;"
+            " use it with the hybrid model it was made for, and a DynamicCache with any other."
         )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -147,27 +163,34 @@ class RetainedLayer(Regions):
         """Raises UsageError where `crop` could not restore the shorter sequence."""
         tokens_to_remove = int(tokens_to_remove)
         if tokens_to_remove > 0:
-            raise UsageError(f"crop got {tokens_to_remove}; give minus the number of tokens to remove.")
+            raise UsageError(
+                f"crop got {tokens_to_remove}; give minus the number of tokens to remove."
+            )
         if not self.is_initialized or tokens_to_remove == 0:
             return
         if -tokens_to_remove > self.sure and -tokens_to_remove != self.slots:
             raise UsageError(
-                f"crop is to remove {counted(-tokens_to_remove, 'token')}, but only the last {self.sure} are without "
-                "padding in "
-                "every row; remove at most so many, or begin with a new cache."
+                f"crop is to remove {counted(-tokens_to_remove, 'token')}, but only the last"
+                f" {self.sure} are without padding in every row; remove at most so many, or begin"
+                " with a new cache."
             )
         for length, held in zip(self.lengths, self.held, strict=True):
             shorter = max(0, length + tokens_to_remove)
-            if self.pattern.local_start(shorter // self.pattern.block_size) * self.pattern.block_size < held:
+            if (
+                self.pattern.local_start(shorter // self.pattern.block_size)
+                * self.pattern.block_size
+                < held
+            ):
                 raise UsageError(
-                    f"crop is to remove {-tokens_to_remove} of {counted(length, 'token')}, but keys before position "
-                    f"{held} have "
-                    f"been freed that position {shorter} needs; call activate_past_recording() before the tokens are "
-                    "read, or read the text again."
+                    f"crop is to remove {-tokens_to_remove} of {counted(length, 'token')}, but keys"
+                    f" before position {held} have been freed that position {shorter} needs; call"
+                    " activate_past_recording() before the tokens are read, or read the text"
+                    " again."
                 )
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last `-tokens_to_remove` tokens, and frees what was kept for that (see the module).
+        """Removes the last `-tokens_to_remove` tokens, and frees what was kept for that (see the
+        module).
 
         Raises:
             UsageError: What the shorter sequence needs has been freed.
@@ -218,7 +241,8 @@ def _pad(x: Tensor, tokens: int) -> Tensor:
 
 
 class RetainedCache(Cache):
-    """The cache of a hybrid model: `RetainedLayer` for sparse layers, transformers' own for full ones.
+    """The cache of a hybrid model: `RetainedLayer` for sparse layers, transformers' own for full
+    ones.
 
     Args:
         pattern: Which blocks the sparse layers see.
@@ -229,24 +253,29 @@ class RetainedCache(Cache):
         UsageError: Offloading without a GPU.
     """
 
-    def __init__(self, pattern: AttentionPattern, plan: LayerPlan, *, offloading: bool = False) -> None:
+    def __init__(
+        self, pattern: AttentionPattern, plan: LayerPlan, *, offloading: bool = False
+    ) -> None:
         if offloading and not torch.cuda.is_available():
             raise UsageError(
-                "offloading keeps a cache in the CPU's memory while a GPU computes, and there is no GPU here; leave it "
-                "out (cache_implementation='dynamic')."
+                "offloading keeps a cache in the CPU's memory while a GPU computes, and there is no"
+                " GPU here; leave it out (cache_implementation='dynamic')."
             )
         layers: list[Any] = [
-            DynamicLayer() if plan.is_full(layer) else RetainedLayer(pattern, layer) for layer in range(plan.num_layers)
+            DynamicLayer() if plan.is_full(layer) else RetainedLayer(pattern, layer)
+            for layer in range(plan.num_layers)
         ]
         super().__init__(layers=layers, offloading=offloading)
 
     @property
     def max_cache_len(self) -> int:
-        """Returns None: this cache has no limit. PEFT asks every cache that is not a DynamicCache."""
+        """Returns None: this cache has no limit. PEFT asks every cache that is not a
+        DynamicCache."""
         return -1
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last `-tokens_to_remove` tokens from all layers, or refuses and leaves all as they are."""
+        """Removes the last `-tokens_to_remove` tokens from all layers, or refuses and leaves all as
+        they are."""
         tokens_to_remove = int(tokens_to_remove)
         for layer in self.layers:
             if isinstance(layer, RetainedLayer):
@@ -255,12 +284,15 @@ class RetainedCache(Cache):
 
     def prefetch(self, layer_idx: int, only_non_sliding: bool = True) -> None:
         """Brings back the next full layer: sparse ones are never away, and do not ask."""
-        full = [index for index, layer in enumerate(self.layers) if not isinstance(layer, RetainedLayer)]
+        full = [
+            index for index, layer in enumerate(self.layers) if not isinstance(layer, RetainedLayer)
+        ]
         following = next((index for index in full if index >= layer_idx), full[0])
         super().prefetch(following, only_non_sliding)
 
     def stop_recording(self) -> None:
-        """Ends what `activate_past_recording` began; the extra memory goes with the next tokens or `crop`."""
+        """Ends what `activate_past_recording` began; the extra memory goes with the next tokens or
+        `crop`."""
         for layer in self.layers:
             if isinstance(layer, RetainedLayer):
                 layer.record_past = False

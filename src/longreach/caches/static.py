@@ -1,8 +1,10 @@
-"""The cache of a hybrid model with every tensor allocated once: for CUDA graphs and compiled decode steps.
+"""The cache of a hybrid model with every tensor allocated once: for CUDA graphs and compiled decode
+steps.
 
-A step of one token has fixed shapes and reads no Python number that changes: lengths live on the device, and a token
-goes into its ring slot and into its permanent slot (or, where it has none, into a block that nobody reads) by
-arithmetic. Everything else (prompts, chunks, further turns) is read by a `RetainedLayer` and copied over.
+A step of one token has fixed shapes and reads no Python number that changes: lengths live on the
+device, and a token goes into its ring slot and into its permanent slot (or, where it has none, into
+a block that nobody reads) by arithmetic. Everything else (prompts, chunks, further turns) is read
+by a `RetainedLayer` and copied over.
 
 Shapes: B rows, K KV heads, T new tokens, D head dim.
 """
@@ -45,7 +47,8 @@ class StaticRetainedLayer(CacheLayerMixin):
 
     @classmethod
     def taking(cls, layer: RetainedLayer, max_length: int) -> StaticRetainedLayer:
-        """A static layer that goes on after what a dynamic one has read; that one is not to be used any more.
+        """A static layer that goes on after what a dynamic one has read; that one is not to be used
+        any more.
 
         Its steps read no number back, on no device: the caller counts the slots.
         """
@@ -60,14 +63,18 @@ class StaticRetainedLayer(CacheLayerMixin):
         return static
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """All memory there will ever be, in the shape, dtype and place of the first keys and values."""
+        """All memory there will ever be, in the shape, dtype and place of the first keys and
+        values."""
         p, (rows, heads) = self.pattern, key_states.shape[:2]
         self.dtype, self.device = key_states.dtype, key_states.device
         last = max(0, self.max_length - 1) // p.block_size
-        far = max(p.far_count(last, head, heads, self.layer) for head in range(heads)) * p.block_size
+        far = (
+            max(p.far_count(last, head, heads, self.layer) for head in range(heads)) * p.block_size
+        )
         self.keys, self.values, self.far_keys, self.far_values = (
             x.new_zeros(rows, heads, slots, x.shape[3])
-            for slots in (p.window_tokens, far + p.block_size)  # the last block is the one that nobody reads
+            # The last block is the one that nobody reads.
+            for slots in (p.window_tokens, far + p.block_size)
             for x in (key_states, value_states)
         )
         self.lengths = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -85,12 +92,14 @@ class StaticRetainedLayer(CacheLayerMixin):
         sure: int | None = None,
         impl: str = "auto",
     ) -> Tensor:
-        """As `RetainedLayer.attend`; a single token a row, none of them padding, is the step of fixed shapes."""
+        """As `RetainedLayer.attend`; a single token a row, none of them padding, is the step of
+        fixed shapes."""
         if not self.is_initialized:
             self.lazy_initialization(k, v)
         if k.shape[0] != self.keys.shape[0]:
             raise UsageError(
-                f"The cache holds {counted(self.keys.shape[0], 'row')} and got {k.shape[0]}; make a new cache."
+                f"The cache holds {counted(self.keys.shape[0], 'row')} and got {k.shape[0]}; make a"
+                " new cache."
             )
         step = k.shape[2] == 1 and counts is None
         if not step or (self.counts_slots and self.device.type == "cpu"):
@@ -107,15 +116,17 @@ class StaticRetainedLayer(CacheLayerMixin):
         self.slots.add_(1)
         kept = Retained(self.far_keys, self.far_values, self.keys, self.values)
         store_token(k, v, kept, self.pattern, self.lengths, self.layer, impl)
-        return decode_attention(q.detach(), kept, self.pattern, self.lengths, self.layer, scale, impl)
+        return decode_attention(
+            q.detach(), kept, self.pattern, self.lengths, self.layer, scale, impl
+        )
 
     def _check_room(self, tokens: int) -> None:
         have = int(self.slots)
         if have + tokens > self.max_length:
             raise UsageError(
-                f"{counted(tokens, 'token')} after {have} do not fit a static cache of {self.max_length}; make one "
-                "for at least "
-                f"{have + tokens}, or use the dynamic one."
+                f"{counted(tokens, 'token')} after {have} do not fit a static cache of"
+                f" {self.max_length}; make one for at least {have + tokens}, or use the dynamic"
+                " one."
             )
 
     def freeze(self) -> None:
@@ -126,15 +137,33 @@ class StaticRetainedLayer(CacheLayerMixin):
         size, room = self.pattern.block_size, self.far_keys.shape[2] - self.pattern.block_size
         for target, source in ((self.keys, reader.keys), (self.values, reader.values)):
             target[:, :, : source.shape[2]] = source
-        for target, source in ((self.far_keys, reader.far_keys), (self.far_values, reader.far_values)):
+        for target, source in (
+            (self.far_keys, reader.far_keys),
+            (self.far_values, reader.far_values),
+        ):
             kept = min(room, source.shape[2])
             target[:, :, :kept] = source[:, :, :kept]
         view = HeadView(self.pattern, self.layer, 0, self.keys.shape[1])
         for b, length in enumerate(reader.lengths):  # permanent blocks that are still in the window
-            positions = torch.arange(self.pattern.local_start(length // size) * size, length, device=self.device)
+            positions = torch.arange(
+                self.pattern.local_start(length // size) * size, length, device=self.device
+            )
             slots, row = positions % max(1, reader.keys.shape[2]), slice(b, b + 1)
-            far, near = (self.far_keys[row], self.far_values[row]), (self.keys[row], self.values[row])
-            cpu_decode.store(reader.keys[row, :, slots], reader.values[row, :, slots], far, near, view, positions[None])
+            far, near = (
+                (self.far_keys[row], self.far_values[row]),
+                (
+                    self.keys[row],
+                    self.values[row],
+                ),
+            )
+            cpu_decode.store(
+                reader.keys[row, :, slots],
+                reader.values[row, :, slots],
+                far,
+                near,
+                view,
+                positions[None],
+            )
         self.reader = None
 
     def _thaw(self) -> RetainedLayer:
@@ -150,9 +179,12 @@ class StaticRetainedLayer(CacheLayerMixin):
         self.reader = reader
         return reader
 
-    # -- the contract of a cache layer ---------------------------------------------------------------------------------
+    # -- the contract of a cache layer
+    # ---------------------------------------------------------------------------------
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Refused: see `RetainedLayer.update`."""
         return RetainedLayer(self.pattern, self.layer).update(key_states, value_states)
 
@@ -172,7 +204,9 @@ class StaticRetainedLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused: drafted tokens need the dynamic cache."""
-        raise UsageError("A static cache cannot be cropped; use the dynamic one for assisted decoding.")
+        raise UsageError(
+            "A static cache cannot be cropped; use the dynamic one for assisted decoding."
+        )
 
     def reset(self) -> None:
         """Empties the cache; its memory stays where it is."""
@@ -207,9 +241,15 @@ class StaticRetainedCache(Cache):
 
     def __init__(self, pattern: AttentionPattern, plan: LayerPlan, max_length: int) -> None:
         if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-            raise UsageError(f"max_length is {max_length!r}; give the slots of the cache, at least 1.")
+            raise UsageError(
+                f"max_length is {max_length!r}; give the slots of the cache, at least 1."
+            )
         layers: list[Any] = [
-            StaticLayer(max_length) if plan.is_full(layer) else StaticRetainedLayer(pattern, layer, max_length)
+            (
+                StaticLayer(max_length)
+                if plan.is_full(layer)
+                else StaticRetainedLayer(pattern, layer, max_length)
+            )
             for layer in range(plan.num_layers)
         ]
         super().__init__(layers=layers)

@@ -1,4 +1,5 @@
-"""The application: its commands, and the boundary where errors become one sentence and an exit code."""
+"""The application: its commands, and the boundary where errors become one sentence and an exit
+code."""
 
 import os
 import sys
@@ -7,7 +8,20 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from longreach.cli import ask, bench, convert, corpus, doctor, eval, extend, ingest, plan, pretrain, report, study
+from longreach.cli import (
+    ask,
+    bench,
+    convert,
+    corpus,
+    doctor,
+    eval,
+    extend,
+    ingest,
+    plan,
+    pretrain,
+    report,
+    study,
+)
 from longreach.cli.output import fail
 from longreach.errors import LongreachError, out_of_memory
 
@@ -40,7 +54,9 @@ app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
     if version:
         from longreach import __version__
 
@@ -59,27 +75,33 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     _quieten_libraries()
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
-        _silence(sys.stdout)  # of the processes of `accelerate launch` or torchrun the first one prints the result
+        # Of the processes of `accelerate launch` or torchrun the first one prints the result.
+        _silence(sys.stdout)
     try:
         _run(arguments, "--json" in options)
     except OSError as error:  # nothing can be said on stdout any more
         _silence(sys.stdout)
         if isinstance(error, BrokenPipeError):  # the reader went away: no noise
             _silence(sys.stderr)
-        typer.echo(f"longreach: The output cannot be written ({error.strerror}): send it elsewhere.", err=True)
+        typer.echo(
+            f"longreach: The output cannot be written ({error.strerror}): send it elsewhere.",
+            err=True,
+        )
         sys.exit(1)
     sys.exit(0)
 
 
 def _take_utf8() -> None:
-    """Starts the program anew in Python's UTF-8 mode where the locale knows ASCII only, and so no other name."""
+    """Starts the program anew in Python's UTF-8 mode where the locale knows ASCII only, and so no
+    other name."""
     if sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})
 
 
 def _quieten_libraries() -> None:
-    """Keeps what other libraries say to programmers out of the output, and their bars off everything but terminals.
+    """Keeps what other libraries say to programmers out of the output, and their bars off
+    everything but terminals.
 
     Whoever asks for warnings (`python -W`, $LONGREACH_DEBUG) or sets these variables gets them.
     """
@@ -111,17 +133,29 @@ def _run(arguments: list[str], as_json: bool) -> None:
     except LongreachError as error:
         fail(str(error), type(error).__name__, as_json, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        fail("Interrupted: nothing is lost, the same command goes on from here.", "KeyboardInterrupt", as_json, 130)
+        fail(
+            "Interrupted: nothing is lost, the same command goes on from here.",
+            "KeyboardInterrupt",
+            as_json,
+            130,
+        )
     except BrokenPipeError:
         raise
     except OSError as error:
-        fail(f"The system refused ({error}): make room or permit access, and try again.", "OSError", as_json, 1)
+        fail(
+            f"The system refused ({error}): make room or permit access, and try again.",
+            "OSError",
+            as_json,
+            1,
+        )
     except Exception as error:
-        if hasattr(error, "format_message"):  # a wrong call; which package its class lies in depends on typer's release
+        # A wrong call; which package its class lies in depends on typer's release.
+        if hasattr(error, "format_message"):
             _wrong_call(error, as_json)
         if out_of_memory(error):
             fail(
-                "Out of memory: lower --segment-tokens, --batch-size (of study: --batch) or --budget.",
+                "Out of memory: lower --segment-tokens, --batch-size (of study: --batch) or"
+                " --budget.",
                 "MemoryError",
                 as_json,
                 1,
@@ -129,7 +163,10 @@ def _run(arguments: list[str], as_json: bool) -> None:
         if os.environ.get("LONGREACH_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        text = f"Something went wrong inside longreach ({' '.join(reason.split())[:300]}): please report it, with the "
+        text = (
+            f"Something went wrong inside longreach ({' '.join(reason.split())[:300]}): please"
+            " report it, with the "
+        )
         fail(text + "traceback that LONGREACH_DEBUG=1 shows.", type(error).__name__, as_json, 1)
 
 

@@ -13,11 +13,15 @@ from longreach.wording import counted, printable
 def ask(
     corpus: str = typer.Argument(help="The corpus."),
     question: str = typer.Argument(help="The question."),
-    budget: int | None = typer.Option(None, "--budget", help="Positions of the whole prompt at most. [default: 2048]"),
+    budget: int | None = typer.Option(
+        None, "--budget", help="Positions of the whole prompt at most. [default: 2048]"
+    ),
     document: str | None = typer.Option(
         None,
         "--document",
-        help="The document it is about: a name, or the end of a path. [default: found by retrieval]",
+        help=(
+            "The document it is about: a name, or the end of a path. [default: found by retrieval]"
+        ),
     ),
     k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
     raw: str | None = typer.Option(
@@ -27,9 +31,13 @@ def ask(
         help="How many of them are read as raw text, or the whole document. [default: 2]",
     ),
     compressed: str | None = typer.Option(
-        None, "--compressed", help="Read as vectors: passages, document or none. [default: passages]"
+        None,
+        "--compressed",
+        help="Read as vectors: passages, document or none. [default: passages]",
     ),
-    retriever: str | None = typer.Option(None, "--retriever", help="bm25, dense or hybrid. [default: bm25]"),
+    retriever: str | None = typer.Option(
+        None, "--retriever", help="bm25, dense or hybrid. [default: bm25]"
+    ),
     adapter: Path | None = typer.Option(
         None,
         "--adapter",
@@ -38,9 +46,13 @@ def ask(
         resolve_path=True,
         help="PEFT adapter folder. [default: the corpus's own]",
     ),
-    max_new_tokens: int = typer.Option(128, "--max-new-tokens", help="Length of the answer at most, in tokens."),
+    max_new_tokens: int = typer.Option(
+        128, "--max-new-tokens", help="Length of the answer at most, in tokens."
+    ),
     temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
-    top_p: float = typer.Option(1.0, "--top-p", help="Sample from the likeliest tokens of this total probability."),
+    top_p: float = typer.Option(
+        1.0, "--top-p", help="Sample from the likeliest tokens of this total probability."
+    ),
     seed: int | None = typer.Option(None, "--seed", help="Makes sampling repeatable."),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
@@ -49,8 +61,8 @@ def ask(
 ) -> None:
     """Answer a question from a corpus, and say which passages were read.
 
-    Where `study` measured which way of reading answers best, that is what --k, --raw, --compressed and --retriever
-    replace.
+    Where `study` measured which way of reading answers best, that is what --k, --raw, --compressed
+    and --retriever replace.
 
     Example: longreach ask library "Who stole the tarts?"
     """
@@ -64,7 +76,13 @@ def ask(
     if raw is not None and raw != "document" and not raw.removeprefix("-").isdecimal():
         raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
     passages = int(raw) if raw not in (None, "document") else raw
-    named = {"budget": budget, "k": k, "raw": passages, "compressed": compressed, "retriever": retriever}
+    named = {
+        "budget": budget,
+        "k": k,
+        "raw": passages,
+        "compressed": compressed,
+        "retriever": retriever,
+    }
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     own = Policy(**changes)  # before torch and a model are loaded for nothing
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
@@ -78,7 +96,11 @@ def ask(
         document = Corpus.open(folder, corpus).resolve(document)
     workspace = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False)
     reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)
-    policy = replace(reader.policy, budget=budget or reader.policy.budget) if changes.keys() <= {"budget"} else own
+    policy = (
+        replace(reader.policy, budget=budget or reader.policy.budget)
+        if changes.keys() <= {"budget"}
+        else own
+    )
     stream = reader.stream(question, document=document, policy=policy, sampling=sampling)
     for piece in stream:
         if not as_json:
@@ -93,12 +115,15 @@ def ask(
     say("\n")
     for passage in answer.passages:
         place = f"{printable(passage.document)}, characters {passage.start:,}-{passage.end:,}"
-        say(f"[{passage.read_as}] {place} (score {passage.score:.2f}): {' '.join(passage.text.split())[:90]}...")
+        say(
+            f"[{passage.read_as}] {place} (score {passage.score:.2f}):"
+            f" {' '.join(passage.text.split())[:90]}..."
+        )
     usage, timings = answer.usage, answer.timings
     say(
-        f"{counted(usage.positions, 'position')} read ({counted(usage.vectors, 'vector')}, "
-        f"{counted(usage.raw_tokens, 'raw token')}) for "
-        f"{counted(usage.source_tokens, 'token')} of source; first token after {timings.first_token_seconds:.2f} s."
+        f"{counted(usage.positions, 'position')} read ({counted(usage.vectors, 'vector')},"
+        f" {counted(usage.raw_tokens, 'raw token')}) for {counted(usage.source_tokens, 'token')} of"
+        f" source; first token after {timings.first_token_seconds:.2f} s."
     )
     measured = f" (gate: F1 {row.f1:.1f}, {counted(row.questions, 'question')})" if row else ""
     say(f"policy: {answer.policy}{measured}")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from longreach.cli.bench_tables import attention_table, finetune_table, model_table
-from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, memory_said, note, say
+from longreach.cli.output import (
+    DeviceOption,
+    JsonOption,
+    dtype_checked,
+    emit,
+    memory_said,
+    note,
+    say,
+)
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -23,14 +31,16 @@ from longreach.cli.pattern import (
 if TYPE_CHECKING:
     import torch
 
-HELP = """Measure attention, whole models, fine-tuning and the reader beside the best alternative, in the same run.
+HELP = """Measure attention, models, fine-tuning and reading beside the best alternative in one run.
 
 Example: longreach bench attention --length 16384
 """
 app = typer.Typer(help=HELP, no_args_is_help=True)
 
 OutOption = typer.Option(None, "--out", metavar="FILE", help="Write the JSON to this file as well.")
-PlotOption = typer.Option(None, "--plot", metavar="FILE", help="Draw achieved and ideal speed-ups: .png or .svg.")
+PlotOption = typer.Option(
+    None, "--plot", metavar="FILE", help="Draw achieved and ideal speed-ups: .png or .svg."
+)
 DtypeOption = typer.Option(
     None,
     "--dtype",
@@ -42,18 +52,26 @@ RowsOption = typer.Option(1, "--rows", help="Rows of the batch.")
 
 @app.command()
 def attention(
-    shape: str = typer.Option("smollm2", "--shape", help="Heads and head dim of smollm2, llama2-7b, llama3-8b, ..."),
+    shape: str = typer.Option(
+        "smollm2", "--shape", help="Heads and head dim of smollm2, llama2-7b, llama3-8b, ..."
+    ),
     length: int = typer.Option(16384, "--length", help="Tokens."),
     pattern: str = PatternOption,
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
-    what: str = typer.Option("forward", "--what", help="forward, train (forward and backward) or decode."),
-    impl: str | None = typer.Option(
-        None, "--impl", help="Any of reference,cpu,flex,triton. [default: all that this device can run]"
+    what: str = typer.Option(
+        "forward", "--what", help="forward, train (forward and backward) or decode."
     ),
-    layer: int = typer.Option(0, "--layer", help="Index of the layer, which shifts strided blocks."),
+    impl: str | None = typer.Option(
+        None,
+        "--impl",
+        help="Any of reference,cpu,flex,triton. [default: all that this device can run]",
+    ),
+    layer: int = typer.Option(
+        0, "--layer", help="Index of the layer, which shifts strided blocks."
+    ),
     rows: int = RowsOption,
     repeats: int = typer.Option(5, "--repeats", help="Rounds; medians are reported."),
     dtype: str | None = DtypeOption,
@@ -64,14 +82,19 @@ def attention(
 ) -> None:
     """Measure sparse attention of one layer beside dense attention by the vendor's best kernel.
 
-    Example: longreach bench attention --shape llama2-7b --length 32768 --what train --out attention.json
+    Example: longreach bench attention --shape llama2-7b --length 32768 --what train --out
+    attention.json
     """
     with memory_said("--length or --rows", as_json):
         from longreach.bench.cases import check_attention
         from longreach.planning.plan import shape as sizes
 
         chosen = pattern_from(
-            pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
+            pattern,
+            block_size=block_size,
+            sink_blocks=sink_blocks,
+            local_blocks=local_blocks,
+            stride=stride,
         )
         impls = None if impl is None else _names(impl)
         check_attention(what, impls, length=length, rows=rows, repeats=repeats, layer=layer)
@@ -102,32 +125,51 @@ def attention(
 @app.command()
 def model(
     shape: str | None = typer.Option(
-        None, "--shape", help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ..."
+        None,
+        "--shape",
+        help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ...",
     ),
-    ref: str | None = typer.Option(None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."),
+    ref: str | None = typer.Option(
+        None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."
+    ),
     length: int = typer.Option(16384, "--length", help="Tokens of each row."),
     what: str = typer.Option("prefill,decode", "--what", help="Any of prefill,decode,train."),
     layers: int | None = typer.Option(
-        None, "--layers", min=1, help="Number of layers; the ratio of full to sparse ones stays. [default: all]"
+        None,
+        "--layers",
+        min=1,
+        help="Number of layers; the ratio of full to sparse ones stays. [default: all]",
     ),
     pattern: str | None = typer.Option(
-        None, "--pattern", help="sink-window or strided. [default: a hybrid model's own, else sink-window]"
+        None,
+        "--pattern",
+        help="sink-window or strided. [default: a hybrid model's own, else sink-window]",
     ),
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
     full_layers: str | None = typer.Option(
-        None, "--full-layers", help="middle-third, a number, or indices. [default: a hybrid's own, else middle-third]"
+        None,
+        "--full-layers",
+        help="middle-third, a number, or indices. [default: a hybrid's own, else middle-third]",
     ),
     rows: int = RowsOption,
-    repeats: int = typer.Option(3, "--repeats", help="Rounds of prefill and train; medians are reported."),
-    new_tokens: int = typer.Option(32, "--new-tokens", help="Steps of decode."),
-    flex: bool = typer.Option(False, "--flex", help="Also measure the hybrid with FlexAttention in its sparse layers."),
-    graphs: bool | None = typer.Option(
-        None, "--graphs/--no-graphs", help="Decode with or without CUDA graphs. [default: both on a GPU]"
+    repeats: int = typer.Option(
+        3, "--repeats", help="Rounds of prefill and train; medians are reported."
     ),
-    compile: bool = typer.Option(False, "--compile", help="Decode through torch.compile, full and hybrid alike."),
+    new_tokens: int = typer.Option(32, "--new-tokens", help="Steps of decode."),
+    flex: bool = typer.Option(
+        False, "--flex", help="Also measure the hybrid with FlexAttention in its sparse layers."
+    ),
+    graphs: bool | None = typer.Option(
+        None,
+        "--graphs/--no-graphs",
+        help="Decode with or without CUDA graphs. [default: both on a GPU]",
+    ),
+    compile: bool = typer.Option(
+        False, "--compile", help="Decode through torch.compile, full and hybrid alike."
+    ),
     dtype: str | None = DtypeOption,
     device: str | None = DeviceOption,
     plot: Path | None = PlotOption,
@@ -142,8 +184,15 @@ def model(
         from longreach.bench.cases import ModelCase, check_source
 
         case = ModelCase(length, _names(what), rows, repeats, new_tokens, flex, graphs, compile)
-        changes = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
-        chosen = pattern_from(pattern or "sink-window", **changes) if pattern or given(changes) else None
+        changes = {
+            "block_size": block_size,
+            "sink_blocks": sink_blocks,
+            "local_blocks": local_blocks,
+            "stride": stride,
+        }
+        chosen = (
+            pattern_from(pattern or "sink-window", **changes) if pattern or given(changes) else None
+        )
         full = None if full_layers is None else layers_from(full_layers)
         check_source(shape, ref)
         _check_shape(shape)
@@ -172,12 +221,18 @@ def model(
 @app.command()
 def finetune(
     shape: str | None = typer.Option(
-        None, "--shape", help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ..."
+        None,
+        "--shape",
+        help="A published shape with random weights: smollm2, llama2-7b, llama3-8b, ...",
     ),
-    ref: str | None = typer.Option(None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."),
+    ref: str | None = typer.Option(
+        None, "--model", help="A model instead: hub id, folder, .gguf file or 'smollm2'."
+    ),
     length: int = typer.Option(8192, "--length", help="Tokens of a document."),
     ratio: int = typer.Option(30, "--ratio", help="Tokens that a summary vector stands for."),
-    qa_tokens: int = typer.Option(64, "--qa-tokens", help="Tokens of a question and its answer, which are learned."),
+    qa_tokens: int = typer.Option(
+        64, "--qa-tokens", help="Tokens of a question and its answer, which are learned."
+    ),
     rows: int = typer.Option(1, "--rows", help="Documents of a step."),
     repeats: int = typer.Option(3, "--repeats", help="Rounds; medians are reported."),
     dtype: str | None = DtypeOption,
@@ -185,7 +240,8 @@ def finetune(
     out: Path | None = OutOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Measure fine-tuning on documents' summary vectors beside their full text, and making the vectors.
+    """Measure fine-tuning on documents' summary vectors beside their full text, and making the
+    vectors.
 
     Example: longreach bench finetune --shape llama2-7b --rows 4 --out finetune.json
     """
@@ -200,7 +256,9 @@ def finetune(
         from longreach.bench.finetune import run
 
         place, kind = _place(device, dtype)
-        report = _record(place) | run(case, shape=shape, model=ref, dtype=kind, device=place, progress=note)
+        report = _record(place) | run(
+            case, shape=shape, model=ref, dtype=kind, device=place, progress=note
+        )
     _finish(report, out, None, as_json)
     if not as_json:
         finetune_table(report)
@@ -235,7 +293,11 @@ def reader(
 
         place, _ = _place(device, None)
         loaded, tokenizer = load(ref, device=str(place))
-        report = _record(place, "lancedb") | run(loaded, tokenizer, text or DEFAULT, repeats, note) | {"model": ref}
+        report = (
+            _record(place, "lancedb")
+            | run(loaded, tokenizer, text or DEFAULT, repeats, note)
+            | {"model": ref}
+        )
     _finish(report, out, None, as_json)
     if not as_json:
         for line in lines(report):

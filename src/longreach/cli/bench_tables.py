@@ -7,7 +7,18 @@ from longreach.cli.output import say, table
 
 def attention_table(report: dict[str, Any]) -> None:
     """Prints a row for each part and implementation, and the baseline."""
-    header = ("part", "impl", "seconds", "TFLOP/s", "GB/s", "speed-up", "ideal", "of ideal", "over flex", "peak GiB")
+    header = (
+        "part",
+        "impl",
+        "seconds",
+        "TFLOP/s",
+        "GB/s",
+        "speed-up",
+        "ideal",
+        "of ideal",
+        "over flex",
+        "peak GiB",
+    )
     keys = ("speedup", "ideal_speedup", "achieved_over_ideal", "speedup_over_flex")
     table(
         header,
@@ -58,8 +69,19 @@ def model_table(report: dict[str, Any]) -> None:
 
 
 def finetune_table(report: dict[str, Any]) -> None:
-    """Prints a row for each way to learn a document and one for compressing it, and what that comes to."""
-    header = ("what", "positions", "seconds", "documents/s", "speed-up", "CPU time", "FLOPs say", "TFLOP/s", "peak GiB")
+    """Prints a row for each way to learn a document and one for compressing it, and what that comes
+    to."""
+    header = (
+        "what",
+        "positions",
+        "seconds",
+        "documents/s",
+        "speed-up",
+        "CPU time",
+        "FLOPs say",
+        "TFLOP/s",
+        "peak GiB",
+    )
     parts = {**report["variants"], "compression": report["compression"]}
     table(
         header,
@@ -80,9 +102,18 @@ def finetune_table(report: dict[str, Any]) -> None:
     )
     speedup, once = report["variants"]["vectors"]["speedup"], report["compression"]
     verdict = "reached" if speedup >= report["goal"] else "MISSED"
-    paid = "never pays" if once["epochs_to_pay"] is None else f"pays after {once['epochs_to_pay']:.2f} epochs"
-    gained = ", ".join(f"{gain:.2f}x after {epochs}" for epochs, gain in once["speedup_after_epochs"].items())
-    say(f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is {report['paper']}x")
+    paid = (
+        "never pays"
+        if once["epochs_to_pay"] is None
+        else f"pays after {once['epochs_to_pay']:.2f} epochs"
+    )
+    gained = ", ".join(
+        f"{gain:.2f}x after {epochs}" for epochs, gain in once["speedup_after_epochs"].items()
+    )
+    say(
+        f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is"
+        f" {report['paper']}x"
+    )
     say(f"compressing {paid}; with it counted, {gained}")
 
 

@@ -20,28 +20,42 @@ def convert(
     model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'."),
     out: Path = typer.Argument(help="A folder that does not exist yet, or an empty one."),
     pattern: str | None = typer.Option(
-        None, "--pattern", help="sink-window or strided; the next four change values. [default: sink-window]"
+        None,
+        "--pattern",
+        help="sink-window or strided; the next four change values. [default: sink-window]",
     ),
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
     full_layers: str | None = typer.Option(
-        None, "--full-layers", help="middle-third, a number, or indices: 4,5,6. [default: middle-third]"
+        None,
+        "--full-layers",
+        help="middle-third, a number, or indices: 4,5,6. [default: middle-third]",
     ),
     max_length: int | None = typer.Option(
-        None, "--max-length", min=1, help="Tokens of the new window. [default: a hybrid model's own, else 131072]"
+        None,
+        "--max-length",
+        min=1,
+        help="Tokens of the new window. [default: a hybrid model's own, else 131072]",
     ),
-    rope: str = typer.Option("theta", "--rope", help="theta, yarn, linear, or a number: the new base."),
+    rope: str = typer.Option(
+        "theta", "--rope", help="theta, yarn, linear, or a number: the new base."
+    ),
     dtype: str | None = typer.Option(
-        None, "--dtype", callback=dtype_checked, help="float32, bfloat16 or float16. [default: float32]"
+        None,
+        "--dtype",
+        callback=dtype_checked,
+        help="float32, bfloat16 or float16. [default: float32]",
     ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all others.
+    """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all
+    others.
 
-    The weights stay as they are; train the result on long texts to use the longer window. A model that is hybrid
-    already keeps its own pattern, full layers and window where no option changes them.
+    The weights stay as they are; train the result on long texts to use the longer window. A model
+    that is hybrid already keeps its own pattern, full layers and window where no option changes
+    them.
 
     Example: longreach convert smollm2 smollm2-hybrid --max-length 32768
     """
@@ -50,9 +64,16 @@ def convert(
     from longreach.pattern import AttentionPattern
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"'{out}' exists already: give a folder that does not exist yet, or an empty one.")
+        raise UsageError(
+            f"'{out}' exists already: give a folder that does not exist yet, or an empty one."
+        )
     base = AttentionPattern.preset(pattern or "sink-window")
-    changes = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
+    changes = {
+        "block_size": block_size,
+        "sink_blocks": sink_blocks,
+        "local_blocks": local_blocks,
+        "stride": stride,
+    }
     layers = layers_from(full_layers) if full_layers is not None else None
     check_rope(_number(rope))
     given = pattern_from(base, **changes)
@@ -66,7 +87,9 @@ def convert(
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
         base = pattern_of(loaded.config)
-    hybrid = convert_model(loaded, pattern_from(base, **changes), layers, max_length, rope=_number(rope))
+    hybrid = convert_model(
+        loaded, pattern_from(base, **changes), layers, max_length, rope=_number(rope)
+    )
     with quiet():
         hybrid.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -74,8 +97,8 @@ def convert(
     before = loaded.config.max_position_embeddings
     if max_length is None and config.max_position_embeddings != before:
         note(
-            f"convert: the window grows from {counted(before, 'token')} to {config.max_position_embeddings:,}, as no "
-            "--max-length says how long it is to be."
+            f"convert: the window grows from {counted(before, 'token')} to"
+            f" {config.max_position_embeddings:,}, as no --max-length says how long it is to be."
         )
     plan, kept = plan_of(config), pattern_of(config)
     length, heads = config.max_position_embeddings, config.num_key_value_heads
@@ -93,9 +116,9 @@ def convert(
         emit(report)
         return
     say(
-        f"{out}: {config.model_type}, {len(plan.full)} of {counted(plan.num_layers, 'layer')} full, window "
-        f"{counted(length, 'token')}; its "
-        f"KV cache is {report['kv_reduction']:.1%} smaller there."
+        f"{out}: {config.model_type}, {len(plan.full)} of {counted(plan.num_layers, 'layer')} full,"
+        f" window {counted(length, 'token')}; its KV cache is {report['kv_reduction']:.1%} smaller"
+        " there."
     )
 
 

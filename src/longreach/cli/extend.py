@@ -19,31 +19,53 @@ from longreach.wording import counted
 
 def extend(
     model: str = typer.Argument(help="Hub id, folder, .gguf file or 'smollm2'; full or hybrid."),
-    data: list[str] = typer.Argument(help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."),
-    out: Path = typer.Argument(help="A new folder, or that of a run that was stopped, which is resumed."),
+    data: list[str] = typer.Argument(
+        help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."
+    ),
+    out: Path = typer.Argument(
+        help="A new folder, or that of a run that was stopped, which is resumed."
+    ),
     length: int = typer.Option(..., "--length", help="Target length in tokens."),
-    pattern: str | None = typer.Option(None, "--pattern", help="Convert first: sink-window or strided."),
+    pattern: str | None = typer.Option(
+        None, "--pattern", help="Convert first: sink-window or strided."
+    ),
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
     local_blocks: int | None = LocalBlocksOption,
     stride: int | None = StrideOption,
     full_layers: str | None = typer.Option(
-        None, "--full-layers", help="Convert first: middle-third, a number of layers, or indices: 4,5,6."
+        None,
+        "--full-layers",
+        help="Convert first: middle-third, a number of layers, or indices: 4,5,6.",
     ),
-    max_steps: int | None = typer.Option(None, "--max-steps", help="Steps of the run. [default: the data once]"),
-    tokens: int | None = typer.Option(None, "--tokens", help="Tokens to learn, instead of --max-steps."),
+    max_steps: int | None = typer.Option(
+        None, "--max-steps", help="Steps of the run. [default: the data once]"
+    ),
+    tokens: int | None = typer.Option(
+        None, "--tokens", help="Tokens to learn, instead of --max-steps."
+    ),
     batch_tokens: int | None = typer.Option(
         None, "--batch-tokens", help="Tokens of a step, accumulated. [default: 8 times the length]"
     ),
-    rows: int = typer.Option(1, "--rows", help="Rows of the target length that a device learns at a time."),
+    rows: int = typer.Option(
+        1, "--rows", help="Rows of the target length that a device learns at a time."
+    ),
     lora: int = typer.Option(
         0, "--lora", metavar="R", help="Train a LoRA of this rank on q, k, v, o; 0 for all weights."
     ),
-    train_norms: bool = typer.Option(False, "--train-norms", help="With --lora: the norms as well."),
-    train_embeddings: bool = typer.Option(False, "--train-embeddings", help="With --lora: embeddings and LM head too."),
-    learning_rate: float | None = typer.Option(None, "--learning-rate", help="[default: 2e-5, with --lora 2e-4]"),
+    train_norms: bool = typer.Option(
+        False, "--train-norms", help="With --lora: the norms as well."
+    ),
+    train_embeddings: bool = typer.Option(
+        False, "--train-embeddings", help="With --lora: embeddings and LM head too."
+    ),
+    learning_rate: float | None = typer.Option(
+        None, "--learning-rate", help="[default: 2e-5, with --lora 2e-4]"
+    ),
     schedule: str = typer.Option("cosine", "--schedule", help="cosine or constant."),
-    warmup: float = typer.Option(0.03, "--warmup", help="Share of the steps on which the learning rate rises."),
+    warmup: float = typer.Option(
+        0.03, "--warmup", help="Share of the steps on which the learning rate rises."
+    ),
     weight_decay: float = typer.Option(0.0, "--weight-decay"),
     long_tokens: int = typer.Option(
         4096, "--long-tokens", help="Documents of this many tokens or more are drawn more often."
@@ -51,35 +73,59 @@ def extend(
     long_weight: float = typer.Option(
         5.0, "--long-weight", help="How many times as often they are drawn; 1 treats all alike."
     ),
-    held_out: int = typer.Option(8, "--held-out", min=0, help="Documents that are kept for testing and never learned."),
-    eval_data: list[str] = typer.Option([], "--eval-data", help="Test on these instead; may be repeated."),
-    eval_every: int | None = typer.Option(None, "--eval-every", help="Steps between tests. [default: ten a run]"),
-    save_every: int | None = typer.Option(None, "--save-every", help="Steps between checkpoints. [default: ten a run]"),
-    checkpointing: bool = typer.Option(True, help="Compute layers again on the way back, which saves memory."),
-    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
+    held_out: int = typer.Option(
+        8, "--held-out", min=0, help="Documents that are kept for testing and never learned."
+    ),
+    eval_data: list[str] = typer.Option(
+        [], "--eval-data", help="Test on these instead; may be repeated."
+    ),
+    eval_every: int | None = typer.Option(
+        None, "--eval-every", help="Steps between tests. [default: ten a run]"
+    ),
+    save_every: int | None = typer.Option(
+        None, "--save-every", help="Steps between checkpoints. [default: ten a run]"
+    ),
+    checkpointing: bool = typer.Option(
+        True, help="Compute layers again on the way back, which saves memory."
+    ),
+    report_to: list[str] = typer.Option(
+        [], "--report-to", help="tensorboard, wandb, trackio; may be repeated."
+    ),
     seed: int = typer.Option(0, "--seed"),
     dtype: str | None = typer.Option(
-        None, "--dtype", help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]"
+        None,
+        "--dtype",
+        help="bfloat16 or float32. [default: bfloat16 on a GPU that has it, else float32]",
     ),
     device: str | None = typer.Option(
         None,
         "--device",
         callback=device_checked,
-        help="cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is one]",
+        help=(
+            "cpu or cuda; several GPUs by `accelerate launch`. [default: the GPU where there is"
+            " one]"
+        ),
     ),
     as_json: bool = JsonOption,
 ) -> None:
     """Train a model on long texts, so that it uses a longer window.
 
-    Called again after it was stopped, it goes on from the last checkpoint. Tests print the perplexity by position.
+    Called again after it was stopped, it goes on from the last checkpoint. Tests print the
+    perplexity by position.
 
-    Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768 --tokens 20000000
+    Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768
+    --tokens 20000000
     """
     from longreach.errors import UsageError
     from longreach.training.common.trackers import check_trackers
     from longreach.training.extend.settings import Settings
 
-    shape = {"block_size": block_size, "sink_blocks": sink_blocks, "local_blocks": local_blocks, "stride": stride}
+    shape = {
+        "block_size": block_size,
+        "sink_blocks": sink_blocks,
+        "local_blocks": local_blocks,
+        "stride": stride,
+    }
     settings = Settings(
         length=length,
         max_steps=max_steps,
@@ -113,14 +159,19 @@ def extend(
     from longreach.models.loading.load import load
     from longreach.training.extend.extend import extend as run
 
-    # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise as the computation.
+    # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise
+    # as the computation.
     work = settings.computed_in(device or default_device())
     loaded, tokenizer = load(model, device="cpu", dtype=work if lora else None)
     if converting:
         if getattr(loaded.config, "sparse_attention", None):
-            raise UsageError(f"'{model}' is a hybrid model already: leave the pattern and --full-layers away.")
+            raise UsageError(
+                f"'{model}' is a hybrid model already: leave the pattern and --full-layers away."
+            )
         loaded = convert(loaded, chosen, layers, length)
-    report = run(loaded, tokenizer, data, out, settings, evaluation=eval_data, device=device, say=note)
+    report = run(
+        loaded, tokenizer, data, out, settings, evaluation=eval_data, device=device, say=note
+    )
     if as_json:
         emit(report)
         return
@@ -130,7 +181,10 @@ def extend(
         f"loss {loss['first']:.3f} to {loss['last']:.3f}"
     )
     if perplexity:
-        said += f", held-out perplexity {perplexity['before']['all']:.2f} to {perplexity['after']['all']:.2f}"
+        said += (
+            f", held-out perplexity {perplexity['before']['all']:.2f} to"
+            f" {perplexity['after']['all']:.2f}"
+        )
     if report["peak_memory_bytes"]:
         said += f", {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
     say(said + ".")

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, at_least_one, emit, note, say
+from longreach.cli.output import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    StoreOption,
+    at_least_one,
+    emit,
+    note,
+    say,
+)
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -19,11 +28,16 @@ def ingest(
     paths: list[str] = typer.Argument(
         metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, pptx, xlsx, csv, epub."
     ),
-    corpus: str = typer.Option(..., "--corpus", help="The corpus; it is made if it does not exist."),
+    corpus: str = typer.Option(
+        ..., "--corpus", help="The corpus; it is made if it does not exist."
+    ),
     compressor: str | None = typer.Option(
         None,
         "--compressor",
-        help="mean-pool, autocompressor, or a trained one: its name or folder. [default: by the model]",
+        help=(
+            "mean-pool, autocompressor, or a trained one: its name or folder. [default: by the"
+            " model]"
+        ),
     ),
     ratio: int | None = typer.Option(
         None,
@@ -43,29 +57,47 @@ def ingest(
         callback=at_least_one,
         help="autocompressor: vectors per passage. [default: 50; as trained]",
     ),
-    mode: str | None = typer.Option(None, "--mode", help="autocompressor: accumulate, independent or replace."),
+    mode: str | None = typer.Option(
+        None, "--mode", help="autocompressor: accumulate, independent or replace."
+    ),
     include: list[str] = typer.Option(
-        [], "--include", metavar="PATTERN", help="Read only files in folders that match. May be repeated."
+        [],
+        "--include",
+        metavar="PATTERN",
+        help="Read only files in folders that match. May be repeated.",
     ),
     exclude: list[str] = typer.Option(
-        [], "--exclude", metavar="PATTERN", help="Skip files in folders that match. May be repeated."
+        [],
+        "--exclude",
+        metavar="PATTERN",
+        help="Skip files in folders that match. May be repeated.",
     ),
     follow_links: bool = typer.Option(
-        False, "--follow-links", help="Follow links in folders to other folders and to files elsewhere."
+        False,
+        "--follow-links",
+        help="Follow links in folders to other folders and to files elsewhere.",
     ),
-    prune: bool = typer.Option(False, "--prune", help="Remove documents whose files under PATH no longer exist."),
+    prune: bool = typer.Option(
+        False, "--prune", help="Remove documents whose files under PATH no longer exist."
+    ),
     force: bool = typer.Option(
-        False, "--force", help="Prune even where that removes most documents of a folder, as when its disk is away."
+        False,
+        "--force",
+        help="Prune even where that removes most documents of a folder, as when its disk is away.",
     ),
     limit: list[str] = typer.Option(
         [],
         "--limit",
         metavar="NAME=VALUE",
-        help="What one file may cost: file_bytes, unpacked_bytes, members, text_characters, seconds or memory_bytes. "
-        "May be repeated. [default: file_bytes=512MiB unpacked_bytes=512MiB members=10000 text_characters=50000000 "
-        "seconds=120 memory_bytes=2GiB]",
+        help=(
+            "What one file may cost: file_bytes, unpacked_bytes, members, text_characters, seconds"
+            " or memory_bytes. May be repeated. [default: file_bytes=512MiB unpacked_bytes=512MiB"
+            " members=10000 text_characters=50000000 seconds=120 memory_bytes=2GiB]"
+        ),
     ),
-    batch_size: int | None = typer.Option(None, "--batch-size", min=1, help="Segments in one forward pass."),
+    batch_size: int | None = typer.Option(
+        None, "--batch-size", min=1, help="Segments in one forward pass."
+    ),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
     device: str | None = DeviceOption,
@@ -73,13 +105,15 @@ def ingest(
 ) -> None:
     """Read documents once and keep what they become.
 
-    Run it again at any time: unchanged files are left alone, changed ones are replaced, and interrupted work is
-    resumed. Files that cannot be read are skipped and listed at the end, with exit code 1. Parts of a file
-    that cannot be read, such as a scanned page among others, are listed too, and `corpus show` lists them later.
+    Run it again at any time: unchanged files are left alone, changed ones are replaced, and
+    interrupted work is resumed. Files that cannot be read are skipped and listed at the end, with
+    exit code 1. Parts of a file that cannot be read, such as a scanned page among others, are
+    listed too, and `corpus show` lists them later.
 
-    A PATTERN is one of gitignore. Without a slash it is about the name of a file or folder: '*.pdf', drafts. With one
-    it is about the path from the folder named: '2024/*.txt', '**/old/*'. What is excluded stays in the corpus if it is
-    there. Hidden files are not read, nor is what programs leave behind; files of kinds that are not read are counted.
+    A PATTERN is one of gitignore. Without a slash it is about the name of a file or folder:
+    '*.pdf', drafts. With one it is about the path from the folder named: '2024/*.txt', '**/old/*'.
+    What is excluded stays in the corpus if it is there. Hidden files are not read, nor is what
+    programs leave behind; files of kinds that are not read are counted.
 
     Example: longreach ingest book.txt papers/ --corpus library
     """
@@ -105,15 +139,24 @@ def ingest(
     from longreach.corpus.store import Corpus
     from longreach.session import open_or_create
 
-    named = {"ratio": ratio, "segment_tokens": segment_tokens, "summary_tokens": summary_tokens, "mode": mode}
+    named = {
+        "ratio": ratio,
+        "segment_tokens": segment_tokens,
+        "summary_tokens": summary_tokens,
+        "mode": mode,
+    }
     settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     folder = store_folder(store)
-    sources = [path if "://" in path else Path(path) for path in paths]  # web addresses are refused by that name
+    # Web addresses are refused by that name.
+    sources = [path if "://" in path else Path(path) for path in paths]
     report = None
-    if corpus not in Corpus.names(folder):  # a mistyped path makes no empty corpus that holds on to these settings
+    # A mistyped path makes no empty corpus that holds on to these settings.
+    if corpus not in Corpus.names(folder):
         report = _report_if_nothing_is_readable(sources, selection, limits)
     if report is None:
-        opened = open_or_create(folder, corpus, model_ref=model, compressor_ref=compressor, device=device, **settings)
+        opened = open_or_create(
+            folder, corpus, model_ref=model, compressor_ref=compressor, device=device, **settings
+        )
         report = opened.corpus.add(
             sources,
             prune=prune,
@@ -127,14 +170,34 @@ def ingest(
         )
     skipped = [{"document": item.name, "reason": item.reason} for item in report.skipped]
     if as_json:
-        outcomes = {key: getattr(report, key) for key in ("added", "replaced", "unchanged", "removed")}
-        figures = {"passages": report.passages, "tokens": report.tokens, "seconds": round(report.seconds, 3)}
+        outcomes = {
+            key: getattr(report, key) for key in ("added", "replaced", "unchanged", "removed")
+        }
+        figures = {
+            "passages": report.passages,
+            "tokens": report.tokens,
+            "seconds": round(report.seconds, 3),
+        }
         notes = [{"document": name, "notes": notes} for name, notes in report.notes.items()]
-        emit({"corpus": corpus, **outcomes, "skipped": skipped, "unread": report.unread, "notes": notes, **figures})
+        emit(
+            {
+                "corpus": corpus,
+                **outcomes,
+                "skipped": skipped,
+                "unread": report.unread,
+                "notes": notes,
+                **figures,
+            }
+        )
     else:
         words = ("added", "replaced", "unchanged", "removed", "skipped")
-        done = ", ".join(f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word))
-        say(f"{corpus}: {done or 'nothing added'}; {counted(report.tokens, 'token')} read in {report.seconds:.1f} s.")
+        done = ", ".join(
+            f"{len(getattr(report, word))} {word}" for word in words if getattr(report, word)
+        )
+        say(
+            f"{corpus}: {done or 'nothing added'}; {counted(report.tokens, 'token')} read in"
+            f" {report.seconds:.1f} s."
+        )
     for name, sentences in report.notes.items():
         for sentence in sentences:
             note(f"incomplete: {name}: {sentence}")
@@ -170,5 +233,9 @@ def _said_of_kinds(unread: dict[str, int]) -> str:
         counts.append(f"{count:,} {suffix or 'without a suffix'}")
     if len(unread) > _MOST_KINDS:
         counts.append(f"{sum(list(unread.values())[_MOST_KINDS:]):,} of other kinds")
-    what = "1 file of a kind that is not read" if total == 1 else f"{total:,} files of kinds that are not read"
+    what = (
+        "1 file of a kind that is not read"
+        if total == 1
+        else f"{total:,} files of kinds that are not read"
+    )
     return f"not read: {what}: {', '.join(counts)}. Name a file itself to try it as plain text."

@@ -1,4 +1,5 @@
-"""What commands print: one JSON object on stdout, or text for people; progress and errors on stderr."""
+"""What commands print: one JSON object on stdout, or text for people; progress and errors on
+stderr."""
 
 import json
 import sys
@@ -13,10 +14,15 @@ from longreach.models.device import check_device_name, check_dtype_name
 from longreach.wording import printable
 
 StoreOption = typer.Option(
-    None, "--store", metavar="DIR", help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]"
+    None,
+    "--store",
+    metavar="DIR",
+    help="Where corpora live. [default: $LONGREACH_STORE, else the user's data folder]",
 )
 ModelOption = typer.Option(
-    None, "--model", help="Hub id, folder, .gguf file or 'smollm2'. [default: the corpus's own, else smollm2]"
+    None,
+    "--model",
+    help="Hub id, folder, .gguf file or 'smollm2'. [default: the corpus's own, else smollm2]",
 )
 
 
@@ -47,13 +53,19 @@ def dtype_checked(value: str | None) -> str | None:
 
 
 DeviceOption = typer.Option(
-    None, "--device", callback=device_checked, help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]"
+    None,
+    "--device",
+    callback=device_checked,
+    help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]",
 )
-JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else there.")
+JsonOption = typer.Option(
+    False, "--json", help="Print one JSON object on stdout, and nothing else there."
+)
 
 
 def emit(value: dict[str, Any]) -> None:
-    """Prints the one JSON object of a command; read back it is exact, and nothing in it can steer a terminal."""
+    """Prints the one JSON object of a command; read back it is exact, and nothing in it can steer a
+    terminal."""
     text = json.dumps(value, ensure_ascii=False)
     if text != printable(text):  # JSON leaves some characters as they are that a terminal obeys
         text = json.dumps(value)
@@ -95,11 +107,15 @@ def memory_said(lower: str, as_json: bool) -> Iterator[None]:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints columns: numbers to the right, everything else to the left; never cut off."""
-    cells = [[printable(str(cell)) if not isinstance(cell, int) else f"{cell:,}" for cell in row] for row in rows]
+    cells = [
+        [printable(str(cell)) if not isinstance(cell, int) else f"{cell:,}" for cell in row]
+        for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     for line in [list(header), *cells]:
         parts = [
-            cell.rjust(width) if _numeric(cell) else cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            cell.rjust(width) if _numeric(cell) else cell.ljust(width)
+            for cell, width in zip(line, widths, strict=True)
         ]
         say("  ".join(parts).rstrip())
 

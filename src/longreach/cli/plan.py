@@ -19,9 +19,13 @@ from longreach.cli.pattern import (
 
 
 def plan(
-    shape: str = typer.Option(..., "--shape", help="smollm2, llama2-7b, llama3-8b, ...: a wrong name lists them."),
+    shape: str = typer.Option(
+        ..., "--shape", help="smollm2, llama2-7b, llama3-8b, ...: a wrong name lists them."
+    ),
     length: int = typer.Option(131072, "--length", help="Tokens of each row."),
-    hardware: str = typer.Option("h100", "--hardware", help="A card or a number of them: h100, 8xh100."),
+    hardware: str = typer.Option(
+        "h100", "--hardware", help="A card or a number of them: h100, 8xh100."
+    ),
     pattern: str = PatternOption,
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
@@ -31,9 +35,11 @@ def plan(
     rows: int = typer.Option(1, "--rows", help="Rows of the batch."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Compare a full with a hybrid model by arithmetic: memory, work, times at the cards' peak, and what fits where.
+    """Compare a full with a hybrid model by arithmetic: memory, work, times at the cards' peak, and
+    what fits where.
 
-    Times are limits, not forecasts; nothing is loaded or run. The cards named at the end are the fewest that suffice.
+    Times are limits, not forecasts; nothing is loaded or run. The cards named at the end are the
+    fewest that suffice.
 
     Example: longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
     """
@@ -44,7 +50,11 @@ def plan(
 
     model = sizes(shape)
     sparse = pattern_from(
-        pattern, block_size=block_size, sink_blocks=sink_blocks, local_blocks=local_blocks, stride=stride
+        pattern,
+        block_size=block_size,
+        sink_blocks=sink_blocks,
+        local_blocks=local_blocks,
+        stride=stride,
     )
     layers = LayerPlan.make(model.layers, layers_from(full_layers))
     result = compare(model, length, cards(hardware), sparse, layers, rows=rows)
@@ -55,7 +65,13 @@ def plan(
         "training_speedup": result.training_speedup,
     }
     if as_json:
-        asked = {"shape": shape, "length": length, "hardware": hardware, "pattern": asdict(sparse), "rows": rows}
+        asked = {
+            "shape": shape,
+            "length": length,
+            "hardware": hardware,
+            "pattern": asdict(sparse),
+            "rows": rows,
+        }
         asked |= {"full_layers": list(layers.full)}
         emit({**asked, "full": asdict(result.full), "hybrid": asdict(result.hybrid), **gains})
         return
@@ -63,8 +79,14 @@ def plan(
     for values in (full, hybrid):
         for use in ("serving", "training", "lora"):
             values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
-    table(("", "full", "hybrid"), [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full])
-    say("\nlimits: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items()))
+    table(
+        ("", "full", "hybrid"),
+        [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full],
+    )
+    say(
+        "\nlimits: "
+        + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items())
+    )
 
 
 def _shown(name: str, values: dict[str, Any]) -> str:

@@ -9,11 +9,20 @@ from longreach.wording import counted
 
 
 def report(
-    runs: list[Path] = typer.Argument(..., metavar="RUNS...", help="Folders that `longreach eval` wrote."),
-    out: Path = typer.Option(..., "--out", metavar="FILE", help="Where the page goes, such as report.html."),
-    markdown: Path | None = typer.Option(None, "--markdown", metavar="FILE", help="A small twin of it for a README."),
+    runs: list[Path] = typer.Argument(
+        ..., metavar="RUNS...", help="Folders that `longreach eval` wrote."
+    ),
+    out: Path = typer.Option(
+        ..., "--out", metavar="FILE", help="Where the page goes, such as report.html."
+    ),
+    markdown: Path | None = typer.Option(
+        None, "--markdown", metavar="FILE", help="A small twin of it for a README."
+    ),
     labels: list[str] | None = typer.Option(
-        None, "--label", metavar="TEXT", help="A name for each run, in order: runs that differ keep their own columns."
+        None,
+        "--label",
+        metavar="TEXT",
+        help="A name for each run, in order: runs that differ keep their own columns.",
     ),
     as_json: bool = JsonOption,
 ) -> None:
@@ -30,10 +39,16 @@ def report(
     for path in (out, markdown):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
-        if path is not None and path.resolve() in [(run / name).resolve() for run in runs for name in FILES]:
-            raise UsageError(f"'{path}' is a file of a run that is to be reported: give another one.")
+        if path is not None and path.resolve() in [
+            (run / name).resolve() for run in runs for name in FILES
+        ]:
+            raise UsageError(
+                f"'{path}' is a file of a run that is to be reported: give another one."
+            )
     if markdown is not None and markdown.resolve() == out.resolve():
-        raise UsageError(f"'{out}' is to be the page and its twin, the same file: give --markdown another one.")
+        raise UsageError(
+            f"'{out}' is to be the page and its twin, the same file: give --markdown another one."
+        )
     found = figures([read_run(folder) for folder in runs], labels or ())
     out.write_text(page(found), encoding="utf-8")
     if markdown is not None:

@@ -1,4 +1,5 @@
-"""`longreach study`: an adapter that answers from a corpus, and the gate that says how to read it."""
+"""`longreach study`: an adapter that answers from a corpus, and the gate that says how to read
+it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +35,14 @@ def study(
         "--evaluation",
         help="Test on these instead of holding some of the others out.",
     ),
-    per_passage: int = typer.Option(1, "--per-passage", help="Questions made about each passage, 1 to 5."),
+    per_passage: int = typer.Option(
+        1, "--per-passage", help="Questions made about each passage, 1 to 5."
+    ),
     teacher: str | None = typer.Option(
-        None, "--teacher", metavar="URL", help="OpenAI-compatible; makes the questions. [default: the corpus's model]"
+        None,
+        "--teacher",
+        metavar="URL",
+        help="OpenAI-compatible; makes the questions. [default: the corpus's model]",
     ),
     teacher_model: str | None = typer.Option(
         None,
@@ -44,7 +50,9 @@ def study(
         help="Name of the model there. The key is in $LONGREACH_TEACHER_KEY or $OPENAI_API_KEY.",
     ),
     loss: str = typer.Option(
-        "answers", "--loss", help="answers: the answers given; distill: what the model expects with the text in view."
+        "answers",
+        "--loss",
+        help="answers: the answers given; distill: what the model expects with the text in view.",
     ),
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
     lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
@@ -52,25 +60,42 @@ def study(
         8,
         "--lora",
         metavar="R",
-        help="Rank of a new adapter on q, k, v, o; one that came with the compressor keeps its own.",
+        help=(
+            "Rank of a new adapter on q, k, v, o; one that came with the compressor keeps its own."
+        ),
     ),
     batch: int = typer.Option(8, "--batch", help="Questions of a step, or answered together."),
-    accumulate: int = typer.Option(1, "--accumulate", help="Parts a step is learned in: takes less memory."),
-    checkpointing: bool = typer.Option(False, "--checkpointing", help="Slower, in much less memory."),
-    budget: int = typer.Option(2048, "--budget", help="Positions of a prompt at most, in training and in the gate."),
-    held_out: float = typer.Option(
-        0.1, "--held-out", help="Share of the questions kept for testing: at least 1 question, at most 200."
+    accumulate: int = typer.Option(
+        1, "--accumulate", help="Parts a step is learned in: takes less memory."
     ),
-    seed: int = typer.Option(0, "--seed", help="Seed of the questions, the split, the order and the adapter's start."),
+    checkpointing: bool = typer.Option(
+        False, "--checkpointing", help="Slower, in much less memory."
+    ),
+    budget: int = typer.Option(
+        2048, "--budget", help="Positions of a prompt at most, in training and in the gate."
+    ),
+    held_out: float = typer.Option(
+        0.1,
+        "--held-out",
+        help="Share of the questions kept for testing: at least 1 question, at most 200.",
+    ),
+    seed: int = typer.Option(
+        0, "--seed", help="Seed of the questions, the split, the order and the adapter's start."
+    ),
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
     undo: bool = typer.Option(
         False,
         "--undo",
         help="Undo the last study: the adapter and the policy from before it come back.",
     ),
-    report_to: list[str] = typer.Option([], "--report-to", help="tensorboard, wandb, trackio; may be repeated."),
+    report_to: list[str] = typer.Option(
+        [], "--report-to", help="tensorboard, wandb, trackio; may be repeated."
+    ),
     dtype: str | None = typer.Option(
-        None, "--dtype", callback=dtype_checked, help="dtype of the model. [default: bfloat16; cpu: float32]"
+        None,
+        "--dtype",
+        callback=dtype_checked,
+        help="dtype of the model. [default: bfloat16; cpu: float32]",
     ),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
@@ -79,10 +104,10 @@ def study(
 ) -> None:
     """Train an adapter that answers from a corpus, and measure which way of reading answers best.
 
-    Questions come from a file, else the model makes some about every passage. Then held-out questions are read in every
-    way: without context, compressed, as raw text, mixed, in full. `ask` takes the best that fits the budget where it
-    beats the default policy beyond chance, on 30 questions at least. Stopped anywhere, the same command goes on;
-    --undo undoes the last study.
+    Questions come from a file, else the model makes some about every passage. Then held-out
+    questions are read in every way: without context, compressed, as raw text, mixed, in full. `ask`
+    takes the best that fits the budget where it beats the default policy beyond chance, on 30
+    questions at least. Stopped anywhere, the same command goes on; --undo undoes the last study.
 
     Example: longreach study library --questions questions.jsonl
     """
@@ -107,12 +132,16 @@ def study(
     )
     if undo:
         if questions or evaluation or teacher or gate_only:
-            raise UsageError("--undo trains nothing: omit --questions, --evaluation, --teacher and --gate-only.")
+            raise UsageError(
+                "--undo trains nothing: omit --questions, --evaluation, --teacher and --gate-only."
+            )
         _undo(corpus, store, as_json)
         return
     check_trackers(settings.report_to)
     if teacher and questions:
-        raise UsageError("--teacher makes questions and --questions gives them: leave one of them out.")
+        raise UsageError(
+            "--teacher makes questions and --questions gives them: leave one of them out."
+        )
     check_share(held_out)
     check_per_passage(per_passage)
 
@@ -140,18 +169,28 @@ def study(
         hold_out(asked, held_out, seed)
     dropped: dict[str, int] = {}  # of the questions that are made
     note(f"study: loading the model of '{corpus}'")
-    opened = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype)
+    opened = open_workspace(
+        folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype
+    )
     library = opened.corpus
     window = window_of(opened.model)
     if budget != DEFAULT_BUDGET and window and budget > (room := window - Sampling.max_new_tokens):
-        raise UsageError(f"--budget is {budget}; the model's window of {window} leaves {room} beside an answer.")
+        raise UsageError(
+            f"--budget is {budget}; the model's window of {window} leaves {room} beside an answer."
+        )
     if asked is None and not (gate_only and tested):
-        own = OwnModel(opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch)
+        own = OwnModel(
+            opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch
+        )
         author = endpoint or own
         with working(library) as work:
-            made = make_questions(library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note)
+            made = make_questions(
+                library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note
+            )
         asked, dropped = made.questions, made.dropped
-    learned, tested = (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
+    learned, tested = (
+        (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
+    )
     report = None
     kept = last_kept(library.path)
     if not gate_only:
@@ -165,10 +204,16 @@ def study(
     card.save(library)
     if as_json:
         figures = report._asdict() | {"adapter": str(report.adapter)} if report else None
-        emit({"corpus": corpus, "dropped": dropped, "training": figures, "scorecard": card.to_dict()})
+        emit(
+            {"corpus": corpus, "dropped": dropped, "training": figures, "scorecard": card.to_dict()}
+        )
         return
     if report:
-        rate = f"{report.tokens / report.seconds:,.0f} positions/s" if report.seconds else "done before"
+        rate = (
+            f"{report.tokens / report.seconds:,.0f} positions/s"
+            if report.seconds
+            else "done before"
+        )
         losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
         size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
         say(f"{corpus}: {size}, {losses}, {rate}.\n")
@@ -189,7 +234,9 @@ def _undo(name: str, store: Path | None, as_json: bool) -> None:
         adapter = str(found.adapter) if found.adapter else None
         emit({"corpus": name, "undone": True, "adapter": adapter, "scorecard": found.scorecard})
         return
-    adapter = "without an adapter" if found.adapter is None else f"with the adapter in {found.adapter}"
+    adapter = (
+        "without an adapter" if found.adapter is None else f"with the adapter in {found.adapter}"
+    )
     policy = "the policy that was measured with it" if found.scorecard else "the default policy"
     say(f"{name}: the last study is taken back; ask reads {adapter}, by {policy}.")
 
@@ -209,4 +256,7 @@ def print_scorecard(card: "Scorecard") -> None:
         for row in card.rows
     ]
     table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), rows)
-    say(f"* what ask reads within {counted(card.budget, 'position')}; measured {card.date}.\n{card.why}")
+    say(
+        f"* what ask reads within {counted(card.budget, 'position')}; measured"
+        f" {card.date}.\n{card.why}"
+    )

@@ -32,22 +32,23 @@ class _Active(NamedTuple):
 class AutoCompressor(Compressor):
     """A segment of `segment_tokens` tokens becomes `summary_tokens` vectors.
 
-    The input of a segment is [softprompt ; segment ; summary tokens] at positions 0, 1, 2, ... without BOS; its
-    vectors are the last hidden states after the final norm at the summary tokens. A short last segment gives
-    `summary_tokens` vectors too.
+    The input of a segment is [softprompt ; segment ; summary tokens] at positions 0, 1, 2, ...
+    without BOS; its vectors are the last hidden states after the final norm at the summary tokens.
+    A short last segment gives `summary_tokens` vectors too.
 
     Args:
-        model: any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed; PEFT adapters on
-            it are switched off while it compresses.
+        model: any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed;
+            PEFT adapters on it are switched off while it compresses.
         tokenizer: its tokenizer.
         summary_tokens: k.
         segment_tokens: tokens of a segment.
-        mode: the softprompt is all earlier vectors of the document ("accumulate", the published default), those of
-            the last segment ("replace", a recurrent memory), or empty ("independent").
-        embed_summary: trained embeddings [k, d] of the summary tokens. None: every row the model's EOS embedding,
-            which is where training starts; such vectors carry little.
-        scale: what vectors are multiplied by wherever they are read, in prompts and as softprompts; they are stored
-            as the states they are.
+        mode: the softprompt is all earlier vectors of the document ("accumulate", the published
+            default), those of the last segment ("replace", a recurrent memory), or empty
+            ("independent").
+        embed_summary: trained embeddings [k, d] of the summary tokens. None: every row the model's
+            EOS embedding, which is where training starts; such vectors carry little.
+        scale: what vectors are multiplied by wherever they are read, in prompts and as softprompts;
+            they are stored as the states they are.
 
     Raises:
         UsageError: a number or mode out of range, or a segment that exceeds the model's window.
@@ -73,59 +74,77 @@ class AutoCompressor(Compressor):
         self.summary_tokens = summary_tokens
         self.mode = mode
         self.scale = scale
-        self.embed_summary = torch.nn.Embedding(summary_tokens, self.dim, dtype=self.dtype, device=model.device)
+        self.embed_summary = torch.nn.Embedding(
+            summary_tokens, self.dim, dtype=self.dtype, device=model.device
+        )
         with torch.no_grad():
             self.embed_summary.weight.copy_(self._checked(embed_summary))
         window = window_of(model)
         if window and self._longest_input(segment_tokens) > window:
             raise UsageError(
-                f"A segment of {counted(segment_tokens, 'token')} with {counted(summary_tokens, 'summary token')} "
-                "exceeds the model's window "
-                f"of {window}: lower segment_tokens."
+                f"A segment of {counted(segment_tokens, 'token')} with"
+                f" {counted(summary_tokens, 'summary token')} exceeds the model's window of"
+                f" {window}: lower segment_tokens."
             )
 
     def _checked(self, embed_summary: torch.Tensor | None) -> torch.Tensor:
         if embed_summary is None:
             eos = self.tokenizer.eos_token_id
             if eos is None:
-                raise UsageError("The tokenizer has no EOS token to start the summary tokens from: give embed_summary.")
+                raise UsageError(
+                    "The tokenizer has no EOS token to start the summary tokens from: give"
+                    " embed_summary."
+                )
             return self.embed([eos]).expand(self.summary_tokens, -1)
         if embed_summary.shape != self.embed_summary.weight.shape:
             raise UsageError(
-                f"embed_summary has shape {tuple(embed_summary.shape)}; "
-                f"{tuple(self.embed_summary.weight.shape)} is needed: one row a summary token, the model's hidden size."
+                f"embed_summary has shape {tuple(embed_summary.shape)};"
+                f" {tuple(self.embed_summary.weight.shape)} is needed: one row a summary token, the"
+                " model's hidden size."
             )
         return embed_summary
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any) -> Self:
-        """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT folder.
+    def from_pretrained(
+        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+    ) -> Self:
+        """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT
+        folder.
 
         Args:
-            folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its weights; or a PEFT
-                folder with LoRA weights and `embed_summary`; or the name of a compressor that ships.
-            model: the base model where the folder holds none; None loads the one the folder names. LoRA weights are
-                merged into it, as in the published models, so read with `compressor.model`.
+            folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its
+                weights; or a PEFT folder with LoRA weights and `embed_summary`; or the name of a
+                compressor that ships.
+            model: the base model where the folder holds none; None loads the one the folder names.
+                LoRA weights are merged into it, as in the published models, so read with
+                `compressor.model`.
             tokenizer: its tokenizer.
-            **settings: segment_tokens or mode, where they differ from those stored; and how far to compress:
-                summary_tokens=k takes the first k of the summary tokens trained, ratio=r as many as keep at least r
-                tokens a vector (segment_tokens // r). Part of the fingerprint.
+            **settings: segment_tokens or mode, where they differ from those stored; and how far to
+                compress: summary_tokens=k takes the first k of the summary tokens trained, ratio=r
+                as many as keep at least r tokens a vector (segment_tokens // r). Part of the
+                fingerprint.
 
         Raises:
             ModelError: the folder is none of these, or its parts do not fit.
-            UsageError: more summary tokens are asked for than were trained, or a setting is out of range.
+            UsageError: more summary tokens are asked for than were trained, or a setting is out of
+                range.
         """
-        compressor = cls(**checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings))
+        compressor = cls(
+            **checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings)
+        )
         compressor.ref = reference(folder)
         return compressor
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
-        """Writes settings and summary embeddings as safetensors, with the model's own weights if asked.
+        """Writes settings and summary embeddings as safetensors, with the model's own weights if
+        asked.
 
         Args:
             folder: made where missing.
-            model_ref: the base model, as `longreach.load` takes it, so that the folder can be loaded alone.
-            include_model: write the weights and tokenizer too, in the published AutoCompressor layout.
+            model_ref: the base model, as `longreach.load` takes it, so that the folder can be
+                loaded alone.
+            include_model: write the weights and tokenizer too, in the published AutoCompressor
+                layout.
         """
         checkpoint.write(self, Path(folder), model_ref, include_model)
 
@@ -148,17 +167,21 @@ class AutoCompressor(Compressor):
         return {"embed_summary.weight": self.embed_summary.weight}
 
     def check(self, tokens: int) -> None:
-        """Refuses a document whose last segments, with all earlier vectors before them, would exceed the window."""
+        """Refuses a document whose last segments, with all earlier vectors before them, would
+        exceed the window."""
         window, needed = window_of(self.model), self._longest_input(tokens)
         if window and needed > window:
             raise DocumentError(
-                f"A document of {counted(tokens, 'token')} takes {counted(needed, 'position')} in mode "
-                f"'{self.mode}', of {window}: "
-                "use mode 'independent' or 'replace', or larger segments."
+                f"A document of {counted(tokens, 'token')} takes {counted(needed, 'position')} in"
+                f" mode '{self.mode}', of {window}: use mode 'independent' or 'replace', or larger"
+                " segments."
             )
 
-    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
-        """See `Compressor.stream`. In the modes with a softprompt a batch holds one segment of several documents."""
+    def stream(
+        self, jobs: Iterable[Job], *, batch_size: int | None = None
+    ) -> Iterator[SegmentVectors]:
+        """See `Compressor.stream`. In the modes with a softprompt a batch holds one segment of
+        several documents."""
         if self.mode == "independent":
             yield from self.stream_segments(jobs, batch_size, self.encode)
             return
@@ -176,21 +199,39 @@ class AutoCompressor(Compressor):
             for document, vectors in zip(active, encoded, strict=True):
                 document.vectors.append(vectors)
                 yield SegmentVectors(document.job.key, len(document.vectors) - 1, vectors)
-            active = [document for document in active if len(document.vectors) < len(document.spans)]
+            active = [
+                document for document in active if len(document.vectors) < len(document.spans)
+            ]
 
     def encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Summary vectors [k, d] of each [softprompt ; segment] given as embeddings [P + T, d]. Differentiable."""
-        states = hidden_states(self.model, [torch.cat([row, self.embed_summary.weight]) for row in rows])
-        return [state[len(row) : len(row) + self.summary_tokens] for state, row in zip(states, rows, strict=True)]
+        """Summary vectors [k, d] of each [softprompt ; segment] given as embeddings [P + T, d].
+        Differentiable."""
+        states = hidden_states(
+            self.model, [torch.cat([row, self.embed_summary.weight]) for row in rows]
+        )
+        return [
+            state[len(row) : len(row) + self.summary_tokens]
+            for state, row in zip(states, rows, strict=True)
+        ]
 
     def _input(self, document: _Active) -> torch.Tensor:
         span = document.spans[len(document.vectors)]
         softprompt = document.vectors if self.mode == "accumulate" else document.vectors[-1:]
         return torch.cat(
-            [*(self.scale * vectors for vectors in softprompt), self.embed(document.job.ids[span.start : span.stop])]
+            [
+                *(self.scale * vectors for vectors in softprompt),
+                self.embed(document.job.ids[span.start : span.stop]),
+            ]
         )
 
     def _longest_input(self, tokens: int) -> int:
-        carried = {"accumulate": lambda i: i, "replace": lambda i: min(i, 1), "independent": lambda i: 0}[self.mode]
-        inputs = ((carried(i) + 1) * self.summary_tokens + len(span) for i, span in enumerate(self.segments(tokens)))
+        carried = {
+            "accumulate": lambda i: i,
+            "replace": lambda i: min(i, 1),
+            "independent": lambda i: 0,
+        }[self.mode]
+        inputs = (
+            (carried(i) + 1) * self.summary_tokens + len(span)
+            for i, span in enumerate(self.segments(tokens))
+        )
         return max(inputs, default=0)

@@ -22,18 +22,21 @@ from longreach.models.loading.origin import reference_of
 
 
 class Compressor(ABC):
-    """Turns every segment of a document into a few vectors that the model reads in place of its tokens.
+    """Turns every segment of a document into a few vectors that the model reads in place of its
+    tokens.
 
-    Subclasses implement `stream`; `compress`, `segments` and the fingerprints follow from it. A compressor never
-    truncates: every token of a document lies in exactly one segment, the last of which may be short.
+    Subclasses implement `stream`; `compress`, `segments` and the fingerprints follow from it. A
+    compressor never truncates: every token of a document lies in exactly one segment, the last of
+    which may be short.
 
-    A compressor may share its model with readers and other compressors in any threads: each forward holds the model's
-    lock, and none is held while the caller of `stream` has the vectors.
+    A compressor may share its model with readers and other compressors in any threads: each forward
+    holds the model's lock, and none is held while the caller of `stream` has the vectors.
     """
 
     method: ClassVar[str]
     ref: str = ""  # how a trained one is named: one that ships, or its folder
-    reader: Path | None = None  # folder of the PEFT adapter that was learned with it, to read its vectors
+    # Folder of the PEFT adapter that was learned with it, to read its vectors.
+    reader: Path | None = None
 
     def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
         if segment_tokens < 1:
@@ -67,18 +70,23 @@ class Compressor(ABC):
         """How many vectors a segment of `tokens` tokens becomes."""
 
     @abstractmethod
-    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
-        """Yields the vectors of each segment as soon as they exist, the segments of one document in order.
+    def stream(
+        self, jobs: Iterable[Job], *, batch_size: int | None = None
+    ) -> Iterator[SegmentVectors]:
+        """Yields the vectors of each segment as soon as they exist, the segments of one document in
+        order.
 
-        `jobs` is read lazily, so documents may be loaded while others are compressed. Documents of unequal length
-        share batches; a result does not depend on its neighbours beyond rounding.
+        `jobs` is read lazily, so documents may be loaded while others are compressed. Documents of
+        unequal length share batches; a result does not depend on its neighbours beyond rounding.
         """
 
     def check(self, tokens: int) -> None:  # noqa: B027 (most methods take any length)
-        """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be compressed."""
+        """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be
+        compressed."""
 
     def check_tokenizer(self) -> None:
-        """Raises ModelError where documents could have tokens that the model has no embedding of."""
+        """Raises ModelError where documents could have tokens that the model has no embedding
+        of."""
         if getattr(self, "model", None) is not None:
             check_tokens(self.model, self.tokenizer)
 
@@ -88,7 +96,10 @@ class Compressor(ABC):
 
     def segments(self, tokens: int) -> list[range]:
         """The token ranges of the segments of a document of `tokens` tokens."""
-        return [range(i, min(i + self.segment_tokens, tokens)) for i in range(0, tokens, self.segment_tokens)]
+        return [
+            range(i, min(i + self.segment_tokens, tokens))
+            for i in range(0, tokens, self.segment_tokens)
+        ]
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Input embeddings [T, d] of token ids."""
@@ -102,7 +113,8 @@ class Compressor(ABC):
         batch_size: int | None,
         encode: Callable[[list[torch.Tensor]], list[torch.Tensor]],
     ) -> Iterator[SegmentVectors]:
-        """`stream` for methods whose segments do not depend on each other; `encode` maps [T_i, d] to [n_i, d]."""
+        """`stream` for methods whose segments do not depend on each other; `encode` maps [T_i, d]
+        to [n_i, d]."""
         rows = (
             (job.key, number, job.ids[span.start : span.stop])
             for job in jobs
@@ -116,7 +128,11 @@ class Compressor(ABC):
                 yield SegmentVectors(key, number, vectors)
 
     def compress(
-        self, documents: Sequence[Sequence[int]], *, batch_size: int | None = None, progress: bool = False
+        self,
+        documents: Sequence[Sequence[int]],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
     ) -> list[torch.Tensor]:
         """Compresses whole documents.
 
@@ -126,7 +142,8 @@ class Compressor(ABC):
             progress: show a bar in tokens per second on stderr.
 
         Returns:
-            One tensor [n_i, d] a document, in order, on the model's device; [0, d] for an empty one.
+            One tensor [n_i, d] a document, in order, on the model's device; [0, d] for an empty
+            one.
 
         Raises:
             UsageError: a token id is outside the vocabulary.
@@ -136,7 +153,8 @@ class Compressor(ABC):
         for number, ids in enumerate(documents):
             if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):
                 raise UsageError(
-                    f"Document {number} holds token ids outside 0..{vocabulary - 1}: use this model's own tokenizer."
+                    f"Document {number} holds token ids outside 0..{vocabulary - 1}: use this"
+                    " model's own tokenizer."
                 )
             self.check(len(ids))
         parts: list[list[torch.Tensor]] = [[] for _ in documents]
@@ -157,16 +175,21 @@ class Compressor(ABC):
 
     @property
     def model_fingerprint(self) -> str:
-        """Names the model that can read the vectors: its weights (to bfloat16) and its vocabulary."""
+        """Names the model that can read the vectors: its weights (to bfloat16) and its
+        vocabulary."""
         return base_fingerprint(self.model, self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
-        """Names everything the vectors depend on: exact weights, tokenizer, method, settings and dtype."""
+        """Names everything the vectors depend on: exact weights, tokenizer, method, settings and
+        dtype."""
         digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
         digest.update(self.model_fingerprint.encode())
         digest.update(str(self.dtype).encode())
         digest.update(weights_digest(self.model).encode())
         for name, tensor in sorted(self.own_tensors().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode()
+                + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:32]

@@ -1,9 +1,10 @@
 """AutoCompressor checkpoints on disk: our own folder, the published layout, PEFT folders. Floor 4.
 
-Our own folder holds `compressor.json` (settings, name of the base model) and `compressor.safetensors`
-(`embed_summary.weight` [k, d]). The published layout is a whole model whose weight files also hold
-`embed_summary.weight` and whose config says `summary_length` and `accumulate_summary`. What `longreach pretrain` makes
-is a PEFT folder, LoRA weights and `embed_summary` in one file, with `compressor.json` beside it.
+Our own folder holds `compressor.json` (settings, name of the base model) and
+`compressor.safetensors` (`embed_summary.weight` [k, d]). The published layout is a whole model
+whose weight files also hold `embed_summary.weight` and whose config says `summary_length` and
+`accumulate_summary`. What `longreach pretrain` makes is a PEFT folder, LoRA weights and
+`embed_summary` in one file, with `compressor.json` beside it.
 """
 
 import json
@@ -39,7 +40,9 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
     summary = compressor.embed_summary.weight.detach().cpu().contiguous()
     if include_model:
         if getattr(compressor.model, "peft_config", None):
-            raise UsageError("The model carries PEFT adapters: delete or merge them before saving its weights.")
+            raise UsageError(
+                "The model carries PEFT adapters: delete or merge them before saving its weights."
+            )
         state = compressor.model.state_dict() | {f"{_SUMMARY}.weight": summary}
         compressor.model.save_pretrained(folder, state_dict=state)
         compressor.tokenizer.save_pretrained(folder)
@@ -49,14 +52,23 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     else:
         save_file({f"{_SUMMARY}.weight": summary}, folder / "compressor.safetensors")
-    settings = compressor.describe() | {"model": model_ref, "model_fingerprint": compressor.model_fingerprint}
+    settings = compressor.describe() | {
+        "model": model_ref,
+        "model_fingerprint": compressor.model_fingerprint,
+    }
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def write_peft(
-    folder: Path, adapted: Any, summary: torch.Tensor, settings: dict[str, Any], model_ref: str, fingerprint: str
+    folder: Path,
+    adapted: Any,
+    summary: torch.Tensor,
+    settings: dict[str, Any],
+    model_ref: str,
+    fingerprint: str,
 ) -> None:
-    """Writes LoRA weights and summary embeddings as a PEFT folder, a few MB whatever the model's size.
+    """Writes LoRA weights and summary embeddings as a PEFT folder, a few MB whatever the model's
+    size.
 
     Args:
         folder: made where missing.
@@ -72,18 +84,25 @@ def write_peft(
 
 
 def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
-    """Loads what `write_peft` wrote into a PEFT model of the same shape; returns the summary embeddings [K, d]."""
+    """Loads what `write_peft` wrote into a PEFT model of the same shape; returns the summary
+    embeddings [K, d]."""
     return read_lora(folder, adapted, (_SUMMARY,))[_SUMMARY]
 
 
 def write_lora(
-    folder: Path, adapted: Any, model_ref: str, beside: Mapping[str, torch.Tensor] = MappingProxyType({})
+    folder: Path,
+    adapted: Any,
+    model_ref: str,
+    beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
-    """Writes the LoRA weights of a PEFT model in PEFT's layout, with tensors of ours beside them by their names."""
+    """Writes the LoRA weights of a PEFT model in PEFT's layout, with tensors of ours beside them by
+    their names."""
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(adapted) | {_key(name): tensor for name, tensor in beside.items()}
+    weights = get_peft_model_state_dict(adapted) | {
+        _key(name): tensor for name, tensor in beside.items()
+    }
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
     adapted.peft_config["default"].save_pretrained(str(folder))
@@ -94,7 +113,8 @@ def write_lora(
 
 
 def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-    """Loads what `write_lora` wrote into a PEFT model of the same shape; returns the tensors beside it."""
+    """Loads what `write_lora` wrote into a PEFT model of the same shape; returns the tensors beside
+    it."""
     weights = lora_weights(folder)
     ours = {name: weights.pop(_key(name)) for name in beside}
     fill(adapted, weights)
@@ -113,24 +133,31 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         settings: of `AutoCompressor.from_pretrained`.
 
     Raises:
-        UsageError: more summary tokens than were trained, or none, or settings that contradict each other.
+        UsageError: more summary tokens than were trained, or none, or settings that contradict each
+            other.
     """
     found, trained = stored | settings, stored["summary_tokens"]
     ratio, segment = found.pop("ratio", None), found.get("segment_tokens", 1536)
     if ratio is not None and "summary_tokens" in settings:
-        raise UsageError("Both ratio and summary_tokens say how many vectors a segment becomes: give one of them.")
+        raise UsageError(
+            "Both ratio and summary_tokens say how many vectors a segment becomes: give one of"
+            " them."
+        )
     if ratio is not None:
         if not 1 <= ratio <= segment:
             raise UsageError(
-                f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a segment."
+                f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a"
+                " segment."
             )
         found["summary_tokens"] = int(segment // ratio)
     if found["summary_tokens"] > trained:
-        asked = f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
+        asked = (
+            f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
+        )
         raise UsageError(
-            f"This compressor was trained with {counted(trained, 'summary token')}, and {asked} takes "
-            f"{found['summary_tokens']} a "
-            f"segment of {counted(segment, 'token')}: ask for a ratio of {-(-segment // trained)} or more."
+            f"This compressor was trained with {counted(trained, 'summary token')}, and {asked}"
+            f" takes {found['summary_tokens']} a segment of {counted(segment, 'token')}: ask for a"
+            f" ratio of {-(-segment // trained)} or more."
         )
     if found["summary_tokens"] >= 1 and "embed_summary" not in settings:
         found["embed_summary"] = found["embed_summary"][: found["summary_tokens"]]
@@ -138,7 +165,8 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The arguments of `AutoCompressor` that a folder holds. See `AutoCompressor.from_pretrained`."""
+    """The arguments of `AutoCompressor` that a folder holds. See
+    `AutoCompressor.from_pretrained`."""
     if not folder.is_dir():
         raise ModelError(f"There is no folder '{folder}': check the path of the compressor.")
     settings = read_json(folder / SETTINGS_FILE)
@@ -146,13 +174,16 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if not (settings or lora or config):
         raise ModelError(
-            f"'{folder}' holds no compressor: neither {SETTINGS_FILE}, adapter_config.json nor config.json."
+            f"'{folder}' holds no compressor: neither {SETTINGS_FILE}, adapter_config.json nor"
+            " config.json."
         )
     summary = _summary_embeddings(folder)
     if model is None or tokenizer is None:
         model, tokenizer = load_named(base_model(folder))
     name = settings.get("model") or "see its compressor.json"
-    other = ModelError(f"The compressor in '{folder}' was made for another model ({name}): load that one.")
+    other = ModelError(
+        f"The compressor in '{folder}' was made for another model ({name}): load that one."
+    )
     trained_on = settings.get("base_fingerprint")
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
@@ -161,11 +192,18 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
             model = merge_lora(model, folder, lora, apart=_SUMMARY)
     fits = model.get_input_embeddings().weight.shape[1]
     if summary.shape[1] != fits:
-        raise ModelError(f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}.")
+        raise ModelError(
+            f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}."
+        )
     made_for = settings.get("model_fingerprint")
     if made_for and made_for != base_fingerprint(model, tokenizer):
         raise other
-    found = {"model": model, "tokenizer": tokenizer, "summary_tokens": summary.shape[0], "embed_summary": summary}
+    found = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "summary_tokens": summary.shape[0],
+        "embed_summary": summary,
+    }
     if "segment_tokens" in settings:
         found["segment_tokens"] = settings["segment_tokens"]
     found["scale"] = settings.get("scale", 1.0)
@@ -192,7 +230,10 @@ def base_model(folder: Path) -> str:
     named = read_json(folder / SETTINGS_FILE).get("model")
     base = named or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"'{folder}' does not say which model it belongs to: give model and tokenizer (--model).")
+        raise ModelError(
+            f"'{folder}' does not say which model it belongs to: give model and tokenizer"
+            " (--model)."
+        )
     return str(base)
 
 
@@ -206,9 +247,20 @@ def _summary_embeddings(folder: Path) -> torch.Tensor:
                         return file.get_tensor(name)
         # The first published models are .bin files; weights_only admits nothing but tensors.
         for path in sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("adapter_model.bin")]):
-            for name, tensor in torch.load(path, weights_only=True, map_location="cpu", mmap=True).items():
+            for name, tensor in torch.load(
+                path, weights_only=True, map_location="cpu", mmap=True
+            ).items():
                 if _SUMMARY in name and name.endswith("weight"):
                     return tensor.clone()
-    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise ModelError(f"A weight file in '{folder}' cannot be read ({error}): copy the checkpoint again.") from error
+    except (
+        SafetensorError,
+        UnpicklingError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise ModelError(
+            f"A weight file in '{folder}' cannot be read ({error}): copy the checkpoint again."
+        ) from error
     raise ModelError(f"'{folder}' holds no {_SUMMARY}.weight: it is no AutoCompressor checkpoint.")

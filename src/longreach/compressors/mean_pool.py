@@ -22,13 +22,20 @@ class MeanPool(Compressor):
         tokenizer: its tokenizer.
         ratio: tokens a vector stands for; the last vector of a segment may stand for fewer.
         segment_tokens: tokens read together; also the size of a passage.
-        layer: -1 pools the states after the final norm, l > 0 those after layer l, 0 the input embeddings.
+        layer: -1 pools the states after the final norm, l > 0 those after layer l, 0 the input
+            embeddings.
     """
 
     method = MEAN_POOL
 
     def __init__(
-        self, model: Any, tokenizer: Any, ratio: int = 30, *, segment_tokens: int = 240, layer: int = -1
+        self,
+        model: Any,
+        tokenizer: Any,
+        ratio: int = 30,
+        *,
+        segment_tokens: int = 240,
+        layer: int = -1,
     ) -> None:
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if ratio < 1:
@@ -38,7 +45,10 @@ class MeanPool(Compressor):
             raise UsageError(f"layer is {layer}; it must lie in -1..{layers - 1}.")
         window = window_of(model)
         if window and segment_tokens > window:
-            raise UsageError(f"segment_tokens is {segment_tokens}, more than the model's window of {window}: lower it.")
+            raise UsageError(
+                f"segment_tokens is {segment_tokens}, more than the model's window of {window}:"
+                " lower it."
+            )
         self.ratio = ratio
         self.layer = layer
 
@@ -55,7 +65,9 @@ class MeanPool(Compressor):
         """One for every `ratio` tokens begun."""
         return -(-tokens // self.ratio)
 
-    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+    def stream(
+        self, jobs: Iterable[Job], *, batch_size: int | None = None
+    ) -> Iterator[SegmentVectors]:
         """See `Compressor.stream`."""
         return self.stream_segments(jobs, batch_size, self._encode)
 

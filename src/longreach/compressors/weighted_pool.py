@@ -1,9 +1,9 @@
 """Weighted pooling: a few words in one vector, the telling ones loudest.
 
-Papers: mean pooling with a reader that learns it, arXiv 2510.20797. Here the input embeddings are pooled, and how loud
-a token is in the sum is learned, one number a token of the vocabulary. What reads the sums is a LoRA, learned with
-them. Telling words share a vector with few others. Compressing takes no forward pass: a book is read in the time that
-its tokens are looked up.
+Papers: mean pooling with a reader that learns it, arXiv 2510.20797. Here the input embeddings are
+pooled, and how loud a token is in the sum is learned, one number a token of the vocabulary. What
+reads the sums is a LoRA, learned with them. Telling words share a vector with few others.
+Compressing takes no forward pass: a book is read in the time that its tokens are looked up.
 
 Shapes: T tokens of a segment, n vectors, V tokens of the vocabulary, d hidden size.
 """
@@ -35,17 +35,21 @@ _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> Tensor:
-    """The vectors [n, d] of a segment, n = T / ratio rounded up: sums of its tokens' embeddings, as loud as they are.
+    """The vectors [n, d] of a segment, n = T / ratio rounded up: sums of its tokens' embeddings, as
+    loud as they are.
 
     Args:
         embeddings: [T, d].
-        loudness: of each token, [T]; the logits of the softmax that weighs the tokens of one vector.
+        loudness: of each token, [T]; the logits of the softmax that weighs the tokens of one
+            vector.
         ratio: tokens a vector stands for on average.
         length: of every vector.
     """
     count = -(-len(loudness) // ratio)
     bins = shared(loudness.detach(), count)
-    peak = loudness.new_full((count,), -torch.inf).scatter_reduce(0, bins, loudness.detach(), "amax")
+    peak = loudness.new_full((count,), -torch.inf).scatter_reduce(
+        0, bins, loudness.detach(), "amax"
+    )
     weights = (loudness - peak[bins]).exp()
     sums = embeddings.new_zeros(count, embeddings.shape[1], dtype=torch.float32)
     sums = sums.index_add(0, bins, weights[:, None] * embeddings.float())
@@ -53,10 +57,11 @@ def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> T
 
 
 def shared(loudness: Tensor, count: int) -> Tensor:
-    """Which of `count` vectors each token goes into, [T]: consecutive ones, none empty, about equally much in each.
+    """Which of `count` vectors each token goes into, [T]: consecutive ones, none empty, about
+    equally much in each.
 
-    What counts is the square root of a token's weight, so that telling words get vectors of their own, or nearly, and
-    stretches without any share one.
+    What counts is the square root of a token's weight, so that telling words get vectors of their
+    own, or nearly, and stretches without any share one.
     """
     mass = (0.5 * (loudness.float() - loudness.max())).exp().cumsum(0)
     before = torch.cat([mass.new_zeros(1), mass[:-1]])
@@ -72,11 +77,12 @@ class WeightedPool(Compressor):
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        ratio: tokens a vector stands for on average; more where little is said, fewer where much is.
+        ratio: tokens a vector stands for on average; more where little is said, fewer where much
+            is.
         segment_tokens: the size of a passage; vectors do not reach beyond one.
         token_loudness: logits [V]; None: all alike.
-        reader: folder of the PEFT adapter that was learned with it. A new corpus takes a copy, answers with it, and
-            begins its study from it.
+        reader: folder of the PEFT adapter that was learned with it. A new corpus takes a copy,
+            answers with it, and begins its study from it.
     """
 
     method = WEIGHTED_POOL
@@ -94,18 +100,24 @@ class WeightedPool(Compressor):
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if not 1 <= ratio <= segment_tokens:
             raise UsageError(
-                f"ratio is {ratio}; it must lie between 1 and the {counted(segment_tokens, 'token')} of a segment."
+                f"ratio is {ratio}; it must lie between 1 and the"
+                f" {counted(segment_tokens, 'token')} of a segment."
             )
         weight = model.get_input_embeddings().weight
         given = torch.zeros(len(weight)) if token_loudness is None else token_loudness
         if given.shape != weight.shape[:1]:
-            raise UsageError(f"token_loudness has shape {tuple(given.shape)}; {len(weight)} are needed: one a token.")
+            raise UsageError(
+                f"token_loudness has shape {tuple(given.shape)}; {len(weight)} are needed: one a"
+                " token."
+            )
         self.ratio, self.reader = ratio, reader
         self.token_loudness = given.to(weight.device, torch.float32)
         self.length = length_of_embeddings(model)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any) -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+    ) -> Self:
         """Loads what `save` wrote.
 
         Args:
@@ -126,17 +138,26 @@ class WeightedPool(Compressor):
             model, tokenizer = load_named(stored["model"])
         if stored.get("base_fingerprint") != base_fingerprint(model, tokenizer):
             raise ModelError(
-                f"The compressor in '{folder}' was made for another model ({stored.get('model')}): load that one."
+                f"The compressor in '{folder}' was made for another model ({stored.get('model')}):"
+                " load that one."
             )
         if missing := [key for key in _SETTINGS if not isinstance(stored.get(key), int)]:
-            raise ModelError(f"'{folder / SETTINGS_FILE}' lacks {missing[0]}: copy the checkpoint again.")
+            raise ModelError(
+                f"'{folder / SETTINGS_FILE}' lacks {missing[0]}: copy the checkpoint again."
+            )
         try:
             loudness = load_file(folder / _WEIGHTS)["token_loudness"]
         except (OSError, KeyError, SafetensorError) as error:
-            raise ModelError(f"'{folder / _WEIGHTS}' cannot be read ({error}): copy the checkpoint again.") from error
+            raise ModelError(
+                f"'{folder / _WEIGHTS}' cannot be read ({error}): copy the checkpoint again."
+            ) from error
         reader = folder / READER
-        if not all((reader / name).is_file() for name in _ADAPTER):  # saving or copying it was cut short
-            raise ModelError(f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its training.")
+        # Saving or copying it was cut short.
+        if not all((reader / name).is_file() for name in _ADAPTER):
+            raise ModelError(
+                f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its"
+                " training."
+            )
         chosen = {key: stored[key] for key in _SETTINGS} | settings
         pool = cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
         pool.ref = ref
@@ -154,12 +175,17 @@ class WeightedPool(Compressor):
         """One for every `ratio` tokens begun."""
         return -(-tokens // self.ratio)
 
-    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
-        """See `Compressor.stream`. Segment after segment: there is nothing that a batch would speed up."""
+    def stream(
+        self, jobs: Iterable[Job], *, batch_size: int | None = None
+    ) -> Iterator[SegmentVectors]:
+        """See `Compressor.stream`. Segment after segment: there is nothing that a batch would speed
+        up."""
         for job in jobs:
             for number, span in enumerate(self.segments(len(job.ids))):
                 if number >= len(job.done):
-                    yield SegmentVectors(job.key, number, self._vectors(job.ids[span.start : span.stop]))
+                    yield SegmentVectors(
+                        job.key, number, self._vectors(job.ids[span.start : span.stop])
+                    )
 
     @torch.no_grad()
     def _vectors(self, ids: Any) -> Tensor:
@@ -180,7 +206,14 @@ def write_pool(
         fingerprint: the base model's.
     """
     (folder / READER).mkdir(parents=True, exist_ok=True)
-    save_file({"token_loudness": token_loudness.detach().float().cpu().contiguous()}, folder / _WEIGHTS)
-    described = {"method": WeightedPool.method, **settings, "model": model_ref, "base_fingerprint": fingerprint}
+    save_file(
+        {"token_loudness": token_loudness.detach().float().cpu().contiguous()}, folder / _WEIGHTS
+    )
+    described = {
+        "method": WeightedPool.method,
+        **settings,
+        "model": model_ref,
+        "base_fingerprint": fingerprint,
+    }
     (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
     return folder / READER

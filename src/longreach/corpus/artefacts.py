@@ -1,8 +1,10 @@
-"""What training puts into a corpus: adapters and the scorecard, which carry their own proof, and how they get in.
+"""What training puts into a corpus: adapters and the scorecard, which carry their own proof, and
+how they get in.
 
-An adapter's folder holds `sha256.json`, the hashes of its files; the scorecard holds its own. Those of corpora made
-before there were such hashes are compared with the file log. A new adapter takes the place of the old one by two
-renames, which the next writer undoes where a kill came between them.
+An adapter's folder holds `sha256.json`, the hashes of its files; the scorecard holds its own. Those
+of corpora made before there were such hashes are compared with the file log. A new adapter takes
+the place of the old one by two renames, which the next writer undoes where a kill came between
+them.
 """
 
 import hashlib
@@ -31,14 +33,17 @@ def adapter_folder(corpus: Path) -> Path | None:
         if folder.is_dir():
             if not is_intact(corpus, folder, name):
                 raise CorpusDamaged(
-                    f"The adapter in '{folder}' is not what was stored: restore it from a backup, or make it again "
-                    f"({'`longreach study`' if name == ADAPTER else 'ingest into a new corpus'})."
+                    f"The adapter in '{folder}' is not what was stored: restore it from a backup,"
+                    " or make it again"
+                    f" ({'`longreach study`' if name == ADAPTER else 'ingest into a new corpus'})."
                 )
             return folder
     return None
 
 
-def is_intact(corpus: Path, folder: Path, name: str, known: dict[str, Recorded] | None = None) -> bool:
+def is_intact(
+    corpus: Path, folder: Path, name: str, known: dict[str, Recorded] | None = None
+) -> bool:
     """Whether the files of an adapter are those that were stored.
 
     Args:
@@ -47,22 +52,35 @@ def is_intact(corpus: Path, folder: Path, name: str, known: dict[str, Recorded] 
         name: What it is called in the file log.
         known: What is known of the corpus' files; None asks the file log.
     """
-    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    there = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
     if SEAL in there:
         recorded = _sealed(there.pop(SEAL))
     else:
         log = FileLog(corpus)
         if known is None and log.intent is not None and log.intent.startswith(CHANGING):
-            return True  # it is being written, or its writer was killed: the next one notes what is there
+            # It is being written, or its writer was killed: the next one notes what is there.
+            return True
         files = log.files if known is None else known
-        recorded = {path.removeprefix(f"{name}/"): file for path, file in files.items() if path.startswith(f"{name}/")}
-    return recorded is not None and recorded == {path: file_hash(file) for path, file in there.items()}
+        recorded = {
+            path.removeprefix(f"{name}/"): file
+            for path, file in files.items()
+            if path.startswith(f"{name}/")
+        }
+    return recorded is not None and recorded == {
+        path: file_hash(file) for path, file in there.items()
+    }
 
 
 def seal(folder: Path) -> None:
     """Notes the hashes of the files of a folder in it."""
     (folder / SEAL).unlink(missing_ok=True)
-    files = {path.relative_to(folder).as_posix(): file_hash(path) for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): file_hash(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     (folder / SEAL).write_text(_seal_text(files), encoding="utf-8")
 
 
@@ -104,7 +122,8 @@ def scorecard_sum(values: dict[str, object]) -> str:
 
 
 def swap_in(corpus: Path, made: Path) -> Path:
-    """Puts an adapter into the place of an earlier one, whose scorecard goes with it. The caller holds the lock."""
+    """Puts an adapter into the place of an earlier one, whose scorecard goes with it. The caller
+    holds the lock."""
     new, work = corpus / WORK / _NEW, corpus / WORK
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(made, new)
@@ -119,7 +138,8 @@ def swap_in(corpus: Path, made: Path) -> Path:
 
 
 def swap_out(corpus: Path) -> None:
-    """Takes the adapter that was trained for a corpus out of it, and its scorecard. The caller holds the lock.
+    """Takes the adapter that was trained for a corpus out of it, and its scorecard. The caller
+    holds the lock.
 
     Killed before the end, the next writer puts both back.
     """
@@ -134,7 +154,8 @@ def swap_out(corpus: Path) -> None:
 
 
 def put_back(corpus: Path) -> None:
-    """Ends a swap that a kill cut short; undoes it where the new adapter is not there. The caller holds the lock."""
+    """Ends a swap that a kill cut short; undoes it where the new adapter is not there. The caller
+    holds the lock."""
     old, card = corpus / WORK / _OLD, corpus / WORK / _OLD_CARD
     if not (corpus / ADAPTER).exists():
         if old.exists():

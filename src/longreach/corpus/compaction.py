@@ -1,4 +1,5 @@
-"""Freeing what no document refers to: old text is gone from the disk afterwards, whatever any clock said."""
+"""Freeing what no document refers to: old text is gone from the disk afterwards, whatever any clock
+said."""
 
 import warnings
 from collections.abc import Collection, Iterator
@@ -26,7 +27,8 @@ def drop_unused(database: Any, used: Collection[str]) -> None:
 
 
 def keep_newest(folder: Path, database: Any, name: str) -> None:
-    """Merges the small files of a table, and deletes all versions but the newest, with what only they hold.
+    """Merges the small files of a table, and deletes all versions but the newest, with what only
+    they hold.
 
     Args:
         folder: Of the corpus.
@@ -38,19 +40,23 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
         warnings.simplefilter("ignore", UserWarning)  # that readers may fail: they read again
         _optimize(table)
         if list((folder / DATABASE / f"{name}.lance" / "_deletions").glob("*")):
-            # Lance rewrites a file only where a tenth of its rows is deleted; until then their text stays in it.
+            # Lance rewrites a file only where a tenth of its rows is deleted; until then their text
+            # stays in it.
             rewrite(table, table.search().to_batches(batch_size=_BATCH_ROWS))
         table.checkout_latest()
-        for manifest in manifests(folder, name)[:-1]:  # Lance would ask the clock which of them are old
+        # Lance would ask the clock which of them are old.
+        for manifest in manifests(folder, name)[:-1]:
             manifest.unlink()
         _optimize(table)
     for path in (folder / DATABASE / f"{name}.lance").rglob("*"):
-        if path.is_file() and path.suffix not in _SUFFIXES:  # half a file of a writer that was killed
+        # Half a file of a writer that was killed.
+        if path.is_file() and path.suffix not in _SUFFIXES:
             path.unlink()
 
 
 def rewrite(table: Any, batches: Iterator[pa.RecordBatch]) -> None:
-    """Replaces the rows of a table by those of `batches`, as a new version; they may come out of the same table."""
+    """Replaces the rows of a table by those of `batches`, as a new version; they may come out of
+    the same table."""
     table.add(pa.RecordBatchReader.from_batches(table.schema, batches), mode="overwrite")
 
 

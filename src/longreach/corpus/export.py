@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def export(corpus: "Corpus", out: Path) -> list[str]:
-    """Writes `corpus.json` (settings), `documents.jsonl`, `passages.jsonl` and `vectors/<revision>.safetensors`.
+    """Writes `corpus.json` (settings), `documents.jsonl`, `passages.jsonl` and
+    `vectors/<revision>.safetensors`.
 
-    A line of `documents.jsonl` holds the counts of a document and the notes on what could not be read of its file; a
-    line of `passages.jsonl` holds the text and the span of a passage.
+    A line of `documents.jsonl` holds the counts of a document and the notes on what could not be
+    read of its file; a line of `passages.jsonl` holds the text and the span of a passage.
 
     In a vectors file the tensor named "7" holds the vectors [n, d] of passage 7.
 
@@ -40,7 +41,9 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
     if out.exists() or out.is_symlink():
         raise UsageError(f"'{out}' exists already: name a folder that does not.")
     if any(parent.is_file() for parent in out.absolute().parents):
-        raise UsageError(f"'{out}' cannot be made, because a file lies on its path: name another folder.")
+        raise UsageError(
+            f"'{out}' cannot be made, because a file lies on its path: name another folder."
+        )
     draft = out.with_name(f".{out.name}.partial")
     with storage_faults(out):
         try:
@@ -48,7 +51,9 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
             (draft / "vectors").mkdir(parents=True)
             documents = corpus.documents()
             passages = corpus.passages()
-            (draft / "corpus.json").write_text(json.dumps(asdict(corpus.settings), indent=1) + "\n", encoding="utf-8")
+            (draft / "corpus.json").write_text(
+                json.dumps(asdict(corpus.settings), indent=1) + "\n", encoding="utf-8"
+            )
             _write_lines(draft / "documents.jsonl", documents)
             _write_lines(draft / "passages.jsonl", passages)
             for revision in {passage.revision for passage in passages}:

@@ -1,4 +1,5 @@
-"""What the disk, the system and Lance throw, as one sentence that says what it means and what to do.
+"""What the disk, the system and Lance throw, as one sentence that says what it means and what to
+do.
 
 Lance's errors carry text only, so the number of the system's error is read out of it.
 """
@@ -20,10 +21,19 @@ _MEANING = {
     errno.EROFS: ("The disk takes no writes", f"{_SAFE}: remount it writable, {_AGAIN}."),
     errno.EACCES: ("Access is refused", f"{_SAFE}: permit access, {_AGAIN}."),
     errno.EPERM: ("Access is refused", f"{_SAFE}: permit access, {_AGAIN}."),
-    errno.EMFILE: ("There are too many open files", f"{_SAFE}: raise the limit with `ulimit -n 4096`, {_AGAIN}."),
-    errno.ENFILE: ("The system has too many open files", f"{_SAFE}: close other programs, {_AGAIN}."),
+    errno.EMFILE: (
+        "There are too many open files",
+        f"{_SAFE}: raise the limit with `ulimit -n 4096`, {_AGAIN}.",
+    ),
+    errno.ENFILE: (
+        "The system has too many open files",
+        f"{_SAFE}: close other programs, {_AGAIN}.",
+    ),
     errno.ENOMEM: ("The system has no memory left", f"{_SAFE}: close other programs, {_AGAIN}."),
-    errno.EAGAIN: ("The system starts no more threads", f"{_SAFE}: raise the limit with `ulimit -u`, {_AGAIN}."),
+    errno.EAGAIN: (
+        "The system starts no more threads",
+        f"{_SAFE}: raise the limit with `ulimit -u`, {_AGAIN}.",
+    ),
     errno.EIO: (
         "The disk fails to read or write",
         "Check the disk and its cable before anything else, then run `longreach corpus verify`.",
@@ -39,19 +49,25 @@ _REFUSED_WRITES = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @contextmanager
 def storage_faults(where: Path) -> Iterator[None]:
-    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do next."""
+    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do
+    next."""
     try:
         yield
     except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
         raise
-    except BaseException as error:  # some panics of Lance are no Exception, and a sentence for the user all the same
+    except BaseException as error:
+        # Some panics of Lance are no Exception, and a sentence for the user all the same.
         number = system_error(error, where)
         if number is not None and number != errno.ENOENT:
             raise _refused(number, where) from error
-        if isinstance(error, (RuntimeError, ValueError, LookupError, OSError)) or "Panic" in type(error).__name__:
+        if (
+            isinstance(error, (RuntimeError, ValueError, LookupError, OSError))
+            or "Panic" in type(error).__name__
+        ):
             raise CorpusDamaged(
-                f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}): "
-                "`longreach corpus verify` says which; restore them from a backup, or ingest into a new corpus."
+                f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}):"
+                " `longreach corpus verify` says which; restore them from a backup, or ingest into"
+                " a new corpus."
             ) from error
         raise
 
@@ -72,7 +88,9 @@ def disk_faults(where: Path) -> Iterator[None]:
 
 def _refused(number: int, where: Path) -> StorageError:
     if number not in _MEANING:
-        return StorageError(f"The system refused under {where} ({os.strerror(number)}): fix that and try again.")
+        return StorageError(
+            f"The system refused under {where} ({os.strerror(number)}): fix that and try again."
+        )
     what, advice = _MEANING[number]
     return StorageError(f"{what} ({os.strerror(number)}) under {where}. {advice}")
 

@@ -1,7 +1,8 @@
 """How far a corpus has come: the end of its file log, and the newest version of each table.
 
-`files.head` is replaced after every change. By it a writer notices a log that was cut, and writers and readers notice a
-table that lost its newest version. Versions are told apart by the numbers in file names, not by a clock.
+`files.head` is replaced after every change. By it a writer notices a log that was cut, and writers
+and readers notice a table that lost its newest version. Versions are told apart by the numbers in
+file names, not by a clock.
 """
 
 import json
@@ -19,7 +20,8 @@ TABLES = ("passages", "documents")
 
 
 class Head(NamedTuple):
-    """What `files.head` says: the checksums that the log may end in, and the newest version of each table."""
+    """What `files.head` says: the checksums that the log may end in, and the newest version of each
+    table."""
 
     chains: list[str]
     tables: dict[str, int]
@@ -58,7 +60,8 @@ def newest_versions(folder: Path) -> dict[str, int]:
 
 
 def lost_versions(folder: Path, head: Head) -> list[str]:
-    """Returns one sentence for each table whose newest version, as noted in the head, is no longer there."""
+    """Returns one sentence for each table whose newest version, as noted in the head, is no longer
+    there."""
     there = newest_versions(folder)
     return [
         f"The newest version ({version}) of the table '{table}' is missing."
@@ -74,7 +77,8 @@ def manifests(folder: Path, table: str) -> list[Path]:
 
 
 def version_of(manifest: Path) -> int:
-    """Returns the version that a manifest's name stands for: Lance counts down from 2^64 - 1, and once counted up."""
+    """Returns the version that a manifest's name stands for: Lance counts down from 2^64 - 1, and
+    once counted up."""
     number = int(manifest.stem)
     return number if number < 1 << 63 else (1 << 64) - 1 - number
 
@@ -90,7 +94,8 @@ def newest_manifests(folder: Path) -> dict[str, str]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file that is either the old or the new one, whenever the process or the machine ends."""
+    """Writes a file that is either the old or the new one, whenever the process or the machine
+    ends."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
         file.write(content)

@@ -1,7 +1,8 @@
 """Adds documents to a corpus: read, cut, compress, append, commit.
 
-Passages are appended while their document is still being compressed; the document itself appears with one row at the
-end. So a reader sees whole documents only, and a writer that was killed resumes after the last appended passage.
+Passages are appended while their document is still being compressed; the document itself appears
+with one row at the end. So a reader sees whole documents only, and a writer that was killed resumes
+after the last appended passage.
 """
 
 import threading
@@ -84,23 +85,30 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
     tokenizer = compressor.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
-            f"{type(tokenizer).__name__} cannot say which characters a token stands for: load the model with its fast "
-            "tokenizer (tokenizer.json)."
+            f"{type(tokenizer).__name__} cannot say which characters a token stands for: load the"
+            " model with its fast tokenizer (tokenizer.json)."
         )
     encoded = encode(
-        tokenizer, text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        tokenizer,
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
     )
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     ranges = compressor.segments(len(ids))
     starts = [0]
-    for tokens in ranges[1:]:  # the tokens of one character share its offsets, and normalizers may step back
+    # The tokens of one character share its offsets, and normalizers may step back.
+    for tokens in ranges[1:]:
         starts.append(min(max(starts[-1], offsets[tokens.start][0]), len(text)))
     ends = [*starts[1:], len(text)]
     return ids, [_Piece(*piece) for piece in zip(ranges, starts, ends, strict=False)]
 
 
 def uninterrupted(work: Callable[[], None]) -> None:
-    """Runs `work` in a thread and waits for its end, so that Ctrl-C cannot let go of the lock amid a commit."""
+    """Runs `work` in a thread and waits for its end, so that Ctrl-C cannot let go of the lock amid
+    a commit."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -123,7 +131,9 @@ def uninterrupted(work: Callable[[], None]) -> None:
 class Ingest:
     """One run of `Corpus.add`, under the corpus's lock."""
 
-    def __init__(self, database: Any, log: FileLog, settings: Settings, compressor: "Compressor") -> None:
+    def __init__(
+        self, database: Any, log: FileLog, settings: Settings, compressor: "Compressor"
+    ) -> None:
         self.database = database
         self.log = log
         self.settings = settings
@@ -131,31 +141,46 @@ class Ingest:
         self.passages = database.open_table("passages")
         self.documents = database.open_table("documents")
         self.report = AddReport()
-        self._old = {row["document"]: _identity(row) for row in self.documents.to_arrow().to_pylist()}
-        self._stored = set(self.passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
+        self._old = {
+            row["document"]: _identity(row) for row in self.documents.to_arrow().to_pylist()
+        }
+        self._stored = set(
+            self.passages.search().select(["revision"]).to_arrow()["revision"].to_pylist()
+        )
         self._work: dict[str, _Work] = {}
         self._finished: dict[str, dict[str, Any]] = {}
         self._rows: list[dict[str, Any]] = []
         self._ready: dict[str, dict[str, Any]] = {}
         self._flushed_at = time.monotonic()
 
-    def run(self, found: Found, limits: Limits, *, progress: bool, batch_size: int | None) -> AddReport:
+    def run(
+        self, found: Found, limits: Limits, *, progress: bool, batch_size: int | None
+    ) -> AddReport:
         """Adds what was found, and says what was done."""
         began = time.monotonic()
         self.report.unread.update(found.unread)
         passages = tokens = 0
         hidden = None if progress else True  # None: shown on a terminal only
-        with tqdm(unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5) as bar:
-            for key, segment, vectors in self.compressor.stream(self._jobs(found, limits), batch_size=batch_size):
+        with tqdm(
+            unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5
+        ) as bar:
+            for key, segment, vectors in self.compressor.stream(
+                self._jobs(found, limits), batch_size=batch_size
+            ):
                 work = self._work[str(key)]
                 count = self._take(work, segment, vectors)
                 passages, tokens = passages + 1, tokens + count
                 bar.update(count)
-                if len(self._rows) >= FLUSH_PASSAGES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                if (
+                    len(self._rows) >= FLUSH_PASSAGES
+                    or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+                ):
                     self.flush()
         assert not self._work, f"the compressor omitted segments of {next(iter(self._work))}"
         self.flush()
-        return replace(self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began)
+        return replace(
+            self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began
+        )
 
     def _jobs(self, found: Found, limits: Limits) -> Iterator[Job]:
         for item in read_all(found, limits):
@@ -178,7 +203,11 @@ class Ingest:
                         raise DocumentError("It has no tokens in this model's vocabulary: omit it.")
                     self.compressor.check(len(ids))
                 except (DocumentError, MemoryError) as error:
-                    said = "Its tokens need more memory than there is: split it." if not str(error) else str(error)
+                    said = (
+                        "Its tokens need more memory than there is: split it."
+                        if not str(error)
+                        else str(error)
+                    )
                     self.report.skipped.append(Skipped(item.name, f"{shown(item.name)}: {said}"))
                     self.report.notes.pop(item.name, None)
                     continue
@@ -194,10 +223,16 @@ class Ingest:
             good = []
             for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
                 expected = (number, piece.start, piece.end, len(piece.tokens))
-                if not row["intact"] or expected != (row["index"], row["start"], row["end"], row["tokens"]):
+                if not row["intact"] or expected != (
+                    row["index"],
+                    row["start"],
+                    row["end"],
+                    row["tokens"],
+                ):
                     break
                 good.append(row)
-            if len(good) < len(rows):  # a gap, a copy or a damaged row: keep what is good and make the rest again
+            # A gap, a copy or a damaged row: keep what is good and make the rest again.
+            if len(good) < len(rows):
                 with self.log.change("repair"):
                     self.passages.delete(f"revision = '{work.revision}'")
                     if good:
@@ -207,7 +242,9 @@ class Ingest:
         return [to_tensor(row) for row in good]
 
     def _take(self, work: _Work, segment: int, vectors: Any) -> int:
-        assert segment == len(work.checksums), f"segment {segment} of {work.revision} came out of order"
+        assert segment == len(work.checksums), (
+            f"segment {segment} of {work.revision} came out of order"
+        )
         piece, raw = work.pieces[segment], to_bytes(vectors)
         row = {
             "revision": work.revision,
@@ -246,7 +283,10 @@ class Ingest:
                 self._publish(document, self._finished[work.revision])
 
     def _publish(self, document: Document, finished: dict[str, Any]) -> None:
-        row = {"document": document.name, "added": datetime.now(UTC).isoformat(timespec="seconds")} | finished
+        row = {
+            "document": document.name,
+            "added": datetime.now(UTC).isoformat(timespec="seconds"),
+        } | finished
         row[NOTES] = list(document.notes) or None
         self._ready[document.name] = row | {"checksum": checksum(row)}
 
@@ -272,7 +312,8 @@ class Ingest:
         self._flushed_at = time.monotonic()
 
     def _document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """Rows of `documents` as its table takes them: a table from before notes gets that column when one is there."""
+        """Rows of `documents` as its table takes them: a table from before notes gets that column
+        when one is there."""
         table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
         if NOTES in self.documents.schema.names:
             return table

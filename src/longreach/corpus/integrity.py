@@ -1,16 +1,18 @@
 """The file log of a corpus, and the lock of its writers.
 
-Lance never changes a file it has written, so one hash for each file, noted as it is written, finds every changed byte.
-`files.jsonl` is append-only. Each line carries a checksum chained to the line before it:
+Lance never changes a file it has written, so one hash for each file, noted as it is written, finds
+every changed byte. `files.jsonl` is append-only. Each line carries a checksum chained to the line
+before it:
     {"intent": what}                      fsynced before a change; a killed writer leaves it open
-    {"file": path, "bytes", "sha256"}     a new file, or a later state of one of the few mutable ones
-    {"removed": path}                     compaction took it away
+    {"file": path, "bytes", "sha256"}     a new file, or a later state of one of the few mutable
+    ones {"removed": path}                     compaction took it away
     {"done": what}                        fsynced after the change and the lines above
     {"head": path}                        from here on the file `files.head` is kept
-While an intent is open, files the log does not know are expected; the next writer notes them and closes it.
+While an intent is open, files the log does not know are expected; the next writer notes them and
+closes it.
 
-`files.head` is written after every change; see `head`. After a kill the log may be ahead of its head, and never behind
-it: that is how a log that lost its end is found.
+`files.head` is written after every change; see `head`. After a kill the log may be ahead of its
+head, and never behind it: that is how a log that lost its end is found.
 """
 
 import hashlib
@@ -40,7 +42,8 @@ from longreach.jsontext import Kinds, misfit, parse_object
 
 LOG = "files.jsonl"
 LOCK = ".lock"
-WORK = "study"  # the folder where training is under way; what comes of it is moved out, and answered for there
+# The folder where training is under way; what comes of it is moved out, and answered for there.
+WORK = "study"
 CHANGING = "changing: "  # intents of work outside the database
 HINT = "latest_version_hint.json"  # the one file Lance rewrites
 
@@ -60,9 +63,11 @@ def require(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
-    """Holds the one lock of the writers of a corpus; waits up to `seconds` for it, then raises CorpusBusy.
+    """Holds the one lock of the writers of a corpus; waits up to `seconds` for it, then raises
+    CorpusBusy.
 
-    With `reading`, it does without a lock where that may not be written, because there are no writers either.
+    With `reading`, it does without a lock where that may not be written, because there are no
+    writers either.
     """
     require(folder)
     lock = filelock.FileLock(folder / LOCK, timeout=seconds)
@@ -72,8 +77,8 @@ def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[N
                 lock.acquire()
             except filelock.Timeout as error:
                 raise CorpusBusy(
-                    f"Another process is writing to corpus {folder.name!r} and did not end within {seconds:g} s: "
-                    "try again when it has."
+                    f"Another process is writing to corpus {folder.name!r} and did not end within"
+                    f" {seconds:g} s: try again when it has."
                 ) from error
     except StorageError as error:
         if not (reading and refuses_writes(error)):
@@ -111,9 +116,12 @@ class FileLog:
                 return
         if not tail:
             return
-        if self._parse(tail[:-1]) is not None:  # a whole line and one wrong byte: nobody tears a write like that
+        # A whole line and one wrong byte: nobody tears a write like that.
+        if self._parse(tail[:-1]) is not None:
             self.problems.append(f"{LOG}: the last line is not what was written.")
-        else:  # the disk was full or the machine went down in the middle of a line; what it told of was never promised
+        else:
+            # The disk was full or the machine went down in the middle of a line; what it told of
+            # was never promised.
             self._torn = len(tail)
 
     def _check_head(self) -> None:
@@ -132,7 +140,8 @@ class FileLog:
         self.problems.extend(lost_versions(self.folder, head))
 
     def _write_head(self, *chains: str) -> None:
-        """Notes how far the log has come; `chains` names more than one end while the log is replaced."""
+        """Notes how far the log has come; `chains` names more than one end while the log is
+        replaced."""
         write_head(self.folder, chains or (self._chain,))
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
@@ -194,7 +203,8 @@ class FileLog:
 
     @contextmanager
     def change(self, what: str) -> Iterator[None]:
-        """Notes the intent, lets the caller change files, and notes what is new. An error leaves the intent open."""
+        """Notes the intent, lets the caller change files, and notes what is new. An error leaves
+        the intent open."""
         before = self.present()
         if not self._headed:
             self._append({"head": HEAD})
@@ -202,29 +212,41 @@ class FileLog:
         self._append({"intent": what})
         yield
         after = self.present()
-        news = [path for path, stat in after.items() if path not in before or _stamp(stat) != _stamp(before[path])]
-        self._record(what, news, [path for path in before if path not in after and path in self.files])
+        news = [
+            path
+            for path, stat in after.items()
+            if path not in before or _stamp(stat) != _stamp(before[path])
+        ]
+        self._record(
+            what, news, [path for path in before if path not in after and path in self.files]
+        )
 
     def recover(self) -> None:
-        """Closes the intent of a writer that was killed: its files are noted as they are, row checksums cover them.
+        """Closes the intent of a writer that was killed: its files are noted as they are, row
+        checksums cover them.
 
         Raises:
-            CorpusDamaged: the log itself is not what was written, or a file it answers for is gone or has another size.
+            CorpusDamaged: the log itself is not what was written, or a file it answers for is gone
+                or has another size.
         """
         present = self.present()
         problems = [*self.problems, *self._lost(present)]
         if problems:
             raise CorpusDamaged(
-                f"Corpus {self.folder.name!r} is damaged, so nothing more is written to it. {problems[0]} Restore it "
-                f"from a backup, or keep what can be kept with `longreach corpus repair {self.folder.name}`."
+                f"Corpus {self.folder.name!r} is damaged, so nothing more is written to it."
+                f" {problems[0]} Restore it from a backup, or keep what can be kept with `longreach"
+                f" corpus repair {self.folder.name}`."
             )
         if self.intent is None:
             return
         gone = [path for path in self.files if path not in present and self._removable(path)]
-        self._record(self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone)
+        self._record(
+            self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone
+        )
 
     def _lost(self, present: dict[str, os.stat_result]) -> Iterator[str]:
-        """One sentence for each file that is seen to be damaged without reading more than the newest manifests."""
+        """One sentence for each file that is seen to be damaged without reading more than the
+        newest manifests."""
         newest = set(newest_manifests(self.folder).values())
         for path, recorded in self.files.items():
             if self._mutable(path):
@@ -262,9 +284,13 @@ class FileLog:
         self._write_head()
 
     def rewrite(self, files: Mapping[str, Recorded] | None = None) -> None:
-        """Replaces the log by a short one that holds only `files`, by default those it answers for now."""
+        """Replaces the log by a short one that holds only `files`, by default those it answers for
+        now."""
         kept = dict(self.files if files is None else files)
-        lines = [{"file": path, "bytes": size, "sha256": digest} for path, (size, digest) in sorted(kept.items())]
+        lines = [
+            {"file": path, "bytes": size, "sha256": digest}
+            for path, (size, digest) in sorted(kept.items())
+        ]
         before = self._chain
         self.files = {}
         self.problems = []
@@ -297,12 +323,17 @@ class FileLog:
             if not same and not self._mutable(path):
                 problems.append(f"{path} is not what was written.")
         if self.intent is None and not self.problems:
-            problems.extend(f"{path} was not written by longreach." for path in present if path not in self.files)
+            problems.extend(
+                f"{path} was not written by longreach."
+                for path in present
+                if path not in self.files
+            )
         return problems
 
 
 def is_sound(entry: dict[str, Any]) -> bool:
-    """Whether an entry of a file log has the fields of its kind: its checksum alone is no proof, as it has no key."""
+    """Whether an entry of a file log has the fields of its kind: its checksum alone is no proof, as
+    it has no key."""
     kinds: Kinds = {}
     if "file" in entry:
         kinds = {"file": (str,), "bytes": (int,), "sha256": (str,)}
@@ -318,8 +349,11 @@ def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
 
 
 def file_hash(path: Path, *, sync: bool = False) -> Recorded:
-    """Size and hash of a file; `sync` brings it to the disk first, because Lance leaves that to the system."""
+    """Size and hash of a file; `sync` brings it to the disk first, because Lance leaves that to the
+    system."""
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
-        return Recorded(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return Recorded(
+            os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        )

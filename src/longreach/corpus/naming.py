@@ -14,8 +14,8 @@ _MOST_NAMED = 3
 def fitting(given: str, documents: Sequence[str]) -> list[str]:
     """Returns the documents that `given` may stand for; one alone means that it is clear.
 
-    A document is named by its whole name, by a path to its file from the current folder, or by the end of its path,
-    with or without the suffix. Each of these comes before the next.
+    A document is named by its whole name, by a path to its file from the current folder, or by the
+    end of its path, with or without the suffix. Each of these comes before the next.
     """
     plain = _plain(given)
     names = {document: _plain(document) for document in documents}
@@ -33,7 +33,11 @@ def fitting(given: str, documents: Sequence[str]) -> list[str]:
     found = [document for document, path in paths.items() if path.parts[-len(end) :] == end]
     if found:
         return found
-    return [document for document, path in paths.items() if (*path.parts[:-1], path.stem)[-len(end) :] == end]
+    return [
+        document
+        for document, path in paths.items()
+        if (*path.parts[:-1], path.stem)[-len(end) :] == end
+    ]
 
 
 def resolve(given: str, documents: Sequence[str], corpus: str) -> str:
@@ -48,8 +52,12 @@ def resolve(given: str, documents: Sequence[str], corpus: str) -> str:
     if found:
         listed = ", ".join(repr(document) for document in found[:_MOST_NAMED])
         more = f" or {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-        raise UsageError(f"{given!r} may be {listed}{more} of corpus {corpus!r}: write more of its path.")
-    raise UsageError(f"Corpus {corpus!r} has no document {given!r}: `longreach corpus show {corpus}` lists them.")
+        raise UsageError(
+            f"{given!r} may be {listed}{more} of corpus {corpus!r}: write more of its path."
+        )
+    raise UsageError(
+        f"Corpus {corpus!r} has no document {given!r}: `longreach corpus show {corpus}` lists them."
+    )
 
 
 def _plain(name: str) -> str:
@@ -63,6 +71,9 @@ def _paths(given: str) -> list[str]:
         return []
     try:
         path = file_of(given)
-        return [name_of(Path(os.path.realpath(path))), name_of(Path(os.path.realpath(path.parent), path.name))]
+        return [
+            name_of(Path(os.path.realpath(path))),
+            name_of(Path(os.path.realpath(path.parent), path.name)),
+        ]
     except (OSError, ValueError):  # no path can be written so: it holds a NUL or half a character
         return []

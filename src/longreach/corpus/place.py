@@ -9,13 +9,18 @@ from longreach.errors import UsageError
 
 
 def store_folder(given: str | Path | None = None) -> Path:
-    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder; it need not exist yet.
+    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder; it
+    need not exist yet.
 
     Raises:
         UsageError: it cannot be a folder.
     """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
     folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)
-    if not next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)).is_dir():
-        raise UsageError(f"The store '{folder}' is not a folder, nor can it be made: give one with --store.")
+    if not next(
+        path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)
+    ).is_dir():
+        raise UsageError(
+            f"The store '{folder}' is not a folder, nor can it be made: give one with --store."
+        )
     return folder

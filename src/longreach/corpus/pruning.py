@@ -28,7 +28,9 @@ class _Place:
     there: int = 0
 
 
-def find_vanished(names: Sequence[str], sources: Sequence[str | Path | Document], *, force: bool = False) -> list[str]:
+def find_vanished(
+    names: Sequence[str], sources: Sequence[str | Path | Document], *, force: bool = False
+) -> list[str]:
     """Returns the documents that came from files at or under `sources` which are no longer there.
 
     A folder that is itself away says nothing about its files.
@@ -39,8 +41,8 @@ def find_vanished(names: Sequence[str], sources: Sequence[str | Path | Document]
         force: Return them however many they are.
 
     Raises:
-        UsageError: They are most of the documents of a folder, or all files of a folder that is still there are gone,
-            as under a disk that is not mounted; unless `force`.
+        UsageError: They are most of the documents of a folder, or all files of a folder that is
+            still there are gone, as under a disk that is not mounted; unless `force`.
     """
     folders, files = _split(sources)
     places: dict[Path, _Place] = {}
@@ -54,7 +56,8 @@ def find_vanished(names: Sequence[str], sources: Sequence[str | Path | Document]
         if not is_gone(path):
             places.setdefault(root or path.parent, _Place()).there += 1
             continue
-        # A file that was named itself counts with its neighbours, where its folder is empty or away.
+        # A file that was named itself counts with its neighbours, where its folder is empty or
+        # away.
         for folder in {root or path.parent, _emptied(path, root) or root or path.parent}:
             places.setdefault(folder, _Place()).gone.append(name)
     if not force:
@@ -92,7 +95,8 @@ def is_gone(path: Path) -> bool:
 
 
 def _emptied(path: Path, root: Path | None) -> Path | None:
-    """The folder above a file that is gone which is there and has nothing in it, as where no disk is mounted."""
+    """The folder above a file that is gone which is there and has nothing in it, as where no disk
+    is mounted."""
     for folder in path.parents:
         if folder.is_dir():
             try:
@@ -111,6 +115,7 @@ def _check(folder: Path, place: _Place, *, named: bool) -> None:
     if not most or (named and count == 1):
         return
     raise UsageError(
-        f"--prune would remove {count:,} of the {counted(total, 'document')} of {shown(folder)}, whose files are no "
-        "longer there: nothing was changed; check that its disk is mounted, or confirm with --force (force=True)."
+        f"--prune would remove {count:,} of the {counted(total, 'document')} of {shown(folder)},"
+        " whose files are no longer there: nothing was changed; check that its disk is mounted, or"
+        " confirm with --force (force=True)."
     )

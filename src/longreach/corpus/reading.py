@@ -31,7 +31,12 @@ class CorpusReading:
     """The half of `Corpus` that changes nothing."""
 
     def __init__(
-        self, path: Path, settings: Settings, compressor: "Compressor | None", *, lock_seconds: float = LOCK_SECONDS
+        self,
+        path: Path,
+        settings: Settings,
+        compressor: "Compressor | None",
+        *,
+        lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         self.path = path
         self.settings = settings
@@ -48,7 +53,8 @@ class CorpusReading:
 
     @property
     def adapter_path(self) -> Path | None:
-        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own; None without either.
+        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own;
+        None without either.
 
         Raises:
             CorpusDamaged: its files are not those that were stored.
@@ -57,12 +63,15 @@ class CorpusReading:
 
     @property
     def work_path(self) -> Path:
-        """The folder for training under way, which need not exist; `verify` does not look into it."""
+        """The folder for training under way, which need not exist; `verify` does not look into
+        it."""
         return self.path / WORK
 
     def state(self) -> str:
         """A string that changes whenever the documents do."""
-        return f"{self.settings.created}:{self._read(lambda db: db.open_table('documents').version)}"
+        return (
+            f"{self.settings.created}:{self._read(lambda db: db.open_table('documents').version)}"
+        )
 
     def documents(self) -> list[DocumentInfo]:
         """The documents, sorted by name."""
@@ -72,7 +81,8 @@ class CorpusReading:
         return found
 
     def passages(self, name: str | None = None) -> list[PassageInfo]:
-        """The passages of one document in order, or of all, without vectors; texts are checked against their checksums.
+        """The passages of one document in order, or of all, without vectors; texts are checked
+        against their checksums.
 
         Raises:
             UsageError: there is no document of that name, or more than one; see `resolve`.
@@ -95,7 +105,8 @@ class CorpusReading:
         return self._read(read)
 
     def resolve(self, document: str) -> str:
-        """The name of the one document that is meant: by its name, a path to its file, or the end of its path.
+        """The name of the one document that is meant: by its name, a path to its file, or the end
+        of its path.
 
         Raises:
             UsageError: there is no such document, or more than one.
@@ -111,27 +122,37 @@ class CorpusReading:
         return "".join(passage.text for passage in self.passages(name))
 
     def vectors(self, revision: str, indices: Sequence[int] | None = None) -> "list[torch.Tensor]":
-        """The vectors [n, d] of passages of a revision, on the CPU, in the order of `indices`; None means all.
+        """The vectors [n, d] of passages of a revision, on the CPU, in the order of `indices`; None
+        means all.
 
         Raises:
             CorpusDamaged: a passage is not there, or not what was written.
         """
 
         def read(database: Any) -> "list[torch.Tensor]":
-            rows = {row["index"]: row for row in passage_rows(database, revision, indices, vectors=True)[revision]}
+            rows = {
+                row["index"]: row
+                for row in passage_rows(database, revision, indices, vectors=True)[revision]
+            }
             wanted = range(max(rows, default=0) + 1) if indices is None else indices
             for index in wanted:
                 row = rows.get(index)
-                if row is None or not row["intact"] or row["fingerprint"] != self.settings.fingerprint:
+                if (
+                    row is None
+                    or not row["intact"]
+                    or row["fingerprint"] != self.settings.fingerprint
+                ):
                     raise CorpusDamaged(
-                        f"Passage {index} of revision {revision} of corpus {self.name!r} is not there or not what was "
-                        "written: `longreach corpus verify` says more."
+                        f"Passage {index} of revision {revision} of corpus {self.name!r} is not"
+                        " there or not what was written: `longreach corpus verify` says more."
                     )
             return [to_tensor(rows[index]) for index in wanted]
 
         return self._read(read)
 
-    def search(self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None) -> list[Any]:
+    def search(
+        self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None
+    ) -> list[Any]:
         """The `k` passages nearest to `query`, best first; of one document where it is named."""
         from longreach.corpus.search.retrieval import search
 
@@ -143,7 +164,11 @@ class CorpusReading:
         """The states that `rollback` can return to, oldest first; the last one is the present."""
         listed = self._read(lambda db: db.open_table("documents").list_versions())
         found = [
-            Version(entry["version"], entry["timestamp"].astimezone(UTC), int(entry["metadata"]["total_rows"]))
+            Version(
+                entry["version"],
+                entry["timestamp"].astimezone(UTC),
+                int(entry["metadata"]["total_rows"]),
+            )
             for entry in listed
         ]
         return sorted(found)  # by number: the clock may have gone backwards
@@ -152,7 +177,8 @@ class CorpusReading:
         """Reads every byte of the corpus and says what is not as it was written.
 
         Raises:
-            CorpusBusy: a writer did not end within `lock_seconds`; what it writes cannot be judged meanwhile.
+            CorpusBusy: a writer did not end within `lock_seconds`; what it writes cannot be judged
+                meanwhile.
         """
         with locked(self.path, lock_seconds, reading=True):
             return verify(self.path)
@@ -176,20 +202,22 @@ class CorpusReading:
         raise AssertionError
 
     def _check_same(self) -> None:
-        """Raises CorpusNotFound where another corpus was made in the place of this one since it was opened."""
+        """Raises CorpusNotFound where another corpus was made in the place of this one since it was
+        opened."""
         require(self.path)
         now = Settings.load(self.path)
         if (now.created, now.fingerprint) != (self.settings.created, self.settings.fingerprint):
             raise CorpusNotFound(f"Corpus {self.name!r} was deleted and made anew: open it again.")
 
     def _check_newest(self) -> None:
-        """Raises CorpusDamaged where a table lost its newest version: Lance would show the one before it."""
+        """Raises CorpusDamaged where a table lost its newest version: Lance would show the one
+        before it."""
         head = read_head(self.path)
         lost = lost_versions(self.path, head) if head else []
         if lost:
             raise CorpusDamaged(
-                f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what can be kept with "
-                f"`longreach corpus repair {self.name}`."
+                f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what"
+                f" can be kept with `longreach corpus repair {self.name}`."
             )
 
 

@@ -1,8 +1,8 @@
 """Rebuilds the file log of a damaged corpus, and keeps what can be shown to be as it was written.
 
-What shows it: a line of the old log whose checksum holds and whose file has that hash; for rows, their own checksums
-and those of their document; for an adapter and a scorecard, the hashes that they carry. What nothing vouches for is
-removed.
+What shows it: a line of the old log whose checksum holds and whose file has that hash; for rows,
+their own checksums and those of their document; for an adapter and a scorecard, the hashes that
+they carry. What nothing vouches for is removed.
 """
 
 import json
@@ -30,7 +30,8 @@ _SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What `Corpus.repair` did: the `documents` that are whole, and one sentence for each thing that was `lost`."""
+    """What `Corpus.repair` did: the `documents` that are whole, and one sentence for each thing
+    that was `lost`."""
 
     documents: int
     lost: list[str] = field(default_factory=list)
@@ -71,7 +72,8 @@ def repair(folder: Path) -> RepairReport:
 
 
 def salvage(raw: bytes) -> dict[str, Recorded]:
-    """Returns what those lines of a file log say whose checksums hold, each with the line before it."""
+    """Returns what those lines of a file log say whose checksums hold, each with the line before
+    it."""
     files = dict[str, Recorded]()
     before = b""
     for line in raw.split(b"\n"):
@@ -91,9 +93,16 @@ def salvage(raw: bytes) -> dict[str, Recorded]:
 
 
 def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
-    """Whether every file of the database is one that the old log vouches for, and none of them is missing."""
-    present = {path for path in log.present() if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)}
-    recorded = {path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)}
+    """Whether every file of the database is one that the old log vouches for, and none of them is
+    missing."""
+    present = {
+        path
+        for path in log.present()
+        if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
+    }
+    recorded = {
+        path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
+    }
     return present == recorded and all(file_hash(folder / path) == known[path] for path in present)
 
 
@@ -108,11 +117,17 @@ def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> 
                 number += 1
                 aside = aside.with_name(f"unproven-{name}-{number}")
             (folder / name).rename(aside)
-            yield f"The adapter in {name} is not what was stored, or nothing vouches for it: it lies in {aside} now."
+            yield (
+                f"The adapter in {name} is not what was stored, or nothing vouches for it: it lies"
+                f" in {aside} now."
+            )
     card = folder / SCORECARD
     if card.exists() and not scorecard_is_intact(folder, card.read_bytes(), known):
         card.unlink()
-        yield f"{SCORECARD} is not what was stored, or nothing vouches for it: measure again with `longreach study`."
+        yield (
+            f"{SCORECARD} is not what was stored, or nothing vouches for it: measure again with"
+            " `longreach study`."
+        )
 
 
 def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
@@ -135,7 +150,10 @@ def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
     for name, read in rows.items():
         if read.lost:
             rows_lost = counted(read.lost, "row")
-            broken.append(f"{rows_lost} of the table '{name}' cannot be read: add again what `show` does not list.")
+            broken.append(
+                f"{rows_lost} of the table '{name}' cannot be read: add again what `show` does not"
+                " list."
+            )
     return whole, broken
 
 
@@ -163,7 +181,8 @@ def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
 
 
 class _Rows:
-    """The rows of a table as far as they can be read; `lost` counts the others once they were walked through."""
+    """The rows of a table as far as they can be read; `lost` counts the others once they were
+    walked through."""
 
     def __init__(self, table: Any) -> None:
         self._table = table

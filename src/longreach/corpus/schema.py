@@ -1,9 +1,9 @@
 """What a corpus stores: its settings, its rows, and the checksum of each.
 
-A row's checksum covers every other field of it in one canonical encoding, so that no reader has to trust the file
-format below. It covers a passage's vectors by their own hash: a row read without them can be checked too. Notes
-that are null count as absent: a row is the same before and after its table gets that column.
-d: hidden size, n: vectors of a passage.
+A row's checksum covers every other field of it in one canonical encoding, so that no reader has to
+trust the file format below. It covers a passage's vectors by their own hash: a row read without
+them can be checked too. Notes that are null count as absent: a row is the same before and after its
+table gets that column. d: hidden size, n: vectors of a passage.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ FORMAT = 1
 READER = "reader"  # the adapter that a compressor came with
 SETTINGS = "corpus.json"
 SCORECARD = "scorecard.json"
-NOTES = "notes"  # the column of `documents` that tables made before it lack; null where there are none
+# The column of `documents` that tables made before it lack; null where there are none.
+NOTES = "notes"
 
 PASSAGES = pa.schema(
     [
@@ -106,7 +107,8 @@ class PassageInfo:
 
 
 class Version(NamedTuple):
-    """A state of the corpus one can return to: the number of its `documents`, and when it was written (UTC)."""
+    """A state of the corpus one can return to: the number of its `documents`, and when it was
+    written (UTC)."""
 
     version: int
     timestamp: datetime
@@ -119,12 +121,15 @@ class AddReport:
 
     Attributes:
         added: Documents that are new.
-        replaced: Documents whose text, or what is known to be missing from it, is another than before.
+        replaced: Documents whose text, or what is known to be missing from it, is another than
+            before.
         unchanged: Documents that are as they were.
         removed: Documents whose files are gone; see `prune`.
         skipped: What was not read, and why.
-        unread: How many files in folders are of kinds that are not read, by suffix in lower case ("" for none).
-        notes: For each document that was read without some parts of its file, one sentence for each part.
+        unread: How many files in folders are of kinds that are not read, by suffix in lower case
+            ("" for none).
+        notes: For each document that was read without some parts of its file, one sentence for each
+            part.
         passages: The number of passages that were compressed just now.
         tokens: The number of their tokens.
         seconds: How long it took.
@@ -182,7 +187,9 @@ class Settings:
             CorpusError: a later release of longreach wrote it.
         """
         path = folder / SETTINGS
-        damaged = CorpusDamaged(f"{path} is damaged: restore it from a backup, or delete the corpus and ingest again.")
+        damaged = CorpusDamaged(
+            f"{path} is damaged: restore it from a backup, or delete the corpus and ingest again."
+        )
         try:
             values = parse_object(path.read_bytes())
             intact = values.pop("sha256", None) == sha256(_canonical(values))
@@ -192,22 +199,33 @@ class Settings:
             raise damaged
         if values.get("format") != FORMAT:
             raise CorpusError(
-                f"Corpus {folder.name!r} has format {values.get('format')!r}, and this release reads {FORMAT}: "
-                "use the release that wrote it, or ingest again."
+                f"Corpus {folder.name!r} has format {values.get('format')!r}, and this release"
+                f" reads {FORMAT}: use the release that wrote it, or ingest again."
             )
         if not _is_sound(values):
             raise damaged
         return cls(**values)
 
 
-_TEXT = ("name", "fingerprint", "model_fingerprint", "model_ref", "compressor_ref", "dtype", "created")
+_TEXT = (
+    "name",
+    "fingerprint",
+    "model_fingerprint",
+    "model_ref",
+    "compressor_ref",
+    "dtype",
+    "created",
+)
 _COUNTS = ("format", "dim", "segment_tokens")
-_FIELDS: Kinds = {"compressor": (dict,)} | dict.fromkeys(_COUNTS, (int,)) | dict.fromkeys(_TEXT, (str,))
+_FIELDS: Kinds = (
+    {"compressor": (dict,)} | dict.fromkeys(_COUNTS, (int,)) | dict.fromkeys(_TEXT, (str,))
+)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def _is_sound(values: dict[str, Any]) -> bool:
-    """Whether values are what `Settings` takes: a file whose checksum holds may still have been written by hand."""
+    """Whether values are what `Settings` takes: a file whose checksum holds may still have been
+    written by hand."""
     if misfit(values, _FIELDS) or len(values) != len(_FIELDS):
         return False
     compressor = values["compressor"]
@@ -218,7 +236,9 @@ def _is_sound(values: dict[str, Any]) -> bool:
 
 def is_valid_name(name: str) -> bool:
     """Whether a corpus may be called so."""
-    fits = isinstance(name, str) and name.isprintable() and re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name)
+    fits = (
+        isinstance(name, str) and name.isprintable() and re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name)
+    )
     return bool(fits) and ".." not in name and name == name.strip()
 
 
@@ -226,14 +246,15 @@ def valid_name(name: str) -> str:
     """Returns `name` if a corpus may be called so, else raises UsageError with the allowed form."""
     if not is_valid_name(name):
         raise UsageError(
-            f"{name!r} cannot be the name of a corpus: use 1 to 100 printable characters, no '/', '\\', ':' or '..', "
-            "no '.' in front and no space at either end."
+            f"{name!r} cannot be the name of a corpus: use 1 to 100 printable characters, no '/',"
+            " '\\', ':' or '..', no '.' in front and no space at either end."
         )
     return name
 
 
 def revision_of(text: str, fingerprint: str) -> str:
-    """Names a text as read by one compressor: equal contents have equal revisions, whatever the file is called."""
+    """Names a text as read by one compressor: equal contents have equal revisions, whatever the
+    file is called."""
     return sha256(text.encode(), b"\0", fingerprint.encode())[:32]
 
 
@@ -243,12 +264,14 @@ def sha256(*parts: bytes) -> str:
 
 
 def checksum(row: Mapping[str, Any]) -> str:
-    """The checksum of a row of either table: over all its fields but itself, the vectors by their hash."""
+    """The checksum of a row of either table: over all its fields but itself, the vectors by their
+    hash."""
     fields = {}
     for key, value in row.items():
         if key == "checksum" or isinstance(value, bytes):
             continue
-        # A table that got its column of notes later has nulls there, which no checksum could know of.
+        # A table that got its column of notes later has nulls there, which no checksum could know
+        # of.
         if key == NOTES and value is None:
             continue
         fields[key] = value
@@ -269,7 +292,8 @@ def digest(checksums: Iterable[str]) -> str:
 
 
 def to_bytes(vectors: "torch.Tensor") -> bytes:
-    """The raw bytes of a tensor [n, d] in its own dtype (little-endian, as every platform torch runs on)."""
+    """The raw bytes of a tensor [n, d] in its own dtype (little-endian, as every platform torch
+    runs on)."""
     import torch  # takes seconds, and whoever lists or checks a corpus needs none of it
 
     return vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,16 +1,18 @@
-"""The durable store: documents as passages and vectors, in a folder that survives kill -9, a full disk and bit rot.
+"""The durable store: documents as passages and vectors, in a folder that survives kill -9, a full
+disk and bit rot.
 
     <store>/<corpus>/corpus.json   what all its vectors have in common (schema.Settings)
-                     db/           two LanceDB tables: `passages`, immutable and named by content; `documents`, small
-                     files.jsonl   size and hash of every file (integrity.FileLog)
-                     files.head    where that log ends, and the newest version of each table (head)
-                     adapter/      the PEFT adapter trained for it, if any
+                     db/           two LanceDB tables: `passages`, immutable and named by content;
+                     `documents`, small files.jsonl   size and hash of every file
+                     (integrity.FileLog) files.head    where that log ends, and the newest version
+                     of each table (head) adapter/      the PEFT adapter trained for it, if any
                      reader/       the one that its compressor came with, if any
                      scorecard.json  how well each way of reading answers, if that was measured
                      study/        training under way: not answered for
 
-A document exists when its row in `documents` does. Replacing one appends the passages of the new revision first, then
-commits that row; the old passages stay, for `rollback`, until `compact`. Writers hold one lock, readers none.
+A document exists when its row in `documents` does. Replacing one appends the passages of the new
+revision first, then commits that row; the old passages stay, for `rollback`, until `compact`.
+Writers hold one lock, readers none.
 """
 
 import os
@@ -61,10 +63,10 @@ if TYPE_CHECKING:
 class Corpus(CorpusReading):
     """Documents that share a compressor and an adapter. Make one with `create` or `open`.
 
-    Reading needs no lock, always sees the newest committed state, and may be done from several threads. Every method
-    may raise CorpusNotFound (the folder is gone), CorpusDamaged (stored bytes are not those that were written) and
-    StorageError (the disk refused); those that write may raise CorpusBusy (another process writes and did not end
-    within `lock_seconds`).
+    Reading needs no lock, always sees the newest committed state, and may be done from several
+    threads. Every method may raise CorpusNotFound (the folder is gone), CorpusDamaged (stored bytes
+    are not those that were written) and StorageError (the disk refused); those that write may raise
+    CorpusBusy (another process writes and did not end within `lock_seconds`).
     """
 
     @classmethod
@@ -92,9 +94,10 @@ class Corpus(CorpusReading):
             path: the store, a folder; made if it is not there.
             name: 1 to 100 printable characters without path separators.
             compressor: makes the vectors of this corpus, now and later.
-            model_ref: how a later process can load the compressor's model, such as "smollm2" or a path; None: what
-                the model was loaded from.
-            compressor_ref: the name or folder of a trained compressor, for the same purpose; None: its own.
+            model_ref: how a later process can load the compressor's model, such as "smollm2" or a
+                path; None: what the model was loaded from.
+            compressor_ref: the name or folder of a trained compressor, for the same purpose; None:
+                its own.
             exist_ok: open the corpus where there is one of that name already, as `open` does.
             lock_seconds: how long a write waits for another writer.
 
@@ -104,7 +107,9 @@ class Corpus(CorpusReading):
             UsageError: no corpus can have that name.
         """
         target = Path(path).absolute() / valid_name(name)
-        exists = CorpusExists(f"{target} exists already: open that corpus, delete it, or choose another name.")
+        exists = CorpusExists(
+            f"{target} exists already: open that corpus, delete it, or choose another name."
+        )
         if exist_ok and (target / SETTINGS).is_file():
             return cls.open(path, name, compressor, lock_seconds=lock_seconds)
         if os.path.lexists(target):
@@ -163,14 +168,21 @@ class Corpus(CorpusReading):
         with storage_faults(folder):
             if not (folder / SETTINGS).is_file():
                 there = ", ".join(cls.names(path)) or "none yet"
-                raise CorpusNotFound(f"There is no corpus {name!r} in {path}: choose one that is there ({there}).")
+                raise CorpusNotFound(
+                    f"There is no corpus {name!r} in {path}: choose one that is there ({there})."
+                )
             settings = Settings.load(folder)
         if compressor is not None and compressor.fingerprint != settings.fingerprint:
-            other = "another model" if compressor.model_fingerprint != settings.model_fingerprint else "other settings"
+            other = (
+                "another model"
+                if compressor.model_fingerprint != settings.model_fingerprint
+                else "other settings"
+            )
             described = ", ".join(f"{key} {value}" for key, value in settings.compressor.items())
             raise FingerprintMismatch(
-                f"Corpus {name!r} was made with {other} (model {settings.model_ref or settings.model_fingerprint} in "
-                f"{settings.dtype}, {described}): use those, or ingest into a new corpus."
+                f"Corpus {name!r} was made with {other} (model"
+                f" {settings.model_ref or settings.model_fingerprint} in {settings.dtype},"
+                f" {described}): use those, or ingest into a new corpus."
             )
         return cls(folder, settings, compressor, lock_seconds=lock_seconds)
 
@@ -187,15 +199,19 @@ class Corpus(CorpusReading):
         progress: bool = False,
         batch_size: int | None = None,
     ) -> AddReport:
-        """Adds documents, and replaces those whose content has changed. Run again after a failure, it resumes.
+        """Adds documents, and replaces those whose content has changed. Run again after a failure,
+        it resumes.
 
         A file that cannot be read is skipped, and its earlier state stays.
 
         Args:
             sources: files, folders, texts or documents; one alone need not be in a list.
-            prune: remove documents whose files lay under `sources` and no longer exist. What is excluded stays.
-            force: prune even where most documents of a folder would go, or all of one that is empty now.
-            include: of the files in folders, only those that match one of these patterns; see `Selection`.
+            prune: remove documents whose files lay under `sources` and no longer exist. What is
+                excluded stays.
+            force: prune even where most documents of a folder would go, or all of one that is empty
+                now.
+            include: of the files in folders, only those that match one of these patterns; see
+                `Selection`.
             exclude: of the files in folders, none that match one of these.
             follow_links: follow links in folders to other folders and to files elsewhere.
             limits: what one file may cost; see `Limits`.
@@ -203,11 +219,14 @@ class Corpus(CorpusReading):
             batch_size: segments in one forward pass; None chooses by device.
 
         Raises:
-            UsageError: the corpus was opened without its compressor, the compressor's tokenizer is not a fast one, a
-                pattern matches nothing, or `prune` would remove too much.
+            UsageError: the corpus was opened without its compressor, the compressor's tokenizer is
+                not a fast one, a pattern matches nothing, or `prune` would remove too much.
         """
         if self.compressor is None:
-            raise UsageError(f"Corpus {self.name!r} was opened to read: open it with its compressor to add documents.")
+            raise UsageError(
+                f"Corpus {self.name!r} was opened to read: open it with its compressor to add"
+                " documents."
+            )
         sources = [sources] if isinstance(sources, (str, Path, Document)) else list(sources)
         selection = Selection.of(include, exclude, follow_links)
         with self._writing() as log:
@@ -217,7 +236,8 @@ class Corpus(CorpusReading):
             gone = list[str]()
             if prune:
                 names = [document.document for document in self.documents()]
-                gone = find_vanished(names, sources, force=force)  # before anything is changed: it may refuse
+                # Before anything is changed: it may refuse.
+                gone = find_vanished(names, sources, force=force)
             found = find(sources, selection)
             report = ingest.run(found, limits or Limits(), progress=progress, batch_size=batch_size)
             if prune:
@@ -237,7 +257,8 @@ class Corpus(CorpusReading):
             The names of those that were removed.
 
         Raises:
-            UsageError: one of these names is of no document, or of more than one; then none is removed.
+            UsageError: one of these names is of no document, or of more than one; then none is
+                removed.
         """
         names = [names] if isinstance(names, str) else list(names)
         with self._writing() as log, storage_faults(self.path):
@@ -256,7 +277,9 @@ class Corpus(CorpusReading):
             known = [entry.version for entry in self.versions()]
             if version not in known:
                 listed = ", ".join(map(str, known))
-                raise UsageError(f"Corpus {self.name!r} has no version {version}: choose one of {listed}.")
+                raise UsageError(
+                    f"Corpus {self.name!r} has no version {version}: choose one of {listed}."
+                )
             check_version(self._database, version)
             with log.change("rollback"):
                 self._database.open_table("documents").restore(version)
@@ -269,14 +292,16 @@ class Corpus(CorpusReading):
         with self._writing() as log, storage_faults(self.path):
             used = {row["revision"] for row in document_rows(self._database)}
             with log.change("compact"):
-                # Versions first: one that is still listed can then be rolled back to, wherever a kill comes.
+                # Versions first: one that is still listed can then be rolled back to, wherever a
+                # kill comes.
                 keep_newest(self.path, self._database, "documents")
                 drop_unused(self._database, used)
                 keep_newest(self.path, self._database, "passages")
             log.rewrite()
 
     def repair(self) -> RepairReport:
-        """Rebuilds the file log, and keeps what the old log, a row's checksum or a seal proves to be as written.
+        """Rebuilds the file log, and keeps what the old log, a row's checksum or a seal proves to
+        be as written.
 
         Raises:
             CorpusDamaged: the settings or the tables cannot be read at all.
@@ -293,7 +318,8 @@ class Corpus(CorpusReading):
 
     @contextmanager
     def changing(self, what: str) -> Iterator[Path]:
-        """Lets other work change files of the corpus folder outside the database, such as `adapter/`, under the lock.
+        """Lets other work change files of the corpus folder outside the database, such as
+        `adapter/`, under the lock.
 
         Yields the folder; what is there at the end is recorded, so that `verify` answers for it.
         """
@@ -308,7 +334,8 @@ class Corpus(CorpusReading):
                 put_back(self.path)
                 log = FileLog(self.path)
                 if log.intent is not None and log.intent.startswith(CHANGING):
-                    adapter_folder(self.path)  # a killed study leaves one that is whole, or it is damaged
+                    # A killed study leaves one that is whole, or it is damaged.
+                    adapter_folder(self.path)
                 log.recover()
             yield log
 
@@ -317,5 +344,6 @@ class Corpus(CorpusReading):
             return
         table = self._database.open_table("documents")
         kept = [row for row in table.to_arrow().to_pylist() if row["document"] not in set(names)]
-        with log.change("documents"):  # written anew: names hold any character, so no filter has to quote them
+        # Written anew: names hold any character, so no filter has to quote them.
+        with log.change("documents"):
             table.add(pa.Table.from_pylist(kept, schema=DOCUMENTS), mode="overwrite")

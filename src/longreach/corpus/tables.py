@@ -1,4 +1,5 @@
-"""The two tables as checked rows: what a document row promises, and whether the passages keep it."""
+"""The two tables as checked rows: what a document row promises, and whether the passages keep
+it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ Row = dict[str, Any]
 
 
 def connect(folder: Path) -> Any:
-    """Connects to the database of a corpus folder. Tables opened from it show the newest version at that moment."""
+    """Connects to the database of a corpus folder. Tables opened from it show the newest version at
+    that moment."""
     import lancedb  # takes a second to import
 
     return lancedb.connect(folder / DATABASE)
@@ -32,7 +34,9 @@ def document_rows(database: Any) -> list[Row]:
     rows = database.open_table("documents").to_arrow().to_pylist()
     for row in rows:
         if not intact(row):
-            raise CorpusDamaged(f"The row of document {row['document']!r} is not what was written: {_ADVICE}")
+            raise CorpusDamaged(
+                f"The row of document {row['document']!r} is not what was written: {_ADVICE}"
+            )
     return sorted(rows, key=lambda row: row["document"])
 
 
@@ -57,7 +61,9 @@ def passage_rows(
     if revision is not None:
         where = f"revision = '{revision}'" if revision.isalnum() else "false"
         if indices is not None:
-            where += f" AND `index` IN ({', '.join(str(int(index)) for index in indices) or 'NULL'})"
+            where += (
+                f" AND `index` IN ({', '.join(str(int(index)) for index in indices) or 'NULL'})"
+            )
         query = query.where(where)
     if not (vectors or check):
         query = query.select(TEXT_COLUMNS)
@@ -88,7 +94,9 @@ def check_document(document: Row, passages: Sequence[Row]) -> None:
             problem = f"passage {number} is not what was written"
         elif row["index"] != number:
             problem = (
-                f"passage {number} is missing" if row["index"] > number else f"passage {number - 1} is there twice"
+                f"passage {number} is missing"
+                if row["index"] > number
+                else f"passage {number - 1} is there twice"
             )
         elif row["start"] != end or row["end"] < end:
             problem = f"passage {number} starts at character {row['start']}, not at {end}"
@@ -104,7 +112,8 @@ def check_document(document: Row, passages: Sequence[Row]) -> None:
 
 
 def check_version(database: Any, version: int) -> None:
-    """Raises CorpusDamaged where the passages of an earlier version of `documents` are not all there."""
+    """Raises CorpusDamaged where the passages of an earlier version of `documents` are not all
+    there."""
     table = database.open_table("documents")
     table.checkout(version)
     documents = table.to_arrow().to_pylist()

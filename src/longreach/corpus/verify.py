@@ -26,13 +26,17 @@ class VerifyReport:
 
 
 def verify(folder: Path) -> VerifyReport:
-    """Checks files, then rows. The caller holds the lock, so that no writer is at work meanwhile."""
+    """Checks files, then rows. The caller holds the lock, so that no writer is at work
+    meanwhile."""
     try:
         with storage_faults(folder):
             log = FileLog(folder)
             problems, files = log.check(), len(log.files)
-            if problems:  # Lance may allocate what a damaged length says, so it is not given damaged files
-                return VerifyReport([*problems, "Rows were not checked, because of these files."], files=files)
+            # Lance may allocate what a damaged length says, so it is not given damaged files.
+            if problems:
+                return VerifyReport(
+                    [*problems, "Rows were not checked, because of these files."], files=files
+                )
             settings = Settings.load(folder)
             database = connect(folder)
             documents = database.open_table("documents").to_arrow().to_pylist()
@@ -45,7 +49,9 @@ def verify(folder: Path) -> VerifyReport:
             check_document(document, mine)
             if any(row["fingerprint"] != settings.fingerprint for row in mine):
                 name = repr(document["document"])
-                raise CorpusDamaged(f"Document {name} holds vectors of another compressor: add it again.")
+                raise CorpusDamaged(
+                    f"Document {name} holds vectors of another compressor: add it again."
+                )
         except CorpusDamaged as error:
             problems.append(str(error))
     return VerifyReport(problems, len(documents), sum(map(len, passages.values())), files)

@@ -1,4 +1,5 @@
-"""Questions about a corpus with their answers: from JSON lines, and which of them are kept for testing."""
+"""Questions about a corpus with their answers: from JSON lines, and which of them are kept for
+testing."""
 
 from __future__ import annotations
 
@@ -45,25 +46,31 @@ def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> l
 
     Args:
         path: the file.
-        documents: names of the corpus' documents; a question names one of them, or the end of its path with or
-            without the suffix, as long as only one fits.
+        documents: names of the corpus' documents; a question names one of them, or the end of its
+            path with or without the suffix, as long as only one fits.
         corpus: its name, for what is said; empty where documents are in none.
 
     Raises:
-        UsageError: the file cannot be read or is empty, or a line is not such a question; the line is named.
+        UsageError: the file cannot be read or is empty, or a line is not such a question; the line
+            is named.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"The questions in '{path}' cannot be read ({reason}): give a file of JSON lines.") from error
+        raise UsageError(
+            f"The questions in '{path}' cannot be read ({reason}): give a file of JSON lines."
+        ) from error
     found = [
         _question(line, f"Line {number} of '{path}'", documents, corpus)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
     if not found:
-        raise UsageError(f'\'{path}\' holds no questions: give lines such as {{"question": "...", "answer": "..."}}.')
+        raise UsageError(
+            f'\'{path}\' holds no questions: give lines such as {{"question": "...", "answer":'
+            ' "..."}.'
+        )
     return found
 
 
@@ -74,9 +81,13 @@ def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Q
         raise UsageError(f"{where} is not JSON ({error}): fix or remove it.") from error
     answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
     answers = [answers] if isinstance(answers, str) else answers
-    texts: list[Any] = [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
+    texts: list[Any] = (
+        [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
+    )
     if not all(isinstance(text, str) and text.strip() and encodable(text) for text in texts):
-        raise UsageError(f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.')
+        raise UsageError(
+            f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.'
+        )
     named = values.get("document")
     if named is not None and not isinstance(named, str):
         raise UsageError(f"{where} names a document that is no text: give its name.")
@@ -90,12 +101,16 @@ def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> 
         return fits[0]
     if fits:
         listed = ", ".join(repr(document) for document in fits[:3])
-        raise UsageError(f"{where} is about '{named}', which may be {listed}: write more of its path.")
+        raise UsageError(
+            f"{where} is about '{named}', which may be {listed}: write more of its path."
+        )
     if not corpus:
-        raise UsageError(f"{where} is about '{named}', and no document of that name is given: check the name.")
+        raise UsageError(
+            f"{where} is about '{named}', and no document of that name is given: check the name."
+        )
     raise UsageError(
-        f"{where} is about '{named}', and corpus '{corpus}' has no such document: `longreach corpus show {corpus}` "
-        "lists them."
+        f"{where} is about '{named}', and corpus '{corpus}' has no such document: `longreach corpus"
+        f" show {corpus}` lists them."
     )
 
 
@@ -111,17 +126,25 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
     keys = _keys(questions)
     kinds = sorted({*keys})
     if len(kinds) < 2:
-        raise UsageError("One question cannot both be learned and tested: give more, or others with --evaluation.")
+        raise UsageError(
+            "One question cannot both be learned and tested: give more, or others with"
+            " --evaluation."
+        )
     count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
     tested = set(random.Random(seed).sample(kinds, count))
     pairs = list(zip(questions, keys, strict=True))
-    return Split([each for each, key in pairs if key not in tested], [each for each, key in pairs if key in tested])
+    return Split(
+        [each for each, key in pairs if key not in tested],
+        [each for each, key in pairs if key in tested],
+    )
 
 
 def check_share(share: float) -> None:
     """Raises UsageError where a share of held-out questions is out of range."""
     if not 0 < share < 1:
-        raise UsageError(f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1.")
+        raise UsageError(
+            f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1."
+        )
 
 
 def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Question]:
@@ -132,8 +155,13 @@ def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Q
 
 
 def _keys(questions: Sequence[Question]) -> list[tuple[str, str]]:
-    """What tells each apart: document and words; words alone, where one asks the same without naming a document."""
+    """What tells each apart: document and words; words alone, where one asks the same without
+    naming a document."""
     asked = [" ".join(question.question.lower().split()) for question in questions]
-    anywhere = {words for words, question in zip(asked, questions, strict=True) if not question.document}
+    anywhere = {
+        words for words, question in zip(asked, questions, strict=True) if not question.document
+    }
     named = zip(asked, questions, strict=True)
-    return [("" if words in anywhere else question.document or "", words) for words, question in named]
+    return [
+        ("" if words in anywhere else question.document or "", words) for words, question in named
+    ]

@@ -1,4 +1,5 @@
-"""What can be trained on: text files, JSON lines, Parquet, folders of these, and data sets of the Hub."""
+"""What can be trained on: text files, JSON lines, Parquet, folders of these, and data sets of the
+Hub."""
 
 import hashlib
 import os
@@ -25,13 +26,16 @@ HUB_INSTALL = "pip install 'longreach[hub]'"
 
 @dataclass(frozen=True)
 class Source:
-    """One of the things that a run is given to train on: what is called a domain where data are mixed.
+    """One of the things that a run is given to train on: what is called a domain where data are
+    mixed.
 
     Attributes:
         name: As it was given.
-        digest: SHA-256 of everything that decides which texts come out; it does not depend on where files lie.
-        texts: Makes an iterator over the texts, the same ones in the same order at every call. It raises DocumentError
-            for what cannot be read, and says what it leaves out to the function it is given.
+        digest: SHA-256 of everything that decides which texts come out; it does not depend on where
+            files lie.
+        texts: Makes an iterator over the texts, the same ones in the same order at every call. It
+            raises DocumentError for what cannot be read, and says what it leaves out to the
+            function it is given.
     """
 
     name: str
@@ -42,17 +46,19 @@ class Source:
 def find(given: str | Path) -> Source:
     """What a path or the id of a Hub data set stands for.
 
-    A folder stands for the files in it and below whose kind is known, sorted, without hidden ones and what programs
-    leave behind; links in it are followed to files of the same folder only, as when documents are ingested. In a
-    folder, files without text are omitted with a note; a file that was named itself is refused.
+    A folder stands for the files in it and below whose kind is known, sorted, without hidden ones
+    and what programs leave behind; links in it are followed to files of the same folder only, as
+    when documents are ingested. In a folder, files without text are omitted with a note; a file
+    that was named itself is refused.
 
     Args:
-        given: A path, or `owner/name`, `owner/name:config` or `owner/name:config@split` (split "train" unless told
-            otherwise).
+        given: A path, or `owner/name`, `owner/name:config` or `owner/name:config@split` (split
+            "train" unless told otherwise).
 
     Raises:
         DocumentError: There is nothing of that name, or nothing in it of a kind that can be read.
-        MissingDependency: It can only be a Hub data set, and the library `datasets` is not installed.
+        MissingDependency: It can only be a Hub data set, and the library `datasets` is not
+            installed.
     """
     path = Path(given)
     try:
@@ -67,16 +73,21 @@ def find(given: str | Path) -> Source:
         digest = hashlib.sha256(b"".join(_file_digest(file) for file in files)).hexdigest()
     except OSError as error:
         reason = error.strerror or error
-        raise DocumentError(f"{shown(path)} cannot be read ({reason}): check the path and its permissions.") from error
+        raise DocumentError(
+            f"{shown(path)} cannot be read ({reason}): check the path and its permissions."
+        ) from error
     if not files:
         kinds = ", ".join(sorted(SUFFIXES | _TABLES))
-        raise DocumentError(f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}.")
+        raise DocumentError(
+            f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}."
+        )
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
         for skipped in listing.skipped:
             note(f"Left out: {skipped.reason}")
         for link in listing.links:
-            if os.path.realpath(link) not in listing.folders:  # else all that is in it is read anyway
+            # Else all that is in it is read anyway.
+            if os.path.realpath(link) not in listing.folders:
                 note(f"Left out: {explain_link(link).reason}")
         try:
             for file in files:
@@ -88,9 +99,12 @@ def find(given: str | Path) -> Source:
 
 
 def of_documents(documents: Sequence[Document]) -> Source:
-    """Texts that are at hand already; those without words, and names that come twice, are left out aloud."""
+    """Texts that are at hand already; those without words, and names that come twice, are left out
+    aloud."""
     found = find_documents(documents)
-    kept = [hashlib.sha256(item.text.encode()).digest() for item in found if isinstance(item, Document)]
+    kept = [
+        hashlib.sha256(item.text.encode()).digest() for item in found if isinstance(item, Document)
+    ]
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
         for item in found:
@@ -112,7 +126,8 @@ def hub(given: str, folder: Path | None = None) -> Source:
     data = hub_rows(given, folder)
     if FIELD not in data.column_names:
         raise DocumentError(
-            f"The data set {given} has no column '{FIELD}', only {', '.join(data.column_names)}: rename one."
+            f"The data set {given} has no column '{FIELD}', only {', '.join(data.column_names)}:"
+            " rename one."
         )
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
@@ -121,10 +136,14 @@ def hub(given: str, folder: Path | None = None) -> Source:
                 if text is not None:
                     yield _checked(text, f"A row of the data set {given}")
 
-    return Source(given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts)
+    return Source(
+        given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts
+    )
 
 
-def hub_rows(given: str, folder: Path | None = None, *, config: str | None = None, split: str = "train") -> Any:
+def hub_rows(
+    given: str, folder: Path | None = None, *, config: str | None = None, split: str = "train"
+) -> Any:
     """The rows of a data set of the Hub, or in the local `folder`, through the library `datasets`.
 
     Args:
@@ -144,15 +163,20 @@ def hub_rows(given: str, folder: Path | None = None, *, config: str | None = Non
     try:
         import datasets
     except ImportError as error:
-        raise MissingDependency(f"{absent}; to read it as a data set of the Hub: {HUB_INSTALL}") from error
+        raise MissingDependency(
+            f"{absent}; to read it as a data set of the Hub: {HUB_INSTALL}"
+        ) from error
     try:
         datasets.disable_progress_bars()
         target = str(folder) if folder else parts["name"]
-        return datasets.load_dataset(target, parts["config"] or config, split=parts["split"] or split)
+        return datasets.load_dataset(
+            target, parts["config"] or config, split=parts["split"] or split
+        )
     except Exception as error:
         reason = reason_of(error)
         raise DocumentError(
-            f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the name."
+            f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the"
+            " name."
         ) from error
 
 
@@ -167,7 +191,10 @@ def _without_twins(files: list[Path]) -> list[Path]:
 def _file_digest(path: Path) -> bytes:
     """Of a file's bytes and of its suffix, which says how they are read."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() + hashlib.sha256(path.suffix.lower().encode()).digest()
+        return (
+            hashlib.file_digest(file, "sha256").digest()
+            + hashlib.sha256(path.suffix.lower().encode()).digest()
+        )
 
 
 def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str]:
@@ -194,12 +221,17 @@ def _json_lines(path: Path) -> Iterator[str]:
             where = f"{shown(path)}, line {number}"
             try:
                 row = parse_json(line, wide=True, nan=float) if line.strip() else None
-            except ValueError as error:  # both of bytes that are not UTF-8 and of text that is not JSON
-                raise DocumentError(f"{where} does not parse as JSON ({error}): correct or remove it.") from error
+            except ValueError as error:
+                # Both of bytes that are not UTF-8 and of text that is not JSON.
+                raise DocumentError(
+                    f"{where} does not parse as JSON ({error}): correct or remove it."
+                ) from error
             if row is None and not line.strip():
                 continue
             if not isinstance(row, dict) or FIELD not in row:
-                raise DocumentError(f'{where} is not an object with the field "{FIELD}": add it or remove the line.')
+                raise DocumentError(
+                    f'{where} is not an object with the field "{FIELD}": add it or remove the line.'
+                )
             yield _checked(row[FIELD], where)
 
 
@@ -212,7 +244,9 @@ def _parquet(path: Path) -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
             if FIELD not in columns:
-                raise DocumentError(f"{name} has no column '{FIELD}', only {', '.join(columns)}: rename one.")
+                raise DocumentError(
+                    f"{name} has no column '{FIELD}', only {', '.join(columns)}: rename one."
+                )
             row = 0
             for batch in file.iter_batches(batch_size=256, columns=[FIELD]):
                 for text in batch.column(0).to_pylist():
@@ -221,12 +255,16 @@ def _parquet(path: Path) -> Iterator[str]:
                         yield _checked(text, f"{name}, row {row}")
     except pyarrow.ArrowException as error:
         reason = reason_of(error)
-        raise DocumentError(f"{name} cannot be read as Parquet ({reason}): write it again.") from error
+        raise DocumentError(
+            f"{name} cannot be read as Parquet ({reason}): write it again."
+        ) from error
 
 
 def _checked(text: Any, where: str) -> str:
     if not isinstance(text, str):
         raise DocumentError(f"{where} has a {type(text).__name__} as its '{FIELD}': give a string.")
     if not encodable(text):
-        raise DocumentError(f"{where} holds half characters (lone surrogates): write it again as UTF-8.")
+        raise DocumentError(
+            f"{where} holds half characters (lone surrogates): write it again as UTF-8."
+        )
     return text

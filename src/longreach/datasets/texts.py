@@ -26,27 +26,33 @@ class Text(NamedTuple):
 
 
 def read_texts(files: Sequence[str | Path]) -> list[Text]:
-    """Reads JSON lines such as `{"text": "...", "questions": [{"question": "...", "answers": ["..."]}]}`.
+    """Reads JSON lines such as
+    `{"text": "...", "questions": [{"question": "...", "answers": ["..."]}]}`.
 
     `"answer": "..."` stands for one answer; a line without `questions` is a text alone.
 
     Raises:
-        DocumentError: a file cannot be read, a line is not of this form, or there is no text at all.
+        DocumentError: a file cannot be read, a line is not of this form, or there is no text at
+            all.
     """
     found = []
     for path in map(Path, files):
         try:
             lines = path.read_bytes().splitlines()
         except OSError as error:
-            raise DocumentError(f"{shown(path)} cannot be read ({error.strerror}): check the path.") from error
+            raise DocumentError(
+                f"{shown(path)} cannot be read ({error.strerror}): check the path."
+            ) from error
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     found.append(_text(parse_json(line)))
-                except (ValueError, TypeError, KeyError) as error:  # ValueError: bytes that are not UTF-8 as well
+                except (ValueError, TypeError, KeyError) as error:
+                    # ValueError: bytes that are not UTF-8 as well.
                     reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                     raise DocumentError(
-                        f"{shown(path)}, line {number} is not a text with questions ({reason}): correct or remove it."
+                        f"{shown(path)}, line {number} is not a text with questions ({reason}):"
+                        " correct or remove it."
                     ) from error
     if not found:
         raise DocumentError("There is nothing to train on: name a JSON lines file with texts.")

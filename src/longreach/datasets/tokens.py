@@ -1,7 +1,8 @@
 """Texts as token ids in memory-mapped files, made once for each content and tokenizer.
 
-A folder of token files is written aside, in the order of the texts, and renamed when it is whole. What is on the disk
-is noted every few million tokens, so that a run that was killed goes on from there.
+A folder of token files is written aside, in the order of the texts, and renamed when it is whole.
+What is on the disk is noted every few million tokens, so that a run that was killed goes on from
+there.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class _Progress:
 def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], None]) -> Tokens:
     """The tokens of a source: out of `cache` where they are there, made and kept there otherwise.
 
-    Every document begins with what the tokenizer puts before a text (a BOS token, or nothing) and ends with its EOS
-    token. Documents without tokens are left out. Several processes may ask at the same time: one does the work.
+    Every document begins with what the tokenizer puts before a text (a BOS token, or nothing) and
+    ends with its EOS token. Documents without tokens are left out. Several processes may ask at the
+    same time: one does the work.
 
     Args:
         source: What to read.
@@ -99,7 +101,9 @@ def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], 
     index = parse_object((folder / _INDEX).read_bytes())
     lengths = np.fromfile(folder / _LENGTHS, dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Tokens(source.name, key, np.memmap(folder / _IDS, dtype=index["dtype"], mode="r"), offsets)
+    return Tokens(
+        source.name, key, np.memmap(folder / _IDS, dtype=index["dtype"], mode="r"), offsets
+    )
 
 
 def _key(source: Source, tokenizer: Any) -> str:
@@ -112,7 +116,10 @@ def _whole(folder: Path) -> bool:
     try:
         index = parse_object((folder / _INDEX).read_bytes())
         sizes = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
-        return sizes == [index["tokens"] * np.dtype(index["dtype"]).itemsize, index["documents"] * 8]
+        return sizes == [
+            index["tokens"] * np.dtype(index["dtype"]).itemsize,
+            index["documents"] * 8,
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -127,14 +134,19 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
     except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
         pass
     with (aside / _IDS).open("ab") as ids, (aside / _LENGTHS).open("ab") as lengths:
-        ids.truncate(done.tokens * dtype.itemsize)  # what was written after the last note is written again
+        # What was written after the last note is written again.
+        ids.truncate(done.tokens * dtype.itemsize)
         lengths.truncate(done.documents * 8)
         noted = done.tokens
         for texts in _batches(source, done.texts, note):
             rows = encode(tokenizer, texts, return_attention_mask=False, verbose=False)["input_ids"]
             for text, row in zip(texts, rows, strict=True):
                 done.texts += 1
-                if text and tokenizer.eos_token_id is not None and row[-1:] != [tokenizer.eos_token_id]:
+                if (
+                    text
+                    and tokenizer.eos_token_id is not None
+                    and row[-1:] != [tokenizer.eos_token_id]
+                ):
                     row = [*row, tokenizer.eos_token_id]
                 if text:
                     ids.write(np.asarray(row, dtype).tobytes())
@@ -152,7 +164,8 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
 
 
 def _batches(source: Source, skip: int, note: Callable[[str], None]) -> Iterator[list[str]]:
-    """Texts after the first `skip`, in lists that keep all cores of a tokenizer busy; without words they are empty."""
+    """Texts after the first `skip`, in lists that keep all cores of a tokenizer busy; without words
+    they are empty."""
     batch: list[str] = []
     characters = 0
     for number, text in enumerate(source.texts(note)):

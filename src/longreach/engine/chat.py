@@ -1,7 +1,8 @@
 """Chat templates from anywhere, rendered within bounds of time and memory.
 
-A template is a program: transformers runs it in a sandbox that keeps it from the machine, and lets it loop and grow
-without end. One that visibly can do neither is rendered right here; every other one in a process of its own, once.
+A template is a program: transformers runs it in a sandbox that keeps it from the machine, and lets
+it loop and grow without end. One that visibly can do neither is rendered right here; every other
+one in a process of its own, once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _CPU_SECONDS = 10
 _WALL_SECONDS = 60.0  # of a busy machine
 _CHARACTERS = 1 << 20
 _LONGEST_TAME = 1 << 16
-# Without assignments, macros, calls and nested loops a template says no more than its text times the messages.
+# Without assignments, macros, calls and nested loops a template says no more than its text times
+# the messages.
 _TAME = (
     nodes.Template,
     nodes.Output,
@@ -55,7 +57,8 @@ _ADVICE = "use a model with another template"
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-    """The text of a conversation in the tokenizer's chat template, as `apply_chat_template(tokenize=False)` gives it.
+    """The text of a conversation in the tokenizer's chat template, as
+    `apply_chat_template(tokenize=False)` gives it.
 
     Args:
         tokenizer: With a chat template.
@@ -63,7 +66,8 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
         **variables: What the template knows beside them, such as add_generation_prompt.
 
     Raises:
-        ModelError: There are several templates and no default, or it fails, refuses these messages, or does not end.
+        ModelError: There are several templates and no default, or it fails, refuses these messages,
+            or does not end.
     """
     own = getattr(type(tokenizer), "apply_chat_template", None)
     if own is not PreTrainedTokenizerBase.apply_chat_template:  # no template of Jinja
@@ -71,12 +75,18 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
-        names = ", ".join(tokenizer.chat_template) if isinstance(tokenizer.chat_template, dict) else "none"
+        names = (
+            ", ".join(tokenizer.chat_template)
+            if isinstance(tokenizer.chat_template, dict)
+            else "none"
+        )
         raise ModelError(
             f"The model has several chat templates ({names}) and none is the default: {_ADVICE}."
         ) from error
     if not isinstance(template, str):
-        raise ModelError(f"The model's chat template is a {type(template).__name__} and no text: {_ADVICE}.")
+        raise ModelError(
+            f"The model's chat template is a {type(template).__name__} and no text: {_ADVICE}."
+        )
     if _is_tame(template):
         try:
             return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **variables))
@@ -84,7 +94,10 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
             raise _failed(f"{type(error).__name__}: {error}") from error
     known = {**tokenizer.special_tokens_map, **variables}
     known.setdefault("add_generation_prompt", False)
-    return _render_apart(template, json.dumps({**known, "messages": list(messages), "tools": None, "documents": None}))
+    return _render_apart(
+        template,
+        json.dumps({**known, "messages": list(messages), "tools": None, "documents": None}),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -121,7 +134,9 @@ def _render_apart(template: str, variables: str) -> str:
 
 def _failed(reason: str) -> ModelError:
     shown = " ".join(reason.split())[:200].rstrip(".")
-    return ModelError(f"The model's chat template cannot be used for a user's words alone ({shown}): {_ADVICE}.")
+    return ModelError(
+        f"The model's chat template cannot be used for a user's words alone ({shown}): {_ADVICE}."
+    )
 
 
 @lru_cache(maxsize=256)
@@ -145,7 +160,11 @@ def _all_of(tree: nodes.Node) -> Sequence[nodes.Node]:
 
 def _is_tame_node(node: nodes.Node) -> bool:
     if isinstance(node, nodes.For):
-        loops = isinstance(node.iter, nodes.Name) and node.iter.name == "messages" and not node.recursive
+        loops = (
+            isinstance(node.iter, nodes.Name)
+            and node.iter.name == "messages"
+            and not node.recursive
+        )
         return loops and node.find(nodes.For) is None
     if isinstance(node, nodes.Filter):
         return node.name in _TAME_FILTERS and not node.args and not node.kwargs

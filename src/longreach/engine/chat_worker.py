@@ -1,6 +1,7 @@
 """The other end of `models.chat`: renders one chat template, in a process that may not take much.
 
-Run as a script; it imports nothing but Jinja. The environment is that of transformers' `render_jinja_template`.
+Run as a script; it imports nothing but Jinja. The environment is that of transformers'
+`render_jinja_template`.
 """
 
 import json
@@ -50,8 +51,12 @@ def _raise(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **more: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more)
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **more: Any
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more
+    )
 
 
 def _limit(memory_bytes: int, seconds: int) -> None:

@@ -1,7 +1,7 @@
 """Reading a prompt of embeddings and writing tokens after it, one step at a time.
 
-Unlike `model.generate` it takes embeddings after a KV cache, yields each token as it comes, and reads right away.
-Shapes: B prompts, T positions of a prompt, d hidden size, V vocabulary.
+Unlike `model.generate` it takes embeddings after a KV cache, yields each token as it comes, and
+reads right away. Shapes: B prompts, T positions of a prompt, d hidden size, V vocabulary.
 """
 
 import time
@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from longreach.engine.sampling import Sampling
 from longreach.models.cached import CACHE, cache_in
@@ -32,12 +37,17 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @torch.no_grad()
 def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
-    """Reads embeddings [T, d] after `cache` and returns the KV cache that holds both (`cache` itself, extended)."""
+    """Reads embeddings [T, d] after `cache` and returns the KV cache that holds both (`cache`
+    itself, extended)."""
     past = cache.get_seq_length() if cache is not None else 0
     positions = torch.arange(past, past + len(embeds), device=embeds.device)[None]
     with exclusive(model):
         output = model(
-            inputs_embeds=embeds[None], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
+            inputs_embeds=embeds[None],
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: cache},
         )
     cache = cache_in(output)
     require_read(model, cache, past + len(embeds))
@@ -56,9 +66,11 @@ def write_tokens(
     watch: Callable[[Steps | SwitchingSteps], None] = lambda steps: None,
     around: Switch = nullcontext,
 ) -> Iterator[list[int | None]]:
-    """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer has ended.
+    """Reads prompts and yields, step by step, one token id a prompt; None where a prompt's answer
+    has ended.
 
-    Prompts of unequal length are padded on the left and masked, so that a prompt's answer is the same in any company.
+    Prompts of unequal length are padded on the left and masked, so that a prompt's answer is the
+    same in any company.
 
     Args:
         model: a causal language model.
@@ -66,17 +78,19 @@ def write_tokens(
         stops: token ids that end an answer; they are not yielded.
         sampling: how to choose.
         cache: KV cache of a prefix before a single prompt; it is taken over.
-        chunk_tokens: positions of the prompts read at a time, which bounds what layers hold meanwhile; None reads them
-            in one piece.
+        chunk_tokens: positions of the prompts read at a time, which bounds what layers hold
+            meanwhile; None reads them in one piece.
         watch: is given the steps before they begin.
-        around: entered anew for each forward, such as `partial(only_adapter, model, name)`; between two of them other
-            threads may switch and use the model.
+        around: entered anew for each forward, such as `partial(only_adapter, model, name)`; between
+            two of them other threads may switch and use the model.
     """
     device, rows = prompts[0].device, len(prompts)
     assert rows == 1 or cache is None, "a prefix belongs to one prompt"
     longest = max(len(prompt) for prompt in prompts)
     padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-    batch = torch.stack([torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
+    batch = torch.stack(
+        [torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts]
+    )
     past = cache.get_seq_length() if cache is not None else 0
     steps = steps_for(model, past + longest + sampling.max_new_tokens - 1, cache=cache)
     watch(steps)
@@ -107,8 +121,8 @@ class Written:
 
     Attributes:
         tokens: token ids, without the one that ended them.
-        first_token_seconds, seconds: from when the answers were asked for to its first and its last token; all answers
-            of a batch are asked for together.
+        first_token_seconds, seconds: from when the answers were asked for to its first and its last
+            token; all answers of a batch are asked for together.
         kv_bytes: its share of the keys and values that are held when the batch is written.
     """
 
@@ -143,7 +157,9 @@ def write_all(
     held: list[Steps | SwitchingSteps] = []
     tokens: list[list[int]] = [[] for _ in prompts]
     times: list[list[float]] = [[] for _ in prompts]
-    steps = write_tokens(model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append, around=around)
+    steps = write_tokens(
+        model, prompts, stops, sampling, chunk_tokens=chunk_tokens, watch=held.append, around=around
+    )
     for step in steps:
         now = time.perf_counter() - began
         for row, token in enumerate(step):
@@ -153,12 +169,14 @@ def write_all(
     end = time.perf_counter() - began
     share = held[0].kv_bytes // len(prompts)
     return [
-        Written(own, *((at[0], at[-1]) if at else (end, end)), share) for own, at in zip(tokens, times, strict=True)
+        Written(own, *((at[0], at[-1]) if at else (end, end)), share)
+        for own, at in zip(tokens, times, strict=True)
     ]
 
 
 class _Chooser:
-    """Logits [B, V] to token ids [B]. Every row draws from a generator of its own, so that batches do not matter."""
+    """Logits [B, V] to token ids [B]. Every row draws from a generator of its own, so that batches
+    do not matter."""
 
     def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
         self.greedy = sampling.temperature == 0

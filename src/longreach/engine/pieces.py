@@ -1,8 +1,8 @@
 """Token ids of the parts of a prompt, as they are in one text.
 
-SentencePiece and its kin mark the beginning of a text as that of a word: a part that is cut into tokens by itself gets
-a mark that it does not have inside a prompt, and what stands on both sides of a cut is not merged. For such tokenizers
-a prompt is one text; all others take parts as they come.
+SentencePiece and its kin mark the beginning of a text as that of a word: a part that is cut into
+tokens by itself gets a mark that it does not have inside a prompt, and what stands on both sides of
+a cut is not merged. For such tokenizers a prompt is one text; all others take parts as they come.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from longreach.models.sharing import encode
 
 _MARK = "\u2581"  # SentencePiece's blank
-# Stands before a text, so that it does not begin one; checked to stay a token, or tokens, of its own.
+# Stands before a text, so that it does not begin one; checked to stay a token, or tokens, of its
+# own.
 _ANCHORS = ("a", "x", "0", ".")
 
 
@@ -41,11 +42,15 @@ class PromptText:
         described = "" if backend is None else f"{backend.normalizer} {backend.pre_tokenizer}"
         self.joins = backend is None or _MARK in described
         # Whatever of these stands in a text becomes one token, special or not.
-        self._added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
+        self._added = [
+            str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
+        ]
 
     def control(self, text: str) -> list[int]:
         """Token ids of a template's text, special tokens included, at the beginning of a prompt."""
-        return list(encode(self._tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(
+            encode(self._tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]
+        )
 
     def control_after(self, text: str) -> list[int]:
         """Token ids of a template's text behind other text."""
@@ -53,7 +58,13 @@ class PromptText:
 
     def plain(self, text: str) -> list[int]:
         """Token ids of text in which nothing is a special token, at the beginning of a text."""
-        encoded = encode(self._tokenizer, text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        encoded = encode(
+            self._tokenizer,
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
+        )
         return list(encoded["input_ids"])
 
     def plain_after(self, text: str) -> list[int]:
@@ -61,7 +72,8 @@ class PromptText:
         return self._after(self.plain, text)
 
     def whole(self, before: str, said: str, after: str, *, first: bool = True) -> list[int] | None:
-        """Token ids of all three as one text, `first` at its beginning; None where `said` holds control tokens."""
+        """Token ids of all three as one text, `first` at its beginning; None where `said` holds
+        control tokens."""
         if any(token in said for token in self._added if token):
             return None
         cut = self.control if first else self.control_after

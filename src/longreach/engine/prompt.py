@@ -1,7 +1,8 @@
 """A prompt as embeddings: summary vectors and raw text inside the model's own chat template.
 
-Text from documents and users never becomes a special token: a passage that contains "<|im_end|>" is read as those
-ten characters. (Tokens that a tokenizer adds without marking them special are ordinary words.)
+Text from documents and users never becomes a special token: a passage that contains "<|im_end|>" is
+read as those ten characters. (Tokens that a tokenizer adds without marking them special are
+ordinary words.)
 
 Shapes: T positions, d hidden size.
 """
@@ -33,7 +34,8 @@ class Prompt:
 
     Attributes:
         embeds: input embeddings [T, d].
-        boundaries: positions where the prompt can be cut for reuse: what lies before is the same for other questions.
+        boundaries: positions where the prompt can be cut for reuse: what lies before is the same
+            for other questions.
         vectors: positions that are summary vectors.
         raw_tokens: positions that are raw text of passages.
     """
@@ -66,7 +68,10 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._text = PromptText(tokenizer)
         self.frame = self._frame()
-        self._head, self._tail = self._text.control(self.frame[0]), self._text.control_after(self.frame[1])
+        self._head, self._tail = (
+            self._text.control(self.frame[0]),
+            self._text.control_after(self.frame[1]),
+        )
         self._separator = self.plain(_SEPARATOR)
 
     def raw(self, text: str) -> RawText:
@@ -77,22 +82,29 @@ class PromptBuilder:
         """Positions of a prompt without any context."""
         words = self.plain(request + question)
         parts = len(self._head) + len(words) + len(self._tail)
-        whole = self._text.whole(self.frame[0], request + question, self.frame[1]) if self._text.joins else None
+        whole = (
+            self._text.whole(self.frame[0], request + question, self.frame[1])
+            if self._text.joins
+            else None
+        )
         return max(parts, len(whole or ()))
 
     def continuation(self, text: str) -> list[int]:
-        """Token ids of a text that is to be continued as it is; BOS first where the tokenizer puts it."""
+        """Token ids of a text that is to be continued as it is; BOS first where the tokenizer puts
+        it."""
         first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
         start = first if first == [self._tokenizer.bos_token_id] else []
         return [*start, *self._text.plain(text)]
 
     def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
-        """The prompt of token ids: a user's words inside the chat template, or a text that is to be continued."""
+        """The prompt of token ids: a user's words inside the chat template, or a text that is to be
+        continued."""
         frame = (self._head, self._tail) if chat else ([], [])
         return Prompt(self._embed([*frame[0], *ids, *frame[1]]), (), 0, len(ids))
 
     def vectors_cost(self, vectors: int) -> int:
-        """Positions that a number of summary vectors cost, with what separates them from the next part."""
+        """Positions that a number of summary vectors cost, with what separates them from the next
+        part."""
         return vectors + len(self._separator) if vectors else 0
 
     def build(
@@ -115,7 +127,11 @@ class PromptBuilder:
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
         if not vectors:
             ids = self._ids(self._head, self.frame[0], passages, words)
-            end = self._text.shared(ids, self._ids(self._head, self.frame[0], passages, _OTHER)) if passages else 0
+            end = (
+                self._text.shared(ids, self._ids(self._head, self.frame[0], passages, _OTHER))
+                if passages
+                else 0
+            )
             return Prompt(self._embed(ids), (end,) if passages else (), 0, raw_tokens)
         parts = [self._embed(self._head)]
         parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
@@ -125,7 +141,12 @@ class PromptBuilder:
         for context in ((), passages) if passages else ((),):
             other = self._ids(self._separator, _SEPARATOR, context, _OTHER, first=False)
             boundaries.append(read + self._text.shared(ids, other))
-        return Prompt(torch.cat([*parts, self._embed(ids)]), tuple(boundaries), sum(map(len, vectors)), raw_tokens)
+        return Prompt(
+            torch.cat([*parts, self._embed(ids)]),
+            tuple(boundaries),
+            sum(map(len, vectors)),
+            raw_tokens,
+        )
 
     def _ids(
         self,
@@ -136,7 +157,8 @@ class PromptBuilder:
         *,
         first: bool = True,
     ) -> list[int]:
-        """Token ids of [before ; passages ; words ; the frame's end], no more than `fixed` and `raw` say together.
+        """Token ids of [before ; passages ; words ; the frame's end], no more than `fixed` and
+        `raw` say together.
 
         Args:
             head: Token ids of `before`.
@@ -167,7 +189,9 @@ class PromptBuilder:
             _, _, after = render_chat(self._tokenizer, said).rpartition(_SLOT)
             end = next((token for token in self._text.control(after) if token in stops), end)
         if end is None:
-            raise ModelError("The tokenizer has no token that ends an answer: give it an EOS token.")
+            raise ModelError(
+                "The tokenizer has no token that ends an answer: give it an EOS token."
+            )
         return [*self.plain(text), end]
 
     def _frame(self) -> tuple[str, str]:
@@ -175,11 +199,15 @@ class PromptBuilder:
         if not self._tokenizer.chat_template:
             return self._tokenizer.bos_token or "", "\n\nAnswer:"
         message = {"role": "user", "content": _SLOT}
-        # Hybrid reasoning models would spend their tokens on their thoughts; other templates ignore the variable.
-        text = render_chat(self._tokenizer, [message], add_generation_prompt=True, enable_thinking=False)
+        # Hybrid reasoning models would spend their tokens on their thoughts; other templates ignore
+        # the variable.
+        text = render_chat(
+            self._tokenizer, [message], add_generation_prompt=True, enable_thinking=False
+        )
         if text.count(_SLOT) != 1:
             raise ModelError(
-                "The model's chat template does not keep a user's words as they are: use a model with another template."
+                "The model's chat template does not keep a user's words as they are: use a model"
+                " with another template."
             )
         before, _, after = text.partition(_SLOT)
         return before, after
@@ -190,4 +218,6 @@ class PromptBuilder:
 
     @torch.no_grad()
     def _embed(self, ids: Sequence[int]) -> torch.Tensor:
-        return self._embeddings(torch.tensor(ids, dtype=torch.long, device=self._embeddings.weight.device))
+        return self._embeddings(
+            torch.tensor(ids, dtype=torch.long, device=self._embeddings.weight.device)
+        )

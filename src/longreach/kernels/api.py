@@ -32,8 +32,8 @@ def sparse_attention(
 ) -> Tensor:
     """Causal attention restricted to the blocks of a pattern, with gradients for q, k and v.
 
-    Queries are the last Tq of Tk positions, so a prompt may come in chunks. Keys are in position order, all of them
-    present; for a cache that holds only retained keys see `retained_attention`.
+    Queries are the last Tq of Tk positions, so a prompt may come in chunks. Keys are in position
+    order, all of them present; for a cache that holds only retained keys see `retained_attention`.
 
     Args:
         q: [B, Hq, Tq, D].
@@ -42,13 +42,15 @@ def sparse_attention(
         pattern: Which blocks are visible.
         layer: Index of the layer, which shifts the strided blocks.
         scale: Factor of the scores; 1 / sqrt(D) where None.
-        impl: `reference` (dense mask), `cpu` (portable PyTorch), `flex` (FlexAttention), `triton`, or `auto`: triton
-            for CUDA tensors, cpu for CPU tensors, the reference elsewhere. A named one never falls back to another.
-        starts: [B] integers, the index in k of each row's first real token (left padding); None for 0 everywhere.
-            Blocks are counted from there, earlier keys are unseen, and the output of earlier queries is zero. Padding
-            on the right needs nothing: no real query sees it, and its own outputs are to be ignored.
-        heads: (index of this tensor's first KV head in the model, KV heads of the model) on a rank that holds only
-            some heads; None for (0, Hkv).
+        impl: `reference` (dense mask), `cpu` (portable PyTorch), `flex` (FlexAttention), `triton`,
+            or `auto`: triton for CUDA tensors, cpu for CPU tensors, the reference elsewhere. A
+            named one never falls back to another.
+        starts: [B] integers, the index in k of each row's first real token (left padding); None for
+            0 everywhere. Blocks are counted from there, earlier keys are unseen, and the output of
+            earlier queries is zero. Padding on the right needs nothing: no real query sees it, and
+            its own outputs are to be ignored.
+        heads: (index of this tensor's first KV head in the model, KV heads of the model) on a rank
+            that holds only some heads; None for (0, Hkv).
 
     Returns:
         [B, Hq, Tq, D] in q's dtype.
@@ -56,7 +58,8 @@ def sparse_attention(
     Raises:
         UsageError: Shapes, dtypes or devices do not fit, or the implementation cannot run here.
 
-    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
+    Partial Contexts".
     """
     _check_tensors(q, k, v)
     _check_starts(starts, q, k.shape[2])
@@ -86,8 +89,9 @@ class Retained(NamedTuple):
     """What a cache holds of a sparse layer.
 
     Attributes:
-        far_k: Keys [B, Hkv, F, D] of the permanent blocks outside the window, in order and without gaps
-            (`AttentionPattern.far_blocks`). Heads may differ in how many there are; the rest of F holds anything.
+        far_k: Keys [B, Hkv, F, D] of the permanent blocks outside the window, in order and without
+            gaps (`AttentionPattern.far_blocks`). Heads may differ in how many there are; the rest
+            of F holds anything.
         far_v: Values, likewise.
         near_k: Keys [B, Hkv, R, D] of the window: see `chunk_attention` and `decode_attention`.
         near_v: Values, likewise.
@@ -110,12 +114,14 @@ def chunk_attention(
     *,
     heads: tuple[int, int] | None = None,
 ) -> Tensor:
-    """A chunk of a prompt against what a cache retains; equal to `sparse_attention` with all keys. No gradients.
+    """A chunk of a prompt against what a cache retains; equal to `sparse_attention` with all keys.
+    No gradients.
 
     Args:
         q: [B, Hq, Tq, D], positions length - Tq to length - 1 in every row.
-        kept: `far` up to the window of the *last* query, so append the chunk's permanent blocks first; `near` the
-            consecutive positions up to length - 1, from a block boundary no later than the first query's window.
+        kept: `far` up to the window of the *last* query, so append the chunk's permanent blocks
+            first; `near` the consecutive positions up to length - 1, from a block boundary no later
+            than the first query's window.
         pattern: Which blocks are visible.
         length: Tokens so far, the chunk included.
         layer: Index of the layer.
@@ -137,9 +143,9 @@ def chunk_attention(
     window = pattern.local_start(first) * pattern.block_size
     if q.shape[2] > length or near_start % pattern.block_size or not 0 <= near_start <= window:
         raise UsageError(
-            f"near holds {kept.near_k.shape[2]} of {counted(length, 'position')}; give those from a block boundary "
-            "up to "
-            f"{window} on, the window of the first of {counted(q.shape[2], 'query')}."
+            f"near holds {kept.near_k.shape[2]} of {counted(length, 'position')}; give those from a"
+            f" block boundary up to {window} on, the window of the first of"
+            f" {counted(q.shape[2], 'query')}."
         )
     _check_far(kept, view, length)
     if impl == "triton":
@@ -166,13 +172,14 @@ def decode_attention(
 ) -> Tensor:
     """The last few positions of ragged rows against what a cache retains. No gradients.
 
-    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA graph.
+    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA
+    graph.
 
     Args:
         q: [B, Hq, Tq, D], the last Tq positions of each row.
-        kept: `far` up to the window of the last query (checked by `cpu` only: others read nothing back); `near` a ring,
-            position p in slot p % R, with R at least the window plus Tq - 1 tokens. Rows count positions from their
-            own first real token.
+        kept: `far` up to the window of the last query (checked by `cpu` only: others read nothing
+            back); `near` a ring, position p in slot p % R, with R at least the window plus Tq - 1
+            tokens. Rows count positions from their own first real token.
         pattern: Which blocks are visible.
         lengths: [B] integers on q's device: tokens of each row so far, the queries included.
         layer: Index of the layer.
@@ -192,10 +199,14 @@ def decode_attention(
     need = pattern.window_tokens + q.shape[2] - 1
     if kept.near_k.shape[2] < need:
         raise UsageError(
-            f"The ring holds {counted(kept.near_k.shape[2], 'position')}; {counted(q.shape[2], 'query')} need {need}."
+            f"The ring holds {counted(kept.near_k.shape[2], 'position')};"
+            f" {counted(q.shape[2], 'query')} need {need}."
         )
     if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
-        raise UsageError(f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on {q.device}.")
+        raise UsageError(
+            f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on"
+            f" {q.device}."
+        )
     if impl == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
         _check_far(kept, view, int(lengths.max()))
     if impl == "triton":
@@ -218,15 +229,18 @@ def store_token(
     *,
     heads: tuple[int, int] | None = None,
 ) -> None:
-    """Writes the newest token of each row into a cache whose tensors never move, where `decode_attention` reads it.
+    """Writes the newest token of each row into a cache whose tensors never move, where
+    `decode_attention` reads it.
 
-    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA graph.
+    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA
+    graph.
 
     Args:
         k: [B, Hkv, 1, D], after rotary embedding.
         v: [B, Hkv, 1, D].
-        kept: Written to. `far` has room for all permanent blocks that will ever be far, and one block more, for which
-            there is no promise; or no slots where none will. `near` is a ring.
+        kept: Written to. `far` has room for all permanent blocks that will ever be far, and one
+            block more, for which there is no promise; or no slots where none will. `near` is a
+            ring.
         pattern: Which blocks are permanent.
         lengths: [B] integers on k's device: tokens of each row, the new one included.
         layer: Index of the layer.
@@ -240,8 +254,9 @@ def store_token(
     _check_tensors(k, k, v)
     if k.shape[2] != 1 or k.shape[:2] != kept.near_k.shape[:2] or lengths.shape != k.shape[:1]:
         raise UsageError(
-            f"k is {tuple(k.shape)}, near {tuple(kept.near_k.shape)} and lengths {tuple(lengths.shape)}; give one "
-            "token and one length for each row, and the heads of the cache."
+            f"k is {tuple(k.shape)}, near {tuple(kept.near_k.shape)} and lengths"
+            f" {tuple(lengths.shape)}; give one token and one length for each row, and the heads of"
+            " the cache."
         )
     if _choose_retained(impl, k.device) == "triton":
         from longreach.kernels.triton import op as triton_op
@@ -256,7 +271,10 @@ def store_token(
 def _choose_retained(impl: str, device: torch.device) -> str:
     impl = _choose(impl, device)
     if impl not in ("cpu", "triton"):
-        raise UsageError(f"impl is {impl!r}; a compact cache on {device} can be read by 'cpu' (on a CPU) and 'triton'.")
+        raise UsageError(
+            f"impl is {impl!r}; a compact cache on {device} can be read by 'cpu' (on a CPU) and"
+            " 'triton'."
+        )
     return impl
 
 
@@ -265,8 +283,8 @@ def _check_far(kept: Retained, view: HeadView, length: int) -> None:
     blocks = max(view.far_count((length - 1) // size, head) for head in range(kept.far_k.shape[1]))
     if kept.far_k.shape[2] < blocks * size:
         raise UsageError(
-            f"far holds {counted(kept.far_k.shape[2], 'position')}; after {counted(length, 'token')} give "
-            f"{blocks * size}, {counted(blocks, 'block')}."
+            f"far holds {counted(kept.far_k.shape[2], 'position')}; after"
+            f" {counted(length, 'token')} give {blocks * size}, {counted(blocks, 'block')}."
         )
 
 
@@ -278,30 +296,36 @@ def _check_retained(
     _check_tensors(q[:, :, :0], near_k, near_v)
     if far_k.shape[:2] != near_k.shape[:2]:
         raise UsageError(
-            f"far is {tuple(far_k.shape)} and near {tuple(near_k.shape)}; rows and heads must be the same."
+            f"far is {tuple(far_k.shape)} and near {tuple(near_k.shape)}; rows and heads must be"
+            " the same."
         )
     return _view(pattern, layer, heads, near_k.shape[1])
 
 
 def _choose(impl: str, device: torch.device) -> str:
     if impl not in IMPLEMENTATIONS:
-        raise UsageError(f"There is no implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}.")
+        raise UsageError(
+            f"There is no implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}."
+        )
     if impl == "auto":
         return {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
     if impl == "cpu" and device.type != "cpu":
-        raise UsageError(f"impl='cpu' got tensors on {device}; move them to the CPU, or use impl='auto'.")
+        raise UsageError(
+            f"impl='cpu' got tensors on {device}; move them to the CPU, or use impl='auto'."
+        )
     return impl
 
 
-def _view(pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, num_kv_heads: int) -> HeadView:
+def _view(
+    pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, num_kv_heads: int
+) -> HeadView:
     if layer < 0:
         raise UsageError(f"layer is {layer}; give the index of the layer, from 0.")
     first, total = heads or (0, num_kv_heads)
     if not 0 <= first <= total - num_kv_heads:
         raise UsageError(
-            f"heads is ({first}, {total}), but the tensor has {counted(num_kv_heads, 'KV head')}; give (first, "
-            "total) with "
-            "0 <= first <= total - heads of the tensor."
+            f"heads is ({first}, {total}), but the tensor has {counted(num_kv_heads, 'KV head')};"
+            " give (first, total) with 0 <= first <= total - heads of the tensor."
         )
     return HeadView(pattern, layer, first, total)
 
@@ -311,10 +335,11 @@ def _check_starts(starts: Tensor | None, q: Tensor, kv_len: int) -> None:
         return
     if starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device:
         raise UsageError(
-            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one whole number for "
-            f"each of the {counted(q.shape[0], 'row')}, on {q.device}."
+            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one"
+            f" whole number for each of the {counted(q.shape[0], 'row')}, on {q.device}."
         )
-    # Reading the values would make a GPU wait; there, a kernel simply finds no query in a row that starts beyond.
+    # Reading the values would make a GPU wait; there, a kernel simply finds no query in a row that
+    # starts beyond.
     if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.numel():
         low, high = int(starts.min()), int(starts.max())
         if low < 0 or high > kv_len:
@@ -325,23 +350,31 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
             raise UsageError(
-                f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads, tokens, dim]."
+                f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads,"
+                " tokens, dim]."
             )
         if not tensor.is_floating_point():
             raise UsageError(f"{name} is {tensor.dtype}; give float32, bfloat16 or float16.")
         if tensor.dtype != q.dtype or tensor.device != q.device:
             raise UsageError(
-                f"q is {q.dtype} on {q.device} and {name} {tensor.dtype} on {tensor.device}; give all three alike."
+                f"q is {q.dtype} on {q.device} and {name} {tensor.dtype} on {tensor.device}; give"
+                " all three alike."
             )
     if k.shape != v.shape:
-        raise UsageError(f"k is {tuple(k.shape)} and v {tuple(v.shape)}; give keys and values of one shape.")
+        raise UsageError(
+            f"k is {tuple(k.shape)} and v {tuple(v.shape)}; give keys and values of one shape."
+        )
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise UsageError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}; rows and head dim must be the same.")
+        raise UsageError(
+            f"q is {tuple(q.shape)} and k {tuple(k.shape)}; rows and head dim must be the same."
+        )
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise UsageError(
-            f"{counted(q.shape[1], 'query head')} on {counted(k.shape[1], 'KV head')}; give a multiple of the KV heads."
+            f"{counted(q.shape[1], 'query head')} on {counted(k.shape[1], 'KV head')}; give a"
+            " multiple of the KV heads."
         )
     if q.shape[2] > k.shape[2]:
         raise UsageError(
-            f"{counted(q.shape[2], 'query')} on {k.shape[2]} keys; queries are the last positions of the keys."
+            f"{counted(q.shape[2], 'query')} on {k.shape[2]} keys; queries are the last positions"
+            " of the keys."
         )

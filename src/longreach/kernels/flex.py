@@ -1,6 +1,8 @@
-"""FlexAttention with the pattern's block mask, built from block arithmetic: nothing of size Q x K, compiled or not.
+"""FlexAttention with the pattern's block mask, built from block arithmetic: nothing of size Q x K,
+compiled or not.
 
-For torchtitan and others who call `flex_attention` themselves: `block_mask(pattern, q_len, kv_len, ...)`.
+For torchtitan and others who call `flex_attention` themselves:
+`block_mask(pattern, q_len, kv_len, ...)`.
 """
 
 from __future__ import annotations
@@ -46,17 +48,22 @@ def block_mask(
         heads: (first KV head, KV heads of the model) on a rank that holds only some.
         device: Where the mask's index tensors live.
         backward: Whether to index queries by key as well, as gradients need.
-        tile: Tokens of FlexAttention's own blocks, a multiple of the pattern's. None for the pattern's, but at least
-            128 on a GPU, where FlexAttention's tiles have to divide them.
+        tile: Tokens of FlexAttention's own blocks, a multiple of the pattern's. None for the
+            pattern's, but at least 128 on a GPU, where FlexAttention's tiles have to divide them.
 
     Returns:
-        A BlockMask for q [B, num_heads, q_len, D] and k, v [B, num_kv_heads, kv_len, D], with `enable_gqa=True`.
+        A BlockMask for q [B, num_heads, q_len, D] and k, v [B, num_kv_heads, kv_len, D], with
+        `enable_gqa=True`.
     """
     first, total = heads or (0, num_kv_heads)
     view = HeadView(pattern, layer, first, total)
     if tile is not None and (tile < pattern.block_size or tile % pattern.block_size):
-        raise UsageError(f"tile is {tile}; give a multiple of the pattern's block size, {pattern.block_size}.")
-    return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, torch.device(device), backward, tile)
+        raise UsageError(
+            f"tile is {tile}; give a multiple of the pattern's block size, {pattern.block_size}."
+        )
+    return _block_mask(
+        view, q_len, kv_len, num_heads, num_kv_heads, torch.device(device), backward, tile
+    )
 
 
 def tile_of(pattern: AttentionPattern, device: torch.device) -> int:
@@ -84,7 +91,9 @@ def _block_mask(
         full.append([])
         part.append([])
         for low in range(q_start, kv_len, size):
-            all_see, some_see = _coarser(*_tile(view, low, min(low + size, kv_len), head), size // p.block_size)
+            all_see, some_see = _coarser(
+                *_tile(view, low, min(low + size, kv_len), head), size // p.block_size
+            )
             full[-1].append(all_see)
             part[-1].append(some_see)
     repeat = 1 if shared else num_heads // num_kv_heads
@@ -92,7 +101,9 @@ def _block_mask(
     by_query = [_table(rows, kv_blocks, repeat, device) for rows in (part, full)]
     by_key: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (None, None)]
     if backward:
-        by_key = [_table(_transpose(rows, kv_blocks), q_blocks, repeat, device) for rows in (part, full)]
+        by_key = [
+            _table(_transpose(rows, kv_blocks), q_blocks, repeat, device) for rows in (part, full)
+        ]
     assert all(len(rows) == q_blocks for rows in full)
     return BlockMask(
         (q_len, kv_len),
@@ -112,7 +123,8 @@ def _tile(view: HeadView, low: int, high: int, head: int) -> tuple[list[int], li
     before, after = p.local_start(i0), p.local_start(i1)
     far = view.far_blocks(i0, head)
     kept = set(view.far_blocks(i1, head))
-    # A tile that spans several blocks has edges: the first blocks of the windows, and its own blocks.
+    # A tile that spans several blocks has edges: the first blocks of the windows, and its own
+    # blocks.
     edge = [j for j in range(before, min(after, i0))]
     full = far + [j for j in edge if j in kept] + list(range(max(before, after), i0))
     return full, [j for j in edge if j not in kept] + list(range(i0, i1 + 1))
@@ -136,22 +148,28 @@ def _transpose(rows: list[list[list[int]]], columns: int) -> list[list[list[int]
     return turned
 
 
-def _table(rows: list[list[list[int]]], columns: int, repeat: int, device: Any) -> tuple[Tensor, Tensor]:
+def _table(
+    rows: list[list[list[int]]], columns: int, repeat: int, device: Any
+) -> tuple[Tensor, Tensor]:
     """Counts [1, H, N] and indices [1, H, N, columns], each head `repeat` times.
 
-    FlexAttention wants a column for every block but reads only as many as the count says, so rows of the longest
-    count overlap in memory: storage is what the blocks need, not blocks squared.
+    FlexAttention wants a column for every block but reads only as many as the count says, so rows
+    of the longest count overlap in memory: storage is what the blocks need, not blocks squared.
     """
     most = max(1, max((len(row) for lists in rows for row in lists), default=1))
     counts = torch.tensor([[len(row) for row in lists] for lists in rows], dtype=torch.int32)
-    packed = torch.tensor([[row + [0] * (most - len(row)) for row in lists] for lists in rows], dtype=torch.int32)
+    packed = torch.tensor(
+        [[row + [0] * (most - len(row)) for row in lists] for lists in rows], dtype=torch.int32
+    )
     counts, packed = (x.repeat_interleave(repeat, 0)[None].to(device) for x in (counts, packed))
     flat = torch.cat([packed.flatten(), packed.new_zeros(columns)])
     heads, n = packed.shape[1:3]
     return counts, flat.as_strided((1, heads, n, columns), (heads * n * most, n * most, most, 1))
 
 
-def _mask_mod(view: HeadView, q_start: int, groups: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _mask_mod(
+    view: HeadView, q_start: int, groups: int
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     p, step, shift = view.pattern, max(1, view.pattern.stride // view.total_heads), view.offset(0)
 
     def mask_mod(b: Tensor, h: Tensor, q_index: Tensor, k: Tensor) -> Tensor:
@@ -181,14 +199,17 @@ def _kept_mask(
     backward: bool,
     inference: bool,
 ) -> BlockMask:
-    """`_block_mask`, made once: at long lengths its lists take longer than the attention does on a GPU.
+    """`_block_mask`, made once: at long lengths its lists take longer than the attention does on a
+    GPU.
 
     `inference` only keeps apart what was made in inference mode, which no backward pass may save.
     """
     return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, device, backward)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None
+) -> Tensor:
     """Attention through compiled FlexAttention; arguments as `reference.attend`.
 
     Raises:
@@ -196,13 +217,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts
     """
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if train and q.device.type == "cpu":
-        raise UsageError("FlexAttention has no backward pass on a CPU; use impl='cpu' (or 'auto') for gradients there.")
+        raise UsageError(
+            "FlexAttention has no backward pass on a CPU; use impl='cpu' (or 'auto') for gradients"
+            " there."
+        )
     if starts is None:
         # Without a stride all layers see the same.
         layer = view if view.pattern.stride else view._replace(layer=0)
         numbers = (q.shape[2], k.shape[2], q.shape[1], k.shape[1])
         mask = _kept_mask(layer, *numbers, q.device, train, torch.is_inference_mode_enabled())
-        return _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        return _compiled()(
+            q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
     # Blocks count from each row's first real token, so every row has its own block grid.
     out = []
     for row, start in enumerate(starts.tolist()):

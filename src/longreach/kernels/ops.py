@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 # (q, k, v, starts, view, scale) -> (out, logsumexp)
-Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None, Sequence[int], float], tuple[Tensor, Tensor]]
+Forward = Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, Sequence[int], float], tuple[Tensor, Tensor]
+]
 # (grad_out, q, k, v, out, logsumexp, starts, view, scale) -> (grad_q, grad_k, grad_v)
 Backward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Sequence[int], float],
@@ -16,12 +18,13 @@ Backward = Callable[
 
 
 def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forward:
-    """Registers `longreach::NAME` and `longreach::NAME_backward` with fake implementations and autograd.
+    """Registers `longreach::NAME` and `longreach::NAME_backward` with fake implementations and
+    autograd.
 
     Args:
         name: Name of the op.
-        forward: q [B, Hq, Tq, D], k and v [B, Hkv, Tk, D] -> out [B, Hq, Tq, D] and logsumexp [B, Hq, Tq] in float32
-            (float64 for float64).
+        forward: q [B, Hq, Tq, D], k and v [B, Hkv, Tk, D] -> out [B, Hq, Tq, D] and logsumexp [B,
+            Hq, Tq] in float32 (float64 for float64).
         backward: The gradients of out with respect to q, k and v.
 
     Returns:
@@ -74,11 +77,18 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
         ctx.save_for_backward(q, k, v, *output, starts)
         ctx.set_materialize_grads(False)
 
-    def call_backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    def call_backward(
+        ctx: Any, grad: Tensor | None, grad_lse: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
         q, k, v, out, lse, starts = ctx.saved_tensors
-        return (*op_backward(grad, q, k, v, out, lse, starts, ctx.view, ctx.scale), None, None, None)
+        return (
+            *op_backward(grad, q, k, v, out, lse, starts, ctx.view, ctx.scale),
+            None,
+            None,
+            None,
+        )
 
     op.register_autograd(call_backward, setup_context=setup_context)
     return op

@@ -9,7 +9,9 @@ from torch import Tensor
 from longreach.kernels.view import HeadView
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None
+) -> Tensor:
     """Attention by its definition; memory O(Tq * Tk).
 
     Args:
@@ -21,7 +23,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts
         starts: [B] first real token of each row, or None for 0.
 
     Returns:
-        [B, Hq, Tq, D] in q's dtype; zeros where the query is padding. Computed in float32 (float64 for float64).
+        [B, Hq, Tq, D] in q's dtype; zeros where the query is padding. Computed in float32 (float64
+        for float64).
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     groups = q.shape[1] // k.shape[1]
@@ -31,8 +34,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts
     for b, start in enumerate(first):
         mask = view.mask((slots - start)[k.shape[2] - q.shape[2] :], slots - start, k.shape[1])
         mask = mask.repeat_interleave(groups, 0)
-        scores = q[b].to(dtype) @ k[b].to(dtype).repeat_interleave(groups, 0).transpose(-1, -2) * scale
-        # A padding query sees nothing: give it finite scores, then zero weights, so that no gradient is NaN.
+        scores = (
+            q[b].to(dtype) @ k[b].to(dtype).repeat_interleave(groups, 0).transpose(-1, -2) * scale
+        )
+        # A padding query sees nothing: give it finite scores, then zero weights, so that no
+        # gradient is NaN.
         real = mask.any(-1, keepdim=True)
         weights = scores.masked_fill(~mask & real, float("-inf")).softmax(-1).masked_fill(~mask, 0)
         rows.append((weights @ v[b].to(dtype).repeat_interleave(groups, 0)).to(q.dtype))

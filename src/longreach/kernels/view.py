@@ -14,8 +14,8 @@ from longreach.pattern import AttentionPattern
 class HeadView(NamedTuple):
     """A pattern as the KV heads of one tensor see it.
 
-    A rank of a tensor- or sequence-parallel (Ulysses) group holds only some heads; `first_head` and `total_heads` say
-    which, so that every head keeps the offset it has on a single device.
+    A rank of a tensor- or sequence-parallel (Ulysses) group holds only some heads; `first_head` and
+    `total_heads` say which, so that every head keeps the offset it has on a single device.
 
     Attributes:
         pattern: The pattern.
@@ -32,7 +32,15 @@ class HeadView(NamedTuple):
     def pack(self) -> list[int]:
         """Seven integers: what a custom op's schema can carry."""
         p = self.pattern
-        return [p.block_size, p.sink_blocks, p.local_blocks, p.stride, self.layer, self.first_head, self.total_heads]
+        return [
+            p.block_size,
+            p.sink_blocks,
+            p.local_blocks,
+            p.stride,
+            self.layer,
+            self.first_head,
+            self.total_heads,
+        ]
 
     @classmethod
     def unpack(cls, numbers: Sequence[int]) -> HeadView:
@@ -57,15 +65,25 @@ class HeadView(NamedTuple):
 
     def alike(self, num_kv_heads: int) -> list[tuple[int, int]]:
         """Ranges of KV heads with the same blocks: one without a stride, else one for each head."""
-        return [(g, g + 1) for g in range(num_kv_heads)] if self.pattern.stride else [(0, num_kv_heads)]
+        return (
+            [(g, g + 1) for g in range(num_kv_heads)]
+            if self.pattern.stride
+            else [(0, num_kv_heads)]
+        )
 
     def mask(self, q_pos: Tensor, k_pos: Tensor, num_kv_heads: int) -> Tensor:
-        """Dense mask [num_kv_heads, len(q_pos), len(k_pos)] of two position vectors; negative positions are padding."""
+        """Dense mask [num_kv_heads, len(q_pos), len(k_pos)] of two position vectors; negative
+        positions are padding."""
         p = self.pattern
         q, k = q_pos[None, :, None], k_pos[None, None, :]
-        i, j = q.div(p.block_size, rounding_mode="floor"), k.div(p.block_size, rounding_mode="floor")
+        i, j = (
+            q.div(p.block_size, rounding_mode="floor"),
+            k.div(p.block_size, rounding_mode="floor"),
+        )
         seen = (i - j < p.local_blocks) | (j < p.sink_blocks)
         if p.stride:
-            offsets = torch.tensor([self.offset(g) for g in range(num_kv_heads)], device=q_pos.device)
+            offsets = torch.tensor(
+                [self.offset(g) for g in range(num_kv_heads)], device=q_pos.device
+            )
             seen = seen | ((j + offsets[:, None, None]) % p.stride == 0)
         return (seen & (k <= q) & (k >= 0)).expand(num_kv_heads, len(q_pos), len(k_pos))

@@ -1,7 +1,9 @@
-"""The KV cache among the arguments and the outputs of models, by the name that the installed transformers gives it.
+"""The KV cache among the arguments and the outputs of models, by the name that the installed
+transformers gives it.
 
-Up to 5.23 that is `past_key_values`, from 5.24 on `cache`. A stock model takes a name it does not know without a word
-and forgets the cache, so what is read is counted afterwards: see `require_filled`.
+Up to 5.23 that is `past_key_values`, from 5.24 on `cache`. A stock model takes a name it does not
+know without a word and forgets the cache, so what is read is counted afterwards: see
+`require_filled`.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from longreach.tested import tested_versions
 _NAMES = ("cache", "past_key_values")  # the newest first
 
 # What stock models and `generate` call it here.
-CACHE = next((name for name in _NAMES if name in inspect.signature(LlamaModel.forward).parameters), _NAMES[0])
+CACHE = next(
+    (name for name in _NAMES if name in inspect.signature(LlamaModel.forward).parameters), _NAMES[0]
+)
 
-# Whether layers that are checkpointed keep the cache while there are no gradients, as they do since it is called so.
+# Whether layers that are checkpointed keep the cache while there are no gradients, as they do since
+# it is called so.
 KEEPS_CACHE = CACHE != "past_key_values"
 
 
@@ -31,7 +36,8 @@ def cache_in(output: Any) -> Any:
 
 
 def take_cache(arguments: dict[str, Any]) -> Any:
-    """Takes the cache out of keyword arguments, under whichever name it is there; None where there is none."""
+    """Takes the cache out of keyword arguments, under whichever name it is there; None where there
+    is none."""
     found = [arguments.pop(name, None) for name in _NAMES]
     return next((cache for cache in found if cache is not None), None)
 
@@ -39,7 +45,8 @@ def take_cache(arguments: dict[str, Any]) -> Any:
 class CacheAliases(dict[str, Any]):
     """Keyword arguments in which the cache is found, and replaced, under each of its names.
 
-    PEFT looks for one name among what `prepare_inputs_for_generation` returns, and not always for the one in use.
+    PEFT looks for one name among what `prepare_inputs_for_generation` returns, and not always for
+    the one in use.
     """
 
     def __getitem__(self, key: str) -> Any:
@@ -77,15 +84,17 @@ def require_filled(cache: Any, tokens: int, layers: int) -> None:
         # A layer of fixed steps counts on the device; asking it would make a GPU wait.
         if isinstance(held, int) and held != tokens:
             raise ModelError(
-                f"Layer {index} of the model has put {held} of {tokens} tokens into the cache that it was given, so "
-                f"its answers would be wrong. {versions_to_use()}"
+                f"Layer {index} of the model has put {held} of {tokens} tokens into the cache that"
+                f" it was given, so its answers would be wrong. {versions_to_use()}"
             )
 
 
 def versions_to_use() -> str:
-    """What is installed, and what was tested: the end of an error that blames other versions of the libraries."""
+    """What is installed, and what was tested: the end of an error that blames other versions of the
+    libraries."""
     known = tested_versions()
     return (
-        f"This is transformers {transformers.__version__} with torch {torch.__version__}; install versions that "
-        f"Longreach was tested with: pip install transformers=={known['transformers']} torch=={known['torch']}"
+        f"This is transformers {transformers.__version__} with torch {torch.__version__}; install"
+        " versions that Longreach was tested with: pip install"
+        f" transformers=={known['transformers']} torch=={known['torch']}"
     )

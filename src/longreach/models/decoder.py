@@ -1,7 +1,9 @@
-"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of work.
+"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of
+work.
 
-Whatever is switched here is switched for all threads that share the model: it is done under the model's lock (see
-`models.sharing`), so keep such a piece of work to one forward, and never yield inside it.
+Whatever is switched here is switched for all threads that share the model: it is done under the
+model's lock (see `models.sharing`), so keep such a piece of work to one forward, and never yield
+inside it.
 """
 
 import hashlib
@@ -32,7 +34,8 @@ def decoder_of(model: Any) -> Any:
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     if decoder is None or decoder is model:
         raise ModelError(
-            f"{type(model).__name__} has no decoder that takes inputs_embeds; use a causal language model."
+            f"{type(model).__name__} has no decoder that takes inputs_embeds; use a causal language"
+            " model."
         )
     return decoder
 
@@ -52,8 +55,8 @@ def check_readable(model: Any) -> None:
         lacking.append(CACHE)
     if lacking:
         raise ModelError(
-            f"{type(model).__name__} does not take {' and '.join(lacking)}, which reading vectors needs: use a decoder "
-            "with attention, such as a Llama."
+            f"{type(model).__name__} does not take {' and '.join(lacking)}, which reading vectors"
+            " needs: use a decoder with attention, such as a Llama."
         )
 
 
@@ -67,7 +70,8 @@ def check_tokens(model: Any, tokenizer: Any) -> None:
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= rows:
         raise ModelError(
-            f"The tokenizer has ids to {highest:,} and the model {rows:,} embeddings: use the model's own tokenizer."
+            f"The tokenizer has ids to {highest:,} and the model {rows:,} embeddings: use the"
+            " model's own tokenizer."
         )
 
 
@@ -85,13 +89,14 @@ def length_of_embeddings(model: Any) -> float:
 def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> torch.Tensor:
     """Runs rows of input embeddings, each from position 0 on, without adapters.
 
-    Rows are padded on the right. Under causal attention nothing before the padding sees it, so no mask is needed:
-    the fast kernels apply, and a row's result does not depend on the others.
+    Rows are padded on the right. Under causal attention nothing before the padding sees it, so no
+    mask is needed: the fast kernels apply, and a row's result does not depend on the others.
 
     Args:
         model: a causal language model.
         rows: input embeddings, [T_i, d] each.
-        layer: -1 for the states after the final norm, otherwise an index into the layers' outputs (0: embeddings).
+        layer: -1 for the states after the final norm, otherwise an index into the layers' outputs
+            (0: embeddings).
 
     Returns:
         [B, max T, d]; what lies beyond T_i in row i is meaningless.
@@ -105,23 +110,32 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
         for group in groups:
             together = hidden_states(model, [rows[index] for index in group], layer)
             states |= zip(group, together, strict=True)
-        padded = [torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i]))) for i in range(len(rows))]
+        padded = [
+            torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i])))
+            for i in range(len(rows))
+        ]
         return torch.stack(padded)
     batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     with adapters_off(model):
         forget_growth(model)
         if layer == -1:
             return decoder_of(model)(inputs_embeds=batch, use_cache=False).last_hidden_state
-        return decoder_of(model)(inputs_embeds=batch, use_cache=False, output_hidden_states=True).hidden_states[layer]
+        return decoder_of(model)(
+            inputs_embeds=batch, use_cache=False, output_hidden_states=True
+        ).hidden_states[layer]
 
 
 def note_base(folder: Path, fingerprint: str, model_ref: str) -> None:
-    """Writes beside an adapter which model it was trained for: PEFT tells models apart by their shapes only."""
-    (folder / _BASE).write_text(json.dumps({"model_fingerprint": fingerprint, "model": model_ref}) + "\n")
+    """Writes beside an adapter which model it was trained for: PEFT tells models apart by their
+    shapes only."""
+    (folder / _BASE).write_text(
+        json.dumps({"model_fingerprint": fingerprint, "model": model_ref}) + "\n"
+    )
 
 
 def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str:
-    """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for `only_adapter`.
+    """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for
+    `only_adapter`.
 
     The same adapter is laid over a model once, however often it is asked for.
 
@@ -144,14 +158,20 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         base = parse_object((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
         made_for = base.get("model_fingerprint")
     except Exception as error:
-        raise ModelError(f"{refused}: its files are missing or damaged ({type(error).__name__}).") from error
+        raise ModelError(
+            f"{refused}: its files are missing or damaged ({type(error).__name__})."
+        ) from error
     if fingerprint and made_for and made_for != fingerprint:
         raise FingerprintMismatch(
-            f"The adapter in '{folder}' was trained for another model ({base.get('model') or made_for}): give one that "
-            "was trained for this model, or train one with `longreach study`."
+            f"The adapter in '{folder}' was trained for another model"
+            f" ({base.get('model') or made_for}): give one that was trained for this model, or"
+            " train one with `longreach study`."
         )
     if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
-        raise ModelError(f"{refused}: only LoRA without modules_to_save can be switched on and off around an answer.")
+        raise ModelError(
+            f"{refused}: only LoRA without modules_to_save can be switched on and off around an"
+            " answer."
+        )
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
@@ -162,7 +182,9 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
     return name
 
 
-def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError) -> None:
+def _lay(
+    model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError
+) -> None:
     """Lays an adapter over the model by this name, switched off; the others stay as they were."""
     from longreach.models.loading.load import quiet
 
@@ -171,22 +193,32 @@ def _lay(model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: A
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that there is another adapter is meant
-            model.load_adapter(peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name)
+            model.load_adapter(
+                peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name
+            )
         marks = (f".{name}.", f".{name}")
-        laid = {key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])}
+        laid = {
+            key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])
+        }
         if len(laid) != len(weights):
-            raise ValueError(f"{counted(len(weights), 'weight')} in the folder, places for {len(laid)} in the model")
+            raise ValueError(
+                f"{counted(len(weights), 'weight')} in the folder, places for {len(laid)} in the"
+                " model"
+            )
     except Exception as error:
         if name in getattr(model, "peft_config", {}):
             _take_off(model, name)
         reason = reason_of(error)
-        raise ModelError(f"{refused} ({reason}): use one that was trained on this model.") from error
+        raise ModelError(
+            f"{refused} ({reason}): use one that was trained on this model."
+        ) from error
     finally:
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
 
 
 def _take_off(model: Any, name: str) -> None:
-    """As the model's own `delete_adapter`, which refuses where transformers asks for a newer PEFT than there is."""
+    """As the model's own `delete_adapter`, which refuses where transformers asks for a newer PEFT
+    than there is."""
     from peft.functional import delete_adapter
 
     delete_adapter(model, adapter_name=name, prefix="lora_")
@@ -223,7 +255,8 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 @contextmanager
 def only_adapter(model: Any, name: str | None) -> Iterator[None]:
-    """The model with just this adapter on, or with none; what was on before comes back afterwards."""
+    """The model with just this adapter on, or with none; what was on before comes back
+    afterwards."""
     with exclusive(model):
         before = _state(model)
         try:
@@ -234,7 +267,8 @@ def only_adapter(model: Any, name: str | None) -> Iterator[None]:
 
 
 def _state(model: Any) -> dict[Any, tuple[list[str], bool]]:
-    """For each layer that can carry adapters: which are chosen, and whether they are switched off."""
+    """For each layer that can carry adapters: which are chosen, and whether they are switched
+    off."""
     if not getattr(model, "peft_config", None):
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,4 +1,5 @@
-"""Which device work goes to, whether it is there, and in which dtype. Importing it loads no torch."""
+"""Which device work goes to, whether it is there, and in which dtype. Importing it loads no
+torch."""
 
 import re
 from typing import TYPE_CHECKING

@@ -12,12 +12,15 @@ _SECONDS = 10
 
 
 def gpu_names() -> list[str]:
-    """Returns the names of the NVIDIA GPUs that the installed torch can use, in the driver's order."""
+    """Returns the names of the NVIDIA GPUs that the installed torch can use, in the driver's
+    order."""
     if not _torch_is_built_for_gpus() or shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        listed = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.strip()]

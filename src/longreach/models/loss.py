@@ -1,4 +1,5 @@
-"""Training on long sequences in little memory: losses without all logits, layers without their activations."""
+"""Training on long sequences in little memory: losses without all logits, layers without their
+activations."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ IGNORED = -100  # the label of positions that do not count, as everywhere in tor
 
 
 class Likeliest(NamedTuple):
-    """The k likeliest next tokens of each position: their `ids` and `log_probs`, [..., T, k] each."""
+    """The k likeliest next tokens of each position: their `ids` and `log_probs`, [..., T, k]
+    each."""
 
     ids: Tensor
     log_probs: Tensor
@@ -24,7 +26,8 @@ def softcap_of(model: Any) -> float | None:
     """What a model's logits are capped at (Gemma 2), for the losses below; None for most.
 
     Raises:
-        ModelError: Its head does more than these losses know, so that they would differ from the model's own.
+        ModelError: Its head does more than these losses know, so that they would differ from the
+            model's own.
     """
     ids = torch.arange(4, device=model.device)[None]
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
@@ -33,7 +36,10 @@ def softcap_of(model: Any) -> float | None:
         own = model(ids, use_cache=False).logits.float()
     logits = _logits(hidden, model.get_output_embeddings().weight, softcap)
     if not torch.allclose(logits, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
-        raise ModelError(f"The head of {type(model).__name__} is more than one matrix: its loss is not known here.")
+        raise ModelError(
+            f"The head of {type(model).__name__} is more than one matrix: its loss is not known"
+            " here."
+        )
     return softcap
 
 
@@ -47,8 +53,9 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Mean cross entropy, computed a chunk of positions at a time, forward and backward.
 
-    Equals `cross_entropy(hidden @ lm_head_weight.T, labels)` in float32, but only the logits of one chunk exist at any
-    time: at 128K tokens and a vocabulary of 32,000 all of them would take 17 GB. The backward pass computes them again.
+    Equals `cross_entropy(hidden @ lm_head_weight.T, labels)` in float32, but only the logits of one
+    chunk exist at any time: at 128K tokens and a vocabulary of 32,000 all of them would take 17 GB.
+    The backward pass computes them again.
 
     Args:
         hidden: [..., T, d], after the final norm.
@@ -73,7 +80,9 @@ def chunked_cross_entropy(
     rows, targets = hidden.flatten(0, -2), labels.flatten()
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
-        total = total + checkpoint(_cross_entropy, chunk, lm_head_weight, wanted, softcap, use_reentrant=False)
+        total = total + checkpoint(
+            _cross_entropy, chunk, lm_head_weight, wanted, softcap, use_reentrant=False
+        )
     return total / (targets != IGNORED).sum()
 
 
@@ -86,7 +95,8 @@ def chunked_losses(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """The cross entropy of every position, [..., T] in float32, without gradients; 0 where a label does not count.
+    """The cross entropy of every position, [..., T] in float32, without gradients; 0 where a label
+    does not count.
 
     Arguments as in `chunked_cross_entropy`.
     """
@@ -100,9 +110,15 @@ def chunked_losses(
 
 @torch.no_grad()
 def likeliest(
-    hidden: Tensor, lm_head_weight: Tensor, k: int, chunk_tokens: int = 1024, *, softcap: float | None = None
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    k: int,
+    chunk_tokens: int = 1024,
+    *,
+    softcap: float | None = None,
 ) -> Likeliest:
-    """What a teacher expects at each position of `hidden` [..., T, d], without gradients, a chunk at a time."""
+    """What a teacher expects at each position of `hidden` [..., T, d], without gradients, a chunk
+    at a time."""
     found = [
         _logits(chunk, lm_head_weight, softcap).log_softmax(-1).topk(k)
         for chunk in hidden.flatten(0, -2).split(chunk_tokens)
@@ -120,9 +136,11 @@ def chunked_divergence(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """Mean KL(teacher || student) over the teacher's k likeliest tokens, a chunk of positions at a time.
+    """Mean KL(teacher || student) over the teacher's k likeliest tokens, a chunk of positions at a
+    time.
 
-    All other tokens count as one event, so that the divergence is never below 0 and is 0 where the student agrees.
+    All other tokens count as one event, so that the divergence is never below 0 and is 0 where the
+    student agrees.
 
     Args:
         hidden: The student's states after the final norm, [..., T, d].
@@ -134,17 +152,30 @@ def chunked_divergence(
     Returns:
         A number in nats, float32.
     """
-    rows, ids, log_probs = hidden.flatten(0, -2), teacher.ids.flatten(0, -2), teacher.log_probs.flatten(0, -2)
+    rows, ids, log_probs = (
+        hidden.flatten(0, -2),
+        teacher.ids.flatten(0, -2),
+        teacher.log_probs.flatten(0, -2),
+    )
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    parts = zip(rows.split(chunk_tokens), ids.split(chunk_tokens), log_probs.split(chunk_tokens), strict=True)
+    parts = zip(
+        rows.split(chunk_tokens),
+        ids.split(chunk_tokens),
+        log_probs.split(chunk_tokens),
+        strict=True,
+    )
     for chunk, wanted, expected in parts:
-        total = total + checkpoint(_diverged, chunk, lm_head_weight, wanted, expected, softcap, use_reentrant=False)
+        total = total + checkpoint(
+            _diverged, chunk, lm_head_weight, wanted, expected, softcap, use_reentrant=False
+        )
     return total / len(rows)
 
 
 def checkpointing(model: Any, on: bool) -> None:
-    """Turns gradient checkpointing of every layer on or off: backward computes each layer a second time."""
-    new = "activation_checkpointing"  # what newer releases of transformers 5 call it; the old name goes in 6
+    """Turns gradient checkpointing of every layer on or off: backward computes each layer a second
+    time."""
+    # What newer releases of transformers 5 call it; the old name goes in 6.
+    new = "activation_checkpointing"
     prefix = new if hasattr(model, f"{new}_enable") else "gradient_checkpointing"
     if on:
         getattr(model, f"{prefix}_enable")(**{f"{prefix}_kwargs": {"use_reentrant": False}})
@@ -161,10 +192,14 @@ def _cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None, reduction: str = "sum"
 ) -> Tensor:
     logits = _logits(hidden, weight, softcap)
-    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction)
+    return torch.nn.functional.cross_entropy(
+        logits, labels, ignore_index=IGNORED, reduction=reduction
+    )
 
 
-def _diverged(hidden: Tensor, weight: Tensor, ids: Tensor, log_probs: Tensor, softcap: float | None) -> Tensor:
+def _diverged(
+    hidden: Tensor, weight: Tensor, ids: Tensor, log_probs: Tensor, softcap: float | None
+) -> Tensor:
     student = _logits(hidden, weight, softcap).log_softmax(-1).gather(-1, ids)
     named = (log_probs.exp() * (log_probs - student)).sum()
     rest, rest_of_student = (1 - x.exp().sum(-1).clamp(max=1 - 1e-6) for x in (log_probs, student))

@@ -17,10 +17,13 @@ from longreach import __version__
 _PACKAGES = ("torch", "triton", "transformers")
 
 
-def record(arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
+def record(
+    arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()
+) -> dict[str, Any]:
     """The command line, the date, the machine and the versions.
 
-    Where the report went (`--out`, `--plot`) is left out: it is a path of one machine and changes no figure.
+    Where the report went (`--out`, `--plot`) is left out: it is a path of one machine and changes
+    no figure.
     """
     kept = [
         word
@@ -36,7 +39,9 @@ def record(arguments: Sequence[str], device: torch.device, packages: Sequence[st
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-        "versions": {"longreach": __version__} | {name: _version(name) for name in (*_PACKAGES, *packages)},
+        "versions": (
+            {"longreach": __version__} | {name: _version(name) for name in (*_PACKAGES, *packages)}
+        ),
     }
 
 

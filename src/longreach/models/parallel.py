@@ -1,17 +1,19 @@
 """Sequences cut over ranks: what a hybrid model takes, and what it refuses.
 
-Ulysses (DeepSpeed's and accelerate's; ALST, arXiv 2506.13996) cuts a sequence over ranks and puts it together for
-attention only, where each rank has all tokens of some heads instead of some tokens of all heads. It does so by a
-function put in the place of one of transformers' attention functions. Full layers call that function anyway. Sparse
-layers do not: they look behind it for an object with
+Ulysses (DeepSpeed's and accelerate's; ALST, arXiv 2506.13996) cuts a sequence over ranks and puts
+it together for attention only, where each rank has all tokens of some heads instead of some tokens
+of all heads. It does so by a function put in the place of one of transformers' attention functions.
+Full layers call that function anyway. Sparse layers do not: they look behind it for an object with
 
-    __call__(module, q, k, v, mask, **kwargs)   exchanges, calls `attn` in the same way, and exchanges back
-    attn                                        the attention in the middle: all tokens of this rank's share of heads
-    world_size, sp_rank, process_group          ranks that share a sequence, this one's number, how they talk
-    disable_in_eval                             optional: models in evaluation are left alone
+    __call__(module, q, k, v, mask, **kwargs)   exchanges, calls `attn` in the same way, and
+    exchanges back attn                                        the attention in the middle: all
+    tokens of this rank's share of heads world_size, sp_rank, process_group          ranks that
+    share a sequence, this one's number, how they talk disable_in_eval
+    optional: models in evaluation are left alone
 
-and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2, the least that accelerate takes, is
-written so; 0.19.8 was tried.) Whatever else stands there is refused: a sparse layer would take its piece for the whole.
+and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2, the least that
+accelerate takes, is written so; 0.19.8 was tried.) Whatever else stands there is refused: a sparse
+layer would take its piece for the whole.
 
 Shapes: B rows, H query heads, K KV heads, T tokens of this rank, D head dim.
 """
@@ -33,7 +35,8 @@ from longreach.kernels.api import sparse_attention
 from longreach.pattern import AttentionPattern
 
 _CONTRACT = ("attn", "world_size", "sp_rank", "process_group")
-_WHOLE = ("transformers.", "longreach.")  # modules whose attention functions take sequences to be whole
+# Modules whose attention functions take sequences to be whole.
+_WHOLE = ("transformers.", "longreach.")
 _OTHERS = "FSDP, gradient checkpointing or DeepSpeed's Ulysses (UlyssesSPAttentionHF)"
 
 
@@ -51,27 +54,42 @@ class Ulysses(NamedTuple):
         """What is on for models of this `attn_implementation`; None where sequences are whole.
 
         Raises:
-            UsageError: The attention function is one of which nobody here knows what it does with sequences.
+            UsageError: The attention function is one of which nobody here knows what it does with
+                sequences.
         """
         function: Any = ALL_ATTENTION_FUNCTIONS.get(implementation)
         if function is None or _is_stock(str(implementation), function):
             return None
-        found = [x for x in _behind(function) if callable(x) and all(hasattr(x, name) for name in _CONTRACT)]
+        found = [
+            x
+            for x in _behind(function)
+            if callable(x) and all(hasattr(x, name) for name in _CONTRACT)
+        ]
         if len(found) == 1:
-            idle = found[0].world_size == 1 or (getattr(found[0], "disable_in_eval", False) and not training)
+            idle = found[0].world_size == 1 or (
+                getattr(found[0], "disable_in_eval", False) and not training
+            )
             return None if idle else cls(found[0])
-        # Under a name of its own it is a kernel that someone chose for full layers, unless there are ranks to cut for.
+        # Under a name of its own it is a kernel that someone chose for full layers, unless there
+        # are ranks to cut for.
         alone = not distributed.is_initialized() or distributed.get_world_size() == 1
-        if alone and not str(implementation).startswith(("sdpa", "flex_attention", "flash_attention")):
+        if alone and not str(implementation).startswith(
+            ("sdpa", "flex_attention", "flash_attention")
+        ):
             return None
         raise UsageError(
-            f"The attention function {implementation!r} was replaced by {getattr(function, '__module__', '?')}."
-            f"{getattr(function, '__qualname__', type(function).__name__)}, which sparse layers would bypass: where it "
-            f"cuts sequences over ranks, each would see its piece only. Leave it out; for long sequences use {_OTHERS}."
+            f"The attention function {implementation!r} was replaced by"
+            f" {getattr(function, '__module__', '?')}"
+            f".{getattr(function, '__qualname__', type(function).__name__)},"
+            " which sparse layers would bypass: where it cuts sequences over ranks, each would see"
+            f" its piece only. Leave it out; for long sequences use {_OTHERS}."
         )
 
-    def check(self, given: Tensor, position_ids: Tensor | None, attention_mask: Any, caches: bool) -> None:
-        """Raises UsageError, on every rank alike, for what cannot be right when each rank has a piece of the rows.
+    def check(
+        self, given: Tensor, position_ids: Tensor | None, attention_mask: Any, caches: bool
+    ) -> None:
+        """Raises UsageError, on every rank alike, for what cannot be right when each rank has a
+        piece of the rows.
 
         Args:
             given: [B, T, ...] of this rank.
@@ -81,30 +99,34 @@ class Ulysses(NamedTuple):
         """
         if caches:
             raise UsageError(
-                "Sequence parallelism is on and a KV cache is asked for, which would hold a piece of each sequence; "
-                "pass use_cache=False to train, and generate without sequence parallelism."
+                "Sequence parallelism is on and a KV cache is asked for, which would hold a piece"
+                " of each sequence; pass use_cache=False to train, and generate without sequence"
+                " parallelism."
             )
         if position_ids is None:
             raise UsageError(
-                "Sequence parallelism is on and there are no position_ids; give each rank those of its piece, counted "
-                "from the beginning of the whole sequence."
+                "Sequence parallelism is on and there are no position_ids; give each rank those of"
+                " its piece, counted from the beginning of the whole sequence."
             )
         real = torch.ones_like(position_ids) if attention_mask is None else attention_mask
         if not isinstance(real, Tensor) or real.dim() != 2 or real.shape[1] != given.shape[1]:
             raise UsageError(
-                f"attention_mask is {tuple(getattr(real, 'shape', ()))}; under sequence parallelism give each rank the "
-                f"mask of its piece, [rows, {given.shape[1]}], or none."
+                f"attention_mask is {tuple(getattr(real, 'shape', ()))}; under sequence parallelism"
+                f" give each rank the mask of its piece, [rows, {given.shape[1]}], or none."
             )
         mine = torch.stack([x.expand(given.shape[:2]).long() for x in (position_ids, real.bool())])
         pieces = [torch.empty_like(mine) for _ in range(self.exchange.world_size)]
         distributed.all_gather(pieces, mine, group=self.exchange.process_group)
         positions, marks = torch.cat(pieces, dim=2)
         if bool((marks.diff(dim=1) > 0).any()):
-            raise UsageError("Sequence parallelism is on and rows are padded on the left; pad them on the right.")
+            raise UsageError(
+                "Sequence parallelism is on and rows are padded on the left; pad them on the right."
+            )
         if bool(((positions.diff(dim=1) <= 0) & (marks[:, 1:] > 0)).any()):
             raise UsageError(
-                "position_ids start again inside a sequence that is cut over ranks; give each rank those of its piece, "
-                "counted from the beginning of the whole sequence, and one sequence a row."
+                "position_ids start again inside a sequence that is cut over ranks; give each rank"
+                " those of its piece, counted from the beginning of the whole sequence, and one"
+                " sequence a row."
             )
 
     def attend(
@@ -117,19 +139,26 @@ class Ulysses(NamedTuple):
         impl: str = "auto",
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """The pattern's attention over the whole sequence; [B, H, T, D] for q of that shape, k and v [B, K, T, D]."""
+        """The pattern's attention over the whole sequence; [B, H, T, D] for q of that shape, k and
+        v [B, K, T, D]."""
         exchange, total = copy.copy(self.exchange), k.shape[1]
         ranks, rank = exchange.world_size, exchange.sp_rank
         share = (q.shape[1] // ranks, max(1, total // ranks), q.shape[2] * ranks)
         calls = []
 
-        def core(_: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        def core(
+            _: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, None]:
             calls.append((q.shape[1], k.shape[1], k.shape[2]))
             if calls != [share]:
-                raise UsageError(_unknown(f"handed out {calls} query heads, KV heads and tokens, not [{share}]"))
+                raise UsageError(
+                    _unknown(f"handed out {calls} query heads, KV heads and tokens, not [{share}]")
+                )
             # Where there are fewer KV heads than ranks, several ranks hold the same one.
             heads = (rank * total // ranks, total)
-            out = sparse_attention(q, k, v, pattern, module.layer_idx, module.scaling, impl, heads=heads)
+            out = sparse_attention(
+                q, k, v, pattern, module.layer_idx, module.scaling, impl, heads=heads
+            )
             return out.transpose(1, 2).contiguous(), None
 
         exchange.attn = core
@@ -141,13 +170,16 @@ class Ulysses(NamedTuple):
 
 def _unknown(what: str) -> str:
     return (
-        f"The sequence parallelism that is on {what}; this version of it is not known here, use DeepSpeed 0.18 or 0.19."
+        f"The sequence parallelism that is on {what}; this version of it is not known here, use"
+        " DeepSpeed 0.18 or 0.19."
     )
 
 
 def _is_stock(name: str, function: Any) -> bool:
-    """Whether transformers' own function or ours is called under this name, the flash attention kernel included."""
-    if "/" in name or name.startswith("paged|"):  # kernels from the hub; serving, which never gets here
+    """Whether transformers' own function or ours is called under this name, the flash attention
+    kernel included."""
+    # Kernels from the hub; serving, which never gets here.
+    if "/" in name or name.startswith("paged|"):
         return True
     while isinstance(function, functools.partial):
         function = function.func
@@ -171,17 +203,21 @@ def _behind(function: Any) -> list[Any]:
 def refuse_context_parallel() -> None:
     """Raises UsageError inside `torch.distributed.tensor.experimental.context_parallel`.
 
-    It cuts sequences over ranks and puts the pieces together inside scaled_dot_product_attention only: sparse layers
-    would see their own piece and take it for the whole.
+    It cuts sequences over ranks and puts the pieces together inside scaled_dot_product_attention
+    only: sparse layers would see their own piece and take it for the whole.
     """
     name = "torch.distributed.tensor.experimental._context_parallel._attention"
-    internals = sys.modules.get(name) or sys.modules.get("torch.distributed.tensor.experimental._attention")
-    swapped = torch.nn.functional.scaled_dot_product_attention in getattr(internals, "_replaced_functions", {})
+    internals = sys.modules.get(name) or sys.modules.get(
+        "torch.distributed.tensor.experimental._attention"
+    )
+    swapped = torch.nn.functional.scaled_dot_product_attention in getattr(
+        internals, "_replaced_functions", {}
+    )
     dispatcher = getattr(getattr(internals, "DTensor", None), "_op_dispatcher", None)
     handlers = getattr(internals, "custom_ops", None)
     active = getattr(dispatcher, "_custom_op_handlers", {})
     if swapped or (handlers and any(op in active for op in handlers)):
         raise UsageError(
-            "torch context_parallel is on; it cannot express sparse attention and would train another model. For long "
-            f"sequences use {_OTHERS}."
+            "torch context_parallel is on; it cannot express sparse attention and would train"
+            f" another model. For long sequences use {_OTHERS}."
         )

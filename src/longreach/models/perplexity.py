@@ -1,4 +1,5 @@
-"""Perplexity by the position of the token that is predicted: what training tests and evaluation reports."""
+"""Perplexity by the position of the token that is predicted: what training tests and evaluation
+reports."""
 
 import itertools
 import math
@@ -22,8 +23,8 @@ def bucket_sums(losses: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     """Sums and counts of losses by position.
 
     Args:
-        losses: [T], the t-th of predicting token t + 1; the first token is not predicted, so that the last one of these
-            does not count.
+        losses: [T], the t-th of predicting token t + 1; the first token is not predicted, so that
+            the last one of these does not count.
         spans: S buckets of positions.
 
     Returns:
@@ -32,11 +33,14 @@ def bucket_sums(losses: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     sums = torch.zeros(len(spans), 2, dtype=torch.float64, device=losses.device)
     for bucket, (start, stop) in enumerate(spans):
         of = losses[max(0, start - 1) : min(stop, len(losses)) - 1].double()
-        sums[bucket] = torch.stack([of.sum(), torch.tensor(float(len(of)), dtype=torch.float64, device=of.device)])
+        sums[bucket] = torch.stack(
+            [of.sum(), torch.tensor(float(len(of)), dtype=torch.float64, device=of.device)]
+        )
     return sums
 
 
 def perplexity(nll: float, tokens: float) -> float:
-    """Of so many tokens whose losses sum to `nll` nats; infinite where it is too large for a float."""
+    """Of so many tokens whose losses sum to `nll` nats; infinite where it is too large for a
+    float."""
     loss = nll / tokens
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,12 +1,13 @@
 """One model for many threads: whatever switches it or runs it does so while no other thread does.
 
-An adapter is switched on the model and not for a caller, and so are dropout, the attention of a step, and how a
-tokenizer treats special tokens. So each model and each tokenizer has one lock. Everything in this package that runs
-one takes its lock for a single forward, with all that has to be switched for it, and lets go before a caller sees the
-result: between two tokens of an answer, other threads get their turn.
+An adapter is switched on the model and not for a caller, and so are dropout, the attention of a
+step, and how a tokenizer treats special tokens. So each model and each tokenizer has one lock.
+Everything in this package that runs one takes its lock for a single forward, with all that has to
+be switched for it, and lets go before a caller sees the result: between two tokens of an answer,
+other threads get their turn.
 
-Two rules keep threads from waiting for each other. A lock is never held while a caller holds a generator. Whoever
-holds a model's lock never waits for a corpus.
+Two rules keep threads from waiting for each other. A lock is never held while a caller holds a
+generator. Whoever holds a model's lock never waits for a corpus.
 """
 
 import threading
@@ -20,8 +21,8 @@ from typing import Any
 class FairLock:
     """A re-entrant lock that threads get in the order in which they asked for it.
 
-    Python's own lock is not fair: a thread that writes token after token would get it back each time, before those
-    that wait have woken up.
+    Python's own lock is not fair: a thread that writes token after token would get it back each
+    time, before those that wait have woken up.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,9 @@ class FairLock:
     def release(self) -> None:
         """Hands the lock to the thread that has waited longest."""
         with self._guard:
-            assert self._owner == threading.get_ident(), "only the thread that holds a lock can release it"
+            assert self._owner == threading.get_ident(), (
+                "only the thread that holds a lock can release it"
+            )
             self._depth -= 1
             if self._depth == 0:
                 self._hand_over()
@@ -81,7 +84,8 @@ _guard = threading.Lock()
 def exclusive(shared: Any) -> Iterator[None]:
     """Holds the one lock of a model, a tokenizer or anything else that threads share; re-entrant.
 
-    Code of your own that runs a shared model beside readers goes under it: `with exclusive(model): model(...)`.
+    Code of your own that runs a shared model beside readers goes under it:
+    `with exclusive(model): model(...)`.
 
     Args:
         shared: The object. A PEFT model counts as the model that it is laid over.
@@ -104,8 +108,9 @@ def lock_of(shared: Any) -> FairLock:
 def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
     """What a tokenizer makes of texts; `options` are those of its call.
 
-    A fast tokenizer keeps the options of a call in itself until the next one: without the lock, a passage that another
-    thread encodes at the same moment could have its special tokens taken for real ones.
+    A fast tokenizer keeps the options of a call in itself until the next one: without the lock, a
+    passage that another thread encodes at the same moment could have its special tokens taken for
+    real ones.
     """
     with exclusive(tokenizer):
         return tokenizer(texts, **options)

@@ -1,10 +1,11 @@
 """Reading prompts and then token after token, out of a cache whose memory is taken once.
 
-The same path for full and hybrid models, so that comparing them is fair. On a GPU a step of fixed shapes is recorded as
-a CUDA graph and replayed: at one row, starting thousands of kernels takes longer than their work. What is full attends
-there with the split-K decode kernel over a window that hides nothing, because vendor kernels want the length on the
-host. On a CPU full layers attend with SDPA over the filled part, the query heads of a KV head as rows of one call, so
-that keys and values are read once.
+The same path for full and hybrid models, so that comparing them is fair. On a GPU a step of fixed
+shapes is recorded as a CUDA graph and replayed: at one row, starting thousands of kernels takes
+longer than their work. What is full attends there with the split-K decode kernel over a window that
+hides nothing, because vendor kernels want the length on the host. On a CPU full layers attend with
+SDPA over the filled part, the query heads of a KV head as rows of one call, so that keys and values
+are read once.
 
 Shapes: B rows, T tokens, d hidden size, V vocabulary.
 """
@@ -36,23 +37,30 @@ from longreach.wording import counted
 
 NAME = "longreach_steps"  # of the attention below, among transformers' attention implementations
 
-# Runs a step once, in the way in which it will be repeated, and gives what repeats it and the logits it writes.
+# Runs a step once, in the way in which it will be repeated, and gives what repeats it and the
+# logits it writes.
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
 
 
 class Steps:
     """One batch of prompts, and the tokens after them.
 
-    Any number of them, in any threads, may share a model: each `read` and `step` holds the model's lock.
+    Any number of them, in any threads, may share a model: each `read` and `step` holds the model's
+    lock.
 
     Args:
-        model: A causal language model. Full attention and hybrid models of the Llama, Mistral, Qwen2 and Qwen3 families
-            take steps of fixed shapes; all others work as they do by themselves.
-        max_length: Slots of each row, padding and new tokens included: so much memory is taken at the first `read`.
+        model: A causal language model. Full attention and hybrid models of the Llama, Mistral,
+            Qwen2 and Qwen3 families take steps of fixed shapes; all others work as they do by
+            themselves.
+        max_length: Slots of each row, padding and new tokens included: so much memory is taken at
+            the first `read`.
         cache: KV cache of what was read before, without padding; it is taken over.
-        graph: Whether to record steps as a CUDA graph; None where the model is on one GPU and allows it.
-        compile: Run steps through torch.compile, which fuses norms and rotary embeddings; the first one takes minutes.
-        impl: Of sparse layers, and of full ones in steps of fixed shapes: as in `kernels.attention`.
+        graph: Whether to record steps as a CUDA graph; None where the model is on one GPU and
+            allows it.
+        compile: Run steps through torch.compile, which fuses norms and rotary embeddings; the first
+            one takes minutes.
+        impl: Of sparse layers, and of full ones in steps of fixed shapes: as in
+            `kernels.attention`.
         record: How to record; CUDA graphs where None.
 
     Raises:
@@ -78,7 +86,10 @@ class Steps:
         on_gpu = len(places) == 1 and model.device.type == "cuda"
         wanted = graph or record is not None
         if wanted and record is None and not on_gpu:
-            raise UsageError(f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use graph=None.")
+            raise UsageError(
+                f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use"
+                " graph=None."
+            )
         known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
         recorded = graph is not False and (on_gpu or record is not None)
         self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
@@ -87,14 +98,15 @@ class Steps:
         self._wanted = wanted
         if wanted and not self.recorded:
             raise UsageError(
-                f"Steps of a {type(model).__name__} cannot be recorded: that takes full or hybrid attention of "
-                f"{', '.join(FAMILIES)}, without sliding windows; use graph=False."
+                f"Steps of a {type(model).__name__} cannot be recorded: that takes full or hybrid"
+                f" attention of {', '.join(FAMILIES)}, without sliding windows; use graph=False."
             )
         self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
         self._record = record or partial(record_cuda_graph, device=model.device)
         # In pieces, each layer's would be another program, and soon too many: it has to be one.
         whole = on_gpu or impl == "triton"
-        # A function, no method: what refers to `self` here would keep the caches until Python looks for cycles.
+        # A function, no method: what refers to `self` here would keep the caches until Python looks
+        # for cycles.
         self._run = torch.compile(_step, dynamic=False, fullgraph=whole) if compile else _step
         self._padding: Tensor | None = None  # [B, filled], 1 for real tokens
         self._positions: Tensor | None = None  # [B, 1] of the newest tokens
@@ -114,7 +126,8 @@ class Steps:
         Args:
             input_ids: [B, T].
             inputs_embeds: [B, T, d], instead.
-            attention_mask: [B, T], 0 for padding, which is on the left; only for the first tokens of all.
+            attention_mask: [B, T], 0 for padding, which is on the left; only for the first tokens
+                of all.
 
         Returns:
             Logits [B, V] after the last token.
@@ -129,14 +142,23 @@ class Steps:
         self._check_room(new)
         if self._lengths is not None:
             self._unfix()
-        positions = torch.arange(self.filled, self.filled + new, device=given.device).expand(rows, new)
+        positions = torch.arange(self.filled, self.filled + new, device=given.device).expand(
+            rows, new
+        )
         if attention_mask is not None and attention_mask.shape != (rows, new):
-            raise UsageError(f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the tokens.")
+            raise UsageError(
+                f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the"
+                " tokens."
+            )
         if attention_mask is not None and not bool(attention_mask.all()):
             if self.filled:
-                raise UsageError("Padding can only come before the first tokens; read unlike rows one by one.")
+                raise UsageError(
+                    "Padding can only come before the first tokens; read unlike rows one by one."
+                )
             if bool((attention_mask.diff(dim=1) < 0).any()):
-                raise UsageError("attention_mask has padding after real tokens; pad the rows on the left.")
+                raise UsageError(
+                    "attention_mask has padding after real tokens; pad the rows on the left."
+                )
             self._padding = attention_mask.to(given.device)
             positions = (self._padding.cumsum(1) - 1).clamp(min=0)
         elif self._padding is not None:
@@ -174,7 +196,8 @@ class Steps:
         with exclusive(self.model):
             if not first and self.recorded and self._replay is None:
                 self._start_recording()
-            if self._replay is None:  # the first step runs by itself: kernels are compiled and chosen
+            # The first step runs by itself: kernels are compiled and chosen.
+            if self._replay is None:
                 logits = self._run_once()
             else:
                 self._replay()
@@ -190,15 +213,17 @@ class Steps:
     def _check_room(self, new: int) -> None:
         if self.filled + new > self.max_length:
             raise UsageError(
-                f"{counted(new, 'token')} after {self.filled} do not fit the {counted(self.max_length, 'slot')} that "
-                "were asked for; make "
-                f"Steps with max_length={self.filled + new} or more."
+                f"{counted(new, 'token')} after {self.filled} do not fit the"
+                f" {counted(self.max_length, 'slot')} that were asked for; make Steps with"
+                f" max_length={self.filled + new} or more."
             )
 
     def _fix(self, tokens: Tensor) -> None:
         self._tokens = tokens[:, None].clone()
         rows = Rows.of(self._padding, self.filled)
-        self._lengths = torch.full_like(tokens, self.filled) if rows is None else tokens.new_tensor(rows.counts)
+        self._lengths = (
+            torch.full_like(tokens, self.filled) if rows is None else tokens.new_tensor(rows.counts)
+        )
         self.cache.fix_steps(self._lengths, rows.order if rows is not None else None)
 
     def _start_recording(self) -> None:
@@ -206,14 +231,20 @@ class Steps:
             self._replay, self._logits = self._record(self._run_once)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # some quantised products read numbers back, which a graph cannot
+        except RuntimeError as error:
+            # Some quantised products read numbers back, which a graph cannot.
             if self._wanted:
-                raise UsageError(f"The steps of this model cannot be recorded ({error}); use graph=False.") from error
+                raise UsageError(
+                    f"The steps of this model cannot be recorded ({error}); use graph=False."
+                ) from error
             self.recorded = False
 
     def _unfix(self) -> None:
         if self._padding is not None:
-            raise UsageError("Rows of unlike length cannot be read on in one batch after steps; read them one by one.")
+            raise UsageError(
+                "Rows of unlike length cannot be read on in one batch after steps; read them one by"
+                " one."
+            )
         self.cache.end_steps(self.filled)
         self._lengths = self._replay = None
 
@@ -235,24 +266,31 @@ class Steps:
                 config._attn_implementation = NAME
                 yield
             finally:
-                # Models made from one config share it but have locks of their own: NAME is never what was meant.
+                # Models made from one config share it but have locks of their own: NAME is never
+                # what was meant.
                 config._attn_implementation = "sdpa" if usual == NAME else usual
 
 
 def empty_cache(model: Any) -> Any:
-    """The cache that a model makes by itself: of a hybrid one it keeps only what the pattern retains."""
+    """The cache that a model makes by itself: of a hybrid one it keeps only what the pattern
+    retains."""
     return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
 
 
 def require_read(model: Any, cache: Any, tokens: int) -> None:
-    """Raises ModelError unless `tokens` lie in the cache: in all its layers, for the families that are known here."""
+    """Raises ModelError unless `tokens` lie in the cache: in all its layers, for the families that
+    are known here."""
     known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
     require_filled(cache, tokens, model.config.num_hidden_layers if known else 1)
 
 
-def record_cuda_graph(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
-    """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as well."""
-    with torch.cuda.device(device):  # else the stream of another one is recorded, and nothing is on it
+def record_cuda_graph(
+    run: Callable[[], Tensor], device: torch.device
+) -> tuple[Callable[[], Any], Tensor]:
+    """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as
+    well."""
+    # Else the stream of another one is recorded, and nothing is on it.
+    with torch.cuda.device(device):
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         # Other threads may take memory meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
@@ -260,8 +298,11 @@ def record_cuda_graph(run: Callable[[], Tensor], device: torch.device) -> tuple[
     return graph.replay, logits
 
 
-def _step(model: Any, cache: ReservedCache, tokens: Tensor, lengths: Tensor, options: dict[str, str]) -> Tensor:
-    """The step of fixed shapes: nothing of it depends on a number that the host would have to know."""
+def _step(
+    model: Any, cache: ReservedCache, tokens: Tensor, lengths: Tensor, options: dict[str, str]
+) -> Tensor:
+    """The step of fixed shapes: nothing of it depends on a number that the host would have to
+    know."""
     lengths.add_(1)
     output = model(
         input_ids=tokens,
@@ -286,17 +327,22 @@ def _attend(
     lengths: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a full layer as transformers calls it: query [B, H, T, D], key and value [B, K, S, D]."""
+    """Attention of a full layer as transformers calls it: query [B, H, T, D], key and value [B, K,
+    S, D]."""
     rows, _, new, dim = query.shape
     if lengths is not None and new == 1:
         pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=key.shape[2] // BLOCK)
         kept = Retained(key[:, :, :0], value[:, :, :0], key, value)
-        out = decode_attention(query, kept, pattern, lengths, 0, scaling, kwargs.get("impl", "auto"))
+        out = decode_attention(
+            query, kept, pattern, lengths, 0, scaling, kwargs.get("impl", "auto")
+        )
     elif new == 1 and attention_mask is None:
         packed = query.reshape(rows, key.shape[1], -1, dim)
         out = scaled_dot_product_attention(packed, key, value, scale=scaling).reshape(query.shape)
     else:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -1,9 +1,10 @@
-"""Rotary embeddings that change with the length that is read: longrope (the Phi-3 kind) and dynamic NTK.
+"""Rotary embeddings that change with the length that is read: longrope (the Phi-3 kind) and dynamic
+NTK.
 
-Up to a length keys are rotated one way, beyond it another way. transformers asks the longest position of each forward:
-a KV cache that grows past that length holds keys of both ways, and a short row is read as its long neighbour is. Here
-each row is read by itself, and once more from its start when its rotation changes: the answer is that of a forward
-over all of it.
+Up to a length keys are rotated one way, beyond it another way. transformers asks the longest
+position of each forward: a KV cache that grows past that length holds keys of both ways, and a
+short row is read as its long neighbour is. Here each row is read by itself, and once more from its
+start when its rotation changes: the answer is that of a forward over all of it.
 
 Papers: LongRoPE, arXiv 2402.13753; dynamic NTK scaling, described in arXiv 2309.00071, appendix.
 
@@ -62,7 +63,8 @@ def switch_of(model: Any) -> Switch | None:
 
 
 def may_switch(model: Any, length: int) -> bool:
-    """Whether the rotation has changed once `length` positions are read: then a prefix must not be read by itself."""
+    """Whether the rotation has changed once `length` positions are read: then a prefix must not be
+    read by itself."""
     switch = switch_of(model)
     return switch is not None and length > switch.length
 
@@ -79,15 +81,19 @@ def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def forget_growth(model: Any) -> None:
-    """Dynamic NTK keeps the rotation of the longest row so far; back to the first one, which grows as it should."""
+    """Dynamic NTK keeps the rotation of the longest row so far; back to the first one, which grows
+    as it should."""
     for module in model.modules():
         if getattr(module, "rope_type", None) == _DYNAMIC and hasattr(module, "original_inv_freq"):
-            module.register_buffer("inv_freq", module.original_inv_freq.to(module.inv_freq.device), persistent=False)
+            module.register_buffer(
+                "inv_freq", module.original_inv_freq.to(module.inv_freq.device), persistent=False
+            )
             module.max_seq_len_cached = module.original_max_seq_len
 
 
 def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | SwitchingSteps:
-    """What reads prompts and then tokens, with `max_length` slots a row; `cache` is what was read before, and is taken.
+    """What reads prompts and then tokens, with `max_length` slots a row; `cache` is what was read
+    before, and is taken.
 
     Raises:
         UsageError: The rotation changes while the cache is in use.
@@ -100,8 +106,8 @@ def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | Swit
         return Steps(model, max_length, cache=cache)
     if getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
-            f"The model's rotary embedding changes beyond {switch.length} positions, so what was read "
-            "before cannot be used: read the prompt as a whole."
+            f"The model's rotary embedding changes beyond {switch.length} positions, so what was"
+            " read before cannot be used: read the prompt as a whole."
         )
     return SwitchingSteps(model, max_length, switch)
 
@@ -131,20 +137,25 @@ class SwitchingSteps:
 
     @torch.no_grad()
     def read(self, *, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Reads embeddings [B, T, d] after all before them; gives logits [B, V]. As `Steps.read`."""
+        """Reads embeddings [B, T, d] after all before them; gives logits [B, V]. As
+        `Steps.read`."""
         if not self._rows:
             empty = inputs_embeds[0, :0]
             self._rows = [_Row(empty) for _ in inputs_embeds]
         kept = torch.ones(inputs_embeds.shape[:2]) if attention_mask is None else attention_mask
         rows = zip(self._rows, inputs_embeds, kept.bool(), strict=True)
-        return torch.cat([self._extend(row, embeds[real.to(embeds.device)]) for row, embeds, real in rows])
+        return torch.cat(
+            [self._extend(row, embeds[real.to(embeds.device)]) for row, embeds, real in rows]
+        )
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
         with exclusive(self.model):
             embeds = self.model.get_input_embeddings()(tokens)
-        return torch.cat([self._extend(row, one[None]) for row, one in zip(self._rows, embeds, strict=True)])
+        return torch.cat(
+            [self._extend(row, one[None]) for row, one in zip(self._rows, embeds, strict=True)]
+        )
 
     @property
     def kv_bytes(self) -> int:

@@ -1,4 +1,5 @@
-"""A stock Llama of a published shape with random weights: for speed and memory, which do not depend on them."""
+"""A stock Llama of a published shape with random weights: for speed and memory, which do not depend
+on them."""
 
 from typing import Any
 
@@ -11,8 +12,11 @@ _SPREAD = 0.02  # standard deviation of the weights, as at the beginning of trai
 
 
 @torch.no_grad()
-def random_llama(shape: Shape, max_length: int, *, dtype: torch.dtype, device: torch.device | str) -> Any:
-    """A LlamaForCausalLM in evaluation mode, made where it will live: seconds for 7 billion weights on a GPU.
+def random_llama(
+    shape: Shape, max_length: int, *, dtype: torch.dtype, device: torch.device | str
+) -> Any:
+    """A LlamaForCausalLM in evaluation mode, made where it will live: seconds for 7 billion weights
+    on a GPU.
 
     Args:
         shape: Sizes.

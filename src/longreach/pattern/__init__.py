@@ -1,17 +1,19 @@
 """Which blocks a sparse layer sees: the one source of truth for kernels, caches and plans.
 
-Keys and queries are cut into blocks of `block_size` tokens, counted from the first real token of a row. KV head g of
-layer l keeps key block j for query block i iff
+Keys and queries are cut into blocks of `block_size` tokens, counted from the first real token of a
+row. KV head g of layer l keeps key block j for query block i iff
 
-    j <= i  and  (i - j < local_blocks  or  j < sink_blocks  or  stride > 0 and (j + offset) % stride == 0)
-    offset = g * max(1, stride // num_kv_heads) + l
+    j <= i  and  (i - j < local_blocks  or  j < sink_blocks  or  stride > 0 and (j + offset) %
+    stride == 0) offset = g * max(1, stride // num_kv_heads) + l
 
-and inside block i attention is token-causal. Blocks that are sinks or on the stride are *permanent*: they stay visible
-for ever. All others are visible for `local_blocks` blocks and then never again, so a layer needs only two regions: the
-permanent blocks in order, and a window. The f-th permanent block does not depend on the query (`permanent_block`), and
-a query block sees a prefix of that list (`far_count`). Everything below follows from these two functions.
+and inside block i attention is token-causal. Blocks that are sinks or on the stride are
+*permanent*: they stay visible for ever. All others are visible for `local_blocks` blocks and then
+never again, so a layer needs only two regions: the permanent blocks in order, and a window. The
+f-th permanent block does not depend on the query (`permanent_block`), and a query block sees a
+prefix of that list (`far_count`). Everything below follows from these two functions.
 
-Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
+Partial Contexts".
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class PermanentBlocks(NamedTuple):
-    """The permanent blocks of one KV head: `sink` first ones, then `first`, `first + stride`, ... (stride 0: none)."""
+    """The permanent blocks of one KV head: `sink` first ones, then `first`, `first + stride`, ...
+    (stride 0: none)."""
 
     sink: int
     first: int
@@ -54,22 +57,32 @@ class AttentionPattern:
     stride: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("block_size", 1), ("sink_blocks", 0), ("local_blocks", 1), ("stride", 0)):
+        for name, low in (
+            ("block_size", 1),
+            ("sink_blocks", 0),
+            ("local_blocks", 1),
+            ("stride", 0),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least {low}.")
         if self.block_size & (self.block_size - 1):
             below = 1 << (self.block_size.bit_length() - 1)
-            raise UsageError(f"block_size is {self.block_size}; give a power of two, such as {below} or {2 * below}.")
+            raise UsageError(
+                f"block_size is {self.block_size}; give a power of two, such as {below} or"
+                f" {2 * below}."
+            )
 
     @classmethod
     def sink_window(cls) -> AttentionPattern:
-        """Variant A of the paper: one sink block and a window of 31 blocks, 2,048 tokens at any length."""
+        """Variant A of the paper: one sink block and a window of 31 blocks, 2,048 tokens at any
+        length."""
         return cls(block_size=64, sink_blocks=1, local_blocks=31, stride=0)
 
     @classmethod
     def strided(cls) -> AttentionPattern:
-        """Variant B of the paper: a window of 16 blocks and every 128th block, 2,048 tokens at 131,072."""
+        """Variant B of the paper: a window of 16 blocks and every 128th block, 2,048 tokens at
+        131,072."""
         return cls(block_size=64, sink_blocks=0, local_blocks=16, stride=128)
 
     @classmethod
@@ -77,7 +90,9 @@ class AttentionPattern:
         """The preset called `sink-window` or `strided`."""
         presets = {"sink-window": cls.sink_window, "strided": cls.strided}
         if name not in presets:
-            raise UsageError(f"There is no pattern called {name!r}; choose one of {', '.join(presets)}.")
+            raise UsageError(
+                f"There is no pattern called {name!r}; choose one of {', '.join(presets)}."
+            )
         return presets[name]()
 
     @property
@@ -89,7 +104,8 @@ class AttentionPattern:
         """Blocks that `length` tokens fill or begin."""
         return -(-length // self.block_size)
 
-    # -- blocks ------------------------------------------------------------------------------------------------------
+    # -- blocks
+    # ------------------------------------------------------------------------------------------
 
     def offset(self, head: int, num_kv_heads: int, layer: int = 0) -> int:
         """Shift of the strided blocks of a KV head, in blocks."""
@@ -97,37 +113,51 @@ class AttentionPattern:
         return head * max(1, self.stride // num_kv_heads) + layer
 
     def keeps(self, i: int, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
-        """Whether query block `i` sees key block `j` (inside block i only keys up to the query itself)."""
-        return 0 <= j <= i and (i - j < self.local_blocks or self.is_permanent(j, head, num_kv_heads, layer))
+        """Whether query block `i` sees key block `j` (inside block i only keys up to the query
+        itself)."""
+        return 0 <= j <= i and (
+            i - j < self.local_blocks or self.is_permanent(j, head, num_kv_heads, layer)
+        )
 
     def is_permanent(self, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
         """Whether key block `j` stays visible for ever: a sink, or on the stride."""
-        on_stride = self.stride > 0 and (j + self.offset(head, num_kv_heads, layer)) % self.stride == 0
+        on_stride = (
+            self.stride > 0 and (j + self.offset(head, num_kv_heads, layer)) % self.stride == 0
+        )
         return j < self.sink_blocks or on_stride
 
     def permanent(self, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> PermanentBlocks:
-        """The permanent blocks of a KV head as three numbers: what a kernel needs to compute any of them."""
+        """The permanent blocks of a KV head as three numbers: what a kernel needs to compute any of
+        them."""
         self._check_head(head, num_kv_heads)
         if self.stride == 0:
             return PermanentBlocks(self.sink_blocks, 0, 0)
         behind = (self.sink_blocks + self.offset(head, num_kv_heads, layer)) % self.stride
-        return PermanentBlocks(self.sink_blocks, self.sink_blocks + (-behind) % self.stride, self.stride)
+        return PermanentBlocks(
+            self.sink_blocks, self.sink_blocks + (-behind) % self.stride, self.stride
+        )
 
     def permanent_block(self, f: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
         """Block number of the `f`-th permanent block (from 0)."""
         sink, first, stride = self.permanent(head, num_kv_heads, layer)
         if f >= sink and stride == 0:
-            raise UsageError(f"permanent block {f} does not exist: without a stride there are {sink} (the sinks).")
+            raise UsageError(
+                f"permanent block {f} does not exist: without a stride there are {sink} (the"
+                " sinks)."
+            )
         return f if f < sink else first + (f - sink) * stride
 
-    def permanent_count(self, blocks: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
+    def permanent_count(
+        self, blocks: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0
+    ) -> int:
         """Permanent blocks among the first `blocks` blocks."""
         sink, first, stride = self.permanent(head, num_kv_heads, layer)
         strided = max(0, -(-(blocks - first) // stride)) if stride else 0
         return min(sink, max(0, blocks)) + strided
 
     def far_count(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
-        """Permanent blocks that query block `i` sees outside its local window: a prefix of the permanent ones."""
+        """Permanent blocks that query block `i` sees outside its local window: a prefix of the
+        permanent ones."""
         return self.permanent_count(i - self.local_blocks + 1, head, num_kv_heads, layer)
 
     def far_blocks(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> list[int]:
@@ -136,13 +166,16 @@ class AttentionPattern:
         return [self.permanent_block(f, head, num_kv_heads, layer) for f in range(count)]
 
     def local_start(self, i: int) -> int:
-        """First block of the local window of query block `i`; the window is every block from here to i."""
+        """First block of the local window of query block `i`; the window is every block from here
+        to i."""
         return max(0, i - self.local_blocks + 1)
 
-    # -- what a cache keeps ------------------------------------------------------------------------------------------
+    # -- what a cache keeps
+    # ------------------------------------------------------------------------------------------
 
     def retained(self, length: int, num_kv_heads: int, layer: int = 0) -> list[list[int]]:
-        """Key positions that a query at position `length` or later may still see, ascending, for each KV head."""
+        """Key positions that a query at position `length` or later may still see, ascending, for
+        each KV head."""
         self._check_lengths(length, length)
         self._check_head(0, num_kv_heads)
         kept = []
@@ -160,20 +193,29 @@ class AttentionPattern:
             for head in range(num_kv_heads)
         ]
 
-    def kv_bytes(self, length: int, num_kv_heads: int, head_dim: int, itemsize: int, layer: int = 0) -> int:
-        """Bytes of keys and values retained in one layer for one row; `itemsize` in bytes (2 for bf16)."""
+    def kv_bytes(
+        self, length: int, num_kv_heads: int, head_dim: int, itemsize: int, layer: int = 0
+    ) -> int:
+        """Bytes of keys and values retained in one layer for one row; `itemsize` in bytes (2 for
+        bf16)."""
         return 2 * sum(self.kv_tokens(length, num_kv_heads, layer)) * head_dim * itemsize
 
-    def _retained_spans(self, length: int, head: int, num_kv_heads: int, layer: int) -> Iterator[tuple[int, int]]:
+    def _retained_spans(
+        self, length: int, head: int, num_kv_heads: int, layer: int
+    ) -> Iterator[tuple[int, int]]:
         size, next_block = self.block_size, length // self.block_size
         for block in self.far_blocks(next_block, head, num_kv_heads, layer):
             yield block * size, (block + 1) * size
         yield self.local_start(next_block) * size, length
 
-    # -- work --------------------------------------------------------------------------------------------------------
+    # -- work
+    # ------------------------------------------------------------------------------------------
 
-    def visited(self, length: int, num_kv_heads: int = 1, layer: int = 0, *, q_len: int | None = None) -> list[int]:
-        """Query-key pairs that the last `q_len` (default: all) of `length` tokens visit, for each KV head; O(1)."""
+    def visited(
+        self, length: int, num_kv_heads: int = 1, layer: int = 0, *, q_len: int | None = None
+    ) -> list[int]:
+        """Query-key pairs that the last `q_len` (default: all) of `length` tokens visit, for each
+        KV head; O(1)."""
         start = self._check_lengths(length if q_len is None else q_len, length)
         return [
             self._visited_from_zero(length, head, num_kv_heads, layer)
@@ -184,18 +226,28 @@ class AttentionPattern:
     def density(self, length: int, num_kv_heads: int = 1, layer: int = 0) -> float:
         """Visited over causal query-key pairs of a sequence, the mean over `num_kv_heads` KV heads.
 
-        Heads and layers differ only in where their strided blocks start, so one head of layer 0 (the default) is
-        within one block per query of any other; give the real number for the exact mean.
+        Heads and layers differ only in where their strided blocks start, so one head of layer 0
+        (the default) is within one block per query of any other; give the real number for the exact
+        mean.
         """
         visited = sum(self.visited(length, num_kv_heads, layer))
         return visited / (length * (length + 1) // 2 * num_kv_heads) if visited else 1.0
 
     def attention_flops(
-        self, length: int, num_heads: int, num_kv_heads: int, head_dim: int, layer: int = 0, *, q_len: int | None = None
+        self,
+        length: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        layer: int = 0,
+        *,
+        q_len: int | None = None,
     ) -> int:
-        """Floating-point operations of the forward pass of one layer and row; the backward pass takes 2.5 times that.
+        """Floating-point operations of the forward pass of one layer and row; the backward pass
+        takes 2.5 times that.
 
-        Two products of 2 * head_dim operations per visited pair and query head; softmax is not counted.
+        Two products of 2 * head_dim operations per visited pair and query head; softmax is not
+        counted.
         """
         pairs = sum(self.visited(length, num_kv_heads, layer, q_len=q_len))
         return 4 * head_dim * pairs * num_heads // num_kv_heads
@@ -203,10 +255,12 @@ class AttentionPattern:
     def _visited_from_zero(self, length: int, head: int, num_kv_heads: int, layer: int) -> int:
         size = self.block_size
         full, rest = divmod(length, size)
-        # Each query sees t + 1 keys, less the blocks that have left its window, plus the permanent ones among these.
+        # Each query sees t + 1 keys, less the blocks that have left its window, plus the permanent
+        # ones among these.
         hidden = size * size * _triangle(full - self.local_blocks)
         hidden += rest * size * max(0, full - self.local_blocks + 1)
-        # Permanent block j is far for all queries from block j + local_blocks on; sum that over both progressions.
+        # Permanent block j is far for all queries from block j + local_blocks on; sum that over
+        # both progressions.
         reach = length - self.window_tokens
         sink, first, stride = self.permanent(head, num_kv_heads, layer)
         far = _ramp(reach, size, sink) * size
@@ -214,14 +268,15 @@ class AttentionPattern:
             far += _ramp(reach - first * size, stride * size, length) * size
         return length * (length + 1) // 2 - hidden + far
 
-    # -- dense -------------------------------------------------------------------------------------------------------
+    # -- dense
+    # ------------------------------------------------------------------------------------------
 
     def mask(self, q_len: int, kv_len: int, num_kv_heads: int, layer: int = 0) -> BoolTensor:
         """The pattern as a dense mask, for tests and for the reference.
 
         Returns:
-            BoolTensor [num_kv_heads, q_len, kv_len], True where the query (one of the last q_len positions) sees
-            the key.
+            BoolTensor [num_kv_heads, q_len, kv_len], True where the query (one of the last q_len
+            positions) sees the key.
         """
         import torch
 
@@ -238,13 +293,18 @@ class AttentionPattern:
 
     def _check_head(self, head: int, num_kv_heads: int) -> None:
         if num_kv_heads < 1 or not 0 <= head < num_kv_heads:
-            raise UsageError(f"KV head {head} of {num_kv_heads} does not exist; count heads from 0.")
+            raise UsageError(
+                f"KV head {head} of {num_kv_heads} does not exist; count heads from 0."
+            )
 
     def _check_lengths(self, q_len: int, kv_len: int) -> int:
         if kv_len < 0:
             raise UsageError(f"The length is {kv_len}; give a number of tokens, at least 0.")
         if not 0 <= q_len <= kv_len:
-            raise UsageError(f"q_len is {q_len}; queries are the last of {kv_len} positions, so give 0 to {kv_len}.")
+            raise UsageError(
+                f"q_len is {q_len}; queries are the last of {kv_len} positions, so give 0 to"
+                f" {kv_len}."
+            )
         return kv_len - q_len
 
 
@@ -273,24 +333,32 @@ class LayerPlan:
     full: tuple[int, ...]
 
     @classmethod
-    def make(cls, num_layers: int, full_layers: str | int | Sequence[int] = "middle-third") -> LayerPlan:
+    def make(
+        cls, num_layers: int, full_layers: str | int | Sequence[int] = "middle-third"
+    ) -> LayerPlan:
         """The plan that a rule, a number or a list describes.
 
         Args:
             num_layers: Layers of the model, at least 1.
-            full_layers: "middle-third" for round(L / 3) layers from (L - n) // 2 on; a number n for n layers placed in
-                the same way; or the indices themselves.
+            full_layers: "middle-third" for round(L / 3) layers from (L - n) // 2 on; a number n for
+                n layers placed in the same way; or the indices themselves.
 
         Raises:
             UsageError: Unknown rule, or a number or index outside the model.
         """
         if isinstance(full_layers, str):
             if full_layers != "middle-third":
-                raise UsageError(f"full_layers is {full_layers!r}; give 'middle-third', a number or a list of indices.")
+                raise UsageError(
+                    f"full_layers is {full_layers!r}; give 'middle-third', a number or a list of"
+                    " indices."
+                )
             full_layers = round(num_layers / 3)
         if isinstance(full_layers, int):
             if isinstance(full_layers, bool) or not 0 <= full_layers <= num_layers:
-                raise UsageError(f"full_layers is {full_layers}; give 0 to {num_layers}, the layers of this model.")
+                raise UsageError(
+                    f"full_layers is {full_layers}; give 0 to {num_layers}, the layers of this"
+                    " model."
+                )
             start = (num_layers - full_layers) // 2
             return cls(num_layers, tuple(range(start, start + full_layers)))
         return cls(num_layers, tuple(sorted(set(full_layers))))
@@ -299,8 +367,14 @@ class LayerPlan:
         if self.num_layers < 1:
             raise UsageError(f"num_layers is {self.num_layers}; a model has at least 1.")
         for index in self.full:
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < self.num_layers:
-                raise UsageError(f"full layer {index!r} does not exist; give indices 0 to {self.num_layers - 1}.")
+            if (
+                isinstance(index, bool)
+                or not isinstance(index, int)
+                or not 0 <= index < self.num_layers
+            ):
+                raise UsageError(
+                    f"full layer {index!r} does not exist; give indices 0 to {self.num_layers - 1}."
+                )
 
     def is_full(self, layer: int) -> bool:
         """Whether a layer uses full attention."""
@@ -312,12 +386,21 @@ class LayerPlan:
         return tuple(layer for layer in range(self.num_layers) if layer not in self.full)
 
     def kv_bytes(
-        self, pattern: AttentionPattern, length: int, num_kv_heads: int, head_dim: int, itemsize: int
+        self,
+        pattern: AttentionPattern,
+        length: int,
+        num_kv_heads: int,
+        head_dim: int,
+        itemsize: int,
     ) -> list[int]:
         """Bytes of keys and values that each layer holds for one row of `length` tokens."""
         full = 2 * length * num_kv_heads * head_dim * itemsize
         return [
-            full if self.is_full(layer) else pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
+            (
+                full
+                if self.is_full(layer)
+                else pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
+            )
             for layer in range(self.num_layers)
         ]
 
@@ -336,7 +419,8 @@ class LayerPlan:
         *,
         q_len: int | None = None,
     ) -> list[int]:
-        """Forward attention FLOPs of each layer for the last `q_len` (default: all) of `length` tokens of one row."""
+        """Forward attention FLOPs of each layer for the last `q_len` (default: all) of `length`
+        tokens of one row."""
         dense = AttentionPattern(local_blocks=max(1, length))
         return [
             (dense if self.is_full(layer) else pattern).attention_flops(

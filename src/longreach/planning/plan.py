@@ -1,8 +1,10 @@
-"""What a model at a length needs and could reach on given cards, full and hybrid: arithmetic, nothing is loaded.
+"""What a model at a length needs and could reach on given cards, full and hybrid: arithmetic,
+nothing is loaded.
 
-Lives with the models because it is the arithmetic of model shapes; the attention part comes from `longreach.pattern`.
-Times are limits, work over the card's peak (`hardware.json`; 800 TFLOP/s is what dense bf16 products reach on an H100),
-not forecasts. Shapes and cards are data files beside this one.
+Lives with the models because it is the arithmetic of model shapes; the attention part comes from
+`longreach.pattern`. Times are limits, work over the card's peak (`hardware.json`; 800 TFLOP/s is
+what dense bf16 products reach on an H100), not forecasts. Shapes and cards are data files beside
+this one.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 
 _HERE = Path(__file__).parent
-_TRAINING_BYTES = 16  # a parameter: bf16 weight and gradient, float32 master copy and two Adam moments
-_BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5  # times the forward pass, where all weights are trained
+# A parameter: bf16 weight and gradient, float32 master copy and two Adam moments.
+_TRAINING_BYTES = 16
+# Times the forward pass, where all weights are trained.
+_BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 _ROOM = 0.9  # of a card's memory: the rest is for the runtime, fragments and workspaces
 
 
@@ -40,7 +44,9 @@ class Shape:
     @classmethod
     def of(cls, config: Any) -> Shape:
         """The shape that a config of transformers describes."""
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        head_dim = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -61,7 +67,11 @@ class Shape:
     @property
     def layer_activations(self) -> int:
         """Numbers that the backward pass of one layer needs for every token."""
-        return 4 * self.hidden + 2 * self.head_dim * (self.heads + self.kv_heads) + 3 * self.intermediate
+        return (
+            4 * self.hidden
+            + 2 * self.head_dim * (self.heads + self.kv_heads)
+            + 3 * self.intermediate
+        )
 
     @property
     def parameters(self) -> int:
@@ -84,9 +94,9 @@ class Cards:
 class Estimate:
     """Memory in bytes over all cards, work in FLOP, times in seconds at the cards' peak.
 
-    `activation_bytes` is training's with gradient checkpointing: each layer's input and one layer recomputed. The cards
-    are the fewest whose memory suffices in the way that the recipe beside them names; `lora` trains an adapter, whose
-    own few weights are not counted.
+    `activation_bytes` is training's with gradient checkpointing: each layer's input and one layer
+    recomputed. The cards are the fewest whose memory suffices in the way that the recipe beside
+    them names; `lora` trains an adapter, whose own few weights are not counted.
     """
 
     weights_bytes: int
@@ -145,7 +155,9 @@ def hardware(text: str) -> Cards:
     match = re.fullmatch(r"(?:(\d+)x)?(\w+)", text.lower())
     count = int(match[1] or 1) if match else 0
     if not match or count < 1:
-        raise UsageError(f"hardware is {text!r}; give a card or a number of them, such as 'h100' or '8xh100'.")
+        raise UsageError(
+            f"hardware is {text!r}; give a card or a number of them, such as 'h100' or '8xh100'."
+        )
     return Cards(count, **_look_up("hardware.json", match[2], "card"))
 
 
@@ -178,21 +190,39 @@ def plan(
             raise UsageError(f"{name} is {value}; give at least 1.")
     layers = layers or LayerPlan.make(model.layers)
     if layers.num_layers != model.layers:
-        raise UsageError(f"The layer plan is for {counted(layers.num_layers, 'layer')}; the model has {model.layers}.")
+        raise UsageError(
+            f"The layer plan is for {counted(layers.num_layers, 'layer')}; the model has"
+            f" {model.layers}."
+        )
     pattern = pattern or AttentionPattern.sink_window()
     everything = LayerPlan.make(model.layers, model.layers)
-    return Plan(*(_estimate(model, length, cards, pattern, chosen, rows, itemsize) for chosen in (everything, layers)))
+    return Plan(
+        *(
+            _estimate(model, length, cards, pattern, chosen, rows, itemsize)
+            for chosen in (everything, layers)
+        )
+    )
 
 
 def _estimate(
-    model: Shape, length: int, cards: Cards, pattern: AttentionPattern, layers: LayerPlan, rows: int, itemsize: int
+    model: Shape,
+    length: int,
+    cards: Cards,
+    pattern: AttentionPattern,
+    layers: LayerPlan,
+    rows: int,
+    itemsize: int,
 ) -> Estimate:
     kv = rows * sum(layers.kv_bytes(pattern, length, model.kv_heads, model.head_dim, itemsize))
-    attention = rows * sum(layers.attention_flops(pattern, length, model.heads, model.kv_heads, model.head_dim))
+    attention = rows * sum(
+        layers.attention_flops(pattern, length, model.heads, model.kv_heads, model.head_dim)
+    )
     linear = rows * 2 * model.layer_parameters * length
     head = rows * 2 * model.vocab * model.hidden
     prefill = linear + attention + head  # logits of the last position only
-    training = round((linear + head * length) * (1 + _BACKWARD_LINEAR) + attention * (1 + BACKWARD_ATTENTION))
+    training = round(
+        (linear + head * length) * (1 + _BACKWARD_LINEAR) + attention * (1 + BACKWARD_ATTENTION)
+    )
     weights = model.parameters * itemsize
     activations = rows * length * itemsize * (model.hidden * model.layers + model.layer_activations)
     room = cards.memory_bytes * _ROOM
@@ -223,11 +253,13 @@ def _estimate(
 def _serving(cards: int, strided: bool) -> str:
     if cards == 1:
         return "one card"
-    return "layers spread over cards" if strided else "tensor parallelism"  # a stride's heads are not alike
+    # A stride's heads are not alike.
+    return "layers spread over cards" if strided else "tensor parallelism"
 
 
 def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple[int, str]:
-    """The fewest cards for weights (with what their training needs) and rows of activations, and how to use them."""
+    """The fewest cards for weights (with what their training needs) and rows of activations, and
+    how to use them."""
     if state + rows * row <= room:
         return 1, "one card"
     ways = {}
@@ -240,7 +272,9 @@ def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple
         apart = math.ceil(row / heads)
         if apart >= room:
             return 0, "does not fit: shorten the rows"
-        ways["Ulysses x ZeRO-3, each row over as many cards as heads"] = max(heads, math.ceil(state / (room - apart)))
+        ways["Ulysses x ZeRO-3, each row over as many cards as heads"] = max(
+            heads, math.ceil(state / (room - apart))
+        )
     best = min(ways, key=lambda way: ways[way])
     return ways[best], best
 

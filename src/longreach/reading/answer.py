@@ -10,7 +10,8 @@ from longreach.corpus.search.retrieval import Passage
 
 @dataclass(frozen=True)
 class Citation(Passage):
-    """A retrieved passage and how it was read: as "raw" text, as "vectors", or "not read" for want of room."""
+    """A retrieved passage and how it was read: as "raw" text, as "vectors", or "not read" for want
+    of room."""
 
     read_as: str
 
@@ -24,7 +25,8 @@ class Usage:
         vectors: positions that were summary vectors.
         raw_tokens: positions that were raw text of passages.
         cached: positions taken from the KV cache of an earlier question.
-        source_tokens: tokens of source text behind the vectors and the raw text, each passage counted once.
+        source_tokens: tokens of source text behind the vectors and the raw text, each passage
+            counted once.
         answer_tokens: tokens written.
         kv_bytes: keys and values held when the answer was written.
     """
@@ -40,7 +42,8 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds since the question was asked; questions asked together are answered together."""
+    """Wall-clock seconds since the question was asked; questions asked together are answered
+    together."""
 
     retrieved_seconds: float
     assembled_seconds: float
@@ -50,10 +53,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question got: the text, the passages it may cite, what was read, how long it took, by which policy.
+    """What a question got: the text, the passages it may cite, what was read, how long it took, by
+    which policy.
 
-    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full". Of a batch, a question that no
-    passage matches gets an empty text and no passages.
+    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full". Of a batch,
+    a question that no passage matches gets an empty text and no passages.
     """
 
     text: str
@@ -70,7 +74,9 @@ class Answer:
             policy: the policy's name.
             seconds: since it was asked.
         """
-        return cls("", [], Usage(0, 0, 0, 0, 0, 0, 0), Timings(seconds, seconds, seconds, seconds), policy)
+        return cls(
+            "", [], Usage(0, 0, 0, 0, 0, 0, 0), Timings(seconds, seconds, seconds, seconds), policy
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON."""
@@ -78,9 +84,11 @@ class Answer:
 
 
 class AnswerStream:
-    """The pieces of an answer's text as they are written; after the last one, `answer` holds the whole.
+    """The pieces of an answer's text as they are written; after the last one, `answer` holds the
+    whole.
 
-    It may be read as slowly as one likes, from several threads (each piece comes once), or left alone halfway.
+    It may be read as slowly as one likes, from several threads (each piece comes once), or left
+    alone halfway.
     """
 
     def __init__(self, pieces: Iterator[str | Answer]) -> None:

@@ -1,6 +1,8 @@
-"""What is read for a question: which passages as raw text, which as vectors, within a number of positions.
+"""What is read for a question: which passages as raw text, which as vectors, within a number of
+positions.
 
-LLoCO (arXiv 2404.07979) reads vectors; REFRAG (arXiv 2509.01092) reads the best few passages raw, the rest compressed.
+LLoCO (arXiv 2404.07979) reads vectors; REFRAG (arXiv 2509.01092) reads the best few passages raw,
+the rest compressed.
 """
 
 from collections.abc import Sequence
@@ -39,13 +41,16 @@ class Policy:
 
     Attributes:
         k: passages retrieved.
-        raw: how many of them, best first, are read as raw text, or "document" for all of the best passage's document.
-        compressed: what is read as vectors: the retrieved passages that are not read raw ("passages"), all of the best
-            passage's document ("document", or "passages" where that does not fit), or nothing ("none").
-        budget: positions of the whole prompt at most: template, vectors, raw text and question. None: 2048, or what
-            the model's window leaves beside the answer where that is less.
+        raw: how many of them, best first, are read as raw text, or "document" for all of the best
+            passage's document.
+        compressed: what is read as vectors: the retrieved passages that are not read raw
+            ("passages"), all of the best passage's document ("document", or "passages" where that
+            does not fit), or nothing ("none").
+        budget: positions of the whole prompt at most: template, vectors, raw text and question.
+            None: 2048, or what the model's window leaves beside the answer where that is less.
         retriever: "bm25", "dense" or "hybrid".
-        cut: read the first raw passage that does not fit whole as far as it fits, instead of not at all.
+        cut: read the first raw passage that does not fit whole as far as it fits, instead of not at
+            all.
         adapter: answer with the corpus' adapter on, where it has one.
     """
 
@@ -66,12 +71,18 @@ class Policy:
             raise UsageError("Both raw and compressed read the whole document: choose one of them.")
         if self.budget is not None and self.budget < 1:
             raise UsageError(
-                f"The budget is {counted(self.budget, 'position')}; a prompt needs some hundreds (default 2048)."
+                f"The budget is {counted(self.budget, 'position')}; a prompt needs some hundreds"
+                " (default 2048)."
             )
         if self.retriever not in get_args(Method):
-            raise UsageError(f"There is no retriever '{self.retriever}': use one of {', '.join(get_args(Method))}.")
+            raise UsageError(
+                f"There is no retriever '{self.retriever}': use one of"
+                f" {', '.join(get_args(Method))}."
+            )
         if self.compressed not in get_args(Compressed):
-            raise UsageError(f"compressed is '{self.compressed}'; use one of {', '.join(get_args(Compressed))}.")
+            raise UsageError(
+                f"compressed is '{self.compressed}'; use one of {', '.join(get_args(Compressed))}."
+            )
 
     @property
     def nothing(self) -> bool:
@@ -115,7 +126,11 @@ def key_of(passage: Segment) -> Key:
 
 
 def choose(
-    found: Sequence[Passage], document: Sequence[PassageInfo], room: int, policy: Policy, builder: "PromptBuilder"
+    found: Sequence[Passage],
+    document: Sequence[PassageInfo],
+    room: int,
+    policy: Policy,
+    builder: "PromptBuilder",
 ) -> Choice:
     """Spends `room` positions; a passage is read whole or not at all, unless the policy cuts it.
 
@@ -137,9 +152,8 @@ def choose(
         text = builder.raw("".join(segment.text for segment in document))
         if len(text) > room:
             raise ContextError(
-                f"The document takes {counted(len(text), 'position')} as raw text, and the budget leaves {room:,}: "
-                "raise the "
-                "budget, or read passages or vectors."
+                f"The document takes {counted(len(text), 'position')} as raw text, and the budget"
+                f" leaves {room:,}: raise the budget, or read passages or vectors."
             )
         raw[key_of(document[0])] = text
         tokens = {key_of(segment): segment.tokens for segment in document}
@@ -166,4 +180,6 @@ def choose(
                 room -= passage.n_vectors
     read_raw = set(tokens)
     tokens |= {key_of(segment): segment.tokens for segment in vectors}
-    return Choice([raw[key] for key in sorted(raw)], read_raw, set(map(key_of, vectors)), sum(tokens.values()))
+    return Choice(
+        [raw[key] for key in sorted(raw)], read_raw, set(map(key_of, vectors)), sum(tokens.values())
+    )

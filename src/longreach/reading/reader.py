@@ -1,7 +1,8 @@
 """Answers from a corpus: retrieve, assemble compressed and raw context, generate, stream, cite.
 
-LLoCO (arXiv 2404.07979) prepends compressed passages to the question; REFRAG (arXiv 2509.01092) keeps the best few
-raw. The prompt is [system ; vectors ; raw passages ; question] in the model's own chat template.
+LLoCO (arXiv 2404.07979) prepends compressed passages to the question; REFRAG (arXiv 2509.01092)
+keeps the best few raw. The prompt is [system ; vectors ; raw passages ; question] in the model's
+own chat template.
 """
 
 import hashlib
@@ -19,10 +20,23 @@ from longreach.caches.prefix import PrefixCache
 from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.search.retrieval import Passage
 from longreach.corpus.store import Corpus
-from longreach.engine.generate import Switch, Written, read_prefix, stop_tokens, write_all, write_tokens
+from longreach.engine.generate import (
+    Switch,
+    Written,
+    read_prefix,
+    stop_tokens,
+    write_all,
+    write_tokens,
+)
 from longreach.engine.prompt import Prompt, PromptBuilder
 from longreach.engine.sampling import Sampling
-from longreach.errors import ContextError, CorpusError, FingerprintMismatch, NothingFound, UsageError
+from longreach.errors import (
+    ContextError,
+    CorpusError,
+    FingerprintMismatch,
+    NothingFound,
+    UsageError,
+)
 from longreach.models.decoder import add_adapter, only_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
@@ -50,20 +64,22 @@ class _Plan(NamedTuple):
 class Reader:
     """Answers questions from a corpus.
 
-    Threads may share one reader, and any number of readers, with different adapters, may share one model: each gives
-    what it gives alone, streams that are read slowly or left alone halfway included. Documents may be added, and the
-    model's adapters trained, meanwhile. Readers take turns at the model, a token or a batch of tokens at a time. Code
-    of your own that runs the model beside them goes under `longreach.models.sharing.exclusive(model)`.
+    Threads may share one reader, and any number of readers, with different adapters, may share one
+    model: each gives what it gives alone, streams that are read slowly or left alone halfway
+    included. Documents may be added, and the model's adapters trained, meanwhile. Readers take
+    turns at the model, a token or a batch of tokens at a time. Code of your own that runs the model
+    beside them goes under `longreach.models.sharing.exclusive(model)`.
 
     Args:
         corpus: the corpus; its vectors must have been made for this model.
         model: a causal language model, as `longreach.load` gives it.
         tokenizer: its tokenizer.
-        adapter: folder of a PEFT adapter; None takes the one stored with the corpus, if there is one. It is switched
-            on only while this reader reads and writes.
-        policy: what to read for a question, unless a call says otherwise; None takes what the corpus' scorecard found
-            best with this adapter, else `Policy()`.
-        hot_bytes: memory for KV caches of contexts read before, so that the next question about them skips reading.
+        adapter: folder of a PEFT adapter; None takes the one stored with the corpus, if there is
+            one. It is switched on only while this reader reads and writes.
+        policy: what to read for a question, unless a call says otherwise; None takes what the
+            corpus' scorecard found best with this adapter, else `Policy()`.
+        hot_bytes: memory for KV caches of contexts read before, so that the next question about
+            them skips reading.
 
     Raises:
         FingerprintMismatch: the corpus was made, or the adapter trained, for another model.
@@ -82,15 +98,17 @@ class Reader:
     ) -> None:
         if base_fingerprint(model, tokenizer) != corpus.settings.model_fingerprint:
             raise FingerprintMismatch(
-                f"The vectors of corpus '{corpus.name}' were made for another model "
-                f"({corpus.settings.model_ref or corpus.settings.model_fingerprint}): load that one, or ingest the "
-                "documents into a new corpus with this one."
+                f"The vectors of corpus '{corpus.name}' were made for another model"
+                f" ({corpus.settings.model_ref or corpus.settings.model_fingerprint}): load that"
+                " one, or ingest the documents into a new corpus with this one."
             )
         self.corpus = corpus
         self.model = model
         self.tokenizer = tokenizer
         folder = Path(adapter) if adapter is not None else corpus.adapter_path
-        self.adapter = add_adapter(model, folder, corpus.settings.model_fingerprint) if folder else None
+        self.adapter = (
+            add_adapter(model, folder, corpus.settings.model_fingerprint) if folder else None
+        )
         self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
         self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
         self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
@@ -109,16 +127,17 @@ class Reader:
 
         Args:
             question: the question.
-            document: the document it is about; None leaves finding it to the retriever. Where no passage of it
-                matches ("Sum it up."), it is read from its start, as far as the budget goes.
+            document: the document it is about; None leaves finding it to the retriever. Where no
+                passage of it matches ("Sum it up."), it is read from its start, as far as the
+                budget goes.
             policy: what to read for it; None takes the reader's own.
             sampling: how to write.
 
         Raises:
             UsageError: there is no such document.
             NothingFound: no passage matches the question, and no document is named.
-            ContextError: the question, or no passage beside it, fits the budget; or the prompt and the answer do not
-                fit the model's window.
+            ContextError: the question, or no passage beside it, fits the budget; or the prompt and
+                the answer do not fit the model's window.
             CorpusError: the corpus holds no documents, or stored vectors are damaged.
         """
         stream = self.stream(question, document=document, policy=policy, sampling=sampling)
@@ -135,8 +154,11 @@ class Reader:
         policy: Policy | None = None,
         sampling: Sampling | None = None,
     ) -> AnswerStream:
-        """Like `ask`, but gives the text piece by piece while it is written. Errors come with the first piece."""
-        return AnswerStream(self._stream(question, document, policy or self.policy, sampling or Sampling()))
+        """Like `ask`, but gives the text piece by piece while it is written. Errors come with the
+        first piece."""
+        return AnswerStream(
+            self._stream(question, document, policy or self.policy, sampling or Sampling())
+        )
 
     def ask_many(
         self,
@@ -148,16 +170,19 @@ class Reader:
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> list[Answer]:
-        """Answers questions in batches, each as `ask` would, whatever the lengths of contexts. Errors as there.
+        """Answers questions in batches, each as `ask` would, whatever the lengths of contexts.
+        Errors as there.
 
-        One error stops nothing: where no passage matches a question, its answer is empty, and so are its passages.
+        One error stops nothing: where no passage matches a question, its answer is empty, and so
+        are its passages.
 
         Args:
             questions: the questions, as the retriever gets them.
             documents: the document of each, or None.
-            policy: what to read, for all of them or for each; those of a batch have the adapter on, or off.
-            words: what the model is told after the context for each, with the question in it; None for the reader's
-                own words.
+            policy: what to read, for all of them or for each; those of a batch have the adapter on,
+                or off.
+            words: what the model is told after the context for each, with the question in it; None
+                for the reader's own words.
             sampling: how to write.
             batch_size: questions answered together.
         """
@@ -165,7 +190,9 @@ class Reader:
         chosen, sampling = policy or self.policy, sampling or Sampling()
         policies = [chosen] * len(questions) if isinstance(chosen, Policy) else chosen
         told: Sequence[str | None] = words or [None] * len(questions)
-        asked = list(zip(questions, documents, policies, [sampling] * len(questions), told, strict=True))
+        asked = list(
+            zip(questions, documents, policies, [sampling] * len(questions), told, strict=True)
+        )
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         answers = list[Answer]()
@@ -183,7 +210,12 @@ class Reader:
         return answers
 
     def _plan_or_none(
-        self, question: str, document: str | None, policy: Policy, sampling: Sampling, words: str | None
+        self,
+        question: str,
+        document: str | None,
+        policy: Policy,
+        sampling: Sampling,
+        words: str | None,
     ) -> _Plan | None:
         """None where no passage matches the question."""
         try:
@@ -197,7 +229,9 @@ class Reader:
             return iter(())
         prompts = [plan.prompt.embeds for plan in plans]
         adapted = self._adapted(plans[0].policy)
-        return iter(write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted))
+        return iter(
+            write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted)
+        )
 
     def _stream(
         self, question: str, document: str | None, policy: Policy, sampling: Sampling
@@ -211,7 +245,9 @@ class Reader:
         cache, past, cached = self._read_context(plan.prompt, policy, sampling)
         prompts = [plan.prompt.embeds[past:]]
         adapted = self._adapted(policy)
-        steps = write_tokens(self.model, prompts, self._stops, sampling, cache, watch=held.append, around=adapted)
+        steps = write_tokens(
+            self.model, prompts, self._stops, sampling, cache, watch=held.append, around=adapted
+        )
         for (token,) in steps:
             if token is None:
                 break
@@ -223,14 +259,22 @@ class Reader:
                 shown = text
         yield self._decode(tokens)[len(shown) :]
         total = time.perf_counter() - began
-        yield self._answer(plan, cached, Written(tokens, first_token or total, total, held[0].kv_bytes))
+        yield self._answer(
+            plan, cached, Written(tokens, first_token or total, total, held[0].kv_bytes)
+        )
 
     def _adapted(self, policy: Policy) -> Switch:
-        """Makes what is entered around each forward: the model's lock, with the policy's adapter on, or none."""
+        """Makes what is entered around each forward: the model's lock, with the policy's adapter
+        on, or none."""
         return partial(only_adapter, self.model, self.adapter if policy.adapter else None)
 
     def _plan(
-        self, question: str, document: str | None, policy: Policy, sampling: Sampling, words: str | None = None
+        self,
+        question: str,
+        document: str | None,
+        policy: Policy,
+        sampling: Sampling,
+        words: str | None = None,
     ) -> _Plan:
         """Retrieves, chooses what is read and how, and assembles it in document order."""
         began = time.perf_counter()
@@ -242,8 +286,13 @@ class Reader:
         if room <= 0:
             advice = "raise the budget"
             if policy.budget is None and budget < DEFAULT_BUDGET:
-                advice = f"lower the {counted(sampling.max_new_tokens, 'new token')}, which leave no more of the window"
-            needed = f"The question takes {counted(budget - room, 'position')}, the budget is {budget}"
+                advice = (
+                    f"lower the {counted(sampling.max_new_tokens, 'new token')}, which leave no"
+                    " more of the window"
+                )
+            needed = (
+                f"The question takes {counted(budget - room, 'position')}, the budget is {budget}"
+            )
             raise ContextError(f"{needed}: shorten it or {advice}.")
         found = self.corpus.search(question, policy.k, policy.retriever, document)
         from_start = document is not None and not found
@@ -252,19 +301,36 @@ class Reader:
         if not found and not policy.nothing:
             raise self._nothing_found(policy)
         retrieved = time.perf_counter() - began
-        whole = self.corpus.passages(found[0].document) if "document" in (policy.compressed, policy.raw) else []
-        choice = choose(found, whole, room, _from_start(policy, len(found)) if from_start else policy, self._builder)
+        whole = (
+            self.corpus.passages(found[0].document)
+            if "document" in (policy.compressed, policy.raw)
+            else []
+        )
+        choice = choose(
+            found,
+            whole,
+            room,
+            _from_start(policy, len(found)) if from_start else policy,
+            self._builder,
+        )
         if not (choice.raw or choice.vectors or policy.nothing):
             raise ContextError(
-                f"No passage fits the {counted(budget, 'position')} of the budget with the question: raise the budget."
+                f"No passage fits the {counted(budget, 'position')} of the budget with the"
+                " question: raise the budget."
             )
         vectors = self._vectors(choice.vectors)
         with self._adapted(policy)():
             prompt = self._builder.build(vectors, choice.raw, *told)
-        citations = [Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found]
+        citations = [
+            Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found
+        ]
         if from_start:  # a long document has too many passages to list those that were not read
-            citations = [one for one in citations if one.read_as != "not read"] or citations[: policy.k]
-        return _Plan(prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy)
+            citations = [one for one in citations if one.read_as != "not read"] or citations[
+                : policy.k
+            ]
+        return _Plan(
+            prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy
+        )
 
     def _nothing_found(self, policy: Policy) -> CorpusError | NothingFound:
         name = self.corpus.name
@@ -272,34 +338,48 @@ class Reader:
             return CorpusError(f"Corpus '{name}' holds no documents: add some with ingest first.")
         if policy.retriever == "bm25":
             return NothingFound(
-                f"In corpus '{name}' no passage shares a word with the question; try --retriever dense, or name the "
-                "document it is about with --document."
+                f"In corpus '{name}' no passage shares a word with the question; try --retriever"
+                " dense, or name the document it is about with --document."
             )
-        return NothingFound(f"In corpus '{name}' no passage is near the question: ask in other words.")
+        return NothingFound(
+            f"In corpus '{name}' no passage is near the question: ask in other words."
+        )
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
         """The stored vectors of passages, in document order, with one read a document."""
         vectors: list[torch.Tensor] = []
         for revision in sorted({revision for revision, _ in keys}):
-            vectors += self.corpus.vectors(revision, sorted(index for owner, index in keys if owner == revision))
+            vectors += self.corpus.vectors(
+                revision, sorted(index for owner, index in keys if owner == revision)
+            )
         return vectors
 
     def _budget(self, policy: Policy, sampling: Sampling) -> int:
         """The positions a prompt may take, so that the answer fits the window after it."""
         window = window_of(self.model) or sys.maxsize
         left = window - sampling.max_new_tokens
-        # A whole document is refused by its own length: what the gate left beside its answers is only a ceiling.
+        # A whole document is refused by its own length: what the gate left beside its answers is
+        # only a ceiling.
         least = 1 if policy.raw == "document" else policy.budget or 1
         if left < least:
-            asked = f"A prompt of {counted(least, 'position')} and {counted(sampling.max_new_tokens, 'new token')}"
+            asked = (
+                f"A prompt of {counted(least, 'position')} and"
+                f" {counted(sampling.max_new_tokens, 'new token')}"
+            )
             raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
         return min(policy.budget or DEFAULT_BUDGET, left)
 
-    def _read_context(self, prompt: Prompt, policy: Policy, sampling: Sampling) -> tuple[Any, int, int]:
-        """The KV cache after the part that does not depend on the question, its length, and how much of it was hot."""
+    def _read_context(
+        self, prompt: Prompt, policy: Policy, sampling: Sampling
+    ) -> tuple[Any, int, int]:
+        """The KV cache after the part that does not depend on the question, its length, and how
+        much of it was hot."""
         if may_switch(self.model, len(prompt.embeds) + sampling.max_new_tokens):
-            return None, 0, 0  # its keys may have to be rotated in another way before the answer ends
-        keys = [bytes([policy.adapter]) + _content_key(prompt.embeds[:end]) for end in prompt.boundaries]
+            # Its keys may have to be rotated in another way before the answer ends.
+            return None, 0, 0
+        keys = [
+            bytes([policy.adapter]) + _content_key(prompt.embeds[:end]) for end in prompt.boundaries
+        ]
         cache, past = None, 0
         for end, key in reversed(list(zip(prompt.boundaries, keys, strict=True))):
             cache = self._hot.get(key)
@@ -329,12 +409,20 @@ class Reader:
             answer_tokens=len(written.tokens),
             kv_bytes=written.kv_bytes,
         )
-        timings = Timings(plan.retrieved_seconds, plan.assembled_seconds, written.first_token_seconds, written.seconds)
-        return Answer(self._decode(written.tokens).strip(), plan.passages, usage, timings, plan.policy.name)
+        timings = Timings(
+            plan.retrieved_seconds,
+            plan.assembled_seconds,
+            written.first_token_seconds,
+            written.seconds,
+        )
+        return Answer(
+            self._decode(written.tokens).strip(), plan.passages, usage, timings, plan.policy.name
+        )
 
 
 def _from_start(policy: Policy, passages: int) -> Policy:
-    """The policy for a document that is read from its start, because no passage of it is better than another."""
+    """The policy for a document that is read from its start, because no passage of it is better
+    than another."""
     if policy.compressed == "none" and policy.raw != "document" and policy.raw > 0:
         return replace(policy, raw=passages)
     return policy

@@ -1,4 +1,5 @@
-"""How well each way of reading answers questions about a corpus, as measured; and which one the reader takes."""
+"""How well each way of reading answers questions about a corpus, as measured; and which one the
+reader takes."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,8 +28,8 @@ class Row:
         reading: what it is called.
         policy: what asks for it; None for a control that no policy asks for.
         questions: how many it could read.
-        f1: mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval, None where there were too few
-            questions for one.
+        f1: mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval, None where
+            there were too few questions for one.
         exact_match: share of answers that are a reference, 0 to 100.
         rouge_l: mean ROUGE-L, 0 to 100.
         positions: mean positions of the prompts.
@@ -101,7 +102,8 @@ class Scorecard:
             CorpusDamaged: it is not what was written.
         """
         damaged = CorpusDamaged(
-            f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name} --gate-only`."
+            f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name}"
+            " --gate-only`."
         )
         try:
             raw = (folder / SCORECARD).read_bytes()
@@ -124,7 +126,13 @@ class Scorecard:
 
 _NUMBERS = dict.fromkeys(("f1", "exact_match", "rouge_l", "positions"), (int, float))
 _ENDS = dict.fromkeys(("f1_low", "f1_high"), (int, float, NoneType))
-_ROW: Kinds = {"reading": (str,), "policy": (dict, NoneType), "questions": (int,), **_NUMBERS, **_ENDS}
+_ROW: Kinds = {
+    "reading": (str,),
+    "policy": (dict, NoneType),
+    "questions": (int,),
+    **_NUMBERS,
+    **_ENDS,
+}
 _POLICY: Kinds = {
     "k": (int,),
     "raw": (int, str),
@@ -135,7 +143,11 @@ _POLICY: Kinds = {
     "adapter": (bool,),
 }
 _TEXTS = ("chosen", "why", "fingerprint", "model_fingerprint", "state", "date")
-_FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {"questions": (int,), "budget": (int,), "adapter": (str, NoneType)}
+_FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {
+    "questions": (int,),
+    "budget": (int,),
+    "adapter": (str, NoneType),
+}
 
 
 def _row(values: Any) -> Row:

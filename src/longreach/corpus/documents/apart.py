@@ -1,7 +1,8 @@
-"""Conversion in processes of their own, which are started once, used for many files, and ended by their limits.
+"""Conversion in processes of their own, which are started once, used for many files, and ended by
+their limits.
 
-A process is used by one thread at a time; several threads get several processes. None outlives this one: each ends
-when the pipe to it is closed.
+A process is used by one thread at a time; several threads get several processes. None outlives this
+one: each ends when the pipe to it is closed.
 """
 
 import atexit
@@ -24,7 +25,8 @@ from longreach.corpus.documents.worker import (
 )
 from longreach.errors import DocumentError
 
-# The same modules as here, wherever they come from. `-P`: a json.py in the current folder is not ours.
+# The same modules as here, wherever they come from. `-P`: a json.py in the current folder is not
+# ours.
 _START = """import sys
 sys.path[:] = sys.argv[1:]
 from longreach.corpus.documents.worker import main
@@ -60,7 +62,8 @@ class _Worker:
         """Sends a file and waits for what becomes of it.
 
         Raises:
-            _Broken: There is no answer; `code` says how the process ended, and `is_late` whether it was for its time.
+            _Broken: There is no answer; `code` says how the process ended, and `is_late` whether it
+                was for its time.
         """
         self.is_usable = False
         requests, answers = self._process.stdin, self._process.stdout
@@ -113,7 +116,9 @@ class _Worker:
 
 
 def _windows_flags() -> int:
-    return getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
+    return getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
+        subprocess, "CREATE_NO_WINDOW", 0
+    )
 
 
 class _Pool:
@@ -182,14 +187,18 @@ def convert_apart(suffix: str, raw: bytes, name: str, limits: Limits) -> Convert
     except OSError as error:
         reason = error.strerror or error
         advice = "make room for it and try again."
-        raise DocumentError(f"{name} cannot be read, its converter does not start ({reason}): {advice}") from error
+        raise DocumentError(
+            f"{name} cannot be read, its converter does not start ({reason}): {advice}"
+        ) from error
     try:
         answer, text = worker.ask(Request(name, suffix, len(raw), limits), raw)
     except _Broken as error:
         raise _explain(worker, name, limits) from error
     except RuntimeError as error:  # the watch cannot start
         advice = "close other programs and try again."
-        raise DocumentError(f"{name} cannot be read, its converter does not start ({error}): {advice}") from error
+        raise DocumentError(
+            f"{name} cannot be read, its converter does not start ({error}): {advice}"
+        ) from error
     finally:  # also for Ctrl-C: a worker in the middle of a file is not used again
         if worker.is_usable:
             _POOL.put_back(worker)
@@ -211,4 +220,6 @@ def _explain(worker: _Worker, name: str, limits: Limits) -> DocumentError:
         return too_much_memory(name, limits)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     advice = "open it in its own program and save it again, or export it as text."
-    return DocumentError(f"{name} makes its converter crash ({how}), it is damaged or too complex: {advice}")
+    return DocumentError(
+        f"{name} makes its converter crash ({how}), it is damaged or too complex: {advice}"
+    )

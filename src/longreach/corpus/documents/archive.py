@@ -18,8 +18,8 @@ _CHUNK_BYTES = 1 << 20
 class BoundedArchive(zipfile.ZipFile):
     """An archive that unpacks no more than the limits allow, whatever its headers say.
 
-    Members are unpacked when they are read, not before, so those that nobody reads cost nothing. A member that is read
-    twice counts twice.
+    Members are unpacked when they are read, not before, so those that nobody reads cost nothing. A
+    member that is read twice counts twice.
     """
 
     def __init__(self, raw: bytes, name: str) -> None:
@@ -28,9 +28,13 @@ class BoundedArchive(zipfile.ZipFile):
         self._limits = current()
         self._unpacked_bytes = 0
         if len(self.filelist) > self._limits.members:
-            raise exceeded(name, f"has {counted(len(self.filelist), 'part')}", "members", self._limits)
+            raise exceeded(
+                name, f"has {counted(len(self.filelist), 'part')}", "members", self._limits
+            )
 
-    def open(self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False) -> IO[bytes]:
+    def open(
+        self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False
+    ) -> IO[bytes]:
         """Opens a member to be read, unpacked.
 
         Raises:
@@ -42,7 +46,12 @@ class BoundedArchive(zipfile.ZipFile):
                 # Counted as it comes: the sizes in the headers may be lies.
                 self._unpacked_bytes += len(chunk)
                 if self._unpacked_bytes > self._limits.unpacked_bytes:
-                    raise exceeded(self._named, "unpacks to more than is allowed", "unpacked_bytes", self._limits)
+                    raise exceeded(
+                        self._named,
+                        "unpacks to more than is allowed",
+                        "unpacked_bytes",
+                        self._limits,
+                    )
                 unpacked.write(chunk)
         unpacked.seek(0)
         return unpacked
@@ -53,7 +62,8 @@ def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
     """Opens an archive whose members can be read without a password, within the limits.
 
     Raises:
-        DocumentError: It is no archive, damaged, locked, or too large; also for whatever fails inside the `with` block.
+        DocumentError: It is no archive, damaged, locked, or too large; also for whatever fails
+            inside the `with` block.
     """
     if raw.startswith(OLE):
         advice = f"remove the password, or save it again as {suffix}."
@@ -67,7 +77,8 @@ def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
 def check_unpacked(archive: zipfile.ZipFile, name: str, suffixes: tuple[str, ...] = ("",)) -> None:
     """Checks an archive before a library unpacks it by itself, by the sizes in its headers.
 
-    That is enough: no more of a member is unpacked than its header says, and a header that says less is an error.
+    That is enough: no more of a member is unpacked than its header says, and a header that says
+    less is an error.
 
     Args:
         archive: The archive.
@@ -77,7 +88,11 @@ def check_unpacked(archive: zipfile.ZipFile, name: str, suffixes: tuple[str, ...
     Raises:
         DocumentError: They unpack to more than the limit.
     """
-    total = sum(member.file_size for member in archive.infolist() if member.filename.lower().endswith(suffixes))
+    total = sum(
+        member.file_size
+        for member in archive.infolist()
+        if member.filename.lower().endswith(suffixes)
+    )
     if total > current().unpacked_bytes:
         raise exceeded(name, "unpacks to more than is allowed", "unpacked_bytes", current())
 

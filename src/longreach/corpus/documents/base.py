@@ -1,4 +1,5 @@
-"""What the readers of all formats share: their result, and how a converter's failure becomes one sentence."""
+"""What the readers of all formats share: their result, and how a converter's failure becomes one
+sentence."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from longreach.errors import DocumentError, out_of_memory
 
 
 class Converted(NamedTuple):
-    """The text of a file, and a sentence for each thing in it that could not be read ("Page 3 has no text layer.")."""
+    """The text of a file, and a sentence for each thing in it that could not be read ("Page 3 has
+    no text layer.")."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -30,12 +32,17 @@ def converting(name: str, suffix: str) -> Iterator[None]:
     except (DocumentError, MemoryError):
         raise
     except RecursionError as error:
-        raise DocumentError(f"{name} nests its parts too deeply to be read: export it as text.") from error
+        raise DocumentError(
+            f"{name} nests its parts too deeply to be read: export it as text."
+        ) from error
     except Exception as error:
-        if out_of_memory(error) or "memory allocation failed" in str(error).lower():  # as libxml2 says it
+        # As libxml2 says it.
+        if out_of_memory(error) or "memory allocation failed" in str(error).lower():
             raise MemoryError from error
         what = f"{name} is damaged or is not a {suffix} file"
-        raise DocumentError(f"{what}: open it in its own program and save it again, or export it as text.") from error
+        raise DocumentError(
+            f"{what}: open it in its own program and save it again, or export it as text."
+        ) from error
 
 
 def shown(path: str | Path) -> str:

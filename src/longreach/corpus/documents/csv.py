@@ -12,7 +12,8 @@ from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.encodings.decode import decode_text
 from longreach.corpus.documents.grid import is_sparse, table_lines
 
-# In the order of preference where several part the first rows equally well: a comma is often a decimal sign.
+# In the order of preference where several part the first rows equally well: a comma is often a
+# decimal sign.
 _DELIMITERS = ("\t", ";", "|", ",")
 _SAMPLE_ROWS = 200
 _SAMPLE_CHARACTERS = 100_000
@@ -78,7 +79,8 @@ def _find_delimiter(text: str) -> str:
 
 
 def _find_quoting(text: str, delimiter: str) -> _Dialect:
-    """Takes quotation marks for what they are in CSV, unless that does not work out to the end of the file."""
+    """Takes quotation marks for what they are in CSV, unless that does not work out to the end of
+    the file."""
     dialect = _Dialect(delimiter)
     try:
         for _ in _rows(text, dialect):
@@ -104,7 +106,9 @@ def _measure(text: str, dialect: _Dialect) -> _Size:
 
 def _rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
     lines = io.StringIO(text, newline="")
-    return csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=dialect.strict)
+    return csv.reader(
+        lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=dialect.strict
+    )
 
 
 @contextmanager

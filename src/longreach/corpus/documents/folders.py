@@ -19,7 +19,9 @@ _LITTER = re.compile(
     r"~\$.*|~.*\.tmp|.*~|#.*#|thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|icon\r|.*\.(tmp|temp|swp|crdownload|part)",
     re.IGNORECASE | re.DOTALL,
 )
-_LITTER_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"})
+_LITTER_FOLDERS = frozenset(
+    {"__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
+)
 
 
 class Skipped(NamedTuple):
@@ -33,13 +35,15 @@ class Skipped(NamedTuple):
 class Selection:
     """Which files in folders are meant; files that are named themselves are always read.
 
-    A pattern is one of gitignore: without a slash in it, it is about the name of a file or of a folder at any depth
-    (`*.pdf`, `drafts`); with a slash, about the path from the folder that was named (`2024/*.txt`, `**/old/*.md`,
-    `/notes.md`). Upper and lower case differ. A folder that matches stands for all that is in it.
+    A pattern is one of gitignore: without a slash in it, it is about the name of a file or of a
+    folder at any depth (`*.pdf`, `drafts`); with a slash, about the path from the folder that was
+    named (`2024/*.txt`, `**/old/*.md`, `/notes.md`). Upper and lower case differ. A folder that
+    matches stands for all that is in it.
 
     Attributes:
         include: Only files that match one of these; without any, all files.
-        exclude: No files that match one of these. A pattern after `!` takes back what an earlier one excluded.
+        exclude: No files that match one of these. A pattern after `!` takes back what an earlier
+            one excluded.
         follow_links: Follow links to folders, and to files outside the folder that was named.
 
     Raises:
@@ -51,7 +55,8 @@ class Selection:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
-        # Now, and not when the first folder is read; a str would be taken for patterns of one letter.
+        # Now, and not when the first folder is read; a str would be taken for patterns of one
+        # letter.
         for patterns in (self.include, self.exclude):
             if not isinstance(patterns, tuple):
                 raise UsageError(f"Patterns are {patterns!r}: give a list of strings.")
@@ -59,7 +64,9 @@ class Selection:
             assert self._included is not None and self._excluded is not None
 
     @classmethod
-    def of(cls, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False) -> "Selection":
+    def of(
+        cls, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False
+    ) -> "Selection":
         """Returns a selection by patterns in lists, or by one pattern that is not in a list."""
         lists = []
         for patterns in (include, exclude):
@@ -86,11 +93,15 @@ def _spec(patterns: tuple[str, ...]) -> "PathSpec":
 
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern.strip() or pattern.startswith("#"):
-            raise UsageError(f"The pattern {pattern!r} matches nothing: give one such as '*.pdf' or 'drafts/'.")
+            raise UsageError(
+                f"The pattern {pattern!r} matches nothing: give one such as '*.pdf' or 'drafts/'."
+            )
     try:
         return GitIgnoreSpec.from_lines(patterns)
     except ValueError as error:
-        raise UsageError(f"The patterns {', '.join(patterns)} cannot be read ({error}): correct them.") from error
+        raise UsageError(
+            f"The patterns {', '.join(patterns)} cannot be read ({error}): correct them."
+        ) from error
 
 
 @dataclass
@@ -103,7 +114,8 @@ class Listing:
         links: Links that were not followed.
         folders: The real paths of the folders that were looked into.
         skipped: Folders that may not be listed.
-        is_empty: Whether there was nothing to choose from: no file and no link, or only hidden ones and litter.
+        is_empty: Whether there was nothing to choose from: no file and no link, or only hidden ones
+            and litter.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -115,7 +127,8 @@ class Listing:
 
 
 def list_files(folder: str | Path, suffixes: Collection[str], selection: Selection) -> Listing:
-    """Lists the files in a folder and below, sorted, without hidden ones and without what programs leave behind.
+    """Lists the files in a folder and below, sorted, without hidden ones and without what programs
+    leave behind.
 
     Args:
         folder: The folder; it may itself be a link.
@@ -132,7 +145,9 @@ def list_files(folder: str | Path, suffixes: Collection[str], selection: Selecti
             folders.clear()
             continue
         listing.folders.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name) and name.lower() not in _LITTER_FOLDERS)
+        folders[:] = sorted(
+            name for name in folders if not _is_hidden(name) and name.lower() not in _LITTER_FOLDERS
+        )
         for name in sorted(files):
             path = Path(top, name)
             if _is_hidden(name) or _LITTER.fullmatch(name):
@@ -195,14 +210,22 @@ def explain_link(link: Path) -> Skipped:
     try:
         link.stat()
     except (OSError, ValueError) as error:
-        reason = f"{name} is a link that leads nowhere ({getattr(error, 'strerror', None) or error}): check the path."
+        reason = (
+            f"{name} is a link that leads nowhere ({getattr(error, 'strerror', None) or error}):"
+            " check the path."
+        )
         return Skipped(name, reason)
     kind = "a folder" if link.is_dir() else "a file outside the folder"
-    return Skipped(name, f"{name} is a link to {kind}, not followed: allow it with --follow-links, or name the target.")
+    return Skipped(
+        name,
+        f"{name} is a link to {kind}, not followed: allow it with --follow-links, or name the"
+        " target.",
+    )
 
 
 def count_kinds(unread: Collection[Path]) -> dict[str, int]:
-    """Counts files by their suffix in lower case, the most frequent first; "" is for those without."""
+    """Counts files by their suffix in lower case, the most frequent first; "" is for those
+    without."""
     counts: dict[str, int] = {}
     for path in unread:
         suffix = shown(path.suffix.lower())

@@ -13,7 +13,8 @@ def is_sparse(rows: int, columns: int, cells: int) -> bool:
 
 
 def table_lines(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
-    """Yields a line for each row that holds text, and one below the first, which holds the headings.
+    """Yields a line for each row that holds text, and one below the first, which holds the
+    headings.
 
     Args:
         rows: The texts of the cells; line breaks and blanks at their ends are no part of them.

@@ -10,23 +10,37 @@ from longreach.errors import DocumentError, UsageError
 from longreach.wording import counted
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": _KIB,
+    "mib": _MIB,
+    "gib": _GIB,
+}
 _MOST = 2**62  # more than any machine has, and less than what the system's calls take
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost at most. A file that needs more is skipped, with the limit named, and the others are read.
+    """What one file may cost at most. A file that needs more is skipped, with the limit named, and
+    the others are read.
 
-    The defaults let through what people write and scan: books of thousands of pages pass with room to spare.
+    The defaults let through what people write and scan: books of thousands of pages pass with room
+    to spare.
 
     Attributes:
         file_bytes: Size of the file.
-        unpacked_bytes: Of all that is unpacked from a DOCX, EPUB or the like; parts that no text is in do not count.
+        unpacked_bytes: Of all that is unpacked from a DOCX, EPUB or the like; parts that no text is
+            in do not count.
         members: Number of parts in such a file.
-        text_characters: Length of the text. A language model's tokens of it have to fit into memory.
+        text_characters: Length of the text. A language model's tokens of it have to fit into
+            memory.
         seconds: Time to convert it.
-        memory_bytes: Memory to convert it, where the system can limit that (not on macOS and Windows).
+        memory_bytes: Memory to convert it, where the system can limit that (not on macOS and
+            Windows).
 
     Raises:
         UsageError: A limit is not a whole number of at least 1.
@@ -43,7 +57,9 @@ class Limits:
         for limit in fields(self):
             value = getattr(self, limit.name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-                raise UsageError(f"The limit {limit.name} is {value!r}: give a whole number of at least 1.")
+                raise UsageError(
+                    f"The limit {limit.name} is {value!r}: give a whole number of at least 1."
+                )
 
     @classmethod
     def parse(cls, given: list[str]) -> "Limits":
@@ -57,7 +73,9 @@ class Limits:
         for text in given:
             name, _, value = text.partition("=")
             if name not in known:
-                raise UsageError(f"There is no limit '{name}': give NAME=VALUE with one of {', '.join(known)}.")
+                raise UsageError(
+                    f"There is no limit '{name}': give NAME=VALUE with one of {', '.join(known)}."
+                )
             changes[name] = _amount(name, value)
         return cls(**changes)
 
@@ -105,7 +123,10 @@ def exceeded(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
         allowed = f"{value:,} s"
     else:
         allowed = f"{value:,}"
-    advice = f"split it or omit it, or allow more with --limit {limit}=... (in Python, Limits({limit}=...))."
+    advice = (
+        f"split it or omit it, or allow more with --limit {limit}=... (in Python,"
+        f" Limits({limit}=...))."
+    )
     return DocumentError(f"{name} {what}, and the limit {limit} is {allowed}: {advice}")
 
 

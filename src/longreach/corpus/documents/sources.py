@@ -15,7 +15,13 @@ from longreach.corpus.documents import apart
 from longreach.corpus.documents.base import shown
 from longreach.corpus.documents.convert import SUFFIXES, read
 from longreach.corpus.documents.encodings.decode import encodable
-from longreach.corpus.documents.folders import Selection, Skipped, count_kinds, explain_link, list_files
+from longreach.corpus.documents.folders import (
+    Selection,
+    Skipped,
+    count_kinds,
+    explain_link,
+    list_files,
+)
 from longreach.corpus.documents.limits import Limits
 from longreach.corpus.documents.names import name_of
 from longreach.errors import DocumentError, UsageError
@@ -26,7 +32,8 @@ class Document:
     """A text and the name it goes by.
 
     Attributes:
-        name: Unique within a corpus: the absolute, resolved posix path of a file, or a name the caller chose.
+        name: Unique within a corpus: the absolute, resolved posix path of a file, or a name the
+            caller chose.
         text: The text itself.
         notes: One sentence for each part of the file that could not be read.
     """
@@ -40,10 +47,15 @@ class Found(list["Path | Document | Skipped"]):
     """What sources stand for, in order.
 
     Attributes:
-        unread: How many files in folders are of kinds that are not read, by suffix in lower case ("" for none).
+        unread: How many files in folders are of kinds that are not read, by suffix in lower case
+            ("" for none).
     """
 
-    def __init__(self, items: "Iterable[Path | Document | Skipped]" = (), unread: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        items: "Iterable[Path | Document | Skipped]" = (),
+        unread: dict[str, int] | None = None,
+    ) -> None:
         super().__init__(items)
         self.unread = unread or {}
 
@@ -51,10 +63,10 @@ class Found(list["Path | Document | Skipped"]):
 def find(sources: "Sequence[str | Path | Document]", selection: Selection | None = None) -> Found:
     """Says what `sources` stand for, without reading any file.
 
-    A folder stands for the files in it and below whose kind is read, sorted; see `Selection`. Hidden files and what
-    programs leave behind (`~$lease.docx`, `Thumbs.db`) are omitted. A link in it is followed to a file of the same
-    folder, and no further. A str is the path that exists, else a mistyped path if it looks like one, else a text.
-    Nothing comes twice.
+    A folder stands for the files in it and below whose kind is read, sorted; see `Selection`.
+    Hidden files and what programs leave behind (`~$lease.docx`, `Thumbs.db`) are omitted. A link in
+    it is followed to a file of the same folder, and no further. A str is the path that exists, else
+    a mistyped path if it looks like one, else a text. Nothing comes twice.
 
     Args:
         sources: Paths, texts and documents; one alone need not be in a list.
@@ -74,7 +86,8 @@ def find(sources: "Sequence[str | Path | Document]", selection: Selection | None
 def read_all(
     sources: "Found | Sequence[str | Path | Document]", limits: Limits | None = None
 ) -> Iterator[Document | Skipped]:
-    """Reads what `sources` stand for, one at a time, in the order of `find`; what cannot be read comes as Skipped.
+    """Reads what `sources` stand for, one at a time, in the order of `find`; what cannot be read
+    comes as Skipped.
 
     Args:
         sources: As for `find`, or what it returned.
@@ -107,10 +120,13 @@ class _Finder:
     def take(self, item: Path | Document | Skipped) -> None:
         key = os.path.realpath(item) if isinstance(item, Path) else item.name
         first = self._found.setdefault(key, item)
-        if isinstance(first, Skipped) and not isinstance(item, Skipped):  # refused in a folder, then named itself
+        # Refused in a folder, then named itself.
+        if isinstance(first, Skipped) and not isinstance(item, Skipped):
             self._found[key] = item
         elif isinstance(item, Document) and item != first:
-            reason = f"{item.name} is already the name of another document: give this one its own name."
+            reason = (
+                f"{item.name} is already the name of another document: give this one its own name."
+            )
             self._found[f"{key}\0{len(self._found)}"] = Skipped(item.name, reason)
         elif isinstance(item, Path) and isinstance(first, Document):
             reason = f"{key} is already the name of another document: give that one its own name."
@@ -142,10 +158,15 @@ def _expand(source: str | Path | Document, finder: _Finder) -> Iterator[Path | D
         if _exists(source):
             source = Path(source)
         elif re.match(r"https?://\S+$", source):
-            yield Skipped(source, f"{source} is a web address and nothing is fetched: download it and name the file.")
+            yield Skipped(
+                source,
+                f"{source} is a web address and nothing is fetched: download it and name the file.",
+            )
             return
         elif _looks_like_path(source):
-            reason = "does not exist: check the path, or wrap it in a Document if it is itself the text."
+            reason = (
+                "does not exist: check the path, or wrap it in a Document if it is itself the text."
+            )
             yield Skipped(shown(source), f"{shown(source)} {reason}")
             return
         else:
@@ -153,24 +174,33 @@ def _expand(source: str | Path | Document, finder: _Finder) -> Iterator[Path | D
             source = Document(f"text-{digest[:12]}", source)
     if isinstance(source, Document):
         if not source.text.strip():
-            yield Skipped(source.name, f"{source.name} is empty, it holds no text: give it content, or omit it.")
+            yield Skipped(
+                source.name,
+                f"{source.name} is empty, it holds no text: give it content, or omit it.",
+            )
         elif not encodable(source.name + source.text):
             reason = "holds half characters (lone surrogates): decode it from its bytes again."
             yield Skipped(shown(source.name), f"{shown(source.name)} {reason}")
         else:
             yield source
     elif not isinstance(source, Path):
-        raise UsageError(f"a source is a path, a text or a Document, not {type(source).__name__}: convert it first.")
+        raise UsageError(
+            f"a source is a path, a text or a Document, not {type(source).__name__}: convert it"
+            " first."
+        )
     else:
         try:
             yield from finder.look_into(source) if source.is_dir() else [_named(source)]
         except (OSError, ValueError) as error:
-            yield Skipped(shown(source), f"{shown(source)} cannot be reached ({error}): check the path.")
+            yield Skipped(
+                shown(source), f"{shown(source)} cannot be reached ({error}): check the path."
+            )
 
 
 def _named(path: Path) -> Path | Skipped:
     real = Path(os.path.realpath(path))
-    if real.suffix.lower() != path.suffix.lower():  # paper.pdf -> blobs/3f2a: only the link's name tells the format
+    # paper.pdf -> blobs/3f2a: only the link's name tells the format.
+    if real.suffix.lower() != path.suffix.lower():
         real = Path(os.path.realpath(path.parent), path.name)
     if not encodable(name_of(real)):
         return Skipped(shown(real), f"{shown(real)} has a name that is not valid text: rename it.")
@@ -189,7 +219,8 @@ def _exists(path: str) -> bool:
 def _looks_like_path(text: str) -> bool:
     if not 0 < len(text) < 4096 or len(text.splitlines()) > 1 or not text.isprintable():
         return False
-    if max(len(os.fsencode(part)) for part in re.split(r"[/\\]", text)) > 255:  # longer than a file's name can be
+    # Longer than a file's name can be.
+    if max(len(os.fsencode(part)) for part in re.split(r"[/\\]", text)) > 255:
         return False
     if Path(text).suffix.lower() in SUFFIXES:
         return True

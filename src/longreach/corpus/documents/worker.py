@@ -1,7 +1,9 @@
-"""The process in which files are converted: it can run out of time and memory without harm to the one that asked.
+"""The process in which files are converted: it can run out of time and memory without harm to the
+one that asked.
 
-It answers one request after the other. A request is a line of JSON and the bytes of a file; an answer is a line of JSON
-and the bytes of a text (see `Request` and `Answer`). Nothing is unpickled on either side.
+It answers one request after the other. A request is a line of JSON and the bytes of a file; an
+answer is a line of JSON and the bytes of a text (see `Request` and `Answer`). Nothing is unpickled
+on either side.
 """
 
 import json
@@ -81,7 +83,11 @@ class Answer:
         error, notes, size, last = (values[key] for key in ("error", "notes", "size", "last"))
         right = (error is None or isinstance(error, str)) and isinstance(last, bool)
         right = right and isinstance(size, int) and not isinstance(size, bool) and size >= 0
-        if not right or not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        if (
+            not right
+            or not isinstance(notes, list)
+            or not all(isinstance(note, str) for note in notes)
+        ):
             raise ValueError("not the values of an answer")
         return cls(error, tuple(notes), size, last)
 
@@ -123,7 +129,9 @@ def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
         with applied(limits):
             text, notes = convert(request.suffix, raw, name)
         if len(text) > limits.text_characters:
-            raise exceeded(name, f"has a text of {counted(len(text), 'character')}", "text_characters", limits)
+            raise exceeded(
+                name, f"has a text of {counted(len(text), 'character')}", "text_characters", limits
+            )
         encoded = text.encode("utf-8", "surrogatepass")
         return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
     except DocumentError as error:

@@ -1,11 +1,13 @@
-"""How texts and questions are cut into the terms that BM25 compares; the texts themselves stay as they are.
+"""How texts and questions are cut into the terms that BM25 compares; the texts themselves stay as
+they are.
 
-Words are compared as Unicode's NFKC_Casefold: "ﬁnal" is "final", "ＡＢＣ" is "abc", "STRASSE" is "Straße", the two ways
-of writing é are one, and characters that nobody sees (soft hyphens, zero-width joiners) do not count. The Turkish
-dotless i counts as an i, because capital letters do not tell the two apart. English words are stemmed.
+Words are compared as Unicode's NFKC_Casefold: "ﬁnal" is "final", "ＡＢＣ" is "abc", "STRASSE" is
+"Straße", the two ways of writing é are one, and characters that nobody sees (soft hyphens,
+zero-width joiners) do not count. The Turkish dotless i counts as an i, because capital letters do
+not tell the two apart. English words are stemmed.
 
-Scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean, whose words carry
-their endings, are cut into pairs of neighbouring characters.
+Scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean,
+whose words carry their endings, are cut into pairs of neighbouring characters.
 """
 
 import re
@@ -15,8 +17,11 @@ from collections.abc import Iterable
 import regex
 import Stemmer
 
-# Line breaking class SA is Thai, Lao, Khmer, Burmese and their like: a script needs a dictionary to tell its words.
-_UNSPACED = r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}\p{scx=Hangul}\p{scx=Yi}\p{lb=SA}"
+# Line breaking class SA is Thai, Lao, Khmer, Burmese and their like: a script needs a dictionary to
+# tell its words.
+_UNSPACED = (
+    r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}\p{scx=Hangul}\p{scx=Yi}\p{lb=SA}"
+)
 _WORD = regex.compile(rf"(?V1)[\w&&[{_UNSPACED}]]+|[\w--[{_UNSPACED}]]+")
 _UNSPACED_WORD = regex.compile(rf"(?V1)[\w&&[{_UNSPACED}]]")
 _SPACED_WORD = regex.compile(r"\w+")
@@ -45,12 +50,14 @@ def passage_terms(texts: Iterable[str], *, stop_words: bool = False) -> list[lis
 
 
 def question_terms(question: str, *, stop_words: bool = False) -> list[str]:
-    """The terms that are looked for; in scripts without spaces pairs, and characters that stand alone."""
+    """The terms that are looked for; in scripts without spaces pairs, and characters that stand
+    alone."""
     return _stemmed([_terms(question, alone=False)], stop_words)[0]
 
 
 def has_content(question: str) -> bool:
-    """Whether a question has a word that says what it is about; "How is it?" and "What about them?" have none."""
+    """Whether a question has a word that says what it is about; "How is it?" and "What about them?"
+    have none."""
     from bm25s.stopwords import STOPWORDS_EN_PLUS  # late, as below
 
     return not set(STOPWORDS_EN_PLUS).issuperset(_terms(question, alone=False))

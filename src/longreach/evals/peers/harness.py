@@ -1,11 +1,14 @@
 """Our models in EleutherAI's lm-evaluation-harness, as `--model longreach`.
 
-`python -m longreach.evals.peers.harness` is the harness' own command with that model added, for instance
+`python -m longreach.evals.peers.harness` is the harness' own command with that model added, for
+instance
 
-    python -m longreach.evals.peers.harness --model longreach --model_args pretrained=smollm2 --tasks niah_single_1 --limit 10
+    python -m longreach.evals.peers.harness --model longreach --model_args pretrained=smollm2
+    --tasks niah_single_1 --limit 10
 
-`pretrained` is what `longreach.load` takes: a hybrid folder, "smollm2", a GGUF file, or any model of transformers. The
-harness finds models in its registry only, and nothing there is read from installed packages: hence this command.
+`pretrained` is what `longreach.load` takes: a hybrid folder, "smollm2", a GGUF file, or any model
+of transformers. The harness finds models in its registry only, and nothing there is read from
+installed packages: hence this command.
 """
 
 import sys
@@ -23,11 +26,12 @@ HARNESS_INSTALL = "pip install 'longreach[harness]'"
 
 
 def register() -> type:
-    """Adds the model to the harness' registry and returns its class, a subclass of the harness' `HFLM`.
+    """Adds the model to the harness' registry and returns its class, a subclass of the harness'
+    `HFLM`.
 
-    The class takes `pretrained`, `device` and `dtype` as `longreach.load` does, `tokenizer` to count and read with
-    another one, and all else as `HFLM` does. Prompts longer than the model's window are cut by the harness, which
-    warns; give `max_length` to change the window.
+    The class takes `pretrained`, `device` and `dtype` as `longreach.load` does, `tokenizer` to
+    count and read with another one, and all else as `HFLM` does. Prompts longer than the model's
+    window are cut by the harness, which warns; give `max_length` to change the window.
 
     Raises:
         MissingDependency: the harness is not installed.
@@ -36,7 +40,9 @@ def register() -> type:
         from lm_eval.api.registry import model_registry
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise MissingDependency(f"lm-evaluation-harness is not installed: {HARNESS_INSTALL}") from error
+        raise MissingDependency(
+            f"lm-evaluation-harness is not installed: {HARNESS_INSTALL}"
+        ) from error
     if NAME in model_registry:
         return model_registry.get(NAME)
 
@@ -55,16 +61,20 @@ def register() -> type:
             from longreach.models.loading.load import load
 
             model, own = load(pretrained, device=device, dtype=dtype if dtype != "auto" else None)
-            super().__init__(pretrained=model, tokenizer=tokenizer or own, backend="causal", **settings)
+            super().__init__(
+                pretrained=model, tokenizer=tokenizer or own, backend="causal", **settings
+            )
 
     model_registry.register(NAME)(LongreachLM)
     return LongreachLM
 
 
 def tokenizer_folder(pretrained: str, folder: Path) -> str:
-    """Writes the tokenizer of `pretrained` where the harness' own tasks, which read it apart from the model, find it.
+    """Writes the tokenizer of `pretrained` where the harness' own tasks, which read it apart from
+    the model, find it.
 
-    They would run Python that lies beside it. The copy in `folder` has none, and does not ask for any.
+    They would run Python that lies beside it. The copy in `folder` has none, and does not ask for
+    any.
     """
     from longreach.models.loading.load import load_tokenizer
 

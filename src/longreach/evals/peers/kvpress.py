@@ -1,7 +1,9 @@
-"""NVIDIA's kvpress as an outside peer: the KV cache of a stock model, compressed after the context was read.
+"""NVIDIA's kvpress as an outside peer: the KV cache of a stock model, compressed after the context
+was read.
 
-kvpress needs an older transformers than longreach, so it lives in an environment of its own and answers there. Its
-press sees the context and not the question, which is its authors' way to measure.
+kvpress needs an older transformers than longreach, so it lives in an environment of its own and
+answers there. Its press sees the context and not the question, which is its authors' way to
+measure.
 
 Paper: Devoto et al. 2025, Expected Attention (arXiv 2510.00636).
 """
@@ -27,11 +29,13 @@ _PRESS, _RATIO = "SnapKVPress", 0.65  # about what a hybrid model saves
 
 
 class KvpressReader(ModelReader):
-    """A press of kvpress around a stock model, by the name "kvpress", "kvpress:PRESS" or "kvpress:PRESS:RATIO".
+    """A press of kvpress around a stock model, by the name "kvpress", "kvpress:PRESS" or
+    "kvpress:PRESS:RATIO".
 
     Args:
         name: Of the press, and the share of keys and values that it drops.
-        model: The model as longreach loaded it: prompts are made for it, and its folder is what kvpress loads.
+        model: The model as longreach loaded it: prompts are made for it, and its folder is what
+            kvpress loads.
         tokenizer: Its tokenizer.
         python: Of kvpress' environment; None for $LONGREACH_KVPRESS.
         **more: As in `ModelReader`.
@@ -41,21 +45,31 @@ class KvpressReader(ModelReader):
         UsageError: The name is none, or the model is hybrid.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, python: str | None = None, **more: Any) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, *, python: str | None = None, **more: Any
+    ) -> None:
         super().__init__(name, model, tokenizer, **more)
         parts = name.split(":")
         try:
             press, ratio = (*parts[1:], *(_PRESS, str(_RATIO))[len(parts) - 1 :])
             self._press, self._ratio = press, float(ratio)
         except ValueError as error:
-            raise UsageError(f"The reader '{name}' is none: give kvpress:PRESS:RATIO, such as {_named()}.") from error
+            raise UsageError(
+                f"The reader '{name}' is none: give kvpress:PRESS:RATIO, such as {_named()}."
+            ) from error
         if not 0 <= self._ratio < 1:
-            raise UsageError(f"The ratio of '{name}' is {ratio}; give the share to drop, from 0 to below 1.")
+            raise UsageError(
+                f"The ratio of '{name}' is {ratio}; give the share to drop, from 0 to below 1."
+            )
         if getattr(model.config, "sparse_attention", None) is not None:
-            raise UsageError("kvpress reads stock models and this one is hybrid: leave its reader out.")
+            raise UsageError(
+                "kvpress reads stock models and this one is hybrid: leave its reader out."
+            )
         self._python = python or os.environ.get(PYTHON, "")
         if not Path(self._python).is_file():
-            raise MissingDependency(f"kvpress is not installed: {_INSTALL}, and name kvpress/bin/python in ${PYTHON}.")
+            raise MissingDependency(
+                f"kvpress is not installed: {_INSTALL}, and name kvpress/bin/python in ${PYTHON}."
+            )
         self._process: subprocess.Popen[str] | None = None
 
     def identity(self) -> Mapping[str, object]:
@@ -72,11 +86,24 @@ class KvpressReader(ModelReader):
     def _reply(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Sends one line and waits for one; the first call starts the process."""
         if self._process is None:
-            command = [self._python, "-P", str(_WORKER)]  # its folder is not where to look for modules
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            model = {"model": str(self.model.config.name_or_path), "dtype": str(self.model.dtype).split(".")[-1]}
+            # Its folder is not where to look for modules.
+            command = [self._python, "-P", str(_WORKER)]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            model = {
+                "model": str(self.model.config.name_or_path),
+                "dtype": str(self.model.dtype).split(".")[-1],
+            }
             self._checked(
-                self._ask({**model, "device": str(self.model.device), "press": self._press, "ratio": self._ratio})
+                self._ask(
+                    {
+                        **model,
+                        "device": str(self.model.device),
+                        "press": self._press,
+                        "ratio": self._ratio,
+                    }
+                )
             )
         return self._ask(asked)
 
@@ -89,14 +116,20 @@ class KvpressReader(ModelReader):
             pass  # it has ended; it is said below
         line = self._process.stdout.readline()
         if not line:
-            raise ModelError(f"kvpress ended with code {self._process.wait()}: what it said stands above.")
+            raise ModelError(
+                f"kvpress ended with code {self._process.wait()}: what it said stands above."
+            )
         return dict(json.loads(line))
 
     def _checked(self, reply: Mapping[str, Any]) -> None:
         if "missing" in reply:
-            raise MissingDependency(f"'{self._python}' has no kvpress ({reply['missing']}): {_INSTALL}.")
+            raise MissingDependency(
+                f"'{self._python}' has no kvpress ({reply['missing']}): {_INSTALL}."
+            )
         if "unknown" in reply:
-            raise UsageError(f"There is no press '{self._press}': use one of {', '.join(reply['unknown'])}.")
+            raise UsageError(
+                f"There is no press '{self._press}': use one of {', '.join(reply['unknown'])}."
+            )
 
     def close(self) -> None:
         """Ends the process."""

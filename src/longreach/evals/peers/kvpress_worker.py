@@ -1,7 +1,7 @@
 """The other end of `evals.kvpress`: answers samples with kvpress, in an environment of its own.
 
-Run as a script by that environment's Python; it imports nothing of longreach. It reads a JSON line with the model and
-the press, says its versions, and then answers each line with one.
+Run as a script by that environment's Python; it imports nothing of longreach. It reads a JSON line
+with the model and the press, says its versions, and then answers each line with one.
 """
 
 import json
@@ -36,17 +36,25 @@ def main(asked: TextIO, said: TextIO) -> None:
     _say(said, {"versions": versions})
     for line in asked:
         with torch.no_grad():
-            _say(said, _answer(json.loads(line), model, tokenizer, press(compression_ratio=setup["ratio"])))
+            _say(
+                said,
+                _answer(
+                    json.loads(line), model, tokenizer, press(compression_ratio=setup["ratio"])
+                ),
+            )
 
 
 def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> dict[str, Any]:
-    """The context is read and compressed before the question is known; then the question, and greedy tokens."""
+    """The context is read and compressed before the question is known; then the question, and
+    greedy tokens."""
     import torch
     from transformers import DynamicCache
 
     began = time.perf_counter()
     context, question = (
-        tokenizer(sample[part], add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
+        tokenizer(sample[part], add_special_tokens=False, return_tensors="pt")["input_ids"].to(
+            model.device
+        )
         for part in ("context", "question")
     )
     stops = model.generation_config.eos_token_id
@@ -60,7 +68,9 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
     ids = question
     while len(tokens) < sample["max_new_tokens"]:
         positions = torch.arange(position, position + ids.shape[1], device=model.device)[None]
-        logits = model(input_ids=ids, past_key_values=cache, position_ids=positions, logits_to_keep=1).logits
+        logits = model(
+            input_ids=ids, past_key_values=cache, position_ids=positions, logits_to_keep=1
+        ).logits
         position += ids.shape[1]
         token = int(logits[0, -1].argmax())
         if token in known:
@@ -86,7 +96,11 @@ def _peak_bytes(device: Any) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
+    lines = (
+        Path("/proc/self/status").read_text().splitlines()
+        if Path("/proc/self/status").exists()
+        else []
+    )
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 

@@ -1,8 +1,9 @@
-"""Line charts and heat maps as HTML that needs nothing else: inline SVG, and tables whose cells are coloured.
+"""Line charts and heat maps as HTML that needs nothing else: inline SVG, and tables whose cells are
+coloured.
 
-A series has a colour and a marker of its own, so that no chart is read by colour alone; the colours, and those of the
-heat maps (cividis: Nunez et al. 2018, arXiv 1712.01662), can be told apart by the colour-blind. Every chart says its
-figures in words to those who do not see it.
+A series has a colour and a marker of its own, so that no chart is read by colour alone; the
+colours, and those of the heat maps (cividis: Nunez et al. 2018, arXiv 1712.01662), can be told
+apart by the colour-blind. Every chart says its figures in words to those who do not see it.
 """
 
 import math
@@ -20,7 +21,18 @@ _MARKERS = (
     "M0 -5.2L5.2 0L0 5.2L-5.2 0Z",
     "M0 4.8L4.6 -3.6H-4.6Z",
 )
-_CIVIDIS = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838")
+_CIVIDIS = (
+    "00224e",
+    "123570",
+    "3b496c",
+    "575d6d",
+    "707173",
+    "8a8678",
+    "a59c74",
+    "c3b369",
+    "e1cc55",
+    "fee838",
+)
 
 
 class Point(NamedTuple):
@@ -59,46 +71,60 @@ class Axis:
     zero: bool = True
 
 
-def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, joined: bool = True) -> str:
+def line_chart(
+    title: str, series: Sequence[Series], x: Axis, y: Axis, *, joined: bool = True
+) -> str:
     """A figure with its caption; points of a series are joined by lines where `joined`."""
     points = [point for one in series for point in one.points]
-    heights = [height for point in points for height in (point.y, point.low, point.high) if height is not None]
+    heights = [
+        height
+        for point in points
+        for height in (point.y, point.low, point.high)
+        if height is not None
+    ]
     across = _Scale(x, [point.x for point in points])
     up = _Scale(y, heights)
     left = 14 + _LETTER * max(len(y.text(tick)) for tick in up.ticks)
 
     def place(point_x: float, point_y: float) -> tuple[float, float]:
         inner = _WIDTH - left - _RIGHT
-        return left + inner * across.share(point_x), _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * up.share(point_y)
+        return left + inner * across.share(point_x), _HEIGHT - _BOTTOM - (
+            _HEIGHT - _TOP - _BOTTOM
+        ) * up.share(point_y)
 
     parts = [*_grid(across, up, place, left)]
     for one in series:
         parts += _drawn(one, place, joined)
     words = escape(_words(series, x, y))
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}. {words}">{"".join(parts)}'
-        f'<text class="axis" x="{(left + _WIDTH - _RIGHT) / 2:.1f}" y="{_HEIGHT - 6}">{escape(x.name)}</text>'
-        "</svg></figure>"
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH}'
+        f' {_HEIGHT}" role="img" aria-label="{escape(title)}. {words}">{"".join(parts)}<text'
+        f' class="axis" x="{(left + _WIDTH - _RIGHT) / 2:.1f}"'
+        f' y="{_HEIGHT - 6}">{escape(x.name)}</text></svg></figure>'
     )
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:
     """Which marker is whose."""
-    items = (f'<li><svg viewBox="-8 -8 16 16" aria-hidden="true">{_mark(i)}</svg>{escape(n)}</li>' for n, i in names)
+    items = (
+        f'<li><svg viewBox="-8 -8 16 16" aria-hidden="true">{_mark(i)}</svg>{escape(n)}</li>'
+        for n, i in names
+    )
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def heat_map(caption: str, corner: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
+def heat_map(
+    caption: str, corner: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]
+) -> str:
     """A table of scores from 0 to 100, each on its colour; what was not measured is left empty."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(_shade(cells.get(column)) for column in columns)}</tr>'
-        for name, cells in rows.items()
-    )
+    body = ""
+    for name, cells in rows.items():
+        shades = "".join(_shade(cells.get(column)) for column in columns)
+        body += f'<tr><th scope="row">{escape(name)}</th>{shades}</tr>'
     return (
-        f'<table class="heat"><caption>{escape(caption)}</caption><thead><tr><th scope="col">{escape(corner)}</th>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<table class="heat"><caption>{escape(caption)}</caption><thead><tr><th'
+        f' scope="col">{escape(corner)}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
     )
 
 
@@ -135,7 +161,10 @@ def _steps(low: float, high: float) -> list[float]:
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * size for size in (1, 2, 2.5, 5, 10) if power * size >= rough * 0.999)
-    return [step * count for count in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+    return [
+        step * count
+        for count in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)
+    ]
 
 
 def _ratios(low: float, high: float) -> list[float]:
@@ -158,7 +187,10 @@ def _grid(
     for tick in up.ticks:
         height = place(across.ticks[0], tick)[1]
         yield f'<path class="grid" d="M{left:.1f} {height:.1f}H{right}"/>'
-        yield f'<text class="up" x="{left - 6:.1f}" y="{height + 4:.1f}">{escape(up.text(tick))}</text>'
+        yield (
+            f'<text class="up" x="{left - 6:.1f}"'
+            f' y="{height + 4:.1f}">{escape(up.text(tick))}</text>'
+        )
     yield f'<path class="frame" d="M{left:.1f} {floor}H{right}"/>'
     free = -math.inf
     for tick in across.ticks:
@@ -170,7 +202,9 @@ def _grid(
             free = middle + half + 3
 
 
-def _drawn(series: Series, place: Callable[[float, float], tuple[float, float]], joined: bool) -> Iterator[str]:
+def _drawn(
+    series: Series, place: Callable[[float, float], tuple[float, float]], joined: bool
+) -> Iterator[str]:
     points = [place(point.x, point.y) for point in series.points]
     yield f'<g class="s{series.style % COLOURS}">'
     if joined and len(points) > 1:
@@ -201,7 +235,8 @@ def _shade(score: float | None) -> str:
     if score is None:
         return "<td></td>"
     red, green, blue = _colour(score / 100)
-    bright = 0.2126 * _linear(red) + 0.7152 * _linear(green) + 0.0722 * _linear(blue)  # as in WCAG 2
+    # As in WCAG 2.
+    bright = 0.2126 * _linear(red) + 0.7152 * _linear(green) + 0.0722 * _linear(blue)
     ink = "#000" if bright > 0.179 else "#fff"
     value = f'<data value="{score!r}">{score:.0f}</data>'
     return f'<td style="background:#{red:02x}{green:02x}{blue:02x};color:{ink}">{value}</td>'

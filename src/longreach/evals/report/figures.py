@@ -1,4 +1,5 @@
-"""The charts of a report: needles by depth, what length costs, score against positions, perplexity, when work pays."""
+"""The charts of a report: needles by depth, what length costs, score against positions, perplexity,
+when work pays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -31,7 +32,10 @@ _OVER_LENGTH = (
 
 def by_depth(rows: Sequence[Row], readers: Sequence[str]) -> Iterator[str]:
     """A heat map for each reader and task, length by depth."""
-    names, lengths = list(dict.fromkeys(row["task"] for row in rows)), sorted({row["length"] for row in rows})
+    names, lengths = (
+        list(dict.fromkeys(row["task"] for row in rows)),
+        sorted({row["length"] for row in rows}),
+    )
     maps = []
     for task in names:
         for reader in readers:
@@ -41,9 +45,17 @@ def by_depth(rows: Sequence[Row], readers: Sequence[str]) -> Iterator[str]:
                 cells.setdefault(depth(row["depth"]), {})[tokens(row["length"])] = row["score"]
             if cells:
                 caption = reader if len(names) == 1 else f"{reader}, {task}"
-                maps.append(box(caption, heat_map(caption, "depth", cells, [tokens(length) for length in lengths])))
+                maps.append(
+                    box(
+                        caption,
+                        heat_map(caption, "depth", cells, [tokens(length) for length in lengths]),
+                    )
+                )
     if maps:
-        yield f'<h3>Score by length and depth of the needle</h3><div class="maps">{"".join(maps)}</div>'
+        yield (
+            "<h3>Score by length and depth of the needle</h3><div"
+            f' class="maps">{"".join(maps)}</div>'
+        )
 
 
 def by_length(rows: Sequence[Row], readers: Sequence[str], styles: Styles) -> Iterator[str]:
@@ -55,7 +67,9 @@ def by_length(rows: Sequence[Row], readers: Sequence[str], styles: Styles) -> It
     x = Axis("tokens", tokens, log=lengths[-1] > 3 * lengths[0], ticks=lengths)
     charts = []
     for name, key, unit in _OVER_LENGTH:
-        series = _series([row for row in rows if row.get(key) is not None], readers, styles, "length", key, unit)
+        series = _series(
+            [row for row in rows if row.get(key) is not None], readers, styles, "length", key, unit
+        )
         if series:
             charts.append(line_chart(f"{name}, by length", series, x, Axis(name, plain)))
     yield "<h3>By length</h3>" + _charts(charts, readers, styles)
@@ -85,17 +99,34 @@ def by_bucket(rows: Sequence[Row], readers: Sequence[str], styles: Styles) -> It
         line = []
         for reader in readers:
             row = cells.get((reader, bucket), {})
-            note = f"<small>{data(row['tokens'], count)} {noun_of(row['tokens'], 'token')}</small>" if row else ""
+            note = (
+                f"<small>{data(row['tokens'], count)} {noun_of(row['tokens'], 'token')}</small>"
+                if row
+                else ""
+            )
             line.append(f"<td>{data(row.get('perplexity'), plain)}{note}</td>")
         lines.append(f'<tr><th scope="row">{between(bucket)}</th>{"".join(line)}</tr>')
     yield table("Perplexity by position, lower is better", ("positions", *readers), lines)
     places = {bucket: number for number, bucket in enumerate(buckets)}
-    known = [{**row, "place": places[bucket]} for (_, bucket), row in sorted(cells.items()) if row["perplexity"]]
+    known = [
+        {**row, "place": places[bucket]}
+        for (_, bucket), row in sorted(cells.items())
+        if row["perplexity"]
+    ]
     if known:
         values = [row["perplexity"] for row in known]
-        x = Axis("positions up to", lambda place: tokens(buckets[round(place)][1]), ticks=list(places.values()))
+        x = Axis(
+            "positions up to",
+            lambda place: tokens(buckets[round(place)][1]),
+            ticks=list(places.values()),
+        )
         y = Axis("Perplexity", plain, log=max(values) > 10 * min(values), zero=False)
-        chart = line_chart("Perplexity by position", _series(known, readers, styles, "place", "perplexity", 1), x, y)
+        chart = line_chart(
+            "Perplexity by position",
+            _series(known, readers, styles, "place", "perplexity", 1),
+            x,
+            y,
+        )
         yield _charts([chart], readers, styles)
 
 
@@ -105,20 +136,33 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         return
     yield "<h3>When preparing documents pays</h3>"
     yield (
-        "<p>Ingest and study, of all documents of a run, happen once; each question then takes less, or more, than "
-        "reading the full document again. Both ways are timed on the questions that both answered.</p>"
+        "<p>Ingest and study, of all documents of a run, happen once; each question then takes"
+        " less, or more, than reading the full document again. Both ways are timed on the questions"
+        " that both answered.</p>"
     )
     lines, charts = [], []
     several = len({tuple(row["tasks"]) for row in rows}) > 1  # runs about other documents
     for row in rows:
         name = f"{row['reader']}, {', '.join(row['tasks'])}" if several else row["reader"]
-        once = (f"<td>{data(row[key], seconds)}</td>" for key in ("ingest_seconds", "study_seconds"))
+        once = (
+            f"<td>{data(row[key], seconds)}</td>" for key in ("ingest_seconds", "study_seconds")
+        )
         each = (f"<td>{data(row[key], seconds)}</td>" for key in ("seconds", "full_seconds"))
-        cells = "".join((*once, *each, f"<td>{data(row['questions'], count)}</td>", f"<td>{_verdict(row)}</td>"))
+        cells = "".join(
+            (*once, *each, f"<td>{data(row['questions'], count)}</td>", f"<td>{_verdict(row)}</td>")
+        )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
         if row["questions_to_pay"]:
             charts.append(_paying(name, row, styles))
-    heads = ("reader", "ingest", "study", "a question", "a question in full", "questions timed", "pays after")
+    heads = (
+        "reader",
+        "ingest",
+        "study",
+        "a question",
+        "a question in full",
+        "questions timed",
+        "pays after",
+    )
     yield table("Seconds spent once and for each question", heads, lines)
     if charts:
         shown = dict.fromkeys(reader for row in rows for reader in (row["full"], row["reader"]))
@@ -143,10 +187,14 @@ def _paying(name: str, row: Row, styles: Styles) -> str:
         Series(row["reader"], styles[row["reader"]], prepared),
     ]
     title = f"Seconds in all, by questions: {name} pays after {least:,}"
-    return line_chart(title, series, Axis("questions", count, ticks=asked), Axis("Seconds in all", plain))
+    return line_chart(
+        title, series, Axis("questions", count, ticks=asked), Axis("Seconds in all", plain)
+    )
 
 
-def _series(rows: Sequence[Row], readers: Sequence[str], styles: Styles, x: str, y: str, unit: float) -> list[Series]:
+def _series(
+    rows: Sequence[Row], readers: Sequence[str], styles: Styles, x: str, y: str, unit: float
+) -> list[Series]:
     found = []
     for reader in readers:
         mine = [row for row in rows if row["reader"] == reader]
@@ -160,4 +208,7 @@ def _series(rows: Sequence[Row], readers: Sequence[str], styles: Styles, x: str,
 
 
 def _charts(charts: Sequence[str], readers: Sequence[str], styles: Styles) -> str:
-    return legend([(reader, styles[reader]) for reader in readers]) + f'<div class="charts">{"".join(charts)}</div>'
+    return (
+        legend([(reader, styles[reader]) for reader in readers])
+        + f'<div class="charts">{"".join(charts)}</div>'
+    )

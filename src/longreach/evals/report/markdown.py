@@ -1,4 +1,5 @@
-"""The small twin of a report's page, for a README: one table a suite, and the commands that bring it again."""
+"""The small twin of a report's page, for a README: one table a suite, and the commands that bring
+it again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,17 +23,24 @@ from longreach.evals.report.runs import MEAN
 from longreach.wording import counted
 
 _MOST_TASKS = 5
-_COSTS = (("positions", "positions", count), ("first_token_seconds", "first token", seconds), ("kv_bytes", "KV", size))
+_COSTS = (
+    ("positions", "positions", count),
+    ("first_token_seconds", "first token", seconds),
+    ("kv_bytes", "KV", size),
+)
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """Scores with their 95% intervals and what they took at the greatest length, or of the last task, as Markdown."""
+    """Scores with their 95% intervals and what they took at the greatest length, or of the last
+    task, as Markdown."""
     parts = []
     for suite in figures["suites"]:
         parts.append(f"### {TITLES.get(suite['suite'], suite['suite'])}")
         parts += _notes(suite)
         if suite["rows"]:
-            parts.append("\n".join(_perplexity(suite) if suite["suite"] == "perplexity" else _answers(suite)))
+            parts.append(
+                "\n".join(_perplexity(suite) if suite["suite"] == "perplexity" else _answers(suite))
+            )
     parts.append("\n".join(map(_run, figures["runs"])))
     return "\n\n".join(parts) + "\n"
 
@@ -56,10 +64,20 @@ def _answers(suite: Row) -> Iterator[str]:
         columns = {tokens(length): (total, length) for length in lengths}
     else:
         shown = tasks if len(tasks) <= _MOST_TASKS else []
-        columns = {task: (task, lengths[0]) for task in (*shown, *([MEAN] if len(tasks) > 1 else []))}
-    columns = {name: where for name, where in columns.items() if any((*where, r) in cells for r in suite["readers"])}
-    columns = columns or {task: (task, lengths[-1]) for task in tasks}  # there is no mean: not all answered the same
-    most = [max(row["samples"] for row in rows if (row["task"], row["length"]) == at) for at in columns.values()]
+        columns = {
+            task: (task, lengths[0]) for task in (*shown, *([MEAN] if len(tasks) > 1 else []))
+        }
+    columns = {
+        name: where
+        for name, where in columns.items()
+        if any((*where, r) in cells for r in suite["readers"])
+    }
+    # There is no mean: not all answered the same.
+    columns = columns or {task: (task, lengths[-1]) for task in tasks}
+    most = [
+        max(row["samples"] for row in rows if (row["task"], row["length"]) == at)
+        for at in columns.values()
+    ]
     last = list(columns)[-1]
     where = "" if len(columns) == 1 or last == MEAN else f", {last}"
     yield from _head(["reader", *columns, *(name + where for _, name, _ in _COSTS)])
@@ -70,7 +88,8 @@ def _answers(suite: Row) -> Iterator[str]:
 
 
 def _score(row: Row | None, most: int) -> str:
-    """A score and its interval, and how many samples it is of where another reader answered more."""
+    """A score and its interval, and how many samples it is of where another reader answered
+    more."""
     if not row:
         return NOT_MEASURED
     fewer = f"; {count(row['samples'])} of {count(most)}" if row["samples"] < most else ""
@@ -101,7 +120,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _run(about: Row) -> str:
     hardware = about["hardware"] or {}
-    where = ", ".join(f"{key} {value}" for key, value in hardware.items()) if isinstance(hardware, dict) else hardware
+    where = (
+        ", ".join(f"{key} {value}" for key, value in hardware.items())
+        if isinstance(hardware, dict)
+        else hardware
+    )
     name = about["run"] + (f" ({about['label']})" if about["label"] else "")
     asked = f"{counted(about['samples'], 'sample')}, seed {about['seed']}"
     state = about["state"] + (f"; {RESCORED}" if about["rescored"] else "")

@@ -1,6 +1,8 @@
-"""A report as one page of HTML that needs no network and no script: tables, charts, and what was run.
+"""A report as one page of HTML that needs no network and no script: tables, charts, and what was
+run.
 
-Every figure of a table stands in a `data` element whose value is that of the JSON, to the last digit.
+Every figure of a table stands in a `data` element whose value is that of the JSON, to the last
+digit.
 """
 
 import json
@@ -13,7 +15,14 @@ from typing import Any
 
 from longreach.evals.report.charts import COLOURS
 from longreach.evals.report.figures import break_even, by_bucket, by_depth, by_length, by_positions
-from longreach.evals.report.parts import NOT_MEASURED, RESCORED, Row, cost_table, score_table, tokens
+from longreach.evals.report.parts import (
+    NOT_MEASURED,
+    RESCORED,
+    Row,
+    cost_table,
+    score_table,
+    tokens,
+)
 from longreach.evals.report.runs import MEAN
 
 TITLES = {
@@ -33,21 +42,33 @@ def page(figures: Mapping[str, Any]) -> str:
         for suite in figures["suites"]
     }
     sections["runs"] = ("What was run", "".join(map(_run, figures["runs"])))
-    contents = (f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, (title, _) in sections.items())
+    contents = (
+        f'<li><a href="#{escape(name)}">{escape(title)}</a></li>'
+        for name, (title, _) in sections.items()
+    )
     shown = (
         f'<section id="{escape(name)}"><h2>{escape(title)}</h2>{inside}</section>'
         for name, (title, inside) in sections.items()
     )
-    frame = Template(files("longreach.evals.report").joinpath("report.html").read_text(encoding="utf-8"))
-    return frame.substitute(title="Longreach report", contents="\n".join(contents), sections="\n".join(shown))
+    frame = Template(
+        files("longreach.evals.report").joinpath("report.html").read_text(encoding="utf-8")
+    )
+    return frame.substitute(
+        title="Longreach report", contents="\n".join(contents), sections="\n".join(shown)
+    )
 
 
 def _styles(suites: Sequence[Sequence[str]]) -> dict[str, int]:
-    """A number for each reader, the same all over the page; no two of a suite share a colour while colours last."""
+    """A number for each reader, the same all over the page; no two of a suite share a colour while
+    colours last."""
     styles: dict[str, int] = {}
     for reader in dict.fromkeys(reader for readers in suites for reader in readers):
         beside = {styles.get(other) for readers in suites if reader in readers for other in readers}
-        styles[reader] = len(styles) if len(styles) < COLOURS else next(free for free in count() if free not in beside)
+        styles[reader] = (
+            len(styles)
+            if len(styles) < COLOURS
+            else next(free for free in count() if free not in beside)
+        )
     return styles
 
 
@@ -73,7 +94,11 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
     cells = {(row["task"], row["length"], row["reader"]): row for row in rows}
 
     def found(task: str, length: int) -> dict[str, Row]:
-        return {reader: cells[task, length, reader] for reader in readers if (task, length, reader) in cells}
+        return {
+            reader: cells[task, length, reader]
+            for reader in readers
+            if (task, length, reader) in cells
+        }
 
     whole = [(tokens(length), found(total, length)) for length in lengths if found(total, length)]
     if whole and lengths != [0] and (len(lengths) > 1 or len(tasks) == 1):
@@ -81,10 +106,19 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
     yield from by_depth(suite.get("depths", ()), readers)
     if len(tasks) > 1 or lengths == [0]:
         for length in lengths:
-            lines = [(task, found(task, length)) for task in dict.fromkeys((*tasks, total)) if found(task, length)]
-            table = score_table(f"Score by task, {tokens(length)}", "task", lines, readers, total=MEAN)
+            lines = [
+                (task, found(task, length))
+                for task in dict.fromkeys((*tasks, total))
+                if found(task, length)
+            ]
+            table = score_table(
+                f"Score by task, {tokens(length)}", "task", lines, readers, total=MEAN
+            )
             if not found(total, length):
-                table += "<p>There is no mean over the tasks: not every reader answered the same ones.</p>"
+                table += (
+                    "<p>There is no mean over the tasks: not every reader answered the same"
+                    " ones.</p>"
+                )
             name = f"<summary>Every task, {tokens(length)}</summary>"
             yield table if len(lengths) == 1 else f"<details>{name}{table}</details>"
     if suite["suite"] == "docqa":
@@ -94,7 +128,9 @@ def _answers(suite: Row, styles: Mapping[str, int]) -> Iterator[str]:
     if charted:
         yield cost_table(what, charted)
     else:
-        tables = "".join(cost_table(task, [row for row in rows if row["task"] == task]) for task in tasks)
+        tables = "".join(
+            cost_table(task, [row for row in rows if row["task"] == task]) for task in tasks
+        )
         yield f"<details><summary>What an answer took, every task</summary>{tables}</details>"
     yield from break_even(suite.get("break_even", ()), styles)
 
@@ -113,7 +149,9 @@ def _run(about: Row) -> str:
         "hardware": about["hardware"],
         "versions": about["versions"],
     } | {f"reader {reader}": identity for reader, identity in about["readers"].items()}
-    terms = "".join(f"<dt>{escape(key)}</dt><dd>{_fact(key, value)}</dd>" for key, value in facts.items())
+    terms = "".join(
+        f"<dt>{escape(key)}</dt><dd>{_fact(key, value)}</dd>" for key, value in facts.items()
+    )
     return f"<h3>{escape(name)}</h3><dl>{terms}</dl>"
 
 
@@ -123,7 +161,11 @@ def _fact(key: str, value: Any) -> str:
     if isinstance(value, dict):
         said = ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
         return escape(said) or "none"
-    return f"<code>{escape(str(value))}</code>" if key in ("command", "samples digest") else escape(_plain(value))
+    return (
+        f"<code>{escape(str(value))}</code>"
+        if key in ("command", "samples digest")
+        else escape(_plain(value))
+    )
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""What the tables of a report are made of: figures in words, and tables that scroll in a box of their own."""
+"""What the tables of a report are made of: figures in words, and tables that scroll in a box of
+their own."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -80,29 +81,39 @@ COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def data(value: float | None, text: Callable[[float], str]) -> str:
     """A figure in words, with its exact value for those who read the page by program."""
-    return NOT_MEASURED if value is None else f'<data value="{value!r}">{escape(text(value))}</data>'
+    return (
+        NOT_MEASURED if value is None else f'<data value="{value!r}">{escape(text(value))}</data>'
+    )
 
 
 def box(name: str, inside: str) -> str:
     """A box that scrolls sideways, by keyboard too."""
-    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+    )
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table in its box, of rows that are HTML already."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     inside = (
-        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        f"<caption><span>{escape(caption)}</span></caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     )
     return box(caption, f"<table>{inside}</table>")
 
 
 def score_table(
-    caption: str, corner: str, rows: Sequence[tuple[str, Mapping[str, Row]]], readers: Sequence[str], total: str = ""
+    caption: str,
+    corner: str,
+    rows: Sequence[tuple[str, Mapping[str, Row]]],
+    readers: Sequence[str],
+    total: str = "",
 ) -> str:
     """Returns a table of scores with a column a reader, the best of each row marked.
 
-    A best is one that is higher than all others as they are shown, and above zero: of two that tie neither is marked.
+    A best is one that is higher than all others as they are shown, and above zero: of two that tie
+    neither is marked.
 
     Args:
         caption: of the table.
@@ -134,21 +145,32 @@ def _best(scores: Sequence[float]) -> str | None:
 def _scored(row: Row | None, best: str | None, several: bool) -> str:
     if row is None:
         return f"<td><small>{NOT_MEASURED}</small></td>"
-    span = f"{data(row['low'], score)} to {data(row['high'], score)}" if has_interval(row) else escape(too_few(row))
+    span = (
+        f"{data(row['low'], score)} to {data(row['high'], score)}"
+        if has_interval(row)
+        else escape(too_few(row))
+    )
     notes = [span]
     if row.get("positions") is not None:
-        notes.append(f"{data(row['positions'], count)} {noun_of(round(row['positions']), 'position')}")
+        notes.append(
+            f"{data(row['positions'], count)} {noun_of(round(row['positions']), 'position')}"
+        )
     if several:
         notes.append(f"{data(row['samples'], count)} {noun_of(row['samples'], 'sample')}")
     kind = ' class="best"' if score(row["score"]) == best else ""
-    return f"<td{kind}>{data(row['score'], score)}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
+    small = "".join(f"<small>{note}</small>" for note in notes)
+    return f"<td{kind}>{data(row['score'], score)}{small}</td>"
 
 
 def cost_table(what: str, rows: Sequence[Row]) -> str:
     """What answers of each reader took at each length."""
-    columns = COSTS if {row["length"] for row in rows} == {0} else (("length", "length", tokens), *COSTS)
+    columns = (
+        COSTS if {row["length"] for row in rows} == {0} else (("length", "length", tokens), *COSTS)
+    )
     lines = []
     for row in sorted(rows, key=lambda row: row["length"]):
         cells = "".join(f"<td>{data(row.get(key), text)}</td>" for key, _, text in columns)
         lines.append(f'<tr><th scope="row">{escape(row["reader"])}</th>{cells}</tr>')
-    return table(f"What an answer took, {what}", ("reader", *(name for _, name, _ in columns)), lines)
+    return table(
+        f"What an answer took, {what}", ("reader", *(name for _, name, _ in columns)), lines
+    )

@@ -1,4 +1,5 @@
-"""The folder that a run of `longreach eval` leaves, read back: what was run, every prediction, the scores."""
+"""The folder that a run of `longreach eval` leaves, read back: what was run, every prediction, the
+scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +30,40 @@ _RECORD: Kinds = {
     "started": _TEXT,
 }
 _INTERVAL: Kinds = {"score": _NUMBER, "low": (*_NUMBER, NoneType), "high": (*_NUMBER, NoneType)}
-_ANSWER: Kinds = {"reader": _TEXT, "task": _TEXT, "id": _TEXT, "length": (int,), "tags": (dict,), "score": _NUMBER}
+_ANSWER: Kinds = {
+    "reader": _TEXT,
+    "task": _TEXT,
+    "id": _TEXT,
+    "length": (int,),
+    "tags": (dict,),
+    "score": _NUMBER,
+}
 _ANSWERS: Kinds = {"reader": _TEXT, "task": _TEXT, "length": (int,), "samples": (int,), **_INTERVAL}
-_TO_SCORE: Kinds = {"suite": _TEXT, "question": _TEXT, "answers": (list,), "prediction": _TEXT, "metric": _TEXT}
+_TO_SCORE: Kinds = {
+    "suite": _TEXT,
+    "question": _TEXT,
+    "answers": (list,),
+    "prediction": _TEXT,
+    "metric": _TEXT,
+}
 """What a line has to hold so that it can be scored anew, by the rules of this release."""
 _UNSCORED: Kinds = {"metric": _TEXT, "new_tokens": (int,), **dict.fromkeys(MEANS, _NUMBER)}
-_BUCKET: Kinds = {"reader": _TEXT, "task": _TEXT, "bucket": (list,), "tokens": (int,), "nll": _NUMBER}
-_BUCKETS: Kinds = {"reader": _TEXT, "bucket": (list,), "tokens": (int,), "perplexity": (*_NUMBER, NoneType)}
-_OPTIONAL: Kinds = {"metric": _TEXT} | dict.fromkeys((*MEANS, *COSTS, "tokens_per_second"), (*_NUMBER, NoneType))
+_BUCKET: Kinds = {
+    "reader": _TEXT,
+    "task": _TEXT,
+    "bucket": (list,),
+    "tokens": (int,),
+    "nll": _NUMBER,
+}
+_BUCKETS: Kinds = {
+    "reader": _TEXT,
+    "bucket": (list,),
+    "tokens": (int,),
+    "perplexity": (*_NUMBER, NoneType),
+}
+_OPTIONAL: Kinds = {"metric": _TEXT} | dict.fromkeys(
+    (*MEANS, *COSTS, "tokens_per_second"), (*_NUMBER, NoneType)
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +100,8 @@ class Run:
         """ "finished", or how far it came."""
         if self.rows is not None:
             return "finished"
-        each = "task" if self.suite == "perplexity" else "id"  # there a text is read at once, for lines by bucket
+        # There a text is read at once, for lines by bucket.
+        each = "task" if self.suite == "perplexity" else "id"
         answered = len({(line["reader"], line[each]) for line in self.predictions})
         return f"unfinished, {answered:,} of {self.record['samples'] * len(self.readers):,}"
 
@@ -81,22 +109,29 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """Reads the folder of a run, whether it came to its end or not.
 
-    The last line of an unfinished run may be half of one: another process is writing it, or was killed at it.
+    The last line of an unfinished run may be half of one: another process is writing it, or was
+    killed at it.
 
     Raises:
-        UsageError: there is no such folder, it holds no run, or a file of it is damaged; a line of the predictions is
-            named by its number.
+        UsageError: there is no such folder, it holds no run, or a file of it is damaged; a line of
+            the predictions is named by its number.
     """
     place = Path(folder)
     if not (place / RUN).is_file():
-        raise UsageError(f"'{folder}' is not the folder of a run: give one that `longreach eval` wrote.")
+        raise UsageError(
+            f"'{folder}' is not the folder of a run: give one that `longreach eval` wrote."
+        )
     record = _json(place / RUN)
     if not isinstance(record, dict) or record.get("longreach_run") != FORMAT:
-        raise UsageError(f"'{place / RUN}' is not a run of this version of longreach: run the evaluation again.")
+        raise UsageError(
+            f"'{place / RUN}' is not a run of this version of longreach: run the evaluation again."
+        )
     _check(record, _RECORD, f"'{place / RUN}'")
     for reader, identity in record["readers"].items():
         if not isinstance(identity, dict):
-            raise UsageError(f"'{place / RUN}' lacks what identifies a reader: run the evaluation again.")
+            raise UsageError(
+                f"'{place / RUN}' lacks what identifies a reader: run the evaluation again."
+            )
         _check(identity, {}, f"The reader '{reader}' of '{place / RUN}'")
     of_text = record["suite"] == "perplexity"
     line_fields, row_fields = (_BUCKET, _BUCKETS) if of_text else (_ANSWER, _ANSWERS)
@@ -106,7 +141,9 @@ def read_run(folder: str | Path) -> Run:
         scores = _json(place / SCORES)
         rows = scores.get("rows") if isinstance(scores, dict) else None
         if not isinstance(rows, list):
-            raise UsageError(f"'{place / SCORES}' holds no scores: remove it, and run the evaluation again.")
+            raise UsageError(
+                f"'{place / SCORES}' holds no scores: remove it, and run the evaluation again."
+            )
         for row in rows:
             _check(row, row_fields, f"A row of '{place / SCORES}'")
         scoring = scores.get("scoring")
@@ -116,7 +153,9 @@ def read_run(folder: str | Path) -> Run:
     predictions = list(_lines(place / PREDICTIONS, line_fields, whole=rows is not None))
     if of_text:
         return Run(place.resolve().name, record, predictions, rows)
-    rescored = rescored or (rows is None and any(line.get("scoring") != SCORING for line in predictions))
+    rescored = rescored or (
+        rows is None and any(line.get("scoring") != SCORING for line in predictions)
+    )
     predictions = [scored(line) for line in predictions]
     if rows is not None and rescored:
         rows = score_rows(predictions)
@@ -133,11 +172,15 @@ def _lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str, Any]
         try:
             found = _loads(line)
         except ValueError as error:
-            raise UsageError(f"{where} is not JSON ({error}): remove it, and run the evaluation again.") from error
+            raise UsageError(
+                f"{where} is not JSON ({error}): remove it, and run the evaluation again."
+            ) from error
         _check(found, fields, where)
         if "metric" in found and found.get("scoring") != SCORING:
             _check(found, _TO_SCORE, where)
-            if not found["answers"] or not all(isinstance(answer, str) for answer in found["answers"]):
+            if not found["answers"] or not all(
+                isinstance(answer, str) for answer in found["answers"]
+            ):
                 raise UsageError(f"{where} lacks answers that are texts: run the evaluation again.")
         yield found
 
@@ -148,7 +191,9 @@ def _json(path: Path) -> Any:
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"'{path}' is damaged ({error}): remove it, and run the evaluation again.") from error
+        raise UsageError(
+            f"'{path}' is damaged ({error}): remove it, and run the evaluation again."
+        ) from error
 
 
 def _loads(text: str) -> Any:
@@ -160,7 +205,9 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"'{path}' cannot be read ({reason}): fix that, or run the evaluation again.") from error
+        raise UsageError(
+            f"'{path}' cannot be read ({reason}): fix that, or run the evaluation again."
+        ) from error
 
 
 def _check(values: Any, fields: Kinds, where: str) -> None:
@@ -172,4 +219,6 @@ def _check(values: Any, fields: Kinds, where: str) -> None:
     if name is None and isinstance(values.get("tags"), dict) and "depth" in values["tags"]:
         name = misfit(values["tags"], {"depth": _NUMBER})
     if name is not None:
-        raise UsageError(f"{where} lacks '{name}', or holds something else there: run the evaluation again.")
+        raise UsageError(
+            f"{where} lacks '{name}', or holds something else there: run the evaluation again."
+        )

@@ -1,7 +1,9 @@
-"""Which choice of a multiple-choice question an answer names: "(B)", "**B.** Paris", "The answer is B", "$\\boxed{B}$".
+"""Which choice of a multiple-choice question an answer names: "(B)", "**B.** Paris", "The answer is
+B", "$\\boxed{B}$".
 
-What counts, in this order: a boxed letter; the last sentence that says which one is right, or line that is a letter
-alone; an option's own words; lines that begin with a letter. An answer that leaves it open, "A or B", names none.
+What counts, in this order: a boxed letter; the last sentence that says which one is right, or line
+that is a letter alone; an option's own words; lines that begin with a letter. An answer that leaves
+it open, "A or B", names none.
 """
 
 import re
@@ -11,30 +13,36 @@ from typing import NamedTuple
 from longreach.plain import plain, words
 
 LETTERS = "ABCD"
-# The last characters of an answer, which are looked at: the expressions below are not made for more.
+# The last characters of an answer, which are looked at: the expressions below are not made for
+# more.
 _LONGEST = 2000
 _REPEATED = re.compile(r"([^\w\s])\1{3,}|\s*(\n)\s*|(\s)\s+")
 _THOUGHTS = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(r"^[^\w\n]*question\b[^\n]{0,8}:", re.MULTILINE | re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:text|math|box|fbox|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_MARKUP = re.compile(r"\*\*|__|</?[A-Za-z]{1,12}>|`|\\[()\[\]]|\$|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
+_MARKUP = re.compile(
+    r"\*\*|__|</?[A-Za-z]{1,12}>|`|\\[()\[\]]|\$|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)"
+)
 _OPTION = re.compile(rf"^([{LETTERS}])[.):] (.+)$", re.MULTILINE)
 
-# What may stand behind a letter that is a choice. "A man" is no choice, nor are "B-flat", "D'Arcy" and "C. S. Lewis".
+# What may stand behind a letter that is a choice. "A man" is no choice, nor are "B-flat", "D'Arcy"
+# and "C. S. Lewis".
 _BEHIND = (
     r"(?=\s*$|\s*[)\]}\"]|\s*[,;:!?\n](?!\w)|[^\w\s\x00-\x7f]|\.(?!\s*[A-Za-z]\.)(?!\w)|'(?!\w)|\s+[-/=]|-\s|/\s*\(?[A-Da-d]\b"
     r"|\s*\(|\s+(?:because|since|as|for|is|was|and|or|but|not|due|given|would|seems|rather|instead|which|with)\b)"
 )
 _WORDS_BETWEEN = (
-    r"(?:(?:either|both|probably|likely|most likely|definitely|clearly|certainly|indeed|therefore|thus|simply|also|just"
+    r"(?:(?:either|both|probably|likely|most"
+    r" likely|definitely|clearly|certainly|indeed|therefore|thus|simply|also|just"
     r"|the|option|choice|letter|answer|number|indicated by|labell?ed|given by|in)\s+)*"
 )
 _LETTER = rf"[(\[{{<\"']*(?P<letter>[A-Da-d]){_BEHIND}"
 _SAYS = re.compile(
     r"(?:\b(?:answers?|choice|option|solution|response|guess|pick|conclusion)\b(?P<gap>[^.\n:=]{0,100}?)"
     r"(?:\b(?:is|was|are|be|would be|should be|must be|seems to be)\b\s*:?|:|=|\s-)"
-    r"|\b(?:choose|chose|choosing|pick|picked|select|selected|go with|going with|went with|opt for|vote for)\b"
+    r"|\b(?:choose|chose|choosing|pick|picked|select|selected|go with|going with|went with|opt"
+    r" for|vote for)\b"
     r"|\b(?:think|believe|guess|say)(?:\s+that)?\b|\bnot\s+\(?[A-D]\)?,?\s+but(?:\s+rather)?\b"
     r"|\b(?:it|that|this)(?:'s| is| was| has to be| must be| should be| would be| could only be)\b"
     r"|(?:^|[.!?,;]\s+|\n)\W*(?:so|therefore|thus|hence|then|actually|finally|correction)[,:]?(?=\s)"
@@ -75,7 +83,8 @@ _ANOTHER = re.compile(
 
 
 class _Mention(NamedTuple):
-    """A place that names a choice: where it ends, and which letter; None where two are named at once."""
+    """A place that names a choice: where it ends, and which letter; None where two are named at
+    once."""
 
     end: int
     letter: str | None
@@ -87,7 +96,8 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """Returns the letter of the choice that an answer names, A to D; None where it names none or more than one.
+    """Returns the letter of the choice that an answer names, A to D; None where it names none or
+    more than one.
 
     Args:
         answer: what was written, reasoning and markup included.
@@ -101,7 +111,8 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     while _LATEX.search(text):
         text = _LATEX.sub(r"\1", text)
     text = _MARKUP.sub("", text).strip()
-    # A model that was shown examples may go on with a question of its own: what it answers to that does not count.
+    # A model that was shown examples may go on with a question of its own: what it answers to that
+    # does not count.
     for found in _NEXT_QUESTION.finditer(text):
         if letter := _in_one_answer(text[: found.start()].strip(), options):
             return letter
@@ -114,7 +125,10 @@ def _in_one_answer(text: str, options: Mapping[str, str]) -> str | None:
         return max(mentions, key=lambda mention: (mention.end, mention.letter is None)).letter
     if letter := _by_words(text, options):
         return letter
-    marked = {(found["closed"] or found["letter"] or found["named"]).upper() for found in _MARKED.finditer(text)}
+    marked = {
+        (found["closed"] or found["letter"] or found["named"]).upper()
+        for found in _MARKED.finditer(text)
+    }
     opening = _MARKED.match(text)
     if len(marked) != 1 or (opening and _ANOTHER.match(text, opening.end() - 1)):
         return None
@@ -133,7 +147,9 @@ def _mentions(text: str) -> Iterator[_Mention]:
         elif not before:
             yield _mention(text, found)
     # "A or B" may be all that is said.
-    first = re.match(r"\W*(?:(?:either|both|maybe|perhaps|possibly|option|choice)\s+)*([A-D])(?!\w)", text)
+    first = re.match(
+        r"\W*(?:(?:either|both|maybe|perhaps|possibly|option|choice)\s+)*([A-D])(?!\w)", text
+    )
     if first and _ANOTHER.match(text, first.end()):
         yield _Mention(first.end(), None)
 
@@ -146,18 +162,25 @@ def _mention(text: str, found: re.Match[str]) -> _Mention:
 
 
 def _is_article(text: str, found: re.Match[str]) -> bool:
-    """Whether the "letter" is the word "a", as in "the answer is a as in"; at the end of a sentence it is a letter."""
+    """Whether the "letter" is the word "a", as in "the answer is a as in"; at the end of a sentence
+    it is a letter."""
     return found["letter"] == "a" and re.match(r"\s+\w", text[found.end("letter") :]) is not None
 
 
 def _by_words(text: str, options: Mapping[str, str]) -> str | None:
-    """The option whose words the answer is, or says are right; None where these are not those of exactly one."""
+    """The option whose words the answer is, or says are right; None where these are not those of
+    exactly one."""
     said = _NAMED.split(text)[-1]
     for part in (text, text.split("\n", 1)[0], said):
-        # The "a" of "A. Berlin" is no article: then the words are compared with it, and no option has them.
+        # The "a" of "A. Berlin" is no article: then the words are compared with it, and no option
+        # has them.
         articles = _MARKED.match(part) is not None
         mine = words(part, articles=articles)
-        same = [letter for letter, own in options.items() if mine and words(own, articles=articles) == mine]
+        same = [
+            letter
+            for letter, own in options.items()
+            if mine and words(own, articles=articles) == mine
+        ]
         if len(same) == 1:
             return same[0]
     return None

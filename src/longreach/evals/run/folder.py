@@ -1,7 +1,7 @@
 """The folder of an evaluation: whose it is, which predictions are there, and their scores.
 
-run.json           suite, settings, seed, digest of the samples, identities of the readers, versions, hardware, command
-predictions.jsonl  one line a prediction, as they come
+run.json           suite, settings, seed, digest of the samples, identities of the readers,
+versions, hardware, command predictions.jsonl  one line a prediction, as they come
 scores.json        means over the samples, with intervals; written last
 """
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 PREDICTIONS, SCORES, RUN = "predictions.jsonl", "scores.json", "run.json"
 FORMAT = 1
 COSTS = ("ingest_seconds", "study_seconds")
-"""What a reader's identity in run.json may also hold: what it took to prepare, once, measured while it was done."""
+"""What a reader's identity in run.json may also hold: what it took to prepare, once, measured while
+it was done."""
 
 
 def digest_of(asked: Iterable[Mapping[str, Any]]) -> str:
@@ -76,7 +77,8 @@ def header(
 
 @contextmanager
 def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
-    """Makes `folder` the run that `header` describes, or finds that it is; for one process at a time.
+    """Makes `folder` the run that `header` describes, or finds that it is; for one process at a
+    time.
 
     The command and the date of a run are those of its start.
 
@@ -85,16 +87,25 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
         header: What run.json is to hold, without its date and format.
 
     Raises:
-        UsageError: The folder holds something else, a run of other settings, readers, samples or on another machine,
-            or predictions that are damaged; or another process writes there.
+        UsageError: The folder holds something else, a run of other settings, readers, samples or on
+            another machine, or predictions that are damaged; or another process writes there.
     """
     run.refuse_foreign(folder)
     there = run.settings_of(folder)
     if there and "longreach_run" not in there:
-        raise UsageError(f"'{folder}' is the folder of a training run: give another one with --out.")
+        raise UsageError(
+            f"'{folder}' is the folder of a training run: give another one with --out."
+        )
     kept: dict[str, Any] = {key: there[key] for key in ("command", "started") if key in there}
     readers = {
-        name: {key: value for key, value in there.get("readers", {}).get(name, {}).items() if key in COSTS} | identity
+        name: (
+            {
+                key: value
+                for key, value in there.get("readers", {}).get(name, {}).items()
+                if key in COSTS
+            }
+            | identity
+        )
         for name, identity in header["readers"].items()
     }
     now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "longreach_run": FORMAT}
@@ -103,7 +114,9 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise UsageError(f"Another process works on the run in '{folder}': wait until it has ended.") from error
+        raise UsageError(
+            f"Another process works on the run in '{folder}': wait until it has ended."
+        ) from error
     try:
         with (folder / PREDICTIONS).open("ab+") as file:
             yield Predictions(folder, file)
@@ -138,7 +151,8 @@ class Predictions:
                 self.lines[entry["reader"], entry["id"]] = entry
             except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(
-                    f"Line {number} of '{folder / PREDICTIONS}' is damaged: remove it, and it is asked again."
+                    f"Line {number} of '{folder / PREDICTIONS}' is damaged: remove it, and it is"
+                    " asked again."
                 ) from error
             whole += len(line)
         file.truncate(whole)
@@ -158,11 +172,12 @@ def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def score_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each reader, task and length, in their order, and one for the mean over tasks of each length.
+    """One row for each reader, task and length, in their order, and one for the mean over tasks of
+    each length.
 
-    Scores are percent, with a 95% bootstrap interval over the samples, None where there are too few of them; that of a
-    mean weighs every task the same, however many samples it has. Other figures are means over samples; tokens a second
-    are of writing, after the first.
+    Scores are percent, with a 95% bootstrap interval over the samples, None where there are too few
+    of them; that of a mean weighs every task the same, however many samples it has. Other figures
+    are means over samples; tokens a second are of writing, after the first.
 
     Args:
         lines: Of predictions.jsonl.
@@ -182,11 +197,15 @@ def score_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
 
 
-def _row(reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _row(
+    reader: str, task: str, length: int, tasks: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
     lines = [line for own in tasks.values() for line in own]
     found = mean_interval([[100 * line["score"] for line in own] for own in tasks.values()])
     written = sum(max(0, line["new_tokens"] - 1) for line in lines)
-    writing = sum(line["seconds"] - line["first_token_seconds"] for line in lines if line["new_tokens"] > 1)
+    writing = sum(
+        line["seconds"] - line["first_token_seconds"] for line in lines if line["new_tokens"] > 1
+    )
     metrics = sorted({line["metric"] for line in lines})
     return {
         "reader": reader,

@@ -1,8 +1,9 @@
 """How a prediction is scored, by the name that its sample gives. All scores lie between 0 and 1.
 
-Papers: Hsieh et al. 2024, RULER (arXiv 2404.06654): `all` and `part`; Kuratov et al. 2024, BABILong (2406.10149):
-`babilong`; Pang et al. 2021, QuALITY (2112.08608): `choice`; Bai et al. 2023, LongBench (2308.14508): `classification`,
-`retrieval`, `count`, `code_similarity` and what looks at the first line only; see `evals.scores` for the others.
+Papers: Hsieh et al. 2024, RULER (arXiv 2404.06654): `all` and `part`; Kuratov et al. 2024, BABILong
+(2406.10149): `babilong`; Pang et al. 2021, QuALITY (2112.08608): `choice`; Bai et al. 2023,
+LongBench (2308.14508): `classification`, `retrieval`, `count`, `code_similarity` and what looks at
+the first line only; see `evals.scores` for the others.
 """
 
 import re
@@ -30,11 +31,15 @@ def _found(text: str, sample: Sample) -> list[float]:
 
 
 def _sole_label(text: str, sample: Sample) -> float:
-    """1 where the first sentence names the target and no other label of the task, those of the question aside."""
+    """1 where the first sentence names the target and no other label of the task, those of the
+    question aside."""
     said = _BREAKS.split(folded(text), maxsplit=1)[0]
     question = sample.question.lower()
     labels = {label.lower() for label in _LABELS[sample.task]}
-    return float([label for label in labels if label in said and label not in question] == [sample.answers[0].lower()])
+    return float(
+        [label for label in labels if label in said and label not in question]
+        == [sample.answers[0].lower()]
+    )
 
 
 def _choice(text: str, sample: Sample) -> float:
@@ -52,7 +57,11 @@ def _classification(text: str, sample: Sample) -> float:
     line = plain(_first_line(text))
     said = [name for name in str(sample.tags[CLASSES]).split("\n") if plain(name) in line]
     return max(
-        (1 / len([name for name in said if name == answer or name not in answer]) if answer in said else 0.0)
+        (
+            1 / len([name for name in said if name == answer or name not in answer])
+            if answer in said
+            else 0.0
+        )
         for answer in sample.answers
     )
 
@@ -81,14 +90,17 @@ METRICS: dict[str, Callable[[str, Sample], float]] = {
     "first_line_f1": lambda text, sample: token_f1(_first_line(text), sample.answers),
     "first_line_rouge_l": lambda text, sample: rouge_l(_first_line(text), sample.answers),
     "classification": _classification,
-    "retrieval": lambda text, sample: max(_numbers(text, re.findall(r"\d+", answer)[0]) for answer in sample.answers),
+    "retrieval": lambda text, sample: max(
+        _numbers(text, re.findall(r"\d+", answer)[0]) for answer in sample.answers
+    ),
     "count": lambda text, sample: max(_numbers(text, answer.strip()) for answer in sample.answers),
     "code_similarity": _code_similarity,
 }
 
 
 def scored(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a line of predictions.jsonl with the score of today's rules: one of an earlier release is scored anew.
+    """Returns a line of predictions.jsonl with the score of today's rules: one of an earlier
+    release is scored anew.
 
     A line whose metric this release does not have stays as it is.
 
@@ -117,6 +129,7 @@ def scored(line: Mapping[str, Any]) -> dict[str, Any]:
         score = METRICS[sample.metric](line["prediction"], sample)
     except (LookupError, ValueError) as error:  # such as a choice without its letter
         raise UsageError(
-            f"The answer to '{sample.id}' cannot be scored as '{sample.metric}': run the evaluation again."
+            f"The answer to '{sample.id}' cannot be scored as '{sample.metric}': run the evaluation"
+            " again."
         ) from error
     return {**line, "score": score, "scoring": SCORING}

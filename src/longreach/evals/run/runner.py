@@ -1,8 +1,9 @@
 """Readers asked the samples of a suite, in one run that goes on where it was stopped.
 
-The life of a run: `run.json` says what is asked of whom; batches are asked reader by reader, and each prediction is a
-line in `predictions.jsonl` as soon as it is there; `scores.json` comes last. Batches are cut from all samples before
-anything is asked, so that a run that went on predicts what an uninterrupted one does: rounding depends on a batch.
+The life of a run: `run.json` says what is asked of whom; batches are asked reader by reader, and
+each prediction is a line in `predictions.jsonl` as soon as it is there; `scores.json` comes last.
+Batches are cut from all samples before anything is asked, so that a run that went on predicts what
+an uninterrupted one does: rounding depends on a batch.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Asks every reader every sample that it can read, and scores the answers.
 
-    A reader may have more methods than `Answering`: `reads(sample)` says whether it is asked a sample at all,
-    `prepare(folder)` is called before it is asked, with the folder of the run, and returns what that took, by the names
-    of `run.COSTS`, and `close()` is called after its last answer. Of a batch that was cut short, what is there stays
-    and the rest is asked in the same company.
+    A reader may have more methods than `Answering`: `reads(sample)` says whether it is asked a
+    sample at all, `prepare(folder)` is called before it is asked, with the folder of the run, and
+    returns what that took, by the names of `run.COSTS`, and `close()` is called after its last
+    answer. Of a batch that was cut short, what is there stays and the rest is asked in the same
+    company.
 
     Args:
         samples: The suite's, in order.
@@ -64,7 +66,8 @@ def evaluate(
         What is in scores.json: {"rows": [...]}, see `run.score_rows`.
 
     Raises:
-        UsageError: There are no samples or readers, two of them share a name, or the folder is another run's.
+        UsageError: There are no samples or readers, two of them share a name, or the folder is
+            another run's.
     """
     _check(samples, readers, batch_size)
     folder, settings = Path(folder), {**settings, "batch_size": batch_size}
@@ -73,20 +76,33 @@ def evaluate(
     with run.opened(folder, header) as predictions:
         work = {reader.name: batches(readable(reader, samples), batch_size) for reader in readers}
         missing = {
-            name: [batch for batch in asked if any((name, sample.id) not in predictions.lines for sample in batch)]
+            name: [
+                batch
+                for batch in asked
+                if any((name, sample.id) not in predictions.lines for sample in batch)
+            ]
             for name, asked in work.items()
         }
-        progress = Progress([_weight(sample) for own in missing.values() for batch in own for sample in batch], say)
+        progress = Progress(
+            [_weight(sample) for own in missing.values() for batch in own for sample in batch], say
+        )
         for reader in readers:
             for said in ask(reader, missing[reader.name], predictions, folder):
                 at = f" at {said.length:,}" if said.length else ""
                 progress.done(f"{reader.name}, {said.task}{at}")
-        order = [(name, sample.id) for name, asked in work.items() for batch in asked for sample in batch]
-        return run.write_scores(folder, run.score_rows([scored(predictions.lines[key]) for key in order]))
+        order = [
+            (name, sample.id) for name, asked in work.items() for batch in asked for sample in batch
+        ]
+        return run.write_scores(
+            folder, run.score_rows([scored(predictions.lines[key]) for key in order])
+        )
 
 
 def ask(
-    reader: Answering, missing: Sequence[Sequence[Sample]], predictions: run.Predictions, folder: Path
+    reader: Answering,
+    missing: Sequence[Sequence[Sample]],
+    predictions: run.Predictions,
+    folder: Path,
 ) -> Iterator[Sample]:
     """Asks one reader batches of samples, and keeps the predictions that are not there yet."""
     if missing and hasattr(reader, "prepare"):
@@ -132,7 +148,8 @@ def readable(reader: Answering, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Samples in their order, at most so many together, and only those of one task, length and way of asking."""
+    """Samples in their order, at most so many together, and only those of one task, length and way
+    of asking."""
     found: list[list[Sample]] = []
     for sample in samples:
         if found and len(found[-1]) < size and _kind(found[-1][0]) == _kind(sample):

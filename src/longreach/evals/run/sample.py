@@ -1,4 +1,5 @@
-"""What a suite asks, and what a reader said: the two records that suites, readers, runner and report share."""
+"""What a suite asks, and what a reader said: the two records that suites, readers, runner and
+report share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,12 @@ from typing import Protocol
 class Sample:
     """One question over one long context.
 
-    A reader that takes text reads `before + context + after`; one that reads from a corpus finds `context` there under
-    the name `document` and is asked `question`.
+    A reader that takes text reads `before + context + after`; one that reads from a corpus finds
+    `context` there under the name `document` and is asked `question`.
 
     Attributes:
-        id: unique among all samples of a run's suite, and the same in every run of the same settings.
+        id: unique among all samples of a run's suite, and the same in every run of the same
+            settings.
         suite: niah, ruler, babilong, docqa.
         task: such as niah_single_1, qa1, fairytaleqa.
         before: what is said before the context: instruction, worked examples.
@@ -23,10 +25,11 @@ class Sample:
         answers: what is right; for the metric `all` every one of them, for others any.
         metric: a name in `evals.metrics.METRICS`.
         max_new_tokens: of the answer.
-        length: tokens that before, context, after and the answer may take together; 0 where the text alone decides.
+        length: tokens that before, context, after and the answer may take together; 0 where the
+            text alone decides.
         document: a name for the context; samples of one document share it.
-        chat: whether a model with a chat template is asked through it, `after` then being plain words; RULER and
-            BABILong give a raw prompt to be continued where it is False.
+        chat: whether a model with a chat template is asked through it, `after` then being plain
+            words; RULER and BABILong give a raw prompt to be continued where it is False.
         tags: what tables and charts group by, such as depth.
     """
 
@@ -84,5 +87,6 @@ class Answering(Protocol):
         ...
 
     def identity(self) -> Mapping[str, object]:
-        """What decides its predictions, as JSON: fingerprints of model, compressor and adapter, settings."""
+        """What decides its predictions, as JSON: fingerprints of model, compressor and adapter,
+        settings."""
         ...

@@ -1,7 +1,8 @@
-"""How near an answer comes to its references: token F1, exact match, ROUGE-L, and how sure a mean of them is.
+"""How near an answer comes to its references: token F1, exact match, ROUGE-L, and how sure a mean
+of them is.
 
-Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): F1, exact match; Lin 2004, ROUGE. What a word is, and which
-characters are the same: see `longreach.plain`.
+Papers: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250): F1, exact match; Lin 2004, ROUGE. What a
+word is, and which characters are the same: see `longreach.plain`.
 """
 
 import random
@@ -12,9 +13,11 @@ from typing import NamedTuple
 from longreach.plain import words
 
 SCORING = 2
-"""The number of the rules here and in `evals.metrics`: it rises whenever an answer may score otherwise."""
+"""The number of the rules here and in `evals.metrics`: it rises whenever an answer may score
+otherwise."""
 FEWEST = 10
-"""Answers that an interval needs: of fewer, a bootstrap says nothing about how sure their mean is."""
+"""Answers that an interval needs: of fewer, a bootstrap says nothing about how sure their mean
+is."""
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
@@ -28,11 +31,14 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """The F-measure over the longest common subsequence of words, 0 to 1; the best over the references."""
+    """The F-measure over the longest common subsequence of words, 0 to 1; the best over the
+    references."""
     return _best(_rouge, answer, references)
 
 
-def _best(score: Callable[[list[str], list[str]], float], answer: str, references: Sequence[str]) -> float:
+def _best(
+    score: Callable[[list[str], list[str]], float], answer: str, references: Sequence[str]
+) -> float:
     return max(score(words(answer), words(reference)) for reference in references)
 
 
@@ -60,7 +66,8 @@ def _harmonic(common: int, answer: list[str], reference: list[str]) -> float:
 
 
 class Interval(NamedTuple):
-    """A mean and where it lies with 95% confidence; no ends where there are too few answers to say so."""
+    """A mean and where it lies with 95% confidence; no ends where there are too few answers to say
+    so."""
 
     mean: float
     low: float | None
@@ -80,11 +87,14 @@ def interval(scores: Sequence[float], *, seed: int = 0, draws: int = 1000) -> In
     return mean_interval([scores], seed=seed, draws=draws)
 
 
-def mean_interval(groups: Sequence[Sequence[float]], *, seed: int = 0, draws: int = 1000) -> Interval:
-    """Returns the mean of the groups' means, however many scores each has, and its interval, each drawn by itself.
+def mean_interval(
+    groups: Sequence[Sequence[float]], *, seed: int = 0, draws: int = 1000
+) -> Interval:
+    """Returns the mean of the groups' means, however many scores each has, and its interval, each
+    drawn by itself.
 
-    There is no interval where the groups have fewer than `FEWEST` scores together, or one of them has a single score:
-    how much others would differ from that one is not known.
+    There is no interval where the groups have fewer than `FEWEST` scores together, or one of them
+    has a single score: how much others would differ from that one is not known.
 
     Args:
         groups: at least one, of at least one score each.
@@ -98,5 +108,9 @@ def mean_interval(groups: Sequence[Sequence[float]], *, seed: int = 0, draws: in
     if sum(map(len, groups)) < FEWEST or min(map(len, groups)) < 2:
         return Interval(mean(groups), None, None)
     chance = random.Random(seed)
-    means = sorted(mean(chance.choices(scores, k=len(scores)) for scores in groups) for _ in range(draws))
-    return Interval(mean(groups), means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))])
+    means = sorted(
+        mean(chance.choices(scores, k=len(scores)) for scores in groups) for _ in range(draws)
+    )
+    return Interval(
+        mean(groups), means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))]
+    )

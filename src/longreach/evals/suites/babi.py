@@ -1,7 +1,9 @@
-"""Stories of bAbI's tasks one to five: read from its files, or told by a small world of persons, places and objects.
+"""Stories of bAbI's tasks one to five: read from its files, or told by a small world of persons,
+places and objects.
 
-Paper: Weston et al. 2015, Towards AI-Complete Question Answering (arXiv 1502.05698). The world here tells stories of
-the same kinds, words and labels; they are not bAbI's own, and figures of the two are not to be mixed.
+Paper: Weston et al. 2015, Towards AI-Complete Question Answering (arXiv 1502.05698). The world here
+tells stories of the same kinds, words and labels; they are not bAbI's own, and figures of the two
+are not to be mixed.
 """
 
 import random
@@ -32,7 +34,8 @@ class Story(NamedTuple):
 
 
 def read_stories(folder: str | Path, task: str) -> Iterator[Story]:
-    """Reads the stories of a task from bAbI's files, one for each question, with all facts before it.
+    """Reads the stories of a task from bAbI's files, one for each question, with all facts before
+    it.
 
     Args:
         folder: where a file such as qa1_single-supporting-fact_test.txt lies.
@@ -43,13 +46,24 @@ def read_stories(folder: str | Path, task: str) -> Iterator[Story]:
     """
     files = sorted(Path(folder).glob(f"{task}_*test.txt"))
     if not files:
-        raise UsageError(f"'{folder}' holds no file {task}_*_test.txt: give the folder of bAbI's tasks, such as en.")
+        raise UsageError(
+            f"'{folder}' holds no file {task}_*_test.txt: give the folder of bAbI's tasks, such"
+            " as en."
+        )
     facts = list[str]()
     for number, line in enumerate(read_text(files[0]).splitlines(), 1):
         count, _, text = line.partition(" ")
         question, *answer = text.split("\t")
-        if not count.isdecimal() or not question.strip() or len(answer) == 1 or (answer and not answer[0].strip()):
-            raise UsageError(f"Line {number} of '{files[0]}' is not a line of bAbI: mend the file or give another.")
+        if (
+            not count.isdecimal()
+            or not question.strip()
+            or len(answer) == 1
+            or (answer and not answer[0].strip())
+        ):
+            raise UsageError(
+                f"Line {number} of '{files[0]}' is not a line of bAbI: mend the file or give"
+                " another."
+            )
         if count == "1":
             facts = []
         if answer:
@@ -77,7 +91,11 @@ class _World:
         """One more fact: a person takes or leaves something, gives it away, or goes elsewhere."""
         person, draw = self._chance.choice(self.persons), self._chance.random()
         held = [thing for thing, holder in self.holder.items() if holder == person]
-        near = [other for other in self.place if other != person and self.place[other] == self.place.get(person)]
+        near = [
+            other
+            for other in self.place
+            if other != person and self.place[other] == self.place.get(person)
+        ]
         if held and near and draw < give:
             self._pass_on(person, self._chance.choice(held), self._chance.choice(near))
         elif person in self.place and draw < take:
@@ -97,7 +115,11 @@ class _World:
 
     def _take_or_leave(self, person: str, held: list[str]) -> None:
         here = self.place[person]
-        free = [thing for thing in OBJECTS if thing not in self.holder and self.journey.get(thing, [here])[-1] == here]
+        free = [
+            thing
+            for thing in OBJECTS
+            if thing not in self.holder and self.journey.get(thing, [here])[-1] == here
+        ]
         if free and (not held or self._chance.random() < 0.5):
             thing = self._chance.choice(free)
             self._say(person, _TAKE, f"the {thing} there")
@@ -136,7 +158,8 @@ def _where_was_object(chance: random.Random) -> Story:
     world, least = _World(_PERSONS, chance), chance.randint(10, 80)
 
     def moved() -> list[tuple[str, int]]:
-        """Objects and steps to a place where they have been once only, so that one place comes before it."""
+        """Objects and steps to a place where they have been once only, so that one place comes
+        before it."""
         return [
             (thing, step)
             for thing, places in sorted(world.journey.items())
@@ -148,16 +171,24 @@ def _where_was_object(chance: random.Random) -> Story:
         world.happen(take=0.35)
     thing, step = chance.choice(moved())
     places = world.journey[thing]
-    return Story(tuple(world.facts), f"Where was the {thing} before the {places[step]}?", places[step - 1])
+    return Story(
+        tuple(world.facts), f"Where was the {thing} before the {places[step]}?", places[step - 1]
+    )
 
 
 def _which_place(chance: random.Random) -> Story:
-    """Three places in a row: two facts, each told from either side, and a question from either side of one of them."""
+    """Three places in a row: two facts, each told from either side, and a question from either side
+    of one of them."""
     row, side = chance.sample(PLACES, 3), chance.choice(sorted(_OPPOSITE))
     facts = []
     for near, far in chance.sample([(row[0], row[1]), (row[1], row[2])], 2):
         facts.append(
-            chance.choice([f"The {near} is {side} of the {far}.", f"The {far} is {_OPPOSITE[side]} of the {near}."])
+            chance.choice(
+                [
+                    f"The {near} is {side} of the {far}.",
+                    f"The {far} is {_OPPOSITE[side]} of the {near}.",
+                ]
+            )
         )
     near, far = chance.choice([(row[0], row[1]), (row[1], row[2])])
     question, answer = chance.choice(

@@ -1,10 +1,11 @@
 """BABILong: bAbI's facts hidden in prose, tasks qa1 to qa5.
 
-Paper: Kuratov et al. 2024, BABILong (arXiv 2406.10149). Facts keep their order and stand at random gaps between
-sentences of at least ten tokens; prompts, worked examples and the score are those of booydar/babilong (Apache-2.0).
-Two things differ: the length is that of the whole prompt with its answer, counted, where upstream sets 300 tokens aside
-for what is not context; and the prose is any text, where upstream has the books of PG19: call figures "BABILong-style"
-where it is another. A sample depends on (seed, task, length, index) alone.
+Paper: Kuratov et al. 2024, BABILong (arXiv 2406.10149). Facts keep their order and stand at random
+gaps between sentences of at least ten tokens; prompts, worked examples and the score are those of
+booydar/babilong (Apache-2.0). Two things differ: the length is that of the whole prompt with its
+answer, counted, where upstream sets 300 tokens aside for what is not context; and the prose is any
+text, where upstream has the books of PG19: call figures "BABILong-style" where it is another. A
+sample depends on (seed, task, length, index) alone.
 """
 
 import random
@@ -37,7 +38,8 @@ def generate(
     haystack: str | Path | None = None,
     facts: str | Path | None = None,
 ) -> Iterator[Sample]:
-    """Makes the samples of the tasks, one task after the other; each says how many facts it has among its tags.
+    """Makes the samples of the tasks, one task after the other; each says how many facts it has
+    among its tags.
 
     Args:
         tokenizer: of the model that is asked; its tokens are counted.
@@ -46,12 +48,13 @@ def generate(
         seed: of the stories, where their facts stand, and where the prose begins.
         tasks: names out of `TASKS`.
         haystack: the prose, see `evals.haystack.read_prose`.
-        facts: the folder of bAbI's files, out of whose test questions are drawn those whose facts are not longer than
-            the length by themselves; None makes up stories of the same kinds (see `evals.babi`).
+        facts: the folder of bAbI's files, out of whose test questions are drawn those whose facts
+            are not longer than the length by themselves; None makes up stories of the same kinds
+            (see `evals.babi`).
 
     Raises:
-        UsageError: a task is unknown, bAbI's files are missing, malformed or hold too few questions that fit, or the
-            haystack is shorter than the length.
+        UsageError: a task is unknown, bAbI's files are missing, malformed or hold too few questions
+            that fit, or the haystack is shorter than the length.
         ContextError: the length is too small.
     """
     check(tasks, TASKS, "BABILong", samples)
@@ -68,7 +71,11 @@ def _stories(
     tokenizer: Any, task: str, length: int, samples: int, seed: int, facts: str | Path | None
 ) -> Iterable[Story]:
     def fits(story: Story) -> bool:
-        return count_tokens(tokenizer, "".join(_parts(task, story, " ".join(story.facts)))) + _NEW_TOKENS <= length
+        return (
+            count_tokens(tokenizer, "".join(_parts(task, story, " ".join(story.facts))))
+            + _NEW_TOKENS
+            <= length
+        )
 
     if facts is None:
         return (_made_up(f"{seed} {task} {length} {index}", task, fits) for index in range(samples))
@@ -77,14 +84,16 @@ def _stories(
     found = list(islice(filter(fits, read), samples))
     if len(found) < samples:
         raise UsageError(
-            f"'{facts}' holds {counted(len(found), 'question')} whose facts fit {task} at {counted(length, 'token')}: "
-            "ask for so many samples at most, or for a greater length."
+            f"'{facts}' holds {counted(len(found), 'question')} whose facts fit {task} at"
+            f" {counted(length, 'token')}: ask for so many samples at most, or for a greater"
+            " length."
         )
     return found
 
 
 def _made_up(stream: str, task: str, fits: Callable[[Story], bool]) -> Story:
-    """The first of many stories that fits, or the shortest, of which it is then said that it does not."""
+    """The first of many stories that fits, or the shortest, of which it is then said that it does
+    not."""
     chance, told = random.Random(stream), list[Story]()
     while len(told) < 20:
         told.append(tell_story(task, chance))
@@ -93,8 +102,13 @@ def _made_up(stream: str, task: str, fits: Callable[[Story], bool]) -> Story:
     return min(told, key=lambda story: len(story.facts))
 
 
-def _sample(tokenizer: Any, prose: Prose, task: str, length: int, index: int, seed: int, story: Story) -> Sample:
-    name, chance = f"{task}-{length}-{index}", random.Random(f"{seed} {task} {length} {index} places")
+def _sample(
+    tokenizer: Any, prose: Prose, task: str, length: int, index: int, seed: int, story: Story
+) -> Sample:
+    name, chance = (
+        f"{task}-{length}-{index}",
+        random.Random(f"{seed} {task} {length} {index} places"),
+    )
     return Sample(
         id=name,
         suite="babilong",
@@ -111,10 +125,16 @@ def _sample(tokenizer: Any, prose: Prose, task: str, length: int, index: int, se
 
 
 def _parts(task: str, story: Story, context: str) -> Parts:
-    return Parts("\n\n".join((*PROMPTS[task], "<context>\n")), context, f"\n</context>\n\nQuestion: {story.question}")
+    return Parts(
+        "\n\n".join((*PROMPTS[task], "<context>\n")),
+        context,
+        f"\n</context>\n\nQuestion: {story.question}",
+    )
 
 
-def _drawn(tokenizer: Any, prose: Prose, task: str, length: int, story: Story, chance: random.Random) -> Parts:
+def _drawn(
+    tokenizer: Any, prose: Prose, task: str, length: int, story: Story, chance: random.Random
+) -> Parts:
     what = f"{task} at {counted(length, 'token')}"
     words = len(prose.words) - 1
     if not prose.sentences:  # none is long enough
@@ -126,7 +146,10 @@ def _drawn(tokenizer: Any, prose: Prose, task: str, length: int, story: Story, c
 
     def assemble(count: int) -> Parts:
         gaps = [start, *prose.gaps(start + 1, start + count)] if count else [start]
-        facts = [(gaps[int(place * len(gaps))], fact) for place, fact in zip(places, story.facts, strict=True)]
+        facts = [
+            (gaps[int(place * len(gaps))], fact)
+            for place, fact in zip(places, story.facts, strict=True)
+        ]
         return _parts(task, story, prose.with_facts(start, start + count, facts))
 
     def cost(count: int) -> int:

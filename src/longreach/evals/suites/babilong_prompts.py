@@ -21,7 +21,9 @@ _CARRIED = (
     "If a person dropped an item in the first location and moved to the second location "
     "the item remains in the first location."
 )
-_GIVE_CONTEXT = "I give you context with the facts about locations and actions of different persons "
+_GIVE_CONTEXT = (
+    "I give you context with the facts about locations and actions of different persons "
+)
 
 
 def _example(facts: str, answer: str) -> str:
@@ -30,12 +32,13 @@ def _example(facts: str, answer: str) -> str:
 
 PROMPTS = {
     "qa1": Prompt(
-        "I will give you context with the facts about positions of different persons hidden in some random text "
-        "and a question. You need to answer the question based only on the information from the facts. "
-        "If a person was in different locations, use the latest location to answer the question.",
+        "I will give you context with the facts about positions of different persons hidden in some"
+        " random text and a question. You need to answer the question based only on the information"
+        " from the facts. If a person was in different locations, use the latest location to answer"
+        " the question.",
         _example(
-            "Charlie went to the hallway. Judith come back to the kitchen. Charlie travelled to balcony. "
-            "Where is Charlie?",
+            "Charlie went to the hallway. Judith come back to the kitchen. Charlie travelled to"
+            " balcony. Where is Charlie?",
             "The most recent location of Charlie is balcony.",
         )
         + "\n\n"
@@ -45,17 +48,20 @@ PROMPTS = {
             "The most recent location of Alan is shop.",
         ),
         "Always return your answer in the following format: "
-        "The most recent location of ’person’ is ’location’. Do not write anything else after that.",
+        "The most recent location of ’person’ is ’location’. Do not write anything else after"
+        " that.",
     ),
     "qa2": Prompt(
         f"{_GIVE_CONTEXT}hidden in some random text and a question.{_CARRIED}",
         _example(
-            "Charlie went to the kitchen. Charlie got a bottle. Charlie moved to the balcony. Where is the bottle?",
+            "Charlie went to the kitchen. Charlie got a bottle. Charlie moved to the balcony. Where"
+            " is the bottle?",
             "The bottle is in the balcony.",
         )
         + "\n"
         + _example(
-            "Alan moved to the garage. Alan got a screw driver. Alan moved to the kitchen. Where is the screw driver?",
+            "Alan moved to the garage. Alan got a screw driver. Alan moved to the kitchen. Where is"
+            " the screw driver?",
             "The screw driver is in the kitchen.",
         ),
         "Always return your answer in the following format: The ’item’ is in ’location’. "
@@ -64,56 +70,61 @@ PROMPTS = {
     "qa3": Prompt(
         f"{_GIVE_CONTEXT}hidden in some random text and a question. {_CARRIED}",
         _example(
-            "John journeyed to the bedroom. Mary grabbed the apple. Mary went back to the bathroom. "
-            "Daniel journeyed to the bedroom. Daniel moved to the garden. Mary travelled to the kitchen. "
-            "Where was the apple before the kitchen?",
+            "John journeyed to the bedroom. Mary grabbed the apple. Mary went back to the bathroom."
+            " Daniel journeyed to the bedroom. Daniel moved to the garden. Mary travelled to the"
+            " kitchen. Where was the apple before the kitchen?",
             "Before the kitchen the apple was in the bathroom.",
         )
         + "\n"
         + _example(
-            "John went back to the bedroom. John went back to the garden. John went back to the kitchen. "
-            "Sandra took the football. Sandra travelled to the garden. Sandra journeyed to the bedroom. "
-            "Where was the football before the bedroom?",
+            "John went back to the bedroom. John went back to the garden. John went back to the"
+            " kitchen. Sandra took the football. Sandra travelled to the garden. Sandra journeyed"
+            " to the bedroom. Where was the football before the bedroom?",
             "Before the bedroom the football was in the garden.",
         ),
-        "Always return your answer in the following format: "
-        "Before the $location_1$ the $item$ was in the $location_2$. Do not write anything else after that.",
+        "Always return your answer in the following format: Before the $location_1$ the $item$ was"
+        " in the $location_2$. Do not write anything else after that.",
     ),
     "qa4": Prompt(
-        "I will give you context with the facts about different people, their location and actions, hidden in "
-        "some random text and a question. "
-        "You need to answer the question based only on the information from the facts.",
+        "I will give you context with the facts about different people, their location and actions,"
+        " hidden in some random text and a question. You need to answer the question based only on"
+        " the information from the facts.",
         _example(
-            "The hallway is south of the kitchen. The bedroom is north of the kitchen. What is the kitchen south of?",
+            "The hallway is south of the kitchen. The bedroom is north of the kitchen. What is the"
+            " kitchen south of?",
             "bedroom",
         )
         + "\n"
         + _example(
-            "The garden is west of the bedroom. The bedroom is west of the kitchen. What is west of the bedroom?",
+            "The garden is west of the bedroom. The bedroom is west of the kitchen. What is west of"
+            " the bedroom?",
             "garden",
         ),
-        "Your answer should contain only one word - location. Do not write anything else after that.",
+        "Your answer should contain only one word - location. Do not write anything else after"
+        " that.",
     ),
     "qa5": Prompt(
-        "I will give you context with the facts about locations and their relations hidden in some random text "
-        "and a question. You need to answer the question based only on the information from the facts.",
+        "I will give you context with the facts about locations and their relations hidden in some"
+        " random text and a question. You need to answer the question based only on the information"
+        " from the facts.",
         _example(
-            "Mary picked up the apple there. Mary gave the apple to Fred. Mary moved to the bedroom. "
-            "Bill took the milk there. Who did Mary give the apple to?",
+            "Mary picked up the apple there. Mary gave the apple to Fred. Mary moved to the"
+            " bedroom. Bill took the milk there. Who did Mary give the apple to?",
             "Fred",
         )
         + "\n"
         + _example(
-            "Jeff took the football there. Jeff passed the football to Fred. Jeff got the milk there. "
-            "Bill travelled to the bedroom. Who gave the football?",
+            "Jeff took the football there. Jeff passed the football to Fred. Jeff got the milk"
+            " there. Bill travelled to the bedroom. Who gave the football?",
             "Jeff",
         )
         + "\n"
         + _example(
-            "Fred picked up the apple there. Fred handed the apple to Bill. Bill journeyed to the bedroom. "
-            "Jeff went back to the garden. What did Fred give to Bill?",
+            "Fred picked up the apple there. Fred handed the apple to Bill. Bill journeyed to the"
+            " bedroom. Jeff went back to the garden. What did Fred give to Bill?",
             "apple",
         ),
-        "Your answer should contain only one word. Do not write anything else after that. Do not explain your answer.",
+        "Your answer should contain only one word. Do not write anything else after that. Do not"
+        " explain your answer.",
     ),
 }

@@ -1,8 +1,8 @@
 """Questions about documents: a user's own, or those of a published data set in its own format.
 
-A preset is a way to read the data, the words that ask, a metric and a length. The words follow the document, as in
-LLoCO (arXiv 2404.07979), whose own are used where it has some: so a document can be read as text or as vectors before
-the same words. ROUGE-L is what stands for ROUGE.
+A preset is a way to read the data, the words that ask, a metric and a length. The words follow the
+document, as in LLoCO (arXiv 2404.07979), whose own are used where it has some: so a document can be
+read as text or as vectors before the same words. ROUGE-L is what stands for ROUGE.
 """
 
 from __future__ import annotations
@@ -54,27 +54,32 @@ _PLAIN = "\n\n" + REQUEST + "{question}"
 _LONG = "\n\nAnswer the question in one paragraph, using the text above.\n\nQuestion: {question}"
 _CHOOSE = "Choose the best answer by writing its corresponding letter (either A, B, C, or D)."
 _QUALITY = (
-    "\n\nYou are provided a story from above. We will now give you a multiple-choice question with 4 possible answers "
-    f"(marked by A, B, C, D). {_CHOOSE}\nExample question:\nWhere is the capital of France?\n\nChoices:\nA. Berlin\n"
-    f"B. Paris\nC. London\nD. Tokyo\n{_CHOOSE}\n\nAnswer:\nB. Paris\n\nQuestion:\n{{question}}\n{_CHOOSE}\n\nAnswer:\n"
+    "\n\nYou are provided a story from above. We will now give you a multiple-choice question with"
+    f" 4 possible answers (marked by A, B, C, D). {_CHOOSE}\nExample question:\nWhere is the"
+    " capital of France?\n\nChoices:\nA. Berlin\nB. Paris\nC. London\nD."
+    f" Tokyo\n{_CHOOSE}\n\nAnswer:\nB. Paris\n\nQuestion:\n{{question}}\n{_CHOOSE}\n\nAnswer:\n"
 )
 _NARRATIVEQA = (
-    "\n\nYou are given a story from above, which can be either a novel or a movie script, and a question. Answer the "
-    "question as concisely as you can, using a single phrase if possible.\nQuestion:{question}\nAnswer:"
+    "\n\nYou are given a story from above, which can be either a novel or a movie script, and a"
+    " question. Answer the question as concisely as you can, using a single phrase if"
+    " possible.\nQuestion:{question}\nAnswer:"
 )
 _QASPER = (
-    "\n\nYou are just given an scientific article from above. I will now give you a question. Answer the question as "
-    "concisely as you can, using a single phrase or sentence if possible. If the question cannot be answered based on "
-    "the information in the article, write 'unanswerable'. If the question is a yes/no question, answer 'yes', 'no', "
-    "or 'unanswerable'.\nQuestion: {question}\nAnswer:"
+    "\n\nYou are just given an scientific article from above. I will now give you a question."
+    " Answer the question as concisely as you can, using a single phrase or sentence if possible."
+    " If the question cannot be answered based on the information in the article, write"
+    " 'unanswerable'. If the question is a yes/no question, answer 'yes', 'no', or"
+    " 'unanswerable'.\nQuestion: {question}\nAnswer:"
 )
 _QMSUM = (
-    "\n\nYou are given a meeting transcript from above. I will now give you a query containing a question or "
-    "instruction. Answer the query in one or more sentences. \nQuery: {question}\nAnswer:"
+    "\n\nYou are given a meeting transcript from above. I will now give you a query containing a"
+    " question or instruction. Answer the query in one or more sentences. \nQuery:"
+    " {question}\nAnswer:"
 )
 _HOTPOTQA = (
-    "\n\nYou were just given an article from above. I will now give you a question. Answer the question as concisely "
-    "as you can, using a single phrase or sentence if possible.\nQuestion: {question}\nAnswer:"
+    "\n\nYou were just given an article from above. I will now give you a question. Answer the"
+    " question as concisely as you can, using a single phrase or sentence if possible.\nQuestion:"
+    " {question}\nAnswer:"
 )
 
 
@@ -83,7 +88,13 @@ def _longbench(name: str) -> Preset:
     before, _, after = task.prompt.partition("{context}")
     after = after.replace("{input}", "{question}")
     return Preset(
-        lambda given, split: longbench(given, name), after, task.metric, task.max_new_tokens, before, "test", task.chat
+        lambda given, split: longbench(given, name),
+        after,
+        task.metric,
+        task.max_new_tokens,
+        before,
+        "test",
+        task.chat,
     )
 
 
@@ -120,14 +131,24 @@ def preset_samples(
         max_new_tokens: Of an answer, instead of the preset's.
 
     Raises:
-        UsageError: There is no such preset, or the data are not as published; file and line are named.
+        UsageError: There is no such preset, or the data are not as published; file and line are
+            named.
         DocumentError: There is no such data set.
-        MissingDependency: It can only be a Hub data set, and the library `datasets` is not installed.
+        MissingDependency: It can only be a Hub data set, and the library `datasets` is not
+            installed.
     """
     if task not in PRESETS:
         raise UsageError(f"There is no task '{task}' of docqa: use one of {', '.join(PRESETS)}.")
     preset = PRESETS[task]
-    return _samples(task, preset, preset.read(given, split or preset.split), given, samples, seed, max_new_tokens)
+    return _samples(
+        task,
+        preset,
+        preset.read(given, split or preset.split),
+        given,
+        samples,
+        seed,
+        max_new_tokens,
+    )
 
 
 def own_samples(
@@ -150,7 +171,8 @@ def own_samples(
         max_new_tokens: Of an answer.
 
     Raises:
-        UsageError: The file is damaged, a line is no question (it is named), or a question names no document.
+        UsageError: The file is damaged, a line is no question (it is named), or a question names no
+            document.
     """
     texts = {document.name: document.text for document in documents}
     items = []
@@ -158,9 +180,12 @@ def own_samples(
         name = question.document or (next(iter(texts)) if len(texts) == 1 else None)
         if name is None:
             raise UsageError(
-                f"Question {number} of '{questions}' names no document, and there are {len(texts)}: add \"document\"."
+                f"Question {number} of '{questions}' names no document, and there are {len(texts)}:"
+                ' add "document".'
             )
-        items.append(Item(name, texts[name], question.question, question.answers, f"Question {number}"))
+        items.append(
+            Item(name, texts[name], question.question, question.answers, f"Question {number}")
+        )
     preset = Preset(lambda given, split: iter(()), _PLAIN)
     return _samples(OWN, preset, items, str(questions), samples, seed, max_new_tokens)
 
@@ -176,7 +201,9 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
         if isinstance(item, Skipped):
             raise DocumentError(item.reason)
         found.append(item)
-    top = os.path.commonpath([str(Path(document.name).parent) for document in found]) if found else ""
+    top = (
+        os.path.commonpath([str(Path(document.name).parent) for document in found]) if found else ""
+    )
     named = list[Document]()
     for document in found:
         named.append(replace(document, name=Path(document.name).relative_to(top).as_posix()))
@@ -184,7 +211,13 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
 
 
 def _samples(
-    task: str, preset: Preset, items: Iterable[Item], given: str, count: int | None, seed: int, most: int | None
+    task: str,
+    preset: Preset,
+    items: Iterable[Item],
+    given: str,
+    count: int | None,
+    seed: int,
+    most: int | None,
 ) -> list[Sample]:
     names: dict[tuple[str, str], str] = {}
     found = []

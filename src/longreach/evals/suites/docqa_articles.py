@@ -1,7 +1,9 @@
-"""Questions about papers, meetings and encyclopedia pages as they are published: Qasper, QMSum, HotpotQA.
+"""Questions about papers, meetings and encyclopedia pages as they are published: Qasper, QMSum,
+HotpotQA.
 
-Papers: Dasigi et al. 2021 (arXiv 2105.03011); Zhong et al. 2021 (2104.05938); Yang et al. 2018 (1809.09600). Each
-function takes a path, or the id of a Hub data set where it is published as one, and a split.
+Papers: Dasigi et al. 2021 (arXiv 2105.03011); Zhong et al. 2021 (2104.05938); Yang et al. 2018
+(1809.09600). Each function takes a path, or the id of a Hub data set where it is published as one,
+and a split.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from longreach.errors import UsageError
-from longreach.evals.suites.records import Item, Record, hub_records, json_file, json_items, json_lines
+from longreach.evals.suites.records import (
+    Item,
+    Record,
+    hub_records,
+    json_file,
+    json_items,
+    json_lines,
+)
 
 
 def qasper(given: str, split: str) -> Iterator[Item]:
@@ -24,13 +33,23 @@ def qasper(given: str, split: str) -> Iterator[Item]:
         text = "\n\n".join(part.strip() for part in parts if part.strip())
         for asked in paper.records("qas"):
             found = [_answer(answer) for answer in asked.records("answers")]
-            yield Item(paper.text("id"), text, asked.text("question"), tuple(dict.fromkeys(found)), asked.where)
+            yield Item(
+                paper.text("id"),
+                text,
+                asked.text("question"),
+                tuple(dict.fromkeys(found)),
+                asked.where,
+            )
 
 
 def _papers(path: Path) -> Iterator[Record]:
     papers = json_file(path)
-    if not isinstance(papers, dict) or not all(isinstance(paper, dict) for paper in papers.values()):
-        raise UsageError(f"'{path}' is not an object of papers by their id: give the file as it was published.")
+    if not isinstance(papers, dict) or not all(
+        isinstance(paper, dict) for paper in papers.values()
+    ):
+        raise UsageError(
+            f"'{path}' is not an object of papers by their id: give the file as it was published."
+        )
     for name, paper in papers.items():
         yield Record(f"Paper '{name}' of '{path}'", {"id": name, **paper})
 
@@ -54,7 +73,9 @@ def qmsum(given: str, split: str) -> Iterator[Item]:
     """JSON lines of meetings with general and specific queries."""
     for number, meeting in enumerate(json_lines(Path(given)), 1):
         turns = meeting.records("meeting_transcripts")
-        text = "\n".join(f"{turn.text('speaker')}: {turn.values.get('content') or ''}" for turn in turns)
+        text = "\n".join(
+            f"{turn.text('speaker')}: {turn.values.get('content') or ''}" for turn in turns
+        )
         name = str(meeting.values.get("meeting_id") or f"meeting-{number}")
         for kind in ("general_query_list", "specific_query_list"):
             for asked in meeting.records(kind):
@@ -65,7 +86,9 @@ def hotpotqa(given: str, split: str) -> Iterator[Item]:
     """The JSON list of questions, each with ten paragraphs; or the Hub's id."""
     path = Path(given)
     for item in json_items(path) if path.exists() else hub_records(given, "distractor", split):
-        pages = "\n\n".join(f"{title}\n{' '.join(part.strip() for part in parts)}" for title, parts in _pages(item))
+        pages = "\n\n".join(
+            f"{title}\n{' '.join(part.strip() for part in parts)}" for title, parts in _pages(item)
+        )
         name = str(item.values.get("_id") or item.values.get("id") or item.where)
         yield Item(name, pages, item.text("question"), (item.text("answer"),), item.where)
 
@@ -75,10 +98,18 @@ def _pages(item: Record) -> list[tuple[str, list[str]]]:
     if isinstance(context, dict):  # of the Hub
         columns = [context.get(name) or [] for name in ("title", "sentences")]
         context = list(zip(*columns, strict=True)) if len(columns[0]) == len(columns[1]) else None
-    elif context is None and "para_a" in item.values:  # of a sample that QuALITY's authors published
+    elif context is None and "para_a" in item.values:
+        # Of a sample that QuALITY's authors published.
         both = [(item.values.get(f"title_{x}"), item.values.get(f"para_{x}")) for x in "ab"]
         context = sorted([*both, *map(tuple, item.values.get("distractors", ()))], key=str)
-    pages = [tuple(page) for page in context or () if isinstance(page, list | tuple) and len(page) == 2]
-    if not pages or not all(isinstance(title, str) and isinstance(parts, list) for title, parts in pages):
-        raise UsageError(f"{item.where} has no list of titles with sentences under 'context': correct or remove it.")
+    pages = [
+        tuple(page) for page in context or () if isinstance(page, list | tuple) and len(page) == 2
+    ]
+    if not pages or not all(
+        isinstance(title, str) and isinstance(parts, list) for title, parts in pages
+    ):
+        raise UsageError(
+            f"{item.where} has no list of titles with sentences under 'context': correct or"
+            " remove it."
+        )
     return [(title, [str(part) for part in parts]) for title, parts in pages]

@@ -1,4 +1,5 @@
-"""What generators of samples share: prompts filled up to a length, counted by the model's own tokenizer."""
+"""What generators of samples share: prompts filled up to a length, counted by the model's own
+tokenizer."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ class Parts(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a task draws from one stream of chance: a prompt, the bare question and what is right."""
+    """What a task draws from one stream of chance: a prompt, the bare question and what is
+    right."""
 
     parts: Parts
     question: str
@@ -31,7 +33,10 @@ def check(tasks: Sequence[str], known: Sequence[str], suite: str, samples: int) 
         if task not in known:
             raise UsageError(f"{suite} has no task '{task}': its tasks are {', '.join(known)}.")
     if not tasks or samples < 1:
-        raise UsageError(f"{suite} needs one task and one sample a task at least, not {len(tasks)} and {samples}.")
+        raise UsageError(
+            f"{suite} needs one task and one sample a task at least, not {len(tasks)} and"
+            f" {samples}."
+        )
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
@@ -41,7 +46,11 @@ def count_tokens(tokenizer: Any, text: str) -> int:
 
 def piece_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each of many pieces of a prompt, in one call."""
-    encoded = encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    encoded = (
+        encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        if texts
+        else []
+    )
     return [len(ids) for ids in encoded]
 
 
@@ -57,8 +66,9 @@ def fit(
 ) -> int:
     """How many pieces of haystack a prompt can take.
 
-    Pieces are tokenised beforehand and their tokens added up; only prompts near the budget are tokenised whole, mostly
-    one. The result is a function of the arguments: nothing is remembered from other prompts.
+    Pieces are tokenised beforehand and their tokens added up; only prompts near the budget are
+    tokenised whole, mostly one. The result is a function of the arguments: nothing is remembered
+    from other prompts.
 
     Args:
         tokenizer: the model's.
@@ -82,8 +92,8 @@ def fit(
     fits, too_many, left = least, most + 1, slack(least)
     if left < 0:
         raise ContextError(
-            f"The shortest prompt of {what} takes {counted(-left, 'token')} more than that with this tokenizer: "
-            "ask for a greater length."
+            f"The shortest prompt of {what} takes {counted(-left, 'token')} more than that with"
+            " this tokenizer: ask for a greater length."
         )
     room = cost(least) + left
     while (count := min(bisect_right(range(most + 1), room, key=cost), too_many) - 1) > fits:

@@ -1,8 +1,9 @@
 """Needle in a haystack: one sentence at every depth of prose of every length, for a heat map.
 
-`niah` hides another number for another city in every sample, so that no model can know the answer; `niah_original` is
-the sentence and the question of Kamradt 2023 (github.com/gkamradt/LLMTest_NeedleInAHaystack), which models have read
-since. Its judge was a model; here the score is the share of the needle's facts found in the answer.
+`niah` hides another number for another city in every sample, so that no model can know the answer;
+`niah_original` is the sentence and the question of Kamradt 2023
+(github.com/gkamradt/LLMTest_NeedleInAHaystack), which models have read since. Its judge was a
+model; here the score is the share of the needle's facts found in the answer.
 """
 
 import random
@@ -36,20 +37,22 @@ def generate(
     tasks: Sequence[str] = TASKS[:1],
     haystack: str | Path | None = None,
 ) -> Iterator[Sample]:
-    """Makes the samples of a grid of lengths and depths; each says its depth, in percent, among its tags.
+    """Makes the samples of a grid of lengths and depths; each says its depth, in percent, among its
+    tags.
 
     Args:
         tokenizer: of the model that is asked; its tokens are counted.
         lengths: tokens of a prompt and its answer together, at most and nearly.
-        depths: how many, evenly from the beginning (0) to the end (100) of the text; the needle stands before the
-            sentence that reaches there.
+        depths: how many, evenly from the beginning (0) to the end (100) of the text; the needle
+            stands before the sentence that reaches there.
         samples: of each cell and task.
         seed: of the needles.
         tasks: names out of `TASKS`.
         haystack: the prose, from its beginning; see `evals.haystack.read_prose`.
 
     Raises:
-        UsageError: a task is unknown, there are fewer than two depths, or the haystack is shorter than a length.
+        UsageError: a task is unknown, there are fewer than two depths, or the haystack is shorter
+            than a length.
         ContextError: a length is too small.
     """
     check(tasks, TASKS, "NIAH", samples)
@@ -65,11 +68,20 @@ def generate(
     )
 
 
-def _sample(tokenizer: Any, prose: Prose, task: str, length: int, depth: int, index: int, seed: int) -> Sample:
+def _sample(
+    tokenizer: Any, prose: Prose, task: str, length: int, depth: int, index: int, seed: int
+) -> Sample:
     name = f"{task}-{length}-{depth}-{index}"
     needle, question, prefix, answers = _needle(task, f"{seed} {name}")
     drawn = _drawn(
-        tokenizer, prose, f"{task} at {counted(length, 'token')}", length - _NEW_TOKENS, depth, needle, question, prefix
+        tokenizer,
+        prose,
+        f"{task} at {counted(length, 'token')}",
+        length - _NEW_TOKENS,
+        depth,
+        needle,
+        question,
+        prefix,
     )
     return Sample(
         id=name,
@@ -87,31 +99,56 @@ def _sample(tokenizer: Any, prose: Prose, task: str, length: int, depth: int, in
 
 
 def _needle(task: str, stream: str) -> tuple[str, str, str, tuple[str, ...]]:
-    """The needle, its question, the beginning of the answer, and the facts that have to be in it."""
+    """The needle, its question, the beginning of the answer, and the facts that have to be in
+    it."""
     if task == "niah_original":
         best = "The best thing to do in San Francisco is"
         needle = f"{best} eat a sandwich and sit in Dolores Park on a sunny day."
-        return needle, "What is the best thing to do in San Francisco?", best, ("sandwich", "Dolores Park", "sunny day")
+        return (
+            needle,
+            "What is the best thing to do in San Francisco?",
+            best,
+            ("sandwich", "Dolores Park", "sunny day"),
+        )
     chance = random.Random(stream)
-    subject, number = f"special magic {chance.choice(_CITIES)} number", str(chance.randint(1_000_000, 9_999_999))
-    return f"The {subject} is: {number}.", f"What is the {subject}?", f"The {subject} is:", (number,)
+    subject, number = (
+        f"special magic {chance.choice(_CITIES)} number",
+        str(chance.randint(1_000_000, 9_999_999)),
+    )
+    return (
+        f"The {subject} is: {number}.",
+        f"What is the {subject}?",
+        f"The {subject} is:",
+        (number,),
+    )
 
 
 def _drawn(
-    tokenizer: Any, prose: Prose, what: str, budget: int, depth: int, needle: str, question: str, prefix: str
+    tokenizer: Any,
+    prose: Prose,
+    what: str,
+    budget: int,
+    depth: int,
+    needle: str,
+    question: str,
+    prefix: str,
 ) -> Parts:
     most = len(prose.words) - 1
 
     def assemble(count: int) -> Parts:
         gaps = [0, *prose.gaps(1, count)]
-        reached = bisect_right([prose.tokens[gap] for gap in gaps], prose.tokens[count] * depth / 100) - 1
+        reached = (
+            bisect_right([prose.tokens[gap] for gap in gaps], prose.tokens[count] * depth / 100) - 1
+        )
         return Parts(
             _BEFORE,
             prose.with_facts(0, count, [(gaps[reached], needle)]),
             f"\n\nQuestion: {question}\nAnswer: {prefix}",
         )
 
-    count = fit(tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what)
+    count = fit(
+        tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what
+    )
     if count == most:
         raise prose.too_short(what)
     return assemble(count)

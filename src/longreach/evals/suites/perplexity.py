@@ -1,4 +1,5 @@
-"""Perplexity on held-out texts, by the position of the token that is predicted: does a model use what lies far back?
+"""Perplexity on held-out texts, by the position of the token that is predicted: does a model use
+what lies far back?
 
 A text is read in one piece, each at the same number of tokens; logits exist a chunk at a time.
 """
@@ -72,7 +73,8 @@ def texts(
                 found.append(Text(f"{taken[-1]}#{number}", ids))
     if not found:
         raise UsageError(
-            f"None of the texts has {counted(length, 'token')}: give longer ones, or ask for smaller --lengths."
+            f"None of the texts has {counted(length, 'token')}: give longer ones, or ask for"
+            " smaller --lengths."
         )
     if short:
         say(f"Texts of fewer than {counted(length, 'token')} are left out: {short} of them.")
@@ -83,7 +85,8 @@ def _first(tokenizer: Any, text: str, length: int) -> list[int]:
     """The first token ids of a text, of which no more is tokenised than is surely enough."""
     for part in (text[: length * _CHARACTERS_PER_TOKEN], text):
         ids = list(encode(tokenizer, part, verbose=False)["input_ids"])
-        if len(ids) > length or len(part) == len(text):  # where a part ends, its last token may be another one
+        # Where a part ends, its last token may be another one.
+        if len(ids) > length or len(part) == len(text):
             break
     return ids[:length]
 
@@ -123,22 +126,30 @@ def measure(
         window = window_of(reader.model)
         if window is not None and length > window and reader.too_long != "read":
             raise ContextError(
-                f"{counted(length, 'token')} are more than the model's window of {window:,}: ask for a smaller "
-                "--lengths, or "
-                "read on with --beyond-window."
+                f"{counted(length, 'token')} are more than the model's window of {window:,}: ask"
+                " for a smaller --lengths, or read on with --beyond-window."
             )
     digest = run.digest_of({"name": text.name, "ids": _digest(text.ids)} for text in held_out)
     known = {reader.name: reader.identity() for reader in readers}
     device = readers[0].model.device
-    header = run.header(PERPLEXITY, settings, seed, (digest, len(held_out)), known, arguments, device)
+    header = run.header(
+        PERPLEXITY, settings, seed, (digest, len(held_out)), known, arguments, device
+    )
     spans = buckets(length)
     with run.opened(folder, header) as predictions:
-        keys = [(reader.name, f"{text.name}/{start}") for reader in readers for text in held_out for start, _ in spans]
+        keys = [
+            (reader.name, f"{text.name}/{start}")
+            for reader in readers
+            for text in held_out
+            for start, _ in spans
+        ]
         missing = [
             (reader, text)
             for reader in readers
             for text in held_out
-            if any((reader.name, f"{text.name}/{start}") not in predictions.lines for start, _ in spans)
+            if any(
+                (reader.name, f"{text.name}/{start}") not in predictions.lines for start, _ in spans
+            )
         ]
         progress = Progress([len(text.ids) for _, text in missing], say)
         for reader, text in missing:
@@ -150,7 +161,9 @@ def measure(
 
 
 @torch.no_grad()
-def _lines(reader: ModelReader, text: Text, spans: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _lines(
+    reader: ModelReader, text: Text, spans: Sequence[tuple[int, int]]
+) -> Iterator[dict[str, Any]]:
     model = reader.model
     ids = torch.tensor([text.ids], device=model.device)
     with evaluating(model):
@@ -158,8 +171,15 @@ def _lines(reader: ModelReader, text: Text, spans: Sequence[tuple[int, int]]) ->
         labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=IGNORED)
         weight = model.get_output_embeddings().weight
         losses = chunked_losses(hidden, weight, labels, softcap=softcap_of(model))[0]
-    for (start, stop), (nll, tokens) in zip(spans, bucket_sums(losses, spans).tolist(), strict=True):
-        line = {"reader": reader.name, "suite": PERPLEXITY, "task": text.name, "id": f"{text.name}/{start}"}
+    for (start, stop), (nll, tokens) in zip(
+        spans, bucket_sums(losses, spans).tolist(), strict=True
+    ):
+        line = {
+            "reader": reader.name,
+            "suite": PERPLEXITY,
+            "task": text.name,
+            "id": f"{text.name}/{start}",
+        }
         yield line | {"bucket": [start, stop], "tokens": int(tokens), "nll": nll}
 
 
@@ -172,7 +192,12 @@ def bucket_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         total[1] += line["tokens"]
     for (reader, start, stop), (nll, tokens) in sums.items():
         if tokens:
-            row = {"reader": reader, "task": PERPLEXITY, "bucket": [start, stop], "tokens": int(tokens)}
+            row = {
+                "reader": reader,
+                "task": PERPLEXITY,
+                "bucket": [start, stop],
+                "tokens": int(tokens),
+            }
             yield row | {"perplexity": perplexity(nll, tokens)}
 
 

@@ -1,4 +1,5 @@
-"""Records of published data sets: JSON lines, JSON, CSV, or rows of the Hub; what is wrong is named by its line."""
+"""Records of published data sets: JSON lines, JSON, CSV, or rows of the Hub; what is wrong is named
+by its line."""
 
 from __future__ import annotations
 
@@ -43,41 +44,63 @@ class Record:
     values: Mapping[str, Any]
 
     def text(self, *names: str, strip: bool = True) -> str:
-        """The text under a name, or under names inside of each other, without space around it unless told otherwise.
+        """The text under a name, or under names inside of each other, without space around it
+        unless told otherwise.
 
         Raises:
             UsageError: There is none.
         """
         value = self._at(names)
         if not isinstance(value, str) or not value.strip() or not encodable(value):
-            raise UsageError(f"{self.where} has no text under '{'.'.join(names)}': correct or remove it.")
+            raise UsageError(
+                f"{self.where} has no text under '{'.'.join(names)}': correct or remove it."
+            )
         return value.strip() if strip else value
 
     def texts(self, *names: str, strip: bool = True) -> list[str]:
         """The texts of a list, those that are not empty; at least one. Errors as in `text`."""
         value = self._at(names)
-        if not isinstance(value, list) or not all(isinstance(one, str) and encodable(one) for one in value):
-            raise UsageError(f"{self.where} has no list of texts under '{'.'.join(names)}': correct or remove it.")
+        if not isinstance(value, list) or not all(
+            isinstance(one, str) and encodable(one) for one in value
+        ):
+            raise UsageError(
+                f"{self.where} has no list of texts under '{'.'.join(names)}': correct or"
+                " remove it."
+            )
         found = [one.strip() if strip else one for one in value if one.strip()]
         if not found:
-            raise UsageError(f"{self.where} has an empty list under '{'.'.join(names)}': correct or remove it.")
+            raise UsageError(
+                f"{self.where} has an empty list under '{'.'.join(names)}': correct or remove it."
+            )
         return found
 
     def records(self, *names: str) -> list[Record]:
-        """The records of a list of objects, or, as the Hub keeps them, of an object of lists of equal length."""
+        """The records of a list of objects, or, as the Hub keeps them, of an object of lists of
+        equal length."""
         value = self._at(names)
-        if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
+        if isinstance(value, Mapping) and all(
+            isinstance(column, list) for column in value.values()
+        ):
             even = len({len(column) for column in value.values()}) == 1
-            value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)] if even else None
+            value = (
+                [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+                if even
+                else None
+            )
         if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-            raise UsageError(f"{self.where} has no list of objects under '{'.'.join(names)}': correct or remove it.")
+            raise UsageError(
+                f"{self.where} has no list of objects under '{'.'.join(names)}': correct or"
+                " remove it."
+            )
         return [Record(f"{self.where}, {names[-1]} {n}", one) for n, one in enumerate(value, 1)]
 
     def number(self, *names: str) -> int:
         """The whole number under a name. Errors as in `text`."""
         value = self._at(names)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UsageError(f"{self.where} has no whole number under '{'.'.join(names)}': correct or remove it.")
+            raise UsageError(
+                f"{self.where} has no whole number under '{'.'.join(names)}': correct or remove it."
+            )
         return value
 
     def _at(self, names: tuple[str, ...]) -> Any:
@@ -99,7 +122,9 @@ def json_file(path: Path) -> Any:
     try:
         return parse_json(read_text(path))
     except ValueError as error:
-        raise UsageError(f"'{path}' is not JSON ({error}): give the file as it was published.") from error
+        raise UsageError(
+            f"'{path}' is not JSON ({error}): give the file as it was published."
+        ) from error
 
 
 def json_items(path: Path) -> Iterator[Record]:
@@ -121,7 +146,9 @@ def csv_rows(path: Path) -> Iterator[Record]:
                 raise UsageError(f"{where} has other fields than the header: correct or remove it.")
             yield Record(where, row)
     except csv.Error as error:
-        raise UsageError(f"Line {reader.line_num} of '{path}' is not CSV ({error}): correct or remove it.") from error
+        raise UsageError(
+            f"Line {reader.line_num} of '{path}' is not CSV ({error}): correct or remove it."
+        ) from error
 
 
 def hub_records(given: str, config: str | None, split: str) -> Iterator[Record]:
@@ -140,7 +167,9 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"'{path}' cannot be read ({reason}): give the file as it was published.") from error
+        raise UsageError(
+            f"'{path}' cannot be read ({reason}): give the file as it was published."
+        ) from error
 
 
 def _object(line: str, where: str) -> Record:

@@ -1,9 +1,11 @@
-"""RULER: thirteen tasks at any length, as upstream makes them, each sample cut to the model's tokenizer.
+"""RULER: thirteen tasks at any length, as upstream makes them, each sample cut to the model's
+tokenizer.
 
-Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654). Templates, kinds of needles, depths, frequencies, worked examples,
-tokens of the answer and scores are those of NVIDIA/RULER (Apache-2.0). Three things differ: the count of haystack is
-found for each sample, not once for all of them, so that none is far below the length; a haystack or question file that
-is too short is refused where upstream repeats it, only its repeated noise being repeated; and a sample depends on
+Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654). Templates, kinds of needles, depths,
+frequencies, worked examples, tokens of the answer and scores are those of NVIDIA/RULER
+(Apache-2.0). Three things differ: the count of haystack is found for each sample, not once for all
+of them, so that none is far below the length; a haystack or question file that is too short is
+refused where upstream repeats it, only its repeated noise being repeated; and a sample depends on
 (seed, task, length, index) alone.
 """
 
@@ -30,7 +32,13 @@ _NEEDLES = {
     "niah_multivalue": Needles("essay", values=4),
     "niah_multiquery": Needles("essay", keys=4, queries=4),
 }
-_NEW_TOKENS = dict.fromkeys(_NEEDLES, 128) | {"vt": 30, "cwe": 120, "fwe": 50, "qa_1": 32, "qa_2": 32}
+_NEW_TOKENS = dict.fromkeys(_NEEDLES, 128) | {
+    "vt": 30,
+    "cwe": 120,
+    "fwe": 50,
+    "qa_1": 32,
+    "qa_2": 32,
+}
 QUESTIONS = {
     "qa_1": "SQuAD's JSON, such as dev-v2.0.json",
     "qa_2": "HotpotQA's JSON, such as hotpot_dev_distractor_v1.json",
@@ -60,7 +68,8 @@ def generate(
         qa: the files of the tasks in `QUESTIONS`, by task; only those that are run need theirs.
 
     Raises:
-        UsageError: a task is unknown or lacks its file, a file is malformed, or a haystack is shorter than the length.
+        UsageError: a task is unknown or lacks its file, a file is malformed, or a haystack is
+            shorter than the length.
         ContextError: the length is too small for a task.
         MissingDependency: the words of the needles and lists are not installed.
     """
@@ -68,7 +77,9 @@ def generate(
     prose = None
     if any(task in _NEEDLES and _NEEDLES[task].haystack == "essay" for task in tasks):
         prose = read_prose(haystack, tokenizer, length)
-    draws = {task: _draw(task, tokenizer, length, samples, prose, (qa or {}).get(task)) for task in tasks}
+    draws = {
+        task: _draw(task, tokenizer, length, samples, prose, (qa or {}).get(task)) for task in tasks
+    }
     return (
         _sample(task, length, index, draw(f"{seed} {task} {length} {index}", index))
         for task, draw in draws.items()
@@ -77,14 +88,22 @@ def generate(
 
 
 def _draw(
-    task: str, tokenizer: Any, length: int, samples: int, prose: Prose | None, questions: str | Path | None
+    task: str,
+    tokenizer: Any,
+    length: int,
+    samples: int,
+    prose: Prose | None,
+    questions: str | Path | None,
 ) -> Callable[[str, int], Drawn]:
     """The function that makes the n-th sample of a task out of a stream of chance."""
     budget = length - _NEW_TOKENS[task]
     what = f"{task} at {counted(length, 'token')}"
     if task in QUESTIONS:
         if questions is None:
-            raise UsageError(f"{task} needs a file of questions: give {QUESTIONS[task]}, or run the other tasks only.")
+            raise UsageError(
+                f"{task} needs a file of questions: give {QUESTIONS[task]}, or run the other tasks"
+                " only."
+            )
         return documents(questions, tokenizer, budget, what, samples)
     if task in _NEEDLES:
         draw = needles(_NEEDLES[task], tokenizer, budget, what, prose)

@@ -1,7 +1,8 @@
 """RULER's two question tasks: the paragraphs of a question among those of others.
 
-Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654), after Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250), and Yang et
-al. 2018, HotpotQA (arXiv 1809.09600); template of NVIDIA/RULER (Apache-2.0).
+Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654), after Rajpurkar et al. 2016, SQuAD (arXiv
+1606.05250), and Yang et al. 2018, HotpotQA (arXiv 1809.09600); template of NVIDIA/RULER
+(Apache-2.0).
 """
 
 import random
@@ -15,12 +16,16 @@ from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_t
 from longreach.jsontext import parse_json
 from longreach.wording import counted
 
-_ORDER = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
+_ORDER = (
+    "Answer the question based on the given documents. Only give me the answer and do not output"
+    " any other words."
+)
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches in the mean
 
 
 class Asked(NamedTuple):
-    """A question with the paragraphs that it is asked of, and others of the same article, which come next."""
+    """A question with the paragraphs that it is asked of, and others of the same article, which
+    come next."""
 
     question: str
     answers: tuple[str, ...]
@@ -28,18 +33,22 @@ class Asked(NamedTuple):
     related: list[str]
 
 
-def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples: int) -> Callable[[str, int], Drawn]:
+def documents(
+    path: str | Path, tokenizer: Any, budget: int, what: str, samples: int
+) -> Callable[[str, int], Drawn]:
     """Makes the function that draws the prompt of the n-th question from a stream of chance.
 
     Args:
-        path: questions in the JSON of SQuAD (1.1, 2.0 without what cannot be answered, XQuAD) or of HotpotQA.
+        path: questions in the JSON of SQuAD (1.1, 2.0 without what cannot be answered, XQuAD) or of
+            HotpotQA.
         tokenizer: the model's.
         budget: tokens of a prompt at most.
         what: the task and its length, for what is said.
         samples: how many questions are wanted.
 
     Raises:
-        UsageError: the file cannot be read, is of another form, or holds too few questions whose own paragraphs fit.
+        UsageError: the file cannot be read, is of another form, or holds too few questions whose
+            own paragraphs fit.
     """
     read = _read(Path(path))
 
@@ -74,11 +83,28 @@ def documents(path: str | Path, tokenizer: Any, budget: int, what: str, samples:
             return _parts(question, shown)
 
         fresh = [text for text in order if text not in known]
-        known.update(zip(fresh, piece_tokens(tokenizer, [_document(10, text) + "\n\n" for text in fresh]), strict=True))
+        known.update(
+            zip(
+                fresh,
+                piece_tokens(tokenizer, [_document(10, text) + "\n\n" for text in fresh]),
+                strict=True,
+            )
+        )
         tokens = list(accumulate((known[text] for text in order), initial=0))
-        count = fit(tokenizer, assemble, tokens.__getitem__, budget, least=len(gold), most=len(order), what=what)
+        count = fit(
+            tokenizer,
+            assemble,
+            tokens.__getitem__,
+            budget,
+            least=len(gold),
+            most=len(order),
+            what=what,
+        )
         if count == len(order):
-            raise UsageError(f"The {count} paragraphs of '{path}' do not fill {what}: give more or a smaller length.")
+            raise UsageError(
+                f"The {count} paragraphs of '{path}' do not fill {what}: give more or a smaller"
+                " length."
+            )
         return Drawn(assemble(count), question, answers)
 
     return draw
@@ -98,16 +124,24 @@ def _read(path: Path) -> list[Asked]:
     try:
         data = parse_json(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"The questions in '{path}' cannot be read ({error.strerror}): check the path.") from error
+        raise UsageError(
+            f"The questions in '{path}' cannot be read ({error.strerror}): check the path."
+        ) from error
     except ValueError as error:
-        raise UsageError(f"'{path}' is not JSON ({error}): give SQuAD's or HotpotQA's own file.") from error
+        raise UsageError(
+            f"'{path}' is not JSON ({error}): give SQuAD's or HotpotQA's own file."
+        ) from error
     try:
         found = list(_squad(data["data"]) if isinstance(data, dict) else _hotpotqa(data))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else "holds something else"
-        raise UsageError(f"'{path}' {problem}: give questions in the JSON of SQuAD or HotpotQA.") from error
+        raise UsageError(
+            f"'{path}' {problem}: give questions in the JSON of SQuAD or HotpotQA."
+        ) from error
     if not found:
-        raise UsageError(f"'{path}' holds no question that can be answered: give SQuAD's or HotpotQA's own file.")
+        raise UsageError(
+            f"'{path}' holds no question that can be answered: give SQuAD's or HotpotQA's own file."
+        )
     return found
 
 
@@ -127,6 +161,8 @@ def _hotpotqa(items: list[dict[str, Any]]) -> Iterator[Asked]:
         if "context" in item:
             paragraphs = item["context"]
         else:  # the form of NYU's sample of it: the two paragraphs that matter by themselves
-            paragraphs = [(item[f"title_{k}"], item[f"para_{k}"]) for k in "ab"] + item["distractors"]
+            paragraphs = [(item[f"title_{k}"], item[f"para_{k}"]) for k in "ab"] + item[
+                "distractors"
+            ]
         texts = [f"{title}\n{''.join(sentences)}" for title, sentences, *_ in paragraphs]
         yield Asked(item["question"], (item["answer"],), texts, [])

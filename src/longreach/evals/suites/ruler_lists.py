@@ -1,6 +1,7 @@
 """RULER's tasks that take the whole text: variable tracking, common words, frequent words.
 
-Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654); templates and frequencies of NVIDIA/RULER (Apache-2.0).
+Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654); templates and frequencies of NVIDIA/RULER
+(Apache-2.0).
 """
 
 import math
@@ -26,16 +27,21 @@ def variable_tracking(tokenizer: Any, budget: int, what: str) -> Callable[[str],
     """One chain of five variables with one value, among noise, after a worked example."""
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
-    def told(example: str, stream: str, value: str, letters: int) -> tuple[Callable[[int], Parts], list[str]]:
+    def told(
+        example: str, stream: str, value: str, letters: int
+    ) -> tuple[Callable[[int], Parts], list[str]]:
         chance = random.Random(stream)
         names = distinct(lambda: code(chance, string.ascii_uppercase, letters), _HOPS + 1)
         chain = [f"VAR {names[0]} = {value}"]
         chain += [f"VAR {name} = VAR {earlier} " for earlier, name in pairwise(names)]
-        before = f"{example}Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
+        before = (
+            f"{example}Memorize and track the chain(s) of variable assignment hidden in the"
+            " following text.\n\n"
+        )
         after = (
-            f"\nQuestion: Find all variables that are assigned the value {value} in the text above. Answer: According "
-            f"to the chain(s) of variable assignment in the text above, {len(names)} variables are assigned the value "
-            f"{value}, they are: "
+            f"\nQuestion: Find all variables that are assigned the value {value} in the text above."
+            " Answer: According to the chain(s) of variable assignment in the text above,"
+            f" {len(names)} variables are assigned the value {value}, they are: "
         )
 
         def assemble(count: int) -> Parts:
@@ -49,7 +55,9 @@ def variable_tracking(tokenizer: Any, budget: int, what: str) -> Callable[[str],
 
     def fill(assemble: Callable[[int], Parts], room: int) -> Parts:
         most = room // unit + _HOPS + 2
-        return assemble(fit(tokenizer, assemble, unit.__mul__, room, least=_HOPS + 1, most=most, what=what))
+        return assemble(
+            fit(tokenizer, assemble, unit.__mul__, room, least=_HOPS + 1, most=most, what=what)
+        )
 
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
@@ -65,7 +73,8 @@ def variable_tracking(tokenizer: Any, budget: int, what: str) -> Callable[[str],
 
 
 def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callable[[str], Drawn]:
-    """The ten words of a numbered list that come more often than the others, after a worked example."""
+    """The ten words of a numbered list that come more often than the others, after a worked
+    example."""
     often, seldom = (30, 3) if length >= _SHORT else (6, 1)
     example_words, example_often, example_seldom = (40, 10, 3) if length >= _SHORT else (20, 3, 1)
     question = "What are the 10 most common words in the above list?"
@@ -73,8 +82,12 @@ def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callabl
         "Below is a numbered list of words. In these words, some appear more often than others. "
         "Memorize the ones that appear most often.\n"
     )
-    after = f"\nQuestion: {question} Answer: The top 10 words that appear most often in the list are:"
-    numbers = list(accumulate(piece_tokens(tokenizer, [f" {i}." for i in range(1, budget // 2)]), initial=0))
+    after = (
+        f"\nQuestion: {question} Answer: The top 10 words that appear most often in the list are:"
+    )
+    numbers = list(
+        accumulate(piece_tokens(tokenizer, [f" {i}." for i in range(1, budget // 2)]), initial=0)
+    )
 
     def listed(chosen: list[str], often: int, seldom: int, stream: str) -> str:
         found = chosen[:_FREQUENT] * often + chosen[_FREQUENT:] * seldom
@@ -85,11 +98,17 @@ def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callabl
         chance = random.Random(stream)
         shown = chance.sample(words(), example_words)
         answer = " ".join(f"{i}. {word}" for i, word in enumerate(shown[:_FREQUENT], 1))
-        example = before + listed(shown, example_often, example_seldom, f"{stream} example") + f"{after} {answer}\n"
-        most = max(_FREQUENT + budget // (3 * seldom), _FREQUENT + 1)  # number, dot, word: three tokens at least
+        example = (
+            before
+            + listed(shown, example_often, example_seldom, f"{stream} example")
+            + f"{after} {answer}\n"
+        )
+        # Number, dot, word: three tokens at least.
+        most = max(_FREQUENT + budget // (3 * seldom), _FREQUENT + 1)
         chosen = chance.sample(words(), min(most, len(words())))
         drawn = fill(stream, example, chosen)
-        if drawn is None:  # all words fit: upstream turns to a list of more words, here they are compounds
+        # All words fit: upstream turns to a list of more words, here they are compounds.
+        if drawn is None:
             drawn = fill(stream, example, distinct(lambda: compound(chance), most))
         assert drawn, "an item takes three tokens at least"
         return drawn
@@ -106,7 +125,9 @@ def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callabl
         def assemble(count: int) -> Parts:
             return Parts(example + before, listed(chosen[:count], often, seldom, stream), after)
 
-        count = fit(tokenizer, assemble, cost, budget, least=_FREQUENT + 1, most=len(chosen), what=what)
+        count = fit(
+            tokenizer, assemble, cost, budget, least=_FREQUENT + 1, most=len(chosen), what=what
+        )
         if count == len(chosen):
             return None
         return Drawn(assemble(count), question, tuple(chosen[:_FREQUENT]))
@@ -115,7 +136,8 @@ def common_words(tokenizer: Any, budget: int, what: str, length: int) -> Callabl
 
 
 def frequent_words(tokenizer: Any, budget: int, what: str) -> Callable[[str], Drawn]:
-    """The three coded words that come most often after the dots, their frequencies those of a zeta distribution."""
+    """The three coded words that come most often after the dots, their frequencies those of a zeta
+    distribution."""
     before = (
         "Read the following coded text and track the frequency of each coded word. "
         "Find the three most frequently appeared coded words. "
@@ -143,11 +165,15 @@ def frequent_words(tokenizer: Any, budget: int, what: str) -> Callable[[str], Dr
             return sum(count * each for count, each in zip(counts(total), tokens, strict=True))
 
         def assemble(total: int) -> Parts:
-            text = [word for word, count in zip(coded, counts(total), strict=True) for _ in range(count)]
+            text = [
+                word for word, count in zip(coded, counts(total), strict=True) for _ in range(count)
+            ]
             random.Random(f"{stream} order").shuffle(text)
             return Parts(before, " ".join(text), after)
 
-        total = fit(tokenizer, assemble, cost, budget, least=least, most=max(least, 2 * budget), what=what)
+        total = fit(
+            tokenizer, assemble, cost, budget, least=least, most=max(least, 2 * budget), what=what
+        )
         return Drawn(assemble(total), question, tuple(coded[1 : 1 + _TOP]))
 
     return draw

@@ -1,6 +1,7 @@
 """RULER's eight needle tasks: keys and values hidden in noise, in prose, or among other needles.
 
-Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654); templates, kinds of needles and depths of NVIDIA/RULER (Apache-2.0).
+Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654); templates, kinds of needles and depths of
+NVIDIA/RULER (Apache-2.0).
 """
 
 import random
@@ -27,7 +28,8 @@ class Needles:
     Attributes:
         haystack: repeated sentences, prose, or needles of other keys.
         key, value: what the two are.
-        keys, values, queries: how many keys are hidden, values of each, and how many keys are asked for.
+        keys, values, queries: how many keys are hidden, values of each, and how many keys are asked
+            for.
     """
 
     haystack: Literal["noise", "essay", "needle"]
@@ -38,16 +40,24 @@ class Needles:
     queries: int = 1
 
 
-def needles(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None) -> Callable[[str], Drawn]:
+def needles(
+    task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None
+) -> Callable[[str], Drawn]:
     """Makes the function that draws a prompt of at most `budget` tokens from a stream of chance."""
-    hide = {"noise": _noise, "essay": _essay, "needle": _others}[task.haystack](task, tokenizer, budget, what, prose)
+    hide = {"noise": _noise, "essay": _essay, "needle": _others}[task.haystack](
+        task, tokenizer, budget, what, prose
+    )
 
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
         keys = distinct(lambda: _MAKERS[task.key](chance), task.keys)
         values = distinct(lambda: _MAKERS[task.value](chance), task.keys * task.values)
         of = {key: values[i * task.values : (i + 1) * task.values] for i, key in enumerate(keys)}
-        hidden = [_NEEDLE.format(kind=task.value, key=key, value=value) for key in keys for value in of[key]]
+        hidden = [
+            _NEEDLE.format(kind=task.value, key=key, value=value)
+            for key in keys
+            for value in of[key]
+        ]
         chance.shuffle(hidden)
         asked = chance.sample(keys, task.queries)
         query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
@@ -60,11 +70,15 @@ def needles(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose 
 
 def _texts(kind: str, query: str, *, single: bool) -> tuple[str, str, str]:
     """What is said before the haystack, the question, and the beginning of the answer."""
-    some, them, are, are_all = ("A", kind, "is", "is") if single else ("Some", f"{kind}s", "are", "are all")
+    some, them, are, are_all = (
+        ("A", kind, "is", "is") if single else ("Some", f"{kind}s", "are", "are all")
+    )
     asked = f"the special magic {them} for {query} mentioned in the provided text"
     return (
-        f"{some} special magic {them} {are} hidden within the following text. Make sure to memorize it. "
-        f"I will quiz you about the {them} afterwards.\n",
+        (
+            f"{some} special magic {them} {are} hidden within the following text. Make sure to"
+            f" memorize it. I will quiz you about the {them} afterwards.\n"
+        ),
         f"What {are_all} {asked}?",
         f" The special magic {them} for {query} mentioned in the provided text {are}",
     )
@@ -81,7 +95,9 @@ def _noise(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose |
             return Parts(before, _among([NOISE] * count, hidden, stream), after)
 
         most = budget // unit + 1
-        return assemble(fit(tokenizer, assemble, unit.__mul__, budget, least=len(hidden), most=most, what=what))
+        return assemble(
+            fit(tokenizer, assemble, unit.__mul__, budget, least=len(hidden), most=most, what=what)
+        )
 
     return hide
 
@@ -97,12 +113,22 @@ def _others(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose 
         chance = random.Random(f"{stream} haystack")
         lines = distinct(lambda: line(chance), max(len(hidden), budget // shortest + 1))
         lines = [line for line in lines if line not in hidden]
-        tokens = list(accumulate(piece_tokens(tokenizer, [f"{line}\n" for line in lines]), initial=0))
+        tokens = list(
+            accumulate(piece_tokens(tokenizer, [f"{line}\n" for line in lines]), initial=0)
+        )
 
         def assemble(count: int) -> Parts:
             return Parts(before, _among(lines[:count], hidden, stream), after)
 
-        count = fit(tokenizer, assemble, tokens.__getitem__, budget, least=len(hidden), most=len(lines), what=what)
+        count = fit(
+            tokenizer,
+            assemble,
+            tokens.__getitem__,
+            budget,
+            least=len(hidden),
+            most=len(lines),
+            what=what,
+        )
         return assemble(count)
 
     return hide
@@ -128,9 +154,13 @@ def _essay(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose |
             sentences = bisect_left(prose.sentences, count)
             gaps = [*prose.sentences[:sentences], count]
             places = [gaps[int(sentences * depth / 100)] for depth in depths]
-            return Parts(before, prose.with_facts(0, count, list(zip(places, hidden, strict=True))), after)
+            return Parts(
+                before, prose.with_facts(0, count, list(zip(places, hidden, strict=True))), after
+            )
 
-        count = fit(tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what)
+        count = fit(
+            tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what
+        )
         if count == most:
             raise prose.too_short(what)
         return assemble(count)

@@ -17,9 +17,14 @@ def _english() -> dict[str, list[str]]:
     try:
         from wonderwords import RandomWord
     except ImportError as error:
-        raise MissingDependency(f"RULER's words lie in a package that is not installed: {WORDS_INSTALL}") from error
+        raise MissingDependency(
+            f"RULER's words lie in a package that is not installed: {WORDS_INSTALL}"
+        ) from error
     source = RandomWord()
-    return {kind: sorted(set(source.filter(include_categories=[kind]))) for kind in ("noun", "adjective", "verb")}
+    return {
+        kind: sorted(set(source.filter(include_categories=[kind])))
+        for kind in ("noun", "adjective", "verb")
+    }
 
 
 @cache

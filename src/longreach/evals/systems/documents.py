@@ -1,14 +1,16 @@
-"""Readers of documents: the ways in which a user could read a long document with few positions, at equal positions.
+"""Readers of documents: the ways in which a user could read a long document with few positions, at
+equal positions.
 
     none         the question alone
     truncated    the beginning and the end of the document, as many positions as its vectors take
     bm25         the best passages by BM25, as many positions as its vectors take
     mean-pool    vectors of mean pooling at the same ratio
     compressed   its vectors
-    mixed        the best passage as text and the vectors of the next best, as many positions as its vectors take
+    mixed        the best passage as text and the vectors of the next best, as many positions as its
+    vectors take
 
-All say the same words after what they read, with the same model. The adapter, where there is one, is on for the vectors
-that it was trained for, and for text where a name ends in "+adapter".
+All say the same words after what they read, with the same model. The adapter, where there is one,
+is on for the vectors that it was trained for, and for text where a name ends in "+adapter".
 
 Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979), which compares with retrieval and truncation.
 """
@@ -32,7 +34,16 @@ from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, DocumentError, UsageError
 from longreach.evals.run.folder import COSTS
 from longreach.evals.run.sample import Prediction, Sample
-from longreach.evals.suites.choice import ADAPTED, BM25, COMPRESSED, MEAN_POOL, MIXED, NONE, TRUNCATED, WAYS
+from longreach.evals.suites.choice import (
+    ADAPTED,
+    BM25,
+    COMPRESSED,
+    MEAN_POOL,
+    MIXED,
+    NONE,
+    TRUNCATED,
+    WAYS,
+)
 from longreach.evals.systems.memory import peak_memory
 from longreach.evals.systems.models import cut_middle
 from longreach.jsontext import parse_object
@@ -48,7 +59,8 @@ _CORPORA = "corpora"  # in the folder of a run
 
 
 class Library:
-    """The documents of samples as a corpus: made once in the folder of a run, or one that holds them already.
+    """The documents of samples as a corpus: made once in the folder of a run, or one that holds
+    them already.
 
     Args:
         samples: Their contexts are the documents, by the names that they give.
@@ -56,7 +68,8 @@ class Library:
         tokenizer: Its tokenizer.
         compressor: Makes the vectors; None where `corpus` has them.
         corpus: One that holds the documents.
-        adapter: Folder of a LoRA adapter; None takes the corpus' or the compressor's own, where it has one.
+        adapter: Folder of a LoRA adapter; None takes the corpus' or the compressor's own, where it
+            has one.
     """
 
     def __init__(
@@ -69,14 +82,21 @@ class Library:
         corpus: Corpus | None = None,
         adapter: str | Path | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.compressor, self._corpus = model, tokenizer, compressor, corpus
+        self.model, self.tokenizer, self.compressor, self._corpus = (
+            model,
+            tokenizer,
+            compressor,
+            corpus,
+        )
         self._documents = {sample.document: sample.context for sample in samples}
         source = compressor or (corpus.settings if corpus else None)
         assert source is not None, "a library needs a compressor or a corpus"
         self.fingerprint, self.model_fingerprint = source.fingerprint, source.model_fingerprint
         own = compressor.reader if compressor else corpus.adapter_path if corpus else None
         self._adapter = Path(adapter) if adapter else own
-        self.adapter = add_adapter(model, self._adapter, self.model_fingerprint) if self._adapter else None
+        self.adapter = (
+            add_adapter(model, self._adapter, self.model_fingerprint) if self._adapter else None
+        )
         self._costs: dict[str, float] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -91,9 +111,14 @@ class Library:
         """
         if self._corpus is None:
             self._corpus, self._costs = self._ingested(folder / _CORPORA)
-        if self._adapter and self._adapter in (self._corpus.path / READER, self.compressor and self.compressor.reader):
+        if self._adapter and self._adapter in (
+            self._corpus.path / READER,
+            self.compressor and self.compressor.reader,
+        ):
             return self._costs | {"study_seconds": 0.0}  # it came with the compressor
-        seconds = _study_seconds(self._corpus) if self._adapter == self._corpus.adapter_path else None
+        seconds = (
+            _study_seconds(self._corpus) if self._adapter == self._corpus.adapter_path else None
+        )
         return self._costs | ({"study_seconds": seconds} if seconds and self.adapter else {})
 
     def _ingested(self, store: Path) -> tuple[Corpus, dict[str, float]]:
@@ -113,7 +138,9 @@ class Library:
     def reader(self) -> Reader:
         """Reads the corpus, each context anew."""
         assert self._corpus is not None, "prepare comes first"
-        return Reader(self._corpus, self.model, self.tokenizer, self._adapter, policy=Policy(), hot_bytes=0)
+        return Reader(
+            self._corpus, self.model, self.tokenizer, self._adapter, policy=Policy(), hot_bytes=0
+        )
 
     def size(self, document: str) -> tuple[int, int]:
         """The passages and the vectors of a document."""
@@ -158,7 +185,8 @@ class DocumentReader:
     def prepare(self, folder: Path) -> dict[str, float]:
         """See `evaluate`: what vectors cost is noted with the readers that read them."""
         costs = self._library.prepare(folder)
-        self._library.reader.corpus.search("index")  # made here, and not while the first question waits
+        # Made here, and not while the first question waits.
+        self._library.reader.corpus.search("index")
         return {name: costs[name] for name in COSTS if name in costs and self._way in _VECTORS}
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
@@ -168,7 +196,9 @@ class DocumentReader:
             ContextError: A question does not fit the model's window.
         """
         with peak_memory(self._library.model.device) as peak:
-            answers = self._truncated(samples) if self._way == TRUNCATED else self._from_corpus(samples)
+            answers = (
+                self._truncated(samples) if self._way == TRUNCATED else self._from_corpus(samples)
+            )
             most = peak()
         for values in answers:
             yield Prediction(**values, peak_bytes=most)
@@ -196,7 +226,8 @@ class DocumentReader:
         ]
 
     def _truncated(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """The two ends of each document in the positions of its vectors, in the prompt that the others have."""
+        """The two ends of each document in the positions of its vectors, in the prompt that the
+        others have."""
         began, library = time.perf_counter(), self._library
         texts: list[tuple[list[int], str]] = []
         for sample in samples:
@@ -204,14 +235,16 @@ class DocumentReader:
             taken = self._builder.fixed(words, "") + len(self._separator)
             if taken > self._left(sample):
                 raise ContextError(
-                    f"The question of the sample '{sample.id}' takes {counted(taken, 'position')}, and its answer "
-                    "leaves "
-                    f"{self._left(sample):,} of the model's window: lower --max-new-tokens, or shorten the question."
+                    f"The question of the sample '{sample.id}' takes {counted(taken, 'position')},"
+                    f" and its answer leaves {self._left(sample):,} of the model's window: lower"
+                    " --max-new-tokens, or shorten the question."
                 )
             room = self._positions(sample) - taken
             head, tail = cut_middle(self._builder.plain(sample.context), room)
             texts.append(([*head, *tail, *self._separator], words))
-        adapted = partial(only_adapter, library.model, library.adapter if self._with_adapter else None)
+        adapted = partial(
+            only_adapter, library.model, library.adapter if self._with_adapter else None
+        )
         with adapted():
             prompts = [self._builder.build((), [ids], words, "") for ids, words in texts]
         written = write_all(
@@ -246,12 +279,16 @@ class DocumentReader:
 
     def _policy(self, sample: Sample) -> Policy:
         if self._way == NONE:
-            return Policy(raw=0, compressed="none", budget=self._left(sample), adapter=self._with_adapter)
+            return Policy(
+                raw=0, compressed="none", budget=self._left(sample), adapter=self._with_adapter
+            )
         k = self._library.size(sample.document)[0]
         if self._way == MIXED:
             return Policy(k, 1, "passages", budget=self._positions(sample), cut=True)
         if self._way == BM25:
-            return Policy(k, k, "none", budget=self._positions(sample), cut=True, adapter=self._with_adapter)
+            return Policy(
+                k, k, "none", budget=self._positions(sample), cut=True, adapter=self._with_adapter
+            )
         return Policy(raw=0, compressed="document", budget=self._left(sample))
 
 

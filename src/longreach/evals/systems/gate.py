@@ -1,9 +1,9 @@
 """The gate: which way of reading answers held-out questions best within a budget of positions.
 
-The default policy stays unless another one beats it beyond chance (see `evals.verdict`). All ways read the same
-questions with the same model, greedily, in one run. Three are controls and never chosen: no context, whose answers no
-passage stands behind; raw text at the very positions that vectors took; and another document's vectors, which a
-compressor that works must beat.
+The default policy stays unless another one beats it beyond chance (see `evals.verdict`). All ways
+read the same questions with the same model, greedily, in one run. Three are controls and never
+chosen: no context, whose answers no passage stands behind; raw text at the very positions that
+vectors took; and another document's vectors, which a compressor that works must beat.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,13 +36,15 @@ def gate(
     batch_size: int = 8,
     say: Callable[[str], None] = lambda text: None,
 ) -> Scorecard:
-    """Reads held-out questions in every way and chooses the best that fits the budget, or stays with the default.
+    """Reads held-out questions in every way and chooses the best that fits the budget, or stays
+    with the default.
 
-    A question that names its document is read with that document; for others the retriever finds it, and one that no
-    passage matches counts as answered with nothing. The choice is the way of the highest mean F1 whose prompts fit the
-    budget in the mean and that beats the default policy question by question; of equal ones that of fewer positions. On
-    a tie, and on few questions, the default stays. Full context is not chosen where some document of the corpus, asked
-    about or not, does not fit the window.
+    A question that names its document is read with that document; for others the retriever finds
+    it, and one that no passage matches counts as answered with nothing. The choice is the way of
+    the highest mean F1 whose prompts fit the budget in the mean and that beats the default policy
+    question by question; of equal ones that of fewer positions. On a tie, and on few questions, the
+    default stays. Full context is not chosen where some document of the corpus, asked about or not,
+    does not fit the window.
 
     Args:
         reader: with the adapter that is to be judged, or none.
@@ -65,22 +67,37 @@ def gate(
     ask = _Asking(reader, questions, sampling, batch_size)
     for reading, policy in policies.items():
         say(f"gate: {reading}")
-        answers[reading] = list(ask(policy)) if policy.raw != "document" else list(ask.where_it_fits(policy))
+        answers[reading] = (
+            list(ask(policy)) if policy.raw != "document" else list(ask.where_it_fits(policy))
+        )
     unread = sum(1 for answer in answers["compressed"] if answer and not answer.passages)
     if unread:
-        say(f"gate: {unread} of {len(questions)} questions share no word with any passage: answered with nothing.")
+        say(
+            f"gate: {unread} of {len(questions)} questions share no word with any passage: answered"
+            " with nothing."
+        )
     say(f"gate: {SAME_POSITIONS}")
-    answers[SAME_POSITIONS] = list(ask.within(policies["raw"], [one for one in answers["compressed"] if one]))
+    answers[SAME_POSITIONS] = list(
+        ask.within(policies["raw"], [one for one in answers["compressed"] if one])
+    )
     if wrong := _others(reader, answers["compressed"]):
         say(f"gate: {WRONG_DOCUMENT}")
         answers[WRONG_DOCUMENT] = list(ask(policies["compressed"], wrong))
-    made = (_row(reading, policies.get(reading), questions, answers[reading], seed) for reading in answers)
+    made = (
+        _row(reading, policies.get(reading), questions, answers[reading], seed)
+        for reading in answers
+    )
     rows = [row for row in made if row]
-    measured = [row for row in rows if row.policy and not row.policy.nothing and row.questions == len(questions)]
+    measured = [
+        row
+        for row in rows
+        if row.policy and not row.policy.nothing and row.questions == len(questions)
+    ]
     fits = [
         row
         for row in measured
-        if row.reading == DEFAULT or (row.positions <= most and _reads_all(reader, row, answers[row.reading]))
+        if row.reading == DEFAULT
+        or (row.positions <= most and _reads_all(reader, row, answers[row.reading]))
     ]
     scores = {row.reading: _scores(questions, answers[row.reading]) for row in fits}
     found = verdict(fits, scores, seed)
@@ -103,7 +120,9 @@ def gate(
 def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[str, Policy]:
     """The ways of reading that a user can ask for."""
     documents = reader.corpus.documents()
-    mean_tokens = sum(document.tokens for document in documents) // max(1, sum(d.passages for d in documents))
+    mean_tokens = sum(document.tokens for document in documents) // max(
+        1, sum(d.passages for d in documents)
+    )
     passages = (budget or DEFAULT_BUDGET) // max(1, mean_tokens) + 2  # enough to fill the budget
     window = window_of(reader.model)
     raw = Policy(k=passages, raw=passages, compressed="none", budget=budget, cut=True)
@@ -112,7 +131,9 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
         Policy(raw=0, compressed="document", budget=budget),
         raw,
         Policy(raw=2, compressed="document", budget=budget),
-        Policy(raw="document", compressed="none", budget=window and window - sampling.max_new_tokens),
+        Policy(
+            raw="document", compressed="none", budget=window and window - sampling.max_new_tokens
+        ),
     ]
     off = {ADAPTER_OFF: replace(raw, adapter=False)} if reader.adapter else {}
     return {DEFAULT: Policy(budget=budget)} | {policy.name: policy for policy in found} | off
@@ -121,12 +142,16 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
 class _Asking:
     """The same questions, asked in one way after the other."""
 
-    def __init__(self, reader: Reader, questions: Sequence[Question], sampling: Sampling, batch_size: int) -> None:
+    def __init__(
+        self, reader: Reader, questions: Sequence[Question], sampling: Sampling, batch_size: int
+    ) -> None:
         self._reader, self._batch_size, self._sampling = reader, batch_size, sampling
         self._texts = [question.question for question in questions]
         self._documents = [question.document for question in questions]
 
-    def __call__(self, policy: Policy | Sequence[Policy], documents: Sequence[str] | None = None) -> list[Answer]:
+    def __call__(
+        self, policy: Policy | Sequence[Policy], documents: Sequence[str] | None = None
+    ) -> list[Answer]:
         """Each with its own document, or with those given; by one policy, or each by its own."""
         return self._reader.ask_many(
             self._texts,
@@ -140,7 +165,9 @@ class _Asking:
         """Those whose context fits the window and the memory; None for the others."""
         for text, document in zip(self._texts, self._documents, strict=True):
             try:
-                yield self._reader.ask(text, document=document, policy=policy, sampling=self._sampling)
+                yield self._reader.ask(
+                    text, document=document, policy=policy, sampling=self._sampling
+                )
             except NothingFound:
                 yield Answer.unanswered(policy.name)
             except Exception as error:
@@ -149,12 +176,16 @@ class _Asking:
                 yield None
 
     def within(self, policy: Policy, like: Sequence[Answer]) -> list[Answer]:
-        """Each within the positions that another answer took; where that read nothing, neither will this one."""
-        return self([replace(policy, budget=other.usage.positions or policy.budget) for other in like])
+        """Each within the positions that another answer took; where that read nothing, neither will
+        this one."""
+        return self(
+            [replace(policy, budget=other.usage.positions or policy.budget) for other in like]
+        )
 
 
 def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
-    """For each answer a document that it was not read from; empty where the corpus holds one only."""
+    """For each answer a document that it was not read from; empty where the corpus holds one
+    only."""
     names = [document.document for document in reader.corpus.documents() if document.passages]
     if len(names) < 2:
         return []
@@ -168,11 +199,16 @@ def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
 
 
 def _reads_all(reader: Reader, row: Row, answers: Sequence[Answer | None]) -> bool:
-    """Whether a way of reading does for every document of the corpus: the longest one may not fit as raw text."""
+    """Whether a way of reading does for every document of the corpus: the longest one may not fit
+    as raw text."""
     if not row.policy or row.policy.raw != "document" or row.policy.budget is None:
         return True
-    beside = max(answer.usage.positions - answer.usage.source_tokens for answer in answers if answer)
-    return beside + max(document.tokens for document in reader.corpus.documents()) <= row.policy.budget
+    beside = max(
+        answer.usage.positions - answer.usage.source_tokens for answer in answers if answer
+    )
+    return (
+        beside + max(document.tokens for document in reader.corpus.documents()) <= row.policy.budget
+    )
 
 
 def _scores(questions: Sequence[Question], answers: Sequence[Answer | None]) -> list[float]:
@@ -185,14 +221,24 @@ def _scores(questions: Sequence[Question], answers: Sequence[Answer | None]) -> 
 
 
 def _row(
-    reading: str, policy: Policy | None, questions: Sequence[Question], answers: Sequence[Answer | None], seed: int
+    reading: str,
+    policy: Policy | None,
+    questions: Sequence[Question],
+    answers: Sequence[Answer | None],
+    seed: int,
 ) -> Row | None:
-    read = [(question.answers, answer) for question, answer in zip(questions, answers, strict=True) if answer]
+    read = [
+        (question.answers, answer)
+        for question, answer in zip(questions, answers, strict=True)
+        if answer
+    ]
     if not read:
         return None
     f1, low, high = interval(_scores(questions, answers), seed=seed)
     mean = {
-        "exact_match": 100 * sum(exact_match(answer.text, right) for right, answer in read) / len(read),
+        "exact_match": (
+            100 * sum(exact_match(answer.text, right) for right, answer in read) / len(read)
+        ),
         "rouge_l": 100 * sum(rouge_l(answer.text, right) for right, answer in read) / len(read),
         "positions": sum(answer.usage.positions for _, answer in read) / len(read),
     }

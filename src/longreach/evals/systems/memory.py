@@ -17,7 +17,8 @@ _RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     """Yields a function that says how many bytes were in use at most since then, weights included.
 
-    Where a system does not keep the peak of a process, it is what is in use when the function is called.
+    Where a system does not keep the peak of a process, it is what is in use when the function is
+    called.
 
     Args:
         device: Where the work is done.

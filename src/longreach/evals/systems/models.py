@@ -1,6 +1,8 @@
-"""Readers of whole texts: one model's weights under full attention, as a hybrid, or with sink and window everywhere.
+"""Readers of whole texts: one model's weights under full attention, as a hybrid, or with sink and
+window everywhere.
 
-Papers: LongGen, "A Little Goes a Long Way" (hybrid); Xiao et al. 2023, StreamingLLM (arXiv 2309.17453).
+Papers: LongGen, "A Little Goes a Long Way" (hybrid); Xiao et al. 2023, StreamingLLM (arXiv
+2309.17453).
 """
 
 from __future__ import annotations
@@ -33,16 +35,17 @@ TooLong = Literal["refuse", "leave out", "cut", "read"]
 class ModelReader:
     """A model that reads `before + context + after` of a sample and writes on, greedily.
 
-    A sample that asks for it is put into the model's chat template, where there is one; BOS comes where the tokenizer
-    puts it. A prompt and its answer have to fit the model's window: `length` of a sample where it has one, so that the
-    few positions of a template or BOS do not count, else what both take.
+    A sample that asks for it is put into the model's chat template, where there is one; BOS comes
+    where the tokenizer puts it. A prompt and its answer have to fit the model's window: `length` of
+    a sample where it has one, so that the few positions of a template or BOS do not count, else
+    what both take.
 
     Args:
         name: Of the reader.
         model: A causal language model.
         tokenizer: Its tokenizer.
-        too_long: What becomes of a sample beyond the window: "refuse" it, "leave out" (it is not asked), "cut" the
-            middle of its context, or "read" it all the same.
+        too_long: What becomes of a sample beyond the window: "refuse" it, "leave out" (it is not
+            asked), "cut" the middle of its context, or "read" it all the same.
         chunk_tokens: Positions of a prompt that are read at a time, so that memory stays bounded.
     """
 
@@ -84,7 +87,9 @@ class ModelReader:
         """Tokens by which a sample exceeds the window; 0 or less where it fits."""
         if self._window is None:
             return 0
-        positions = len(self._ids(sample)) + (self._builder.fixed("", "") if self._chat(sample) else 0)
+        positions = len(self._ids(sample)) + (
+            self._builder.fixed("", "") if self._chat(sample) else 0
+        )
         return max(positions, sample.length or positions + sample.max_new_tokens) - self._window
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
@@ -142,9 +147,9 @@ class ModelReader:
             return sample
         if self.too_long != "cut":
             raise ContextError(
-                f"The sample '{sample.id}' takes {counted(excess, 'token')} more than the model's window of "
-                f"{self._window:,}: "
-                "ask for a smaller --lengths, or read on with --beyond-window."
+                f"The sample '{sample.id}' takes {counted(excess, 'token')} more than the model's"
+                f" window of {self._window:,}: ask for a smaller --lengths, or read on with"
+                " --beyond-window."
             )
         context = self._builder.plain(sample.context)
         head, tail = cut_middle(context, len(context) - excess)
@@ -164,8 +169,8 @@ def cut_middle(ids: Sequence[int], room: int) -> tuple[list[int], list[int]]:
 def attending(name: str, model: Any) -> tuple[str, Any]:
     """The name and the model of a way of attending: the same weights, sharing their memory.
 
-    Of a stock model "hybrid" is its conversion, whose weights have not learned to do with less and which is called so;
-    of a hybrid model "full" has full attention in every layer.
+    Of a stock model "hybrid" is its conversion, whose weights have not learned to do with less and
+    which is called so; of a hybrid model "full" has full attention in every layer.
 
     Args:
         name: full, hybrid or sink-window.
@@ -177,13 +182,17 @@ def attending(name: str, model: Any) -> tuple[str, Any]:
     config = model.config.get_text_config()
     hybrid = getattr(config, "sparse_attention", None) is not None
     if name == FULL:
-        return name, _converted(model, pattern_of(config), config.num_hidden_layers) if hybrid else model
+        return name, (
+            _converted(model, pattern_of(config), config.num_hidden_layers) if hybrid else model
+        )
     if name == HYBRID:
         return (name, model) if hybrid else (UNTRAINED, _converted(model, None, None))
     if name == SINK_WINDOW:
         pattern = pattern_of(config) if hybrid else AttentionPattern.preset("sink-window")
         return name, _converted(model, replace(pattern, stride=0), 0)
-    raise UsageError(f"There is no reader '{name}' of whole texts: use {FULL}, {HYBRID} or {SINK_WINDOW}.")
+    raise UsageError(
+        f"There is no reader '{name}' of whole texts: use {FULL}, {HYBRID} or {SINK_WINDOW}."
+    )
 
 
 def _converted(model: Any, pattern: AttentionPattern | None, full_layers: int | None) -> Any:

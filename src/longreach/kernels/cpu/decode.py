@@ -2,14 +2,16 @@
 
 A cache keeps two regions for each row and KV head:
 
-    far    the permanent blocks that lie outside the window of the newest token, in order, without gaps
-    near   a ring of R slots: position p lies in slot p % R
+    far    the permanent blocks that lie outside the window of the newest token, in order, without
+    gaps near   a ring of R slots: position p lies in slot p % R
 
-For the last Tq positions R must be at least the window plus Tq - 1 tokens. Slots beyond what a row's length implies
-may hold anything. A cache whose tensors never move writes tokens of permanent blocks to both regions at once (`store`):
-its far region has one block more than it will ever need, where tokens of all other blocks go, and which nobody reads.
+For the last Tq positions R must be at least the window plus Tq - 1 tokens. Slots beyond what a
+row's length implies may hold anything. A cache whose tensors never move writes tokens of permanent
+blocks to both regions at once (`store`): its far region has one block more than it will ever need,
+where tokens of all other blocks go, and which nobody reads.
 
-Shapes: B rows, H query heads, K KV heads, G = H / K, T queries, F far slots, R ring slots, D head dim.
+Shapes: B rows, H query heads, K KV heads, G = H / K, T queries, F far slots, R ring slots, D head
+dim.
 """
 
 import torch
@@ -20,27 +22,38 @@ from longreach.kernels.view import HeadView
 
 
 def ring_positions(lengths: Tensor, capacity: int) -> Tensor:
-    """The position in each slot of a ring after `lengths` tokens: [B, capacity]; negative where there is none yet."""
+    """The position in each slot of a ring after `lengths` tokens: [B, capacity]; negative where
+    there is none yet."""
     last = lengths[:, None] - 1
     return last - (last - torch.arange(capacity, device=lengths.device)) % capacity
 
 
 def far_positions(lengths: Tensor, view: HeadView, num_kv_heads: int, capacity: int) -> Tensor:
-    """The position in each far slot after `lengths` tokens: [B, K, capacity]; negative where there is none."""
+    """The position in each far slot after `lengths` tokens: [B, K, capacity]; negative where there
+    is none."""
     size = view.pattern.block_size
     rows = []
     for length in lengths.tolist():
         heads = []
         for head in range(num_kv_heads):
-            blocks = torch.tensor(view.far_blocks(max(0, length - 1) // size, head), dtype=torch.long)
+            blocks = torch.tensor(
+                view.far_blocks(max(0, length - 1) // size, head), dtype=torch.long
+            )
             positions = (blocks[:, None] * size + torch.arange(size)).flatten()[:capacity]
-            heads.append(torch.nn.functional.pad(positions, (0, capacity - len(positions)), value=-1))
+            heads.append(
+                torch.nn.functional.pad(positions, (0, capacity - len(positions)), value=-1)
+            )
         rows.append(torch.stack(heads))
     return torch.stack(rows)
 
 
 def store(
-    k: Tensor, v: Tensor, far: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], view: HeadView, positions: Tensor
+    k: Tensor,
+    v: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    positions: Tensor,
 ) -> None:
     """Writes tokens into a cache whose tensors never move, by arithmetic of fixed shapes.
 
@@ -63,7 +76,9 @@ def store(
     if p.stride:
         firsts = [view.first_strided(head) for head in range(kv_heads)]
         behind = block - torch.tensor(firsts, device=k.device)[:, None]
-        rank = torch.where((behind >= 0) & (behind % p.stride == 0), p.sink_blocks + behind // p.stride, rank)
+        rank = torch.where(
+            (behind >= 0) & (behind % p.stride == 0), p.sink_blocks + behind // p.stride, rank
+        )
     unread = far[0].shape[2] // size - 1
     rank = torch.where((rank < 0) | (rank > unread), unread, rank)
     slots = (rank * size + positions[:, None] % size)[..., None].expand_as(k)
@@ -81,7 +96,8 @@ def decode(
     scale: float,
     lengths: Tensor,
 ) -> Tensor:
-    """Attention of the last T positions of each row over a compact cache: [B, H, T, D]; no gradients."""
+    """Attention of the last T positions of each row over a compact cache: [B, H, T, D]; no
+    gradients."""
     if q.shape[2] > 1:
         return _decode_several(q, far, near, view, scale, lengths)
     rows = lengths.tolist()
@@ -90,14 +106,29 @@ def decode(
     out = []
     for b, length in enumerate(rows):
         one = slice(b, b + 1)
-        out.append(_decode_one(q[one], (far[0][one], far[1][one]), (near[0][one], near[1][one]), view, scale, length))
+        out.append(
+            _decode_one(
+                q[one],
+                (far[0][one], far[1][one]),
+                (near[0][one], near[1][one]),
+                view,
+                scale,
+                length,
+            )
+        )
     return torch.cat(out)
 
 
 def _decode_one(
-    q: Tensor, far: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], view: HeadView, scale: float, length: int
+    q: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    scale: float,
+    length: int,
 ) -> Tensor:
-    """One query in rows of one length. What it sees are a few slices of the two regions: no masks, no copies."""
+    """One query in rows of one length. What it sees are a few slices of the two regions: no masks,
+    no copies."""
     if length < 1:
         return torch.zeros_like(q)
     b, h, _, d = q.shape
@@ -116,7 +147,9 @@ def _decode_one(
     for head, count in enumerate(counts):
         if count > shared:
             one = slice(head, head + 1)
-            part, part_lse = flash(folded[:, one], far[0][:, one, shared:count], far[1][:, one, shared:count], scale)
+            part, part_lse = flash(
+                folded[:, one], far[0][:, one, shared:count], far[1][:, one, shared:count], scale
+            )
             merge_into(out[:, one], lse[:, one], part, part_lse)
     return out.reshape(b, h, 1, d).to(q.dtype)
 
@@ -138,8 +171,14 @@ def _decode_several(
     def local(k_pos: Tensor) -> Tensor:
         return q_pos // size - k_pos // size < view.pattern.local_blocks
 
-    # A permanent block that leaves the window between two of the queries is in both regions, each query in one.
-    seen = [(far_pos >= 0) & ~local(far_pos), (ring_pos >= 0) & (ring_pos <= q_pos) & local(ring_pos)]
+    # A permanent block that leaves the window between two of the queries is in both regions, each
+    # query in one.
+    seen = [
+        (far_pos >= 0) & ~local(far_pos),
+        (ring_pos >= 0) & (ring_pos <= q_pos) & local(ring_pos),
+    ]
     folded = q.reshape(b, kv_heads, h // kv_heads * t, d)
-    masks = [mask.expand(b, kv_heads, t, mask.shape[-1]).repeat(1, 1, h // kv_heads, 1) for mask in seen]
+    masks = [
+        mask.expand(b, kv_heads, t, mask.shape[-1]).repeat(1, 1, h // kv_heads, 1) for mask in seen
+    ]
     return merge_parts(folded, [far, near], masks, scale).reshape(b, h, t, d)

@@ -1,16 +1,18 @@
 """Portable PyTorch on a CPU: no Q x K array, gradients included.
 
-The keys of a query block fall into three parts, and each part is a plain dense attention call over many blocks at
-once, whose results are merged by their logsumexps (the flash-attention identity):
+The keys of a query block fall into three parts, and each part is a plain dense attention call over
+many blocks at once, whose results are merged by their logsumexps (the flash-attention identity):
 
     diagonal   the block itself, token-causal: all blocks in one call
     window     the local blocks before it: one call over overlapping views of k, nothing is copied
-    far        the permanent blocks before the window, a prefix of one list: one call for each length of that prefix
+    far        the permanent blocks before the window, a prefix of one list: one call for each
+    length of that prefix
 
-The backward pass calls flash backward on the same parts with the *merged* output and logsumexp, which makes each part's
-share of the gradients exact; the shares add up.
+The backward pass calls flash backward on the same parts with the *merged* output and logsumexp,
+which makes each part's share of the gradients exact; the shares add up.
 
-Shapes: B rows, H query heads, K KV heads, G = H / K, N query blocks, R query rows of a block, T tokens, D head dim.
+Shapes: B rows, H query heads, K KV heads, G = H / K, N query blocks, R query rows of a block, T
+tokens, D head dim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +25,18 @@ from longreach.kernels.cpu.parts import Keys, Parts, Span, window
 from longreach.kernels.ops import define_attention_op
 from longreach.kernels.view import HeadView
 
-# PyTorch's own CPU flash attention, called below the public function because that one does not return the logsumexp.
+# PyTorch's own CPU flash attention, called below the public function because that one does not
+# return the logsumexp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-_WINDOWS_PER_CALL = 32  # of the backward pass: each window's dK is a separate array before they are added up
+# Of the backward pass: each window's dK is a separate array before they are added up.
+_WINDOWS_PER_CALL = 32
 
 
-def attend(q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: float) -> tuple[Tensor, Tensor]:
+def attend(
+    q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: float
+) -> tuple[Tensor, Tensor]:
     """Attention over retained keys; no gradients.
 
     Args:
@@ -50,7 +56,9 @@ def attend(q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: 
     near_k, near_v = parts.blocks(k.near_BKTD), parts.blocks(v.near_BKTD)
     flat_q = q.flatten(0, 1)
     mask = parts.diagonal_mask(q, groups)
-    out, lse = _flash(flat_q, parts.diagonal(near_k), parts.diagonal(near_v), attn_mask=mask, scale=scale)
+    out, lse = _flash(
+        flat_q, parts.diagonal(near_k), parts.diagonal(near_v), attn_mask=mask, scale=scale
+    )
     out, lse = out.to(lse.dtype).contiguous(), lse.contiguous()
     for a, b, start, blocks in parts.windows(parts.count):
         key, value = (window(x, start, b - a, blocks, parts.size) for x in (near_k, near_v))
@@ -58,14 +66,21 @@ def attend(q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: 
     out, lse = out.view_as(q), lse.view(q.shape[:-1])
     for heads, a, b, tokens in parts.far():
         part = _flash(
-            q[:, heads, a:b].flatten(2, 3), k.far_BKTD[:, heads, :tokens], v.far_BKTD[:, heads, :tokens], scale=scale
+            q[:, heads, a:b].flatten(2, 3),
+            k.far_BKTD[:, heads, :tokens],
+            v.far_BKTD[:, heads, :tokens],
+            scale=scale,
         )
         merge_into(out[:, heads, a:b].flatten(2, 3), lse[:, heads, a:b].flatten(2, 3), *part)
-    return parts.unfold(out).to(q.dtype).contiguous(), parts.unfold(lse[..., None])[..., 0].contiguous()
+    return (
+        parts.unfold(out).to(q.dtype).contiguous(),
+        parts.unfold(lse[..., None])[..., 0].contiguous(),
+    )
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Dense attention of [B, K, R, D] and its logsumexp [B, K, R], both in the logsumexp's dtype and contiguous."""
+    """Dense attention of [B, K, R, D] and its logsumexp [B, K, R], both in the logsumexp's dtype
+    and contiguous."""
     out, lse = _flash(q, k, v, scale=scale)
     return out.to(lse.dtype).contiguous(), lse.contiguous()
 
@@ -76,8 +91,11 @@ def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None
     torch.logaddexp(lse, part_lse, out=lse)
 
 
-def merge_parts(q: Tensor, pairs: list[tuple[Tensor, Tensor]], masks: list[Tensor], scale: float) -> Tensor:
-    """Attention over several sets of keys and values as if they were one; rows that see nothing give zeros.
+def merge_parts(
+    q: Tensor, pairs: list[tuple[Tensor, Tensor]], masks: list[Tensor], scale: float
+) -> Tensor:
+    """Attention over several sets of keys and values as if they were one; rows that see nothing
+    give zeros.
 
     Args:
         q: [B, K, R, D].
@@ -118,7 +136,8 @@ def attend_backward(
     view: HeadView,
     scale: float,
 ) -> tuple[Tensor, Keys, Keys]:
-    """Gradients of `attend`: dQ [B, H, T, D], dK and dV in both regions; float32 (float64 for float64)."""
+    """Gradients of `attend`: dQ [B, H, T, D], dK and dV in both regions; float32 (float64 for
+    float64)."""
     parts = Parts(span, view, k.near_BKTD.shape[1])
     q, grad, out = parts.fold(q_BHTD), parts.fold(grad_BHTD), parts.fold(out_BHTD)
     lse = parts.fold(lse_BHT[..., None])[..., 0]
@@ -127,9 +146,15 @@ def attend_backward(
     near = [torch.zeros(x.shape, dtype=lse.dtype) for x in (near_k, near_v)]
     far = [torch.zeros(x.shape, dtype=lse.dtype) for x in (k.far_BKTD, v.far_BKTD)]
 
-    def backward(rows: tuple[Tensor, ...], key: Tensor, value: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+    def backward(
+        rows: tuple[Tensor, ...], key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> list[Tensor]:
         grad_, q_, out_, lse_ = rows
-        return list(_flash_backward(grad_, q_, key, value, out_, lse_, 0.0, False, attn_mask=mask, scale=scale))
+        return list(
+            _flash_backward(
+                grad_, q_, key, value, out_, lse_, 0.0, False, attn_mask=mask, scale=scale
+            )
+        )
 
     flat = tuple(x.flatten(0, 1) for x in (grad, q, out, lse))
     flat_dq = dq.flatten(0, 1)
@@ -155,12 +180,15 @@ def attend_backward(
             total[:, heads, :tokens] += share
     length = k.near_BKTD.shape[2]
     shape = k.near_BKTD.shape[:2]
-    near_dk, near_dv = (functional.pad(x, (0, 0, 0, length - x.shape[1])).unflatten(0, shape) for x in near)
+    near_dk, near_dv = (
+        functional.pad(x, (0, 0, 0, length - x.shape[1])).unflatten(0, shape) for x in near
+    )
     return parts.unfold(dq), Keys(far[0], near_dk), Keys(far[1], near_dv)
 
 
 def _far_indices(view: HeadView, last_block: int, num_kv_heads: int) -> Tensor | None:
-    """Block numbers of the permanent blocks before the last query's window [K, P], or None where there are none.
+    """Block numbers of the permanent blocks before the last query's window [K, P], or None where
+    there are none.
 
     Heads differ in length; the short ones repeat block 0 at the end, which `Parts.far` never reads.
     """
@@ -186,8 +214,11 @@ def _scatter(total_BKTD: Tensor, share: Tensor, indices: Tensor | None, size: in
         blocks[:, head].index_add_(1, row, share[:, head].unflatten(1, (-1, size)))
 
 
-def _rows(q: Tensor, k: Tensor, starts: Tensor | None) -> Iterator[tuple[list[int] | slice, int, Span]]:
-    """Rows that begin at the same slot, together: (rows, first real slot, span with real queries only)."""
+def _rows(
+    q: Tensor, k: Tensor, starts: Tensor | None
+) -> Iterator[tuple[list[int] | slice, int, Span]]:
+    """Rows that begin at the same slot, together: (rows, first real slot, span with real queries
+    only)."""
     by_start: dict[int, list[int]] = {}
     for row, start in enumerate([0] * q.shape[0] if starts is None else starts.tolist()):
         by_start.setdefault(start, []).append(row)
@@ -256,7 +287,10 @@ def backward(
         for share in (dk_, dv_):
             _scatter(share.near_BKTD, share.far_BKTD, far, size)
         dq[rows, :, -span.q_len :] = dq_.to(q.dtype)
-        dk[rows, :, start:], dv[rows, :, start:] = dk_.near_BKTD.to(k.dtype), dv_.near_BKTD.to(v.dtype)
+        dk[rows, :, start:], dv[rows, :, start:] = (
+            dk_.near_BKTD.to(k.dtype),
+            dv_.near_BKTD.to(v.dtype),
+        )
     return dq, dk, dv
 
 

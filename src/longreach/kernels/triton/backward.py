@@ -1,9 +1,10 @@
 """Triton backward: dQ by tiles of queries, dK and dV by tiles of keys; nothing is added atomically.
 
-dQ walks over the keys as the forward pass does. For dK and dV the queries of a key are a *range*: up to local_blocks
-blocks from its own for any key, and all later ones as well for a permanent key. So one kernel handles every key's
-window, evenly long; a second one the permanent keys' later queries, split into S shares that it leaves in float32 and
-that the first adds up. Gradients are sums over the query heads of a KV head, taken inside a program.
+dQ walks over the keys as the forward pass does. For dK and dV the queries of a key are a *range*:
+up to local_blocks blocks from its own for any key, and all later ones as well for a permanent key.
+So one kernel handles every key's window, evenly long; a second one the permanent keys' later
+queries, split into S shares that it leaves in float32 and that the first adds up. Gradients are
+sums over the query heads of a KV head, taken inside a program.
 
 Shapes: B rows, Hq and Hkv heads, Tq queries, Tk keys, D head dim, P permanent tokens, S shares.
 """
@@ -40,8 +41,12 @@ def _delta_kernel(
     h = tl.program_id(1) % HQ
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
-    grad = load_rows(grad_ptr + b * sgb + h * sgh, row, sgt, d, row < tq, D, BLOCK_D, True).to(tl.float32)
-    out = load_rows(out_ptr + b * sob + h * soh, row, sot, d, row < tq, D, BLOCK_D, True).to(tl.float32)
+    grad = load_rows(grad_ptr + b * sgb + h * sgh, row, sgt, d, row < tq, D, BLOCK_D, True).to(
+        tl.float32
+    )
+    out = load_rows(out_ptr + b * sob + h * soh, row, sot, d, row < tq, D, BLOCK_D, True).to(
+        tl.float32
+    )
     tl.store(delta_ptr + (b * HQ + h) * tq + row, tl.sum(grad * out, 1), mask=row < tq)
 
 
@@ -52,7 +57,8 @@ def _dq_steps(
     D: tl.constexpr, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Keys [low, high): positions, or virtual permanent indices (FAR); those from `stop` on do not exist."""
+    """Keys [low, high): positions, or virtual permanent indices (FAR); those from `stop` on do not
+    exist."""
     for n in range(low, high, BLOCK_N):
         index = n + tl.arange(0, BLOCK_N)
         ok = index < stop
@@ -61,7 +67,10 @@ def _dq_steps(
         v = load_rows(v_ptr, k_pos + start, stride_v, d, ok, D, BLOCK_D, MASKED)
         weights = tl.exp2(dot(q, tl.trans(k)) * scale2 - lse[:, None])
         if MASKED:
-            seen = visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE) & ok[None, :]
+            seen = (
+                visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE)
+                & ok[None, :]
+            )
             weights = tl.where(seen, weights, 0.0)
         d_scores = weights * (dot(grad, tl.trans(v)) - delta[:, None])
         dq = dot_add(d_scores.to(k.dtype), k, dq)
@@ -132,7 +141,8 @@ def _dkv_steps(
     FAR: tl.constexpr, MASKED: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, LOCAL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Queries at positions [low, high) of one head: those whose window holds the key, or (FAR) has passed it."""
+    """Queries at positions [low, high) of one head: those whose window holds the key, or (FAR) has
+    passed it."""
     for m in range(low, high, BLOCK_M):
         q_pos = m + tl.arange(0, BLOCK_M)
         ok = q_pos < stop
@@ -182,7 +192,8 @@ def _far_dkv_kernel(
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if c0 < far:
-        # Queries [low, all_see) have some of the tile's keys still in their window; `all_see` on, none.
+        # Queries [low, all_see) have some of the tile's keys still in their window; `all_see` on,
+        # none.
         low = (permanent_position(c0, first, SIZE, SINK, STRIDE) // SIZE + LOCAL) * SIZE
         low = tl.maximum(low, tl.maximum(q_start, 0))
         c_last = tl.minimum(c0 + BLOCK_N, far) - 1
@@ -248,7 +259,10 @@ def _dkv_kernel(
     high = tl.minimum(((n0 + BLOCK_N - 1) // SIZE + LOCAL) * SIZE, end)
     # Queries [inner, outer) see the whole tile.
     inner = low + (tl.maximum(n0 + BLOCK_N - 1 - low, 0) + BLOCK_M - 1) // BLOCK_M * BLOCK_M
-    outer = inner + tl.maximum(tl.minimum((n0 // SIZE + LOCAL) * SIZE, end) - inner, 0) // BLOCK_M * BLOCK_M
+    outer = (
+        inner
+        + tl.maximum(tl.minimum((n0 // SIZE + LOCAL) * SIZE, end) - inner, 0) // BLOCK_M * BLOCK_M
+    )
     for h in range(g * GROUPS, g * GROUPS + GROUPS):
         q_h = q_ptr + b * sqb + h * sqh
         grad_h = grad_ptr + b * sgb + h * sgh
@@ -269,7 +283,8 @@ def _dkv_kernel(
     first = first_strided(g, shift, STEP, SINK, STRIDE)
     if SHARES > 0:
         index = permanent_index(k_pos, first, SIZE, SINK, STRIDE)
-        # Only keys that some query has passed have a share; `permanent` is the longest head's count of them.
+        # Only keys that some query has passed have a share; `permanent` is the longest head's count
+        # of them.
         passed = k_pos // SIZE <= (end - 1) // SIZE - LOCAL
         shared = is_permanent(k_pos, first, SIZE, SINK, STRIDE) & passed
         for share in range(SHARES):
@@ -336,7 +351,9 @@ def backward(
         (*grad.stride()[:3], *out.stride()[:3], tq),
         {"HQ": hq} | shape,
     )
-    common = pattern_args(view, scale) | shape | {"GROUPS": hq // hkv, "HAS_STARTS": starts is not None}
+    common = (
+        pattern_args(view, scale) | shape | {"GROUPS": hq // hkv, "HAS_STARTS": starts is not None}
+    )
     inputs = [q, k, v, grad]
     strides = [s for x in inputs for s in x.stride()[:3]]
     launch(
@@ -351,9 +368,13 @@ def backward(
     last = (tk - 1) // view.pattern.block_size
     permanent = max(view.far_count(last, head) for head in range(hkv)) * view.pattern.block_size
     shares = (
-        0 if not permanent else max(1, min(16, 512 // (b * hkv * triton.cdiv(permanent, 64)), triton.cdiv(tq, 512)))
+        0
+        if not permanent
+        else max(1, min(16, 512 // (b * hkv * triton.cdiv(permanent, 64)), triton.cdiv(tq, 512)))
     )
-    parts = torch.empty((2, b * hkv, shares, permanent, block_d), dtype=torch.float32, device=q.device)
+    parts = torch.empty(
+        (2, b * hkv, shares, permanent, block_d), dtype=torch.float32, device=q.device
+    )
     common |= {"HKV": hkv, "SHARES": shares}
     if shares:
         launch(

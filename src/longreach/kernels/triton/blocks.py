@@ -1,23 +1,26 @@
-"""The pattern's arithmetic inside Triton kernels: `longreach.pattern` once more, as far as a kernel needs it.
+"""The pattern's arithmetic inside Triton kernels: `longreach.pattern` once more, as far as a kernel
+needs it.
 
-No index tensors: the f-th permanent block, how many of them a query block sees, and whether a pair is visible are a
-few integer operations on the five numbers (SIZE, SINK, LOCAL, STRIDE, first), where `first` is the first strided block
-after the sinks and differs by KV head.
+No index tensors: the f-th permanent block, how many of them a query block sees, and whether a pair
+is visible are a few integer operations on the five numbers (SIZE, SINK, LOCAL, STRIDE, first),
+where `first` is the first strided block after the sinks and differs by KV head.
 
-Permanent tokens are addressed by a *virtual* index c that counts the permanent blocks' tokens without gaps, so that a
-tile of c's is dense however short the blocks are.
+Permanent tokens are addressed by a *virtual* index c that counts the permanent blocks' tokens
+without gaps, so that a tile of c's is dense however short the blocks are.
 """
 
 import triton
 import triton.language as tl
 
-# The interpreter multiplies the bits of bfloat16 numbers as integers: there, widen the operands first.
+# The interpreter multiplies the bits of bfloat16 numbers as integers: there, widen the operands
+# first.
 _WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def first_strided(head, shift, STEP: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr):
-    """First strided block at or after the sinks, of KV head `head`; `shift` is the offset of head 0."""
+    """First strided block at or after the sinks, of KV head `head`; `shift` is the offset of head
+    0."""
     if STRIDE == 0:
         return head * 0
     behind = (SINK + head * STEP + shift) % STRIDE
@@ -67,7 +70,9 @@ def in_window(q, k, SIZE: tl.constexpr, LOCAL: tl.constexpr):
 
 
 @triton.jit
-def visible(q, k, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr):
+def visible(
+    q, k, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr
+):
     """Whether the query at position `q` sees the key at position `k`."""
     return (k <= q) & ((q // SIZE - k // SIZE < LOCAL) | is_permanent(k, first, SIZE, SINK, STRIDE))
 
@@ -89,8 +94,11 @@ def dot_add(a, b, total):
 
 
 @triton.jit
-def load_rows(base, rows, stride, d, ok, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
-    """Loads [rows, BLOCK_D] at `base + rows * stride`; zeros beyond D and, where MASKED, for rows that are not ok.
+def load_rows(
+    base, rows, stride, d, ok, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr
+):
+    """Loads [rows, BLOCK_D] at `base + rows * stride`; zeros beyond D and, where MASKED, for rows
+    that are not ok.
 
     Row numbers times strides are 64-bit: a million tokens of a [B, T, H, D] layout overflow 32.
     """
@@ -104,11 +112,21 @@ def load_rows(base, rows, stride, d, ok, D: tl.constexpr, BLOCK_D: tl.constexpr,
 
 
 @triton.jit
-def key_range(m0, end, i0, i1, LOCAL: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def key_range(
+    m0,
+    end,
+    i0,
+    i1,
+    LOCAL: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
     """Where a tile of queries [m0, m0 + BLOCK_M) of blocks i0 to i1 meets its window.
 
-    Returns (low, inner, outer, high): keys [inner, outer) are seen by every query of the tile and need no mask; those
-    before (the window's staircase) and behind (the diagonal) do. All but the last step by BLOCK_N from low.
+    Returns (low, inner, outer, high): keys [inner, outer) are seen by every query of the tile and
+    need no mask; those before (the window's staircase) and behind (the diagonal) do. All but the
+    last step by BLOCK_N from low.
     """
     low = tl.maximum(i0 - LOCAL + 1, 0) * SIZE
     high = tl.minimum(m0 + BLOCK_M, end)

@@ -1,10 +1,13 @@
-"""Triton decode: few queries, so the retained keys are split over programs and the parts combined (split-K).
+"""Triton decode: few queries, so the retained keys are split over programs and the parts combined
+(split-K).
 
-A row's keys are one virtual list: the permanent blocks outside the last query's window, then the positions from the
-first query's window on. Every split takes an equal share of it, whatever the length of the row, so one launch (and one
-CUDA graph) serves a ragged batch and a growing cache. Lengths are read on the device.
+A row's keys are one virtual list: the permanent blocks outside the last query's window, then the
+positions from the first query's window on. Every split takes an equal share of it, whatever the
+length of the row, so one launch (and one CUDA graph) serves a ragged batch and a growing cache.
+Lengths are read on the device.
 
-Shapes: B rows, Hq and Hkv heads, Tq queries (few), D head dim, M = Hq / Hkv * Tq rows of scores, S splits.
+Shapes: B rows, Hq and Hkv heads, Tq queries (few), D head dim, M = Hq / Hkv * Tq rows of scores, S
+splits.
 """
 
 import torch
@@ -12,7 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longreach.kernels.triton.blocks import dot, dot_add, far_tokens, first_strided, load_rows, permanent_position
+from longreach.kernels.triton.blocks import (
+    dot,
+    dot_add,
+    far_tokens,
+    first_strided,
+    load_rows,
+    permanent_position,
+)
 from longreach.kernels.triton.launch import launch, pattern_args
 from longreach.kernels.view import HeadView
 
@@ -38,7 +48,9 @@ def _split_kernel(
     q_pos = end - TQ + row % TQ
     row_ok = (row < GROUPS * TQ) & (q_pos >= 0)
     head = g * GROUPS + row // TQ
-    q_rows = q_ptr + b * sqb + head.to(tl.int64)[:, None] * sqh + (row % TQ)[:, None] * sqt + d[None, :]
+    q_rows = (
+        q_ptr + b * sqb + head.to(tl.int64)[:, None] * sqh + (row % TQ)[:, None] * sqt + d[None, :]
+    )
     q = tl.load(q_rows, mask=row_ok[:, None] & (d[None, :] < D), other=0.0)
     far_k += b * sfkb + g * sfkh
     far_v += b * sfvb + g * sfvh
@@ -58,10 +70,13 @@ def _split_kernel(
     for c in range(split * share, stop, BLOCK_N):
         index = c + tl.arange(0, BLOCK_N)
         is_far = index < far
-        k_pos = tl.where(is_far, permanent_position(index, first, SIZE, SINK, STRIDE), low + index - far)
+        k_pos = tl.where(
+            is_far, permanent_position(index, first, SIZE, SINK, STRIDE), low + index - far
+        )
         ok = index < stop
         if COMPACT:
-            # One load for both regions, the near one being a ring: a load under an `if` would not be started ahead.
+            # One load for both regions, the near one being a ring: a load under an `if` would not
+            # be started ahead.
             slot = tl.where(is_far, index, k_pos % capacity).to(tl.int64)
             k_rows = tl.where(is_far, far_k + slot * sfkt, near_k + slot * snkt)
             v_rows = tl.where(is_far, far_v + slot * sfvt, near_v + slot * snvt)
@@ -72,7 +87,8 @@ def _split_kernel(
             k = load_rows(near_k, k_pos + start, snkt, d, ok, D, BLOCK_D, True)
             v = load_rows(near_v, k_pos + start, snvt, d, ok, D, BLOCK_D, True)
         scores = dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
-        # A permanent block that leaves the window between two of the queries is in both lists, each query in one.
+        # A permanent block that leaves the window between two of the queries is in both lists, each
+        # query in one.
         window = q_pos[:, None] // SIZE - k_pos[None, :] // SIZE < local
         seen = ok[None, :] & (k_pos[None, :] <= q_pos[:, None]) & (window != is_far[None, :])
         scores = tl.where(seen, scores, float("-inf"))
@@ -107,11 +123,17 @@ def _combine_kernel(
     top = tl.where(top == float("-inf"), 0.0, top)
     weights = tl.exp2(lse - top)
     total = tl.sum(weights, 0)
-    parts = tl.load(part_ptr + slot[:, None] * BLOCK_D + d[None, :], mask=(s < splits)[:, None], other=0.0)
+    parts = tl.load(
+        part_ptr + slot[:, None] * BLOCK_D + d[None, :], mask=(s < splits)[:, None], other=0.0
+    )
     out = tl.sum(parts * weights[:, None], 0) / tl.where(total == 0.0, 1.0, total)
     head = pair % HKV * GROUPS + row // TQ
     b = pair // HKV
-    tl.store(out_ptr + b * sob + head * soh + row % TQ * sot + d, out.to(out_ptr.dtype.element_ty), mask=d < D)
+    tl.store(
+        out_ptr + b * sob + head * soh + row % TQ * sot + d,
+        out.to(out_ptr.dtype.element_ty),
+        mask=d < D,
+    )
     natural = (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * 0.6931471805599453
     tl.store(lse_ptr + (b * HKV * GROUPS + head) * TQ + row % TQ, natural)
 
@@ -138,11 +160,13 @@ def decode(
 
     Args:
         q: [B, Hq, Tq, D] with Hq / Hkv * Tq <= MAX_ROWS.
-        far: Keys and values [B, Hkv, F, D]: permanent blocks in order; the same tensors as near where all are present.
+        far: Keys and values [B, Hkv, F, D]: permanent blocks in order; the same tensors as near
+            where all are present.
         near: Keys and values [B, Hkv, R, D]: a ring, position p at slot p % R; or all positions.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
-        lengths: [B] tokens so far, the queries included: the two regions are a compact cache. None: near is complete.
+        lengths: [B] tokens so far, the queries included: the two regions are a compact cache. None:
+            near is complete.
         starts: [B] first real slot of each row; only where near is complete.
         splits: Programs that share a row and KV head; None to fill the device.
 
@@ -153,7 +177,8 @@ def decode(
     hkv, capacity = near[0].shape[1:3]
     rows = max(16, triton.next_power_of_2(hq // hkv * tq))
     if splits is None:
-        # An upper bound from shapes and the pattern alone, so that a recorded graph fits every later step.
+        # An upper bound from shapes and the pattern alone, so that a recorded graph fits every
+        # later step.
         blocks = view.far_count(capacity // view.pattern.block_size, 0) + 1
         stored = blocks * view.pattern.block_size if lengths is None else far[0].shape[2]
         splits = _splits(b * hkv, stored + min(capacity, view.pattern.window_tokens + tq), q.device)
@@ -192,5 +217,6 @@ def _splits(pairs: int, keys: int, device: torch.device) -> int:
     if device.type != "cuda":
         return min(4, triton.cdiv(keys, 32))
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    # Two programs a processor keep its loads going. Rounded down: a few more would wait for a second round.
+    # Two programs a processor keep its loads going. Rounded down: a few more would wait for a
+    # second round.
     return max(1, min(64, 2 * processors // pairs, triton.cdiv(keys, 128)))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from longreach.kernels.view import HeadView
 
-# Under TRITON_INTERPRET=1, `triton.jit` gives functions that run on NumPy. Read once: triton does the same.
+# Under TRITON_INTERPRET=1, `triton.jit` gives functions that run on NumPy. Read once: triton does
+# the same.
 INTERPRETED = triton.knobs.runtime.interpret if hasattr(triton, "knobs") else False
 
 _best: dict[tuple[Any, ...], dict[str, int]] = {}
@@ -39,14 +40,16 @@ def launch(
 ) -> None:
     """Runs a kernel with the fastest of its configurations.
 
-    The first call for a device, dtype, head dim, pattern and power-of-two length times every configuration (kernels
-    overwrite their outputs, so running one twice is harmless) and remembers the best. Nothing is timed while a CUDA
-    graph is recorded or under the interpreter: the first configuration that compiles is taken, or small blocks.
+    The first call for a device, dtype, head dim, pattern and power-of-two length times every
+    configuration (kernels overwrite their outputs, so running one twice is harmless) and remembers
+    the best. Nothing is timed while a CUDA graph is recorded or under the interpreter: the first
+    configuration that compiles is taken, or small blocks.
     """
     q = tensors[0]
     assert q is not None
     if INTERPRETED:
-        # Its time goes by steps, not by work: small blocks only where they meet more of a pattern's edges.
+        # Its time goes by steps, not by work: small blocks only where they meet more of a pattern's
+        # edges.
         block = 32 if q.shape[-2] <= 160 else 128
         blocks = {name: block for name in configs[0] if name.startswith("BLOCK_")}
         kernel[grid(blocks)](*tensors, *numbers, **named, **blocks)
@@ -63,9 +66,15 @@ def launch(
 
 
 def _fastest(
-    kernel: Any, configs: Sequence[dict[str, int]], grid: Any, tensors: Any, numbers: Any, named: dict[str, Any]
+    kernel: Any,
+    configs: Sequence[dict[str, int]],
+    grid: Any,
+    tensors: Any,
+    numbers: Any,
+    named: dict[str, Any],
 ) -> dict[str, int]:
-    """The fastest configuration; configurations that need more shared memory than there is are passed over."""
+    """The fastest configuration; configurations that need more shared memory than there is are
+    passed over."""
     times: list[tuple[float, dict[str, int]]] = []
     problem: Exception | None = None
     for config in configs:

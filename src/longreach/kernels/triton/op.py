@@ -1,4 +1,5 @@
-"""The Triton implementation as an op: checks, the choice between prefill and split-K decode, gradients."""
+"""The Triton implementation as an op: checks, the choice between prefill and split-K decode,
+gradients."""
 
 from collections.abc import Sequence
 
@@ -18,7 +19,9 @@ try:
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] != "triton":
         raise
-    raise MissingDependency("impl='triton' needs Triton; install it with `pip install triton` (Linux).") from error
+    raise MissingDependency(
+        "impl='triton' needs Triton; install it with `pip install triton` (Linux)."
+    ) from error
 
 MAX_HEAD_DIM = 256
 
@@ -27,17 +30,25 @@ def check(q: Tensor) -> None:
     """Raises UsageError where the kernels cannot take this tensor."""
     if q.device.type != "cuda" and not triton_launch.INTERPRETED:
         raise UsageError(
-            f"impl='triton' got tensors on {q.device}; move them to a CUDA device, set TRITON_INTERPRET=1 before "
-            "the first import of triton to run the kernels slowly on a CPU, or use impl='cpu'."
+            f"impl='triton' got tensors on {q.device}; move them to a CUDA device, set"
+            " TRITON_INTERPRET=1 before the first import of triton to run the kernels slowly on a"
+            " CPU, or use impl='cpu'."
         )
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UsageError(f"impl='triton' got {q.dtype}; give float32, bfloat16 or float16, or use impl='reference'.")
+        raise UsageError(
+            f"impl='triton' got {q.dtype}; give float32, bfloat16 or float16, or use"
+            " impl='reference'."
+        )
     if q.shape[-1] > MAX_HEAD_DIM:
-        raise UsageError(f"impl='triton' got head dim {q.shape[-1]}; give at most {MAX_HEAD_DIM}, or use impl='cpu'.")
+        raise UsageError(
+            f"impl='triton' got head dim {q.shape[-1]}; give at most {MAX_HEAD_DIM}, or use"
+            " impl='cpu'."
+        )
 
 
 def dense_rows(x: Tensor) -> Tensor:
-    """The tensor with its last dimension contiguous, as the kernels want it; a copy only where it is not."""
+    """The tensor with its last dimension contiguous, as the kernels want it; a copy only where it
+    is not."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -64,13 +75,17 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, q, k, v, out = (dense_rows(x) for x in (grad, q, k, v, out))
-    return triton_backward.backward(grad, q, k, v, out, lse, starts, HeadView.unpack(numbers), scale)
+    return triton_backward.backward(
+        grad, q, k, v, out, lse, starts, HeadView.unpack(numbers), scale
+    )
 
 
 attention = define_attention_op("triton", _forward, _backward)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: HeadView, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: HeadView, scale: float
+) -> Tensor:
     """Attention over all keys: the arguments and result of `attention.sparse_attention`."""
     check(q)
     return attention(q, k, v, starts, view.pack(), scale)[0]
@@ -116,7 +131,9 @@ def _decode(
     return triton_decode.decode(q, *kept, HeadView.unpack(view), scale, lengths=lengths)[0]
 
 
-@torch.library.custom_op("longreach::triton_store", mutates_args=("far_k", "far_v", "near_k", "near_v"))
+@torch.library.custom_op(
+    "longreach::triton_store", mutates_args=("far_k", "far_v", "near_k", "near_v")
+)
 def _store(
     k: Tensor,
     v: Tensor,
@@ -168,14 +185,20 @@ def decode(
     rows = q.shape[1] // near[0].shape[1] * q.shape[2]
     if rows > triton_decode.MAX_ROWS:
         raise UsageError(
-            f"{q.shape[2]} queries times {q.shape[1] // near[0].shape[1]} heads for each KV head are {rows} rows; "
-            f"decode at most {triton_decode.MAX_ROWS}, and use chunk_attention for more."
+            f"{q.shape[2]} queries times {q.shape[1] // near[0].shape[1]} heads for each KV head"
+            f" are {rows} rows; decode at most {triton_decode.MAX_ROWS}, and use chunk_attention"
+            " for more."
         )
     return _decode(q, *far, *near, lengths, view.pack(), scale)
 
 
 def store(
-    k: Tensor, v: Tensor, far: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], view: HeadView, lengths: Tensor
+    k: Tensor,
+    v: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    lengths: Tensor,
 ) -> None:
     """One token a row into a cache whose tensors never move: `attention.store_token`."""
     check(k)

@@ -1,7 +1,9 @@
-"""Triton forward: one program per tile of queries and query head; permanent blocks first, then the window.
+"""Triton forward: one program per tile of queries and query head; permanent blocks first, then the
+window.
 
-Keys and values come in two regions (far: permanent blocks; near: consecutive positions), which are one and the same
-array when all keys are present, and two when a cache has freed the others (COMPACT).
+Keys and values come in two regions (far: permanent blocks; near: consecutive positions), which are
+one and the same array when all keys are present, and two when a cache has freed the others
+(COMPACT).
 
 Shapes: B rows, Hq and Hkv heads, Tq queries, Tk keys, D head dim. Scores are kept in base 2.
 """
@@ -54,7 +56,10 @@ def _window_steps(
         v = load_rows(near_v, k_pos + base, stride_v, d, ok, D, BLOCK_D, MASKED)
         scores = dot(q, tl.trans(k)) * scale
         if MASKED:
-            seen = visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE) & ok[None, :]
+            seen = (
+                visible(q_pos[:, None], k_pos[None, :], first, SIZE, SINK, LOCAL, STRIDE)
+                & ok[None, :]
+            )
             scores = tl.where(seen, scores, float("-inf"))
         acc, top, total = _softmax_step(scores, v, acc, top, total, MASKED)
     return acc, top, total
@@ -95,7 +100,8 @@ def _forward_kernel(
     scale2 = scale * 1.4426950408889634
 
     first = first_strided(g, shift, STEP, SINK, STRIDE)
-    i0 = tl.maximum(m0, q_start) // SIZE  # a tile may begin before the first query, whose window is all that is kept
+    # A tile may begin before the first query, whose window is all that is kept.
+    i0 = tl.maximum(m0, q_start) // SIZE
     i1 = (tl.minimum(m0 + BLOCK_M, end) - 1) // SIZE
     far = far_tokens(i0, first, SIZE, SINK, LOCAL, STRIDE)
     for c in range(0, far, BLOCK_N):
@@ -158,7 +164,8 @@ def forward(
 
     Args:
         q: [B, Hq, Tq, D].
-        far: Keys and values [B, Hkv, F, D]: permanent blocks in order (compact), else the same tensors as near.
+        far: Keys and values [B, Hkv, F, D]: permanent blocks in order (compact), else the same
+            tensors as near.
         near: Keys and values [B, Hkv, N, D]: positions `near_start` on.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.

@@ -38,9 +38,15 @@ def _store_kernel(
 
 
 def store(
-    k: Tensor, v: Tensor, far: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], view: HeadView, lengths: Tensor
+    k: Tensor,
+    v: Tensor,
+    far: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    view: HeadView,
+    lengths: Tensor,
 ) -> None:
-    """Writes k and v [B, K, 1, D], at positions `lengths - 1`, into far [B, K, F, D] and near [B, K, R, D]."""
+    """Writes k and v [B, K, 1, D], at positions `lengths - 1`, into far [B, K, F, D] and near [B,
+    K, R, D]."""
     rows, heads, _, dim = k.shape
     arguments = pattern_args(view, 0.0)
     named = {name: arguments[name] for name in ("shift", "STEP", "SIZE", "SINK", "STRIDE")}

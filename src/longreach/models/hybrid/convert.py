@@ -29,32 +29,40 @@ def convert(
     rope: str | float = "theta",
     attn_implementation: str | None = None,
 ) -> Any:
-    """A hybrid model with the weights of `model`: full layers stay, all others see only the pattern's blocks.
+    """A hybrid model with the weights of `model`: full layers stay, all others see only the
+    pattern's blocks.
 
-    Without training on long texts it reads about as far as before; `longreach extend` teaches it the longer window.
+    Without training on long texts it reads about as far as before; `longreach extend` teaches it
+    the longer window.
 
     Args:
-        model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it is; both share their
-            weights, so training one changes the other.
-        pattern: What sparse layers see, or the name of a preset. None: a hybrid model's own, else "sink-window".
-        full_layers: "middle-third", a number of layers in the middle, or the indices themselves. None: a hybrid model's
-            own, else "middle-third".
-        max_length: Tokens of the new window. Where it is not above the model's own, that one stays, and so does the
+        model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it
+            is; both share their weights, so training one changes the other.
+        pattern: What sparse layers see, or the name of a preset. None: a hybrid model's own, else
+            "sink-window".
+        full_layers: "middle-third", a number of layers in the middle, or the indices themselves.
+            None: a hybrid model's own, else "middle-third".
+        max_length: Tokens of the new window. Where it is not above the model's own, that one stays,
+            and so does the
             rotary embedding. None: a hybrid model's own, else 131,072.
-        rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta" (ABF, the default):
-            its base times f ** 1.8; a number: that base; "yarn"; "linear".
-        attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the model's own.
+        rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta"
+            (ABF, the default): its base times f ** 1.8; a number: that base; "yarn"; "linear".
+        attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the
+            model's own.
 
     Returns:
-        The hybrid model, with a config of its own model_type: `save_pretrained` and `longreach.load` know it.
+        The hybrid model, with a config of its own model_type: `save_pretrained` and
+            `longreach.load` know it.
 
     Raises:
         UsageError: The family is not supported, or a value is out of range.
         ModelError: Under the installed libraries the model would not read its cache.
 
-    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts".
+    Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
+    Partial Contexts".
     """
-    with exclusive(model):  # its modules are copied as they are: with no adapter or attention switched for a moment
+    # Its modules are copied as they are: with no adapter or attention switched for a moment.
+    with exclusive(model):
         return _convert(model, pattern, full_layers, max_length, rope, attn_implementation)
 
 
@@ -82,11 +90,18 @@ def _convert(
     refuse_flash_on_cpu(implementation, next(model.parameters()).device)
     if getattr(stock, "attention_dropout", 0):
         raise UsageError(
-            f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to 0 in the config."
+            f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to"
+            " 0 in the config."
         )
     config_class, model_class = FAMILIES[family]
     settings = stock.to_dict()
-    for name in ("model_type", "architectures", "transformers_version", "layer_types", "use_sliding_window"):
+    for name in (
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "layer_types",
+        "use_sliding_window",
+    ):
         settings.pop(name, None)
     settings |= {
         "sliding_window": None,  # full layers see everything
@@ -98,7 +113,9 @@ def _convert(
         },
         "full_layers": list(plan.full),
         "max_position_embeddings": max(max_length, stock.max_position_embeddings),
-        "rope_parameters": longer_rope(dict(stock.rope_parameters), stock.max_position_embeddings, max_length, rope),
+        "rope_parameters": longer_rope(
+            dict(stock.rope_parameters), stock.max_position_embeddings, max_length, rope
+        ),
     }
     config = config_class(**settings)
     config._name_or_path = stock._name_or_path
@@ -111,7 +128,8 @@ def _convert(
 
 
 def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:
-    """Gives a model, full or hybrid, a longer window in place: its config and its rotary embedding; weights stay.
+    """Gives a model, full or hybrid, a longer window in place: its config and its rotary embedding;
+    weights stay.
 
     Args:
         model: A causal language model with one rotary embedding.
@@ -119,17 +137,22 @@ def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> Non
         rope: As in `convert`.
 
     Raises:
-        UsageError: The model's rotary embedding is of a kind that is not known here, or a value is out of range.
+        UsageError: The model's rotary embedding is of a kind that is not known here, or a value is
+            out of range.
     """
     config, decoder = model.config.get_text_config(), model.get_decoder()
     window, parameters = config.max_position_embeddings, getattr(config, "rope_parameters", None)
     if max_length <= window:
         return
-    if not isinstance(parameters, dict) or "rope_theta" not in parameters or not hasattr(decoder, "rotary_emb"):
+    if (
+        not isinstance(parameters, dict)
+        or "rope_theta" not in parameters
+        or not hasattr(decoder, "rotary_emb")
+    ):
         raise UsageError(
-            f"A {type(model).__name__} reads {counted(window, 'token')} and its rotary embedding cannot be made to "
-            "reach "
-            f"{max_length}; give a model of one of the families {', '.join(FAMILIES)}, or a smaller length."
+            f"A {type(model).__name__} reads {counted(window, 'token')} and its rotary embedding"
+            f" cannot be made to reach {max_length}; give a model of one of the families"
+            f" {', '.join(FAMILIES)}, or a smaller length."
         )
     config.rope_parameters = longer_rope(dict(parameters), window, max_length, rope)
     config.max_position_embeddings = max_length
@@ -141,16 +164,20 @@ def _stock_config(model: Any) -> Any:
     name = str(getattr(config, "model_type", type(model).__name__))
     if name.removeprefix(PREFIX) not in FAMILIES or not hasattr(model, "lm_head"):
         raise UsageError(
-            f"A {type(model).__name__} ({name}) cannot become hybrid; give a causal language model of one of the "
-            f"families {', '.join(FAMILIES)}."
+            f"A {type(model).__name__} ({name}) cannot become hybrid; give a causal language model"
+            f" of one of the families {', '.join(FAMILIES)}."
         )
     if hasattr(model, "peft_type") or type(model).__module__.startswith("peft."):
-        raise UsageError(f"The model is a {type(model).__name__}; call merge_and_unload() and convert the result.")
+        raise UsageError(
+            f"The model is a {type(model).__name__}; call merge_and_unload() and convert the"
+            " result."
+        )
     return config
 
 
 def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
-    """A copy of the modules around the same tensors, so that quantised, tied and placed weights stay what they are."""
+    """A copy of the modules around the same tensors, so that quantised, tied and placed weights
+    stay what they are."""
     shared = [*model.parameters(), *model.buffers(), *_settle_eight_bits(model)]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo[id(model.config)] = config
@@ -166,7 +193,8 @@ def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
     rotary = hybrid.model.rotary_emb
     hybrid.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
     for module in hybrid.modules():
-        if "_old_forward" in vars(module):  # accelerate's hooks call the forward of the class it had
+        # Accelerate's hooks call the forward of the class it had.
+        if "_old_forward" in vars(module):
             module._old_forward = types.MethodType(type(module).forward, module)
     return hybrid.train(model.training)
 
@@ -174,8 +202,9 @@ def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
 def _settle_eight_bits(model: Any) -> list[torch.Tensor]:
     """What bitsandbytes' 8-bit modules hold beside their parameters.
 
-    A module takes it out of its parameter when it first runs. Of two that share the parameter the other would find
-    nothing, and quantise the quantised weights once more: so all take it before they are copied.
+    A module takes it out of its parameter when it first runs. Of two that share the parameter the
+    other would find nothing, and quantise the quantised weights once more: so all take it before
+    they are copied.
     """
     held = []
     for module in model.modules():

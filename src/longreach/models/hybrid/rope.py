@@ -1,4 +1,5 @@
-"""How a rotary embedding is made to reach further: arithmetic on its parameters. Imports no torch."""
+"""How a rotary embedding is made to reach further: arithmetic on its parameters. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern
 
 ROPE_RULES = ("theta", "yarn", "linear")
-# theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data Engineering for Scaling
-# Language Models to 128K Context) train with 5 million.
+# theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data
+# Engineering for Scaling Language Models to 128K Context) train with 5 million.
 DEFAULT_LENGTH = 131072
 """Tokens of the window of a model that becomes hybrid, where nobody says."""
 _THETA_POWER = 1.8
@@ -19,25 +20,32 @@ _THETA_POWER = 1.8
 def check_rope(rope: str | float) -> None:
     """Raises UsageError where `rope` is neither a rule nor a base of a rotary embedding."""
     if isinstance(rope, bool) or not (rope in ROPE_RULES or isinstance(rope, int | float)):
-        raise UsageError(f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base.")
+        raise UsageError(
+            f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base."
+        )
     if not isinstance(rope, str) and not (1 < rope < math.inf):
-        raise UsageError(f"rope is {rope}; as a number it is the base of the rotary embedding, such as 5e6.")
+        raise UsageError(
+            f"rope is {rope}; as a number it is the base of the rotary embedding, such as 5e6."
+        )
 
 
 def check_length(max_length: Any, pattern: AttentionPattern) -> None:
-    """Raises UsageError where a window is no number of tokens, or shorter than a pattern's local window."""
+    """Raises UsageError where a window is no number of tokens, or shorter than a pattern's local
+    window."""
     least = pattern.window_tokens
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
         raise UsageError(
-            f"max_length is {max_length!r}; give at least {least}, the tokens of the pattern's local window "
-            f"({pattern.local_blocks} blocks of {pattern.block_size}), or a smaller pattern."
+            f"max_length is {max_length!r}; give at least {least}, the tokens of the pattern's"
+            f" local window ({pattern.local_blocks} blocks of {pattern.block_size}), or a smaller"
+            " pattern."
         )
 
 
 def longer_rope(
     parameters: dict[str, Any], window: int, max_length: int, rope: str | float = "theta"
 ) -> dict[str, Any]:
-    """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length` tokens."""
+    """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length`
+    tokens."""
     check_rope(rope)
     if max_length <= window:
         return parameters
@@ -48,8 +56,8 @@ def longer_rope(
         return parameters | {"rope_theta": float(parameters["rope_theta"]) * factor**_THETA_POWER}
     if kind != "default":
         raise UsageError(
-            f"The model's rotary embedding is already scaled ({kind}), and rope={rope!r} would scale it again; give a "
-            f"number, its new base, or keep max_length at {window} or less."
+            f"The model's rotary embedding is already scaled ({kind}), and rope={rope!r} would"
+            f" scale it again; give a number, its new base, or keep max_length at {window} or less."
         )
     longer = parameters | {"rope_type": rope, "factor": factor}
     return longer | {"original_max_position_embeddings": window} if rope == "yarn" else longer

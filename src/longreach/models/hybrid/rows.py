@@ -1,4 +1,5 @@
-"""Which slots of a batch are real tokens: what a sparse layer needs to know of the padding, and the only thing.
+"""Which slots of a batch are real tokens: what a sparse layer needs to know of the padding, and the
+only thing.
 
 Shapes: B rows, T new slots.
 """
@@ -17,7 +18,8 @@ class Rows(NamedTuple):
     """Where the real tokens of a padded batch lie.
 
     Attributes:
-        order: [B, T] indices that bring each row's real tokens to its front, in order; None where they are there.
+        order: [B, T] indices that bring each row's real tokens to its front, in order; None where
+            they are there.
         counts: Real tokens of each row.
         sure: Of the last slots so many are real in every row.
     """
@@ -31,7 +33,8 @@ class Rows(NamedTuple):
         """The rows of a batch with `new` slots; None where all of them are real.
 
         Args:
-            attention_mask: [B, past + T], 1 for real tokens, as tokenizers and `generate` give it. The past was
+            attention_mask: [B, past + T], 1 for real tokens, as tokenizers and `generate` give it.
+                The past was
                 settled when it was read: only the last T columns are looked at.
             new: T.
 
@@ -40,11 +43,20 @@ class Rows(NamedTuple):
         """
         if attention_mask is None:
             return None
-        if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2 or attention_mask.shape[1] < new:
-            shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        if (
+            not isinstance(attention_mask, Tensor)
+            or attention_mask.dim() != 2
+            or attention_mask.shape[1] < new
+        ):
+            shape = (
+                tuple(attention_mask.shape)
+                if isinstance(attention_mask, Tensor)
+                else type(attention_mask).__name__
+            )
             raise UsageError(
-                f"attention_mask is {shape}; a hybrid model takes two dimensions [rows, at least {new} slots] that "
-                "mark padding. Which blocks are visible comes from its pattern, never from a mask."
+                f"attention_mask is {shape}; a hybrid model takes two dimensions [rows, at least"
+                f" {new} slots] that mark padding. Which blocks are visible comes from its pattern,"
+                " never from a mask."
             )
         real = attention_mask[:, attention_mask.shape[1] - new :].bool()
         if bool(real.all()):
@@ -69,11 +81,12 @@ def _gather(x: Tensor, order: Tensor) -> Tensor:
 
 
 def refuse_packing(position_ids: Any, attention_mask: Any) -> None:
-    """Raises UsageError for several sequences in one row, which transformers marks by positions that start again."""
+    """Raises UsageError for several sequences in one row, which transformers marks by positions
+    that start again."""
     if position_ids is None or attention_mask is not None or position_ids.shape[-1] < 2:
         return
     if bool((position_ids.diff(dim=-1) < 0).any()):
         raise UsageError(
-            "position_ids start again inside a row; a hybrid model reads one sequence a row, so give each its own row "
-            "and pad, or cut long texts to one length."
+            "position_ids start again inside a row; a hybrid model reads one sequence a row, so"
+            " give each its own row and pad, or cut long texts to one length."
         )

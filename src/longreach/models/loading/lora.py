@@ -1,7 +1,9 @@
-"""LoRA adapters in PEFT's layout, read so that a folder from anywhere can do nothing but add to weights.
+"""LoRA adapters in PEFT's layout, read so that a folder from anywhere can do nothing but add to
+weights.
 
-PEFT believes whatever an `adapter_config.json` says: patterns in it may match without end, settings may change the base
-or import modules, a folder without weights is looked for on the hub, and weights that are missing stay as they began.
+PEFT believes whatever an `adapter_config.json` says: patterns in it may match without end, settings
+may change the base or import modules, a folder without weights is looked for on the hub, and
+weights that are missing stay as they began.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from longreach.errors import ModelError, reason_of
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
-# All that decides where LoRA weights go and how they are added. Every other setting has to be as PEFT has it.
+# All that decides where LoRA weights go and how they are added. Every other setting has to be as
+# PEFT has it.
 _KNOWN = frozenset(
     {
         "alpha_pattern",
@@ -53,7 +56,9 @@ _KNOWN = frozenset(
         "use_rslora",
     }
 )
-_NO_FIELDS = frozenset({"auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision"})
+_NO_FIELDS = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision"}
+)
 # Ways to begin that leave the base as it is; the weights in the folder replace what they make.
 _HARMLESS_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
 _EVERY_LINEAR = "all-linear"
@@ -73,7 +78,9 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
             return load_file(folder / WEIGHTS)
         if (folder / _PICKLED).is_file():  # weights_only admits nothing but tensors
             found = torch.load(folder / _PICKLED, weights_only=True, map_location="cpu")
-            if isinstance(found, dict) and all(torch.is_tensor(tensor) for tensor in found.values()):
+            if isinstance(found, dict) and all(
+                torch.is_tensor(tensor) for tensor in found.values()
+            ):
                 return found
             raise ValueError("it holds no dictionary of tensors")
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
@@ -81,10 +88,14 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"The LoRA weights in '{folder}' cannot be read ({reason}): copy the adapter again."
         ) from error
-    raise ModelError(f"The folder '{folder}' holds no LoRA weights ({WEIGHTS}): copy the adapter again.")
+    raise ModelError(
+        f"The folder '{folder}' holds no LoRA weights ({WEIGHTS}): copy the adapter again."
+    )
 
 
-def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> Any:
+def lora_config(
+    settings: Mapping[str, Any], model: Any, weights: Mapping[str, torch.Tensor], folder: Path
+) -> Any:
     """The `LoraConfig` of an `adapter_config.json`, with plain names in place of patterns.
 
     Args:
@@ -99,17 +110,23 @@ def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, t
     from peft import LoraConfig
 
     if settings.get("peft_type") != "LORA":
-        raise ModelError(f"The adapter in '{folder}' is not a LoRA ({settings.get('peft_type')!r}): give one that is.")
+        raise ModelError(
+            f"The adapter in '{folder}' is not a LoRA ({settings.get('peft_type')!r}): give one"
+            " that is."
+        )
     fields = LoraConfig.__dataclass_fields__
     for key, value in settings.items():
         if key in _KNOWN or key not in fields or not value or value == fields[key].default:
             continue
-        raise ModelError(f"The adapter in '{folder}' has the setting {key}, which is not supported: give a plain LoRA.")
+        raise ModelError(
+            f"The adapter in '{folder}' has the setting {key}, which is not supported: give a plain"
+            " LoRA."
+        )
     begun = settings.get("init_lora_weights", True)
     if begun not in _HARMLESS_BEGINNINGS:
         raise ModelError(
-            f"The adapter in '{folder}' was begun with {begun!r}, which changes the model below it: save it again as a "
-            "plain LoRA (PEFT's path_initial_model_for_weight_conversion)."
+            f"The adapter in '{folder}' was begun with {begun!r}, which changes the model below it:"
+            " save it again as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)."
         )
     kept = {key: settings[key] for key in _KNOWN - _NO_FIELDS if key in settings and key in fields}
     kept["init_lora_weights"] = True
@@ -122,14 +139,17 @@ def lora_config(settings: Mapping[str, Any], model: Any, weights: Mapping[str, t
         if isinstance(pattern, str) and pattern != _EVERY_LINEAR:
             kept[key] = _any_of(patterns.matching(pattern, names))
     if kept.get("target_modules") == "":
-        raise ModelError(f"The pattern of the adapter in '{folder}' fits no module of {type(model).__name__}.")
+        raise ModelError(
+            f"The pattern of the adapter in '{folder}' fits no module of {type(model).__name__}."
+        )
     for key in ("rank_pattern", "alpha_pattern"):
         kept[key] = patterns.settled(kept.get(key) or {}, names)
     try:
         return LoraConfig(**kept)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"The adapter_config.json in '{folder}' does not describe a LoRA ({error}): copy it again."
+            f"The adapter_config.json in '{folder}' does not describe a LoRA ({error}): copy it"
+            " again."
         ) from error
 
 
@@ -147,8 +167,8 @@ def lay(model: Any, config: Any, weights: Mapping[str, torch.Tensor], folder: Pa
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = reason_of(error)
         raise ModelError(
-            f"The LoRA weights in '{folder}' do not fit {type(model).__name__} ({reason}): use them with the "
-            "model they were trained on."
+            f"The LoRA weights in '{folder}' do not fit {type(model).__name__} ({reason}): use them"
+            " with the model they were trained on."
         ) from error
     return wrapped
 
@@ -166,7 +186,9 @@ def fill(adapted: Any, weights: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{result.unexpected_keys[0]} has no place.")
     places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if missing := sorted(set(places) - set(weights)):
-        raise ValueError(f"{len(missing)} of {len(places)} weights are missing, such as {missing[0]}.")
+        raise ValueError(
+            f"{len(missing)} of {len(places)} weights are missing, such as {missing[0]}."
+        )
 
 
 class _Patterns:
@@ -180,7 +202,10 @@ class _Patterns:
         """Those that the whole pattern matches."""
         shown = pattern if len(pattern) <= 60 else pattern[:60] + "..."
         if len(pattern) > _PATTERN_CHARACTERS:
-            raise ModelError(f"The pattern '{shown}' of the adapter in '{self._folder}' is too long: list the modules.")
+            raise ModelError(
+                f"The pattern '{shown}' of the adapter in '{self._folder}' is too long: list the"
+                " modules."
+            )
         found = []
         try:
             compiled = regex.compile(pattern)
@@ -192,17 +217,19 @@ class _Patterns:
                     found.append(name)
         except TimeoutError as error:
             raise ModelError(
-                f"The pattern '{shown}' of the adapter in '{self._folder}' takes too long to match: list the modules."
+                f"The pattern '{shown}' of the adapter in '{self._folder}' takes too long to match:"
+                " list the modules."
             ) from error
         except (regex.error, RecursionError, OverflowError) as error:
             raise ModelError(
-                f"The pattern '{shown}' of the adapter in '{self._folder}' is not a regular expression ({error}): list "
-                "the modules."
+                f"The pattern '{shown}' of the adapter in '{self._folder}' is not a regular"
+                f" expression ({error}): list the modules."
             ) from error
         return found
 
     def settled(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The value of each module by its full name, as PEFT would find it: of the first pattern that fits."""
+        """The value of each module by its full name, as PEFT would find it: of the first pattern
+        that fits."""
         settled: dict[str, Any] = {}
         for pattern, value in values.items():
             if _PLAIN.fullmatch(pattern):
@@ -214,18 +241,22 @@ class _Patterns:
 
 
 def _any_of(names: Iterable[str]) -> str:
-    """A pattern that matches these names and nothing else, and takes no time; empty where there are none."""
+    """A pattern that matches these names and nothing else, and takes no time; empty where there are
+    none."""
     return "|".join(map(re.escape, names))
 
 
-def _check_ranks(kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _check_ranks(
+    kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path
+) -> None:
     """PEFT takes memory for the ranks that it is told, before it looks at a weight."""
     highest = max((max(tensor.shape) for tensor in weights.values() if tensor.dim() > 1), default=0)
     asked = [kept.get("r", 8), *(kept.get("rank_pattern") or {}).values()]
     for rank in asked:
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= highest:
             raise ModelError(
-                f"The adapter in '{folder}' says rank {rank!r}, which its weights cannot have: copy it again."
+                f"The adapter in '{folder}' says rank {rank!r}, which its weights cannot have: copy"
+                " it again."
             )
 
 
@@ -233,8 +264,16 @@ def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
     """Where PEFT builds patterns out of names, only plain names are taken."""
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(kept.get(key) or {}, dict):
-            raise ModelError(f"The adapter in '{folder}' has a {key} that is not an object: copy it again.")
-    for key in ("modules_to_save", "layers_pattern", "target_parameters", "target_modules", "exclude_modules"):
+            raise ModelError(
+                f"The adapter in '{folder}' has a {key} that is not an object: copy it again."
+            )
+    for key in (
+        "modules_to_save",
+        "layers_pattern",
+        "target_parameters",
+        "target_modules",
+        "exclude_modules",
+    ):
         value = kept.get(key)
         if isinstance(value, str) and key in ("target_modules", "exclude_modules"):
             continue  # a pattern
@@ -242,4 +281,6 @@ def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
             continue
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str) or not _PLAIN.fullmatch(name):
-                raise ModelError(f"The adapter in '{folder}' has {name!r} in {key}: give plain names of modules.")
+                raise ModelError(
+                    f"The adapter in '{folder}' has {name!r} in {key}: give plain names of modules."
+                )

@@ -1,6 +1,7 @@
 """Where a model came from: what `load` was given, and the tokenizer that came with it.
 
-A corpus made with a model then knows how to load it again, and a hybrid is saved with its tokenizer.
+A corpus made with a model then knows how to load it again, and a hybrid is saved with its
+tokenizer.
 """
 
 from pathlib import Path
@@ -35,7 +36,11 @@ def note_origin(model: Any, ref: str | Path, tokenizer: Any) -> None:
 def stable_reference(ref: str | Path) -> str:
     """Returns what names the same model from any folder."""
     name = str(ref)
-    return str(Path(name).resolve()) if name and name != DEFAULT_MODEL and Path(name).exists() else name
+    return (
+        str(Path(name).resolve())
+        if name and name != DEFAULT_MODEL and Path(name).exists()
+        else name
+    )
 
 
 def reference_of(model: Any) -> str:

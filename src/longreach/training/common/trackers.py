@@ -1,4 +1,5 @@
-"""Where the figures of a run can be sent. A name that is not known is refused before torch is imported."""
+"""Where the figures of a run can be sent. A name that is not known is refused before torch is
+imported."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -26,7 +27,9 @@ def check_trackers(names: Sequence[str]) -> None:
     there = get_available_reporting_integrations()
     for name in asked:
         if name in _TRACKERS and name not in there:
-            raise MissingDependency(f"{name} is not installed: pip install {name}, or omit --report-to.")
+            raise MissingDependency(
+                f"{name} is not installed: pip install {name}, or omit --report-to."
+            )
         if name not in there:
             raise _unknown(name)
 

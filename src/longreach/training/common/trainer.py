@@ -1,4 +1,5 @@
-"""transformers' Trainer for long rows: stops before a bad step, tests by position, says how far it is."""
+"""transformers' Trainer for long rows: stops before a bad step, tests by position, says how far it
+is."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class LongTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=samples,
-            eval_dataset=[{"tokens": len(row)} for row in held_out],  # Trainer wants one; `evaluate` below reads rows
+            # Trainer wants one; `evaluate` below reads rows.
+            eval_dataset=[{"tokens": len(row)} for row in held_out],
             data_collator=only,
             callbacks=[StopAtBadGradients(self.advice), progress],
         )
@@ -59,7 +61,9 @@ class LongTrainer(Trainer):
         """As they come: the order is in the samples."""
         return torch.utils.data.SequentialSampler(self._samples)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """As in Trainer.
 
         Raises:
@@ -84,7 +88,8 @@ class LongTrainer(Trainer):
         """Perplexity on the held-out rows, by the position of the token that is predicted.
 
         Returns:
-            `eval_loss`, `eval_perplexity`, and `eval_perplexity_0-1024`, `eval_perplexity_1024-2048`, ...
+            `eval_loss`, `eval_perplexity`, and `eval_perplexity_0-1024`,
+            `eval_perplexity_1024-2048`, ...
         """
         model: Any = self.model_wrapped if self.is_in_train else self.model
         was_training = model.training
@@ -95,7 +100,9 @@ class LongTrainer(Trainer):
         for turn in range(-(-len(self._held_out) // ranks)):
             index = turn * ranks + rank
             # Every rank makes the same number of calls, because FSDP's calls wait for each other.
-            row = torch.from_numpy(self._held_out[min(index, len(self._held_out) - 1)])[None].to(self.args.device)
+            row = torch.from_numpy(self._held_out[min(index, len(self._held_out) - 1)])[None].to(
+                self.args.device
+            )
             losses = model(input_ids=row, labels=row, reduction="none")["losses"][0]
             if index < len(self._held_out):
                 sums += bucket_sums(losses, spans)
@@ -104,7 +111,9 @@ class LongTrainer(Trainer):
         model.train(was_training)
         metrics = _perplexities(spans, sums.tolist())
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
 
@@ -120,20 +129,25 @@ def _perplexities(spans: list[tuple[int, int]], sums: list[list[float]]) -> dict
 def not_finite(what: str, step: int, advice: str) -> str:
     """What to say where a loss or gradients are not finite after so many good steps."""
     return (
-        f"The {what} of step {step + 1} is not a finite number: training stopped before that step was taken, and the "
-        f"last checkpoint is good, where there is one. {advice}"
+        f"The {what} of step {step + 1} is not a finite number: training stopped before that step"
+        f" was taken, and the last checkpoint is good, where there is one. {advice}"
     )
 
 
 class StopAtBadGradients(TrainerCallback):
-    """Stops where gradients are not finite although the loss was, before they get into the weights."""
+    """Stops where gradients are not finite although the loss was, before they get into the
+    weights."""
 
     def __init__(self, advice: str) -> None:
         self.advice = advice
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises TrainingError."""
-        found = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
+        found = [
+            parameter.grad
+            for parameter in kwargs["model"].parameters()
+            if parameter.grad is not None
+        ]
         norms = (
             torch.stack([_local(grad).float().norm() for grad in found])
             if found
@@ -141,7 +155,8 @@ class StopAtBadGradients(TrainerCallback):
         )
         bad = (~torch.isfinite(norms).all()).float().to(norms.device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(bad)  # where gradients are cut over ranks, only one may see it
+            # Where gradients are cut over ranks, only one may see it.
+            torch.distributed.all_reduce(bad)
         if bad > 0:
             raise TrainingError(not_finite("gradient", state.global_step, self.advice))
 
@@ -166,7 +181,13 @@ class Progress(TrainerCallback):
         every_seconds: Not more often, except for the last step and tests.
     """
 
-    def __init__(self, say: Callable[[str], None] | None, order: Counted, per_step: int, every_seconds: float = 2.0):
+    def __init__(
+        self,
+        say: Callable[[str], None] | None,
+        order: Counted,
+        per_step: int,
+        every_seconds: float = 2.0,
+    ):
         self._say = say or (lambda text: print(printable(text), file=sys.stderr, flush=True))
         self._order, self._per_step, self._every = order, per_step, every_seconds
         self._began = self._spoke = 0.0
@@ -194,12 +215,21 @@ class Progress(TrainerCallback):
         self._spoke = now
         left = (now - self._began) / max(1, done - self._first) * (state.max_steps - done)
         self._say(
-            f"step {done}/{state.max_steps}  loss {logs['loss']:.4f}  {self.tokens_per_second:,.0f} tokens/s  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {clock(left)} left"
+            f"step {done}/{state.max_steps}  loss {logs['loss']:.4f}  {self.tokens_per_second:,.0f}"
+            f" tokens/s  lr {logs.get('learning_rate', 0):.2e}  {clock(left)} left"
         )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
         """Speaks."""
         if state.is_world_process_zero and metrics:
-            parts = [f"{key.rsplit('_', 1)[1]}: {value:.2f}" for key, value in metrics.items() if "-" in key]
-            self._say(f"step {state.global_step}  perplexity {metrics['eval_perplexity']:.2f}  ({', '.join(parts)})")
+            parts = [
+                f"{key.rsplit('_', 1)[1]}: {value:.2f}"
+                for key, value in metrics.items()
+                if "-" in key
+            ]
+            self._say(
+                f"step {state.global_step}  perplexity {metrics['eval_perplexity']:.2f} "
+                f" ({', '.join(parts)})"
+            )

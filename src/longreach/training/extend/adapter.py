@@ -1,4 +1,5 @@
-"""LoRA on a model whose window is extended, with norms and embeddings where asked for; and back into the model.
+"""LoRA on a model whose window is extended, with norms and embeddings where asked for; and back
+into the model.
 
 Paper: LongLoRA, "Efficient Fine-tuning of Long-Context Large Language Models", arXiv 2309.12307.
 """
@@ -23,7 +24,8 @@ _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def attach(model: Any, settings: Settings, dtype: torch.dtype) -> Any:
-    """The model under a new LoRA: its own weights in `dtype` and fixed, everything that is trained in float32.
+    """The model under a new LoRA: its own weights in `dtype` and fixed, everything that is trained
+    in float32.
 
     Raises:
         UsageError: The model's attention has no projections of the usual names.
@@ -37,8 +39,11 @@ def attach(model: Any, settings: Settings, dtype: torch.dtype) -> Any:
     return lora(model.to(dtype), settings.lora, alpha=2 * settings.lora, also=also)
 
 
-def lora(model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Sequence[str] = ()) -> Any:
-    """The model under a new LoRA on its attention's projections; everything that is trained in float32.
+def lora(
+    model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Sequence[str] = ()
+) -> Any:
+    """The model under a new LoRA on its attention's projections; everything that is trained in
+    float32.
 
     Args:
         model: A causal language model; its own weights become fixed.
@@ -53,7 +58,8 @@ def lora(model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Seque
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if not names.issuperset(_TARGETS):
         raise UsageError(
-            f"A {type(model).__name__} has no {', '.join(sorted({*_TARGETS} - names))} for LoRA: leave --lora away."
+            f"A {type(model).__name__} has no {', '.join(sorted({*_TARGETS} - names))} for LoRA:"
+            " leave --lora away."
         )
     config = LoraConfig(
         r=rank,
@@ -70,7 +76,8 @@ def lora(model: Any, rank: int, *, alpha: int, dropout: float = 0.0, also: Seque
 
 
 def begun(model: Any, folder: Path) -> Any:
-    """The model under the LoRA in `folder`, to be learned further; everything that is trained in float32.
+    """The model under the LoRA in `folder`, to be learned further; everything that is trained in
+    float32.
 
     Raises:
         ModelError: The folder holds no such adapter.
@@ -80,7 +87,9 @@ def begun(model: Any, folder: Path) -> Any:
     config.inference_mode = False
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is going.
-        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning
+        )
         return _in_float32(lay(model, config, weights, folder))
 
 

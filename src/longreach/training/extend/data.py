@@ -1,8 +1,9 @@
-"""The data of a run: token files in the order of `order.py`, as a data set that Trainer and accelerate share out.
+"""The data of a run: token files in the order of `order.py`, as a data set that Trainer and
+accelerate share out.
 
-The n-th sample is the n-th rectangle of the run, whatever the number of processes: with W ranks and A batches
-accumulated, step s learns the samples from s * W * A on. A run that is resumed therefore goes on at the exact sample:
-the number of samples consumed is its whole state.
+The n-th sample is the n-th rectangle of the run, whatever the number of processes: with W ranks and
+A batches accumulated, step s learns the samples from s * W * A on. A run that is resumed therefore
+goes on at the exact sample: the number of samples consumed is its whole state.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Data:
             given: Paths and Hub data sets, each of them a source.
             tokenizer: Of the model that is trained.
             mix: How rows are made and drawn.
-            held_out: How many documents are kept for testing where there is no `evaluation`: drawn by the seed among
-                those that fill the target length, else the longest; never more than a quarter of all, but one where
-                there are two at least.
+            held_out: How many documents are kept for testing where there is no `evaluation`: drawn
+                by the seed among those that fill the target length, else the longest; never more
+                than a quarter of all, but one where there are two at least.
             evaluation: Sources that are for testing only; of these, `held_out` documents as well.
             cache: Where token files are kept; None for `cache_folder()`.
             note: Is told what is going on.
@@ -87,22 +88,38 @@ class Data:
         if len(kept) < held_out and not tests:
             note(_fewer(len(kept), held_out, documents))
         order = Order([source.lengths for source in sources], mix, () if tests else kept)
-        return cls(sources, order, [among[source].document(number, mix.length) for source, number in kept], tests)
+        return cls(
+            sources,
+            order,
+            [among[source].document(number, mix.length) for source, number in kept],
+            tests,
+        )
 
     @property
     def keys(self) -> dict[str, list[str]]:
         """Names of the contents, learned and for testing only, in order."""
-        return {"data": [one.key for one in self.sources], "evaluation": [one.key for one in self.tests]}
+        return {
+            "data": [one.key for one in self.sources],
+            "evaluation": [one.key for one in self.tests],
+        }
 
 
 def _fewer(kept: int, wanted: int, documents: int) -> str:
     """Why fewer documents are held out than was asked for."""
     found = f"{counted(documents, 'document')} in all"
     if documents < 2:
-        return f"No document is held out for testing: there is {found}; give others with --eval-data."
+        return (
+            f"No document is held out for testing: there is {found}; give others with --eval-data."
+        )
     if not kept:
-        return f"No document is held out for testing: none of {found} has two tokens; give others with --eval-data."
-    return f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter of {found}."
+        return (
+            f"No document is held out for testing: none of {found} has two tokens; give others with"
+            " --eval-data."
+        )
+    return (
+        f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter"
+        f" of {found}."
+    )
 
 
 def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, int]]:
@@ -118,9 +135,10 @@ def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, 
 class Samples(torch.utils.data.Dataset):
     """The first `count` rectangles of a run as tensors.
 
-    A sample has input_ids and labels [R, L], padded on the right: labels -100 there and at each row's first token,
-    which nothing predicts, so that counting labels counts predictions. No attention mask: under causal attention no
-    real token sees padding behind it, and the fast kernels apply.
+    A sample has input_ids and labels [R, L], padded on the right: labels -100 there and at each
+    row's first token, which nothing predicts, so that counting labels counts predictions. No
+    attention mask: under causal attention no real token sees padding behind it, and the fast
+    kernels apply.
 
     Args:
         data: Of the run.

@@ -1,8 +1,10 @@
-"""Training on long texts at the target length: what teaches a hybrid model, or a full one, its longer window.
+"""Training on long texts at the target length: what teaches a hybrid model, or a full one, its
+longer window.
 
-Papers: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with Partial Contexts" (light
-training of a converted model at the target length); LongLoRA, arXiv 2309.12307 (LoRA reaches long contexts once norms
-and embeddings are trained with it); Fu et al. 2024 (data mix, learning rate).
+Papers: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
+Partial Contexts" (light training of a converted model at the target length); LongLoRA, arXiv
+2309.12307 (LoRA reaches long contexts once norms and embeddings are trained with it); Fu et al.
+2024 (data mix, learning rate).
 """
 
 from __future__ import annotations
@@ -48,14 +50,16 @@ def extend(
     cache: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model on long texts; called again after it was stopped, it goes on from the last checkpoint.
+    """Trains a model on long texts; called again after it was stopped, it goes on from the last
+    checkpoint.
 
-    Under `accelerate launch` or torchrun each process takes its share of every step; a step learns the same tokens
-    however many there are.
+    Under `accelerate launch` or torchrun each process takes its share of every step; a step learns
+    the same tokens however many there are.
 
     Args:
-        model: A causal language model, hybrid or full. It is changed: its window, its rotary embedding where that has
-            to reach further, its weights. Without LoRA these become float32.
+        model: A causal language model, hybrid or full. It is changed: its window, its rotary
+            embedding where that has to reach further, its weights. Without LoRA these become
+            float32.
         tokenizer: Its tokenizer.
         data: Files, folders and Hub data sets; each is a source of its own in the mix.
         out: The folder of the run: checkpoints, and at last a model that `longreach.load` reads.
@@ -66,12 +70,14 @@ def extend(
         say: Is told how it goes, a line at a time; None for stderr.
 
     Returns:
-        The report, JSON values: losses and perplexities before and after, tokens a second, peak memory, the data.
+        The report, JSON values: losses and perplexities before and after, tokens a second, peak
+            memory, the data.
 
     Raises:
         UsageError: Values that do not fit each other or the model; `out` belongs to something else.
         DocumentError: The data cannot be read, or are empty.
-        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
+        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is
+            not installed.
         TrainingError: Memory was not enough, or a loss was not finite. The last checkpoint stays.
     """
     out, say, device = Path(out), say or stderr, device or default_device()
@@ -80,12 +86,19 @@ def extend(
     run.refuse_foreign(out)
     dtype = settings.computed_in(device)
     with quiet():
-        probe = _arguments(settings, out, device, dtype)  # knows the processes, on whose number a step depends
+        # Knows the processes, on whose number a step depends.
+        probe = _arguments(settings, out, device, dtype)
         ranks, first = probe.world_size // _sequence_ranks(), probe.process_index == 0
         tell = say if first else silent
         with probe.main_process_first(local=False):
             loaded = Data.make(
-                data, tokenizer, settings.mix, held_out=settings.held_out, evaluation=evaluation, cache=cache, note=tell
+                data,
+                tokenizer,
+                settings.mix,
+                held_out=settings.held_out,
+                evaluation=evaluation,
+                cache=cache,
+                note=tell,
             )
         per_step = -(-settings.step_tokens // (settings.capacity * ranks)) * ranks
         steps = _steps(settings, loaded.order, per_step)
@@ -118,25 +131,36 @@ def extend(
             eval_steps=settings.eval_every or -(-steps // 10),
             eval_on_start=bool(loaded.held_out) and checkpoint is None,
         )
-        with full_said(_lower(settings)), _prepared(model, settings, dtype) as trained, chunked_loss(trained):
+        with (
+            full_said(_lower(settings)),
+            _prepared(model, settings, dtype) as trained,
+            chunked_loss(trained),
+        ):
             samples = Samples(loaded, steps * per_step, positions=ranks < probe.world_size)
             progress = Progress(tell, loaded.order, per_step)
-            trainer = LongTrainer(trained, args, samples, loaded.held_out, settings.length, progress)
+            trainer = LongTrainer(
+                trained, args, samples, loaded.held_out, settings.length, progress
+            )
             began = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - began
             history = trainer.state.log_history
-            if loaded.held_out and not any("eval_loss" in line and line["step"] == steps for line in history):
+            if loaded.held_out and not any(
+                "eval_loss" in line and line["step"] == steps for line in history
+            ):
                 trainer.evaluate()
             report = _report(loaded, settings, history, steps * per_step) | {
                 "folder": str(out),
                 "model_type": model.config.model_type,
-                "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+                "trained_parameters": sum(
+                    p.numel() for p in trained.parameters() if p.requires_grad
+                ),
                 "resumed_from_step": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
                 "seconds": seconds,
                 "peak_memory_bytes": _peak_bytes(trainer),
             }
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # each process has a part of every weight
+        # Each process has a part of every weight.
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
             if first:
                 put_together(trained, whole)
@@ -150,7 +174,8 @@ def extend(
 def _check(model: Any, settings: Settings, device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UsageError(
-            f"The device is {device!r}; give cpu or cuda, and CUDA_VISIBLE_DEVICES to choose among several."
+            f"The device is {device!r}; give cpu or cuda, and CUDA_VISIBLE_DEVICES to choose among"
+            " several."
         )
     check_device(device)
     if not getattr(model.config, "sparse_attention", None):
@@ -158,15 +183,16 @@ def _check(model: Any, settings: Settings, device: str) -> None:
     pattern = pattern_of(model.config)
     if settings.length < pattern.window_tokens:
         raise UsageError(
-            f"The target length is {counted(settings.length, 'token')} and the pattern's local window "
-            f"{pattern.window_tokens} "
-            f"({counted(pattern.local_blocks, 'block')} of {pattern.block_size}): sparse layers would see "
-            "everything; give a "
-            "greater length or a smaller pattern."
+            f"The target length is {counted(settings.length, 'token')} and the pattern's local"
+            f" window {pattern.window_tokens} ({counted(pattern.local_blocks, 'block')} of"
+            f" {pattern.block_size}): sparse layers would see everything; give a greater length or"
+            " a smaller pattern."
         )
 
 
-def _arguments(settings: Settings, out: Path, device: str, dtype: torch.dtype, **more: Any) -> TrainingArguments:
+def _arguments(
+    settings: Settings, out: Path, device: str, dtype: torch.dtype, **more: Any
+) -> TrainingArguments:
     return arguments(
         out / run.CHECKPOINTS,
         device,
@@ -227,7 +253,9 @@ def _lower(settings: Settings) -> str:
     return length if settings.lora else f"what is trained with --lora 16, or {length}"
 
 
-def _report(data: Data, settings: Settings, history: list[dict[str, Any]], samples: int) -> dict[str, Any]:
+def _report(
+    data: Data, settings: Settings, history: list[dict[str, Any]], samples: int
+) -> dict[str, Any]:
     losses = [line["loss"] for line in history if "loss" in line]
     tests = [line for line in history if "eval_loss" in line]
     learned = sum(data.order.tokens(sample) for sample in range(samples))
@@ -241,15 +269,23 @@ def _report(data: Data, settings: Settings, history: list[dict[str, Any]], sampl
         "epochs": data.order.epoch_of(samples),
         "tokens_per_second": [line["tokens_per_second"] for line in history if "loss" in line][-1],
         "loss": {"first": losses[0], "last": losses[-1]},
-        "perplexity": {when: _by_position(tests[at]) for when, at in (("before", 0), ("after", -1)) if tests},
+        "perplexity": {
+            when: _by_position(tests[at]) for when, at in (("before", 0), ("after", -1)) if tests
+        },
         "held_out_documents": len(data.held_out),
-        "sources": [{"name": source.source, "tokens": len(source.ids)} | share for source, share in shares],
+        "sources": [
+            {"name": source.source, "tokens": len(source.ids)} | share for source, share in shares
+        ],
     }
 
 
 def _by_position(line: dict[str, Any]) -> dict[str, float]:
     prefix = "eval_perplexity"
-    return {key.removeprefix(prefix).lstrip("_") or "all": line[key] for key in line if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix).lstrip("_") or "all": line[key]
+        for key in line
+        if key.startswith(prefix)
+    }
 
 
 def _peak_bytes(trainer: LongTrainer) -> int | None:

@@ -1,7 +1,7 @@
 """The loss of a causal language model at its own forward, without the logits of all positions.
 
-The loss is computed inside the model's call, and not by whoever calls it, because DDP, FSDP, autocast and PEFT all hang
-on that call: reaching past it to the decoder would train without them.
+The loss is computed inside the model's call, and not by whoever calls it, because DDP, FSDP,
+autocast and PEFT all hang on that call: reaching past it to the decoder would train without them.
 
 Shapes: R rows, T tokens, d hidden size.
 """
@@ -29,9 +29,10 @@ _CHUNK_TOKENS = 1024
 def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]:
     """The model, whose call with `labels` gives the loss and nothing else while this lasts.
 
-    `model(input_ids=, labels=, num_items_in_batch=)` gives an output with `loss`: the sum over labels divided by
-    `num_items_in_batch`, or their mean; with `reduction="none"` {"losses": [R, T]} without gradients, where the t-th is
-    that of predicting token t + 1 and what does not count is 0. Under sequence parallelism `shift_labels` come instead.
+    `model(input_ids=, labels=, num_items_in_batch=)` gives an output with `loss`: the sum over
+    labels divided by `num_items_in_batch`, or their mean; with `reduction="none"` {"losses": [R,
+    T]} without gradients, where the t-th is that of predicting token t + 1 and what does not count
+    is 0. Under sequence parallelism `shift_labels` come instead.
 
     Args:
         model: A causal language model, bare or under PEFT.
@@ -77,7 +78,8 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
 
 
 def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
-    """Gives a model that was cut over processes its whole weights again, to be saved; it cannot be called any more.
+    """Gives a model that was cut over processes its whole weights again, to be saved; it cannot be
+    called any more.
 
     Args:
         model: Bare or under PEFT.
@@ -94,11 +96,13 @@ def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
 
 
 def _head(model: Any) -> Tensor:
-    """What makes logits; tied to the embedding, it is what PEFT trains in that embedding's place."""
+    """What makes logits; tied to the embedding, it is what PEFT trains in that embedding's
+    place."""
     tied = model.config.get_text_config().tie_word_embeddings
     head = model.get_input_embeddings() if tied else model.get_output_embeddings()
     for part in head.modules():
-        if isinstance(part, FSDPModule):  # under PEFT a unit of its own, whole inside its own call only
+        # Under PEFT a unit of its own, whole inside its own call only.
+        if isinstance(part, FSDPModule):
             part.unshard()
     return head.weight
 
@@ -106,11 +110,14 @@ def _head(model: Any) -> Tensor:
 def _check(model: Any) -> None:
     config = model.config.get_text_config()
     scaled = [
-        name for name in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(config, name, None)
+        name
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        if getattr(config, name, None)
     ]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None or getattr(head, "bias", None) is not None or scaled:
         raise ModelError(
-            f"A {type(model).__name__} cannot be trained here: its logits are not plain products with its LM head"
-            f"{' (' + scaled[0] + ')' if scaled else ''}; give a Llama, Mistral or Qwen model."
+            f"A {type(model).__name__} cannot be trained here: its logits are not plain products"
+            f" with its LM head{' (' + scaled[0] + ')' if scaled else ''}; give a Llama, Mistral or"
+            " Qwen model."
         )

@@ -1,12 +1,15 @@
-"""In which order documents are learned: a pure function of their lengths, the settings and the seed.
+"""In which order documents are learned: a pure function of their lengths, the settings and the
+seed.
 
-A document is one row, cut where it is longer than the target length; several documents never share a row, so that no
-token sees another document, whatever the attention. Short ones lie in one batch as rows of about the same length. Such
-a batch, a *rectangle* of at most `capacity` tokens with its padding, is the unit of everything: a step learns so many
-of them, and the n-th rectangle of a run can be asked for without those before it.
+A document is one row, cut where it is longer than the target length; several documents never share
+a row, so that no token sees another document, whatever the attention. Short ones lie in one batch
+as rows of about the same length. Such a batch, a *rectangle* of at most `capacity` tokens with its
+padding, is the unit of everything: a step learns so many of them, and the n-th rectangle of a run
+can be asked for without those before it.
 
-Long documents are drawn more often than short ones, within each source, and each source keeps its share of tokens: Fu
-et al. 2024, "Data Engineering for Scaling Language Models to 128K Context" (per-source length upsampling).
+Long documents are drawn more often than short ones, within each source, and each source keeps its
+share of tokens: Fu et al. 2024, "Data Engineering for Scaling Language Models to 128K Context"
+(per-source length upsampling).
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from numpy.typing import NDArray
 from longreach.errors import DocumentError, UsageError
 from longreach.wording import counted
 
-# Rows are sorted by length within so many rectangles, and the rectangles shuffled: all of them sorted would put rows
-# that were long by chance always together with the same others.
+# Rows are sorted by length within so many rectangles, and the rectangles shuffled: all of them
+# sorted would put rows that were long by chance always together with the same others.
 _WINDOW_RECTANGLES = 256
 
 
@@ -42,8 +45,8 @@ class Mix:
         length: Target length in tokens: the most of a row.
         capacity: Tokens of a rectangle, padding included; at least `length`.
         long_tokens: Documents of so many tokens are long.
-        long_weight: How many times as often as other documents of their source long ones are drawn. 5.4 would bring a
-            share of 30% of the tokens to 70%, as in the paper.
+        long_weight: How many times as often as other documents of their source long ones are drawn.
+            5.4 would bring a share of 30% of the tokens to 70%, as in the paper.
         seed: Of the order.
         multiple: Rows are padded to a multiple of it, unless that is more than `length`.
     """
@@ -57,14 +60,19 @@ class Mix:
 
     def __post_init__(self) -> None:
         if self.length < 2:
-            raise UsageError(f"The target length is {self.length}; training predicts the next token: give at least 2.")
+            raise UsageError(
+                f"The target length is {self.length}; training predicts the next token: give at"
+                " least 2."
+            )
         if self.capacity < self.length:
             raise UsageError(
-                f"A batch of {counted(self.capacity, 'token')} holds no row of {self.length}: give at least that."
+                f"A batch of {counted(self.capacity, 'token')} holds no row of {self.length}: give"
+                " at least that."
             )
         if self.long_tokens < 1 or not 1 <= self.long_weight < float("inf"):
             raise UsageError(
-                f"long_tokens is {self.long_tokens} and long_weight {self.long_weight}: give at least 1 for both."
+                f"long_tokens is {self.long_tokens} and long_weight {self.long_weight}: give at"
+                " least 1 for both."
             )
 
     def width(self, tokens: int) -> int:
@@ -84,13 +92,20 @@ class Order:
         DocumentError: No document has two tokens.
     """
 
-    def __init__(self, lengths: Sequence[NDArray[np.int64]], mix: Mix, held_out: Sequence[tuple[int, int]] = ()):
+    def __init__(
+        self,
+        lengths: Sequence[NDArray[np.int64]],
+        mix: Mix,
+        held_out: Sequence[tuple[int, int]] = (),
+    ):
         self.mix = mix
         parts = [_cut(number, of, mix, held_out) for number, of in enumerate(lengths)]
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         self._source, self._start, self._tokens, self._long, self._copies = columns
         if not len(self._tokens):
-            raise DocumentError("The data hold no document of at least two tokens to train on: give more.")
+            raise DocumentError(
+                "The data hold no document of at least two tokens to train on: give more."
+            )
         self._offset = np.random.default_rng([mix.seed, 0]).random(len(self._tokens))
         self._starts = [0]  # first rectangle of each epoch that is known so far
         self._made: tuple[int, list[NDArray[np.int64]]] = (-1, [])
@@ -104,7 +119,9 @@ class Order:
         """The rows of a rectangle, the longest first."""
         epoch, rows = self._find(rectangle)
         chosen = rows[rectangle - self._starts[epoch]]
-        return [Piece(int(self._source[i]), int(self._start[i]), int(self._tokens[i])) for i in chosen]
+        return [
+            Piece(int(self._source[i]), int(self._start[i]), int(self._tokens[i])) for i in chosen
+        ]
 
     def tokens(self, rectangle: int) -> int:
         """Real tokens of a rectangle."""
@@ -127,7 +144,8 @@ class Order:
         return self._starts[epochs]
 
     def shares(self) -> list[dict[str, float]]:
-        """For each source its share of all tokens drawn, and the share of long documents in it, as drawn and before."""
+        """For each source its share of all tokens drawn, and the share of long documents in it, as
+        drawn and before."""
         drawn = self._copies * self._tokens
         found = []
         for source in range(int(self._source.max()) + 1):
@@ -137,7 +155,9 @@ class Order:
                 {
                     "share": float(weight / drawn.sum()),
                     "long_share": float(drawn[of & self._long].sum() / weight) if weight else 0.0,
-                    "long_share_before": float(self._tokens[of & self._long].sum() / tokens) if tokens else 0.0,
+                    "long_share_before": (
+                        float(self._tokens[of & self._long].sum() / tokens) if tokens else 0.0
+                    ),
                 }
             )
         return found
@@ -157,11 +177,14 @@ class Order:
 
     def _draw(self, epoch: int) -> Iterator[NDArray[np.int64]]:
         """Which pieces an epoch has, and how they lie in rectangles."""
-        # A piece with 0.3 copies comes in every third epoch or so, one with 2.3 twice or three times: over the epochs
-        # each comes as often as it should, to less than one, which independent draws would not give.
+        # A piece with 0.3 copies comes in every third epoch or so, one with 2.3 twice or three
+        # times: over the epochs each comes as often as it should, to less than one, which
+        # independent draws would not give.
         before, after = (np.floor(self._copies * n + self._offset) for n in (epoch, epoch + 1))
         random = np.random.default_rng([self.mix.seed, 1, epoch])
-        drawn = random.permutation(np.repeat(np.arange(len(self._tokens)), (after - before).astype(np.int64)))
+        drawn = random.permutation(
+            np.repeat(np.arange(len(self._tokens)), (after - before).astype(np.int64))
+        )
         window = np.cumsum(self._tokens[drawn]) // (_WINDOW_RECTANGLES * self.mix.capacity)
         found: list[NDArray[np.int64]] = []
         for rows in np.split(drawn, np.flatnonzero(np.diff(window)) + 1):
@@ -178,8 +201,11 @@ class Order:
             start += most
 
 
-def _cut(source: int, lengths: NDArray[np.int64], mix: Mix, held_out: Sequence[tuple[int, int]]) -> list[NDArray[Any]]:
-    """The pieces of a source: source, start, tokens, whether of a long document, copies an epoch."""
+def _cut(
+    source: int, lengths: NDArray[np.int64], mix: Mix, held_out: Sequence[tuple[int, int]]
+) -> list[NDArray[Any]]:
+    """The pieces of a source: source, start, tokens, whether of a long document, copies an
+    epoch."""
     counts = -(-lengths // mix.length)
     counts[[number for of, number in held_out if of == source]] = 0
     document = np.repeat(np.arange(len(lengths)), counts)

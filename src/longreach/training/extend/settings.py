@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
-_FREE = ("report_to", "save_every", "eval_every", "checkpointing")  # what may change when a run goes on
+# What may change when a run goes on.
+_FREE = ("report_to", "save_every", "eval_every", "checkpointing")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Settings:
         length: Target length in tokens.
         max_steps: Optimiser steps.
         tokens: Or tokens to learn: steps until they are reached. Neither: the data once.
-        batch_tokens: Tokens of a step, about; None for 8 rows of the target length. Batches of all processes, and as
-            many of each as it takes, are accumulated.
+        batch_tokens: Tokens of a step, about; None for 8 rows of the target length. Batches of all
+            processes, and as many of each as it takes, are accumulated.
         rows: Rows of the target length that one device learns at a time.
         lora: Rank of a LoRA on the attention's projections; 0 trains everything.
         train_norms: With LoRA, train the norms as well.
@@ -34,13 +35,15 @@ class Settings:
         schedule: "cosine" down to 0, or "constant".
         warmup: Share of the steps on which the learning rate rises, 0 to 1.
         weight_decay: Of AdamW.
-        long_tokens: Documents of so many tokens are drawn more often; never above the target length.
+        long_tokens: Documents of so many tokens are drawn more often; never above the target
+            length.
         long_weight: How many times as often.
         held_out: Documents for testing.
-        eval_every: Steps between tests; None for ten tests a run. There is one before and one after in any case.
+        eval_every: Steps between tests; None for ten tests a run. There is one before and one after
+            in any case.
         save_every: Steps between checkpoints, of which the last two are kept; None for ten a run.
-        dtype: Of the computation: "bfloat16" (weights that are trained stay float32), "float32", or None for
-            bfloat16 on a GPU that has it.
+        dtype: Of the computation: "bfloat16" (weights that are trained stay float32), "float32", or
+            None for bfloat16 on a GPU that has it.
         checkpointing: Compute each layer again on the way back instead of keeping its activations.
         report_to: Names of trackers: tensorboard, wandb, trackio, ...
         seed: Of the order and of new weights.
@@ -74,18 +77,27 @@ class Settings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; give at least 1.")
         if self.max_steps and self.tokens:
-            raise UsageError(f"max_steps is {self.max_steps} and tokens {self.tokens}; give one of them.")
+            raise UsageError(
+                f"max_steps is {self.max_steps} and tokens {self.tokens}; give one of them."
+            )
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule is {self.schedule!r}; give {' or '.join(SCHEDULES)}.")
         if not 0 <= self.warmup <= 1 or self.lora < 0 or self.seed < 0 or self.weight_decay < 0:
-            raise UsageError("warmup is a share from 0 to 1; lora, weight_decay and seed are 0 or more.")
+            raise UsageError(
+                "warmup is a share from 0 to 1; lora, weight_decay and seed are 0 or more."
+            )
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise UsageError(f"learning_rate is {self.learning_rate}; give a number above 0, such as 2e-5.")
+            raise UsageError(
+                f"learning_rate is {self.learning_rate}; give a number above 0, such as 2e-5."
+            )
         if self.dtype is not None:
             self._check_dtype(self.dtype)
         self.mix.width(1)  # making it checks it
         if (self.train_norms or self.train_embeddings) and not self.lora:
-            raise UsageError("train_norms and train_embeddings go with lora; without it everything is trained anyway.")
+            raise UsageError(
+                "train_norms and train_embeddings go with lora; without it everything is trained"
+                " anyway."
+            )
 
     @property
     def highest_rate(self) -> float:
@@ -105,14 +117,24 @@ class Settings:
     @property
     def mix(self) -> Mix:
         """How rows are made and drawn."""
-        return Mix(self.length, self.capacity, min(self.long_tokens, self.length), self.long_weight, self.seed)
+        return Mix(
+            self.length,
+            self.capacity,
+            min(self.long_tokens, self.length),
+            self.long_weight,
+            self.seed,
+        )
 
     def computed_in(self, device: str) -> torch.dtype:
         """The dtype of the computation on a device."""
         import torch
 
         if self.dtype is None:
-            return torch.bfloat16 if device != "cpu" and torch.cuda.is_bf16_supported() else torch.float32
+            return (
+                torch.bfloat16
+                if device != "cpu" and torch.cuda.is_bf16_supported()
+                else torch.float32
+            )
         return dtype_of(self.dtype)
 
     @staticmethod

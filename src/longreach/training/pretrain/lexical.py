@@ -1,11 +1,13 @@
-"""The lexical loss: each summary vector names the words of its part of the segment, and points where they point.
+"""The lexical loss: each summary vector names the words of its part of the segment, and points
+where they point.
 
-Answers say little about each vector and reach it through a whole decoder; this says at every vector, directly, which
-tokens it is about, the rarer the louder: read by the LM head the vector gives them high probability, and it lies along
-the sum of their embeddings, which a decoder soon learns to read. Every prefix of the vectors covers the segment: the
-first `least` take equal parts of it, and each later one the second half of a part before it, so that twice as many
-vectors see twice as finely (as in Matryoshka representations, arXiv 2205.13147). What no later vector takes counts
-most, so that all of them together divide the segment.
+Answers say little about each vector and reach it through a whole decoder; this says at every
+vector, directly, which tokens it is about, the rarer the louder: read by the LM head the vector
+gives them high probability, and it lies along the sum of their embeddings, which a decoder soon
+learns to read. Every prefix of the vectors covers the segment: the first `least` take equal parts
+of it, and each later one the second half of a part before it, so that twice as many vectors see
+twice as finely (as in Matryoshka representations, arXiv 2205.13147). What no later vector takes
+counts most, so that all of them together divide the segment.
 
 Shapes: S tokens of a segment, k vectors, d hidden size, V vocabulary.
 """
@@ -21,7 +23,8 @@ _REST = 0.5  # what the part of later vectors counts beside a vector's own
 
 
 class Part(NamedTuple):
-    """What a vector stands for, as shares of the segment's length: all of it, and how far it alone does."""
+    """What a vector stands for, as shares of the segment's length: all of it, and how far it alone
+    does."""
 
     start: float
     own: float
@@ -29,7 +32,8 @@ class Part(NamedTuple):
 
 
 class Lexical(NamedTuple):
-    """The two losses, each a mean over vectors: `naming` in nats, `pointing` as 1 - cosine; and what is pointed to."""
+    """The two losses, each a mean over vectors: `naming` in nats, `pointing` as 1 - cosine; and
+    what is pointed to."""
 
     naming: Tensor
     pointing: Tensor
@@ -50,7 +54,8 @@ def parts(summary_tokens: int, least: int) -> list[Part]:
 
 
 def rarity(rows: Iterable[Sequence[int]], vocabulary: int) -> Tensor:
-    """How much each token counts, [V]: the logarithm of how seldom it is in `rows`, of mean 1 over their tokens."""
+    """How much each token counts, [V]: the logarithm of how seldom it is in `rows`, of mean 1 over
+    their tokens."""
     count = torch.zeros(vocabulary)
     for row in rows:
         count += torch.bincount(torch.as_tensor(row, dtype=torch.long), minlength=vocabulary)
@@ -94,7 +99,9 @@ def lexical(
     for own, ids, share in zip(vectors, segments, counts, strict=True):
         naming.append(checkpoint(_unnamed, own, ids, head, share, use_reentrant=False))
         target = torch.nn.functional.normalize(share @ embeddings[ids].float(), dim=-1).detach()
-        pointing.append((1 - torch.nn.functional.cosine_similarity(own.float(), target, dim=-1)).mean())
+        pointing.append(
+            (1 - torch.nn.functional.cosine_similarity(own.float(), target, dim=-1)).mean()
+        )
         targets.append((target * length).to(own.dtype))
     return Lexical(torch.stack(naming).mean(), torch.stack(pointing).mean(), targets)
 

@@ -1,10 +1,13 @@
-"""What an AutoCompressor learns from: text whose earlier parts the model sees as summary vectors only.
+"""What an AutoCompressor learns from: text whose earlier parts the model sees as summary vectors
+only.
 
-Papers: Chevalier et al. 2023 (arXiv 2305.14788), random segments and truncated back-propagation; Ge et al. 2023, ICAE
-(arXiv 2307.06945), reconstruction; Eyuboglu et al. 2025, Cartridges (arXiv 2506.06266), distillation from the text in
-view; Kusupati et al. 2022 (arXiv 2205.13147), prefixes of one representation that are each usable.
+Papers: Chevalier et al. 2023 (arXiv 2305.14788), random segments and truncated back-propagation; Ge
+et al. 2023, ICAE (arXiv 2307.06945), reconstruction; Eyuboglu et al. 2025, Cartridges (arXiv
+2506.06266), distillation from the text in view; Kusupati et al. 2022 (arXiv 2205.13147), prefixes
+of one representation that are each usable.
 
-Shapes: B rows, N tokens of a substep, k summary tokens drawn, K at most, P vectors so far, d hidden size.
+Shapes: B rows, N tokens of a substep, k summary tokens drawn, K at most, P vectors so far, d hidden
+size.
 """
 
 import math
@@ -22,13 +25,20 @@ from longreach.compressors.checkpoint import read_peft, write_peft
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import decoder_of, evaluating, length_of_embeddings, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.loss import Likeliest, chunked_cross_entropy, chunked_divergence, likeliest, softcap_of
+from longreach.models.loss import (
+    Likeliest,
+    chunked_cross_entropy,
+    chunked_divergence,
+    likeliest,
+    softcap_of,
+)
 from longreach.training.pretrain.recipe import ADAPTED, Recipe, longest_segment
 from longreach.wording import counted
 
 
 class Draw(NamedTuple):
-    """What chance decides for a batch: k, and the segments' lengths in tokens, substep by substep."""
+    """What chance decides for a batch: k, and the segments' lengths in tokens, substep by
+    substep."""
 
     summary_tokens: int
     lengths: tuple[tuple[int, ...], ...]
@@ -48,29 +58,39 @@ class Substep(NamedTuple):
     vectors: Tensor
 
 
-def random_lengths(tokens: int, segments: int, longest: int, generator: torch.Generator) -> tuple[int, ...]:
-    """Lengths of segments cut at random, as published: none beyond `longest`, breakpoints without replacement.
+def random_lengths(
+    tokens: int, segments: int, longest: int, generator: torch.Generator
+) -> tuple[int, ...]:
+    """Lengths of segments cut at random, as published: none beyond `longest`, breakpoints without
+    replacement.
 
     Raises:
         UsageError: so few segments of that length do not hold so many tokens.
     """
     if longest * segments < tokens:
         raise UsageError(
-            f"{segments} segments of {counted(longest, 'token')} do not hold {tokens}: raise longest_segment."
+            f"{segments} segments of {counted(longest, 'token')} do not hold {tokens}: raise"
+            " longest_segment."
         )
     shortest = max(math.ceil((tokens - longest) / (segments - 1)), 2) if segments > 1 else tokens
     free = tokens - shortest * segments
     if free < segments - 1:  # no room to cut anywhere else
         return tuple(tokens // segments + (i < tokens % segments) for i in range(segments))
-    cuts = [0, *sorted(torch.randperm(free + 1, generator=generator)[: segments - 1].tolist()), free]
+    cuts = [
+        0,
+        *sorted(torch.randperm(free + 1, generator=generator)[: segments - 1].tolist()),
+        free,
+    ]
     return tuple(shortest + right - left for left, right in pairwise(cuts))
 
 
 class CompressorObjective(torch.nn.Module):
-    """A causal language model with what an AutoCompressor trains: LoRA on its attention, and summary embeddings.
+    """A causal language model with what an AutoCompressor trains: LoRA on its attention, and
+    summary embeddings.
 
-    The model reads [vectors so far ; segment] and predicts the next token at every position of the segment, the last
-    of which predicts the first of the next segment. Its vectors are those that `AutoCompressor.compress` gives.
+    The model reads [vectors so far ; segment] and predicts the next token at every position of the
+    segment, the last of which predicts the first of the next segment. Its vectors are those that
+    `AutoCompressor.compress` gives.
 
     Args:
         model: the base model. LoRA layers are laid over it in place, its own weights frozen.
@@ -87,9 +107,13 @@ class CompressorObjective(torch.nn.Module):
         self.recipe = recipe
         self.longest = longest_segment(recipe, window_of(model))
         if tokenizer.eos_token_id is None:
-            raise UsageError("The tokenizer has no EOS token to start the summary tokens from: give it one.")
+            raise UsageError(
+                "The tokenizer has no EOS token to start the summary tokens from: give it one."
+            )
         if getattr(model, "peft_config", None):
-            raise ModelError("The model carries PEFT adapters: merge or delete them before training.")
+            raise ModelError(
+                "The model carries PEFT adapters: merge or delete them before training."
+            )
         self.base_fingerprint = base_fingerprint(model, tokenizer)
         self._softcap = softcap_of(model)
         lora = LoraConfig(
@@ -102,12 +126,17 @@ class CompressorObjective(torch.nn.Module):
         try:
             with warnings.catch_warnings():
                 # PEFT asks transformers by a name that is going.
-                warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+                warnings.filterwarnings(
+                    "ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning
+                )
                 self.adapted = get_peft_model(model, lora)
         except ValueError as error:
             names = ", ".join(ADAPTED[recipe.lora_targets])
-            raise ModelError(f"{type(model).__name__} has no {names} to adapt: use another.") from error
-        if next(model.parameters()).dtype == torch.bfloat16:  # autocast does it, where PEFT would go through float32
+            raise ModelError(
+                f"{type(model).__name__} has no {names} to adapt: use another."
+            ) from error
+        # Autocast does it, where PEFT would go through float32.
+        if next(model.parameters()).dtype == torch.bfloat16:
             for module in self.adapted.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.cast_input_dtype_enabled = False  # type: ignore[assignment]
@@ -115,8 +144,11 @@ class CompressorObjective(torch.nn.Module):
         self.cue: Tensor
         end = model.get_input_embeddings().weight[tokenizer.eos_token_id].detach()
         self.register_buffer("cue", end.clone(), persistent=False)
-        # Trained in float32, whatever the model is in: the steps are smaller than bfloat16 can tell.
-        self.embed_summary = torch.nn.Parameter(end.float().expand(recipe.summary_tokens, -1).clone())
+        # Trained in float32, whatever the model is in: the steps are smaller than bfloat16 can
+        # tell.
+        self.embed_summary = torch.nn.Parameter(
+            end.float().expand(recipe.summary_tokens, -1).clone()
+        )
 
     @property
     def own(self) -> Tensor:
@@ -132,10 +164,13 @@ class CompressorObjective(torch.nn.Module):
             "mode": self.recipe.mode,
             "scale": self.scale,
         }
-        write_peft(folder, self.adapted, self.embed_summary, settings, model_ref, self.base_fingerprint)
+        write_peft(
+            folder, self.adapted, self.embed_summary, settings, model_ref, self.base_fingerprint
+        )
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote, to go on training. Errors of any kind where it is damaged or of another shape."""
+        """Reads what `save` wrote, to go on training. Errors of any kind where it is damaged or of
+        another shape."""
         with torch.no_grad():
             self.embed_summary.copy_(read_peft(folder, self.adapted))
 
@@ -145,23 +180,35 @@ class CompressorObjective(torch.nn.Module):
         return self.adapted.get_base_model()
 
     def draw(self, generator: torch.Generator, scaffold: float = 0.0) -> Draw:
-        """Draws the number of summary tokens and the segments of a batch; on the scaffold, all tokens more often."""
-        most, least = self.recipe.summary_tokens, self.recipe.min_summary_tokens or self.recipe.summary_tokens
+        """Draws the number of summary tokens and the segments of a batch; on the scaffold, all
+        tokens more often."""
+        most, least = (
+            self.recipe.summary_tokens,
+            self.recipe.min_summary_tokens or self.recipe.summary_tokens,
+        )
         share = float(torch.rand((), generator=generator, dtype=torch.float64))
         # The outermost numbers get as much room as the others.
         exponent = math.log(least - 0.5) + share * (math.log(most + 0.5) - math.log(least - 0.5))
-        if (whole := max(self.recipe.whole, scaffold)) and float(torch.rand((), generator=generator)) < whole:
+        if (whole := max(self.recipe.whole, scaffold)) and float(
+            torch.rand((), generator=generator)
+        ) < whole:
             exponent = math.log(most)
         tokens, segments = self.recipe.substep_tokens, self.recipe.segments
-        lengths = (random_lengths(tokens, segments, self.longest, generator) for _ in range(self.recipe.substeps))
+        lengths = (
+            random_lengths(tokens, segments, self.longest, generator)
+            for _ in range(self.recipe.substeps)
+        )
         return Draw(min(max(round(math.exp(exponent)), least), most), tuple(lengths))
 
     @torch.no_grad()
     def teach(self, ids: Tensor) -> Likeliest:
-        """What the model without its adapter expects at each position of `ids` [B, T], all text before it in view."""
+        """What the model without its adapter expects at each position of `ids` [B, T], all text
+        before it in view."""
         with self.adapted.disable_adapter(), evaluating(self.adapted):
             states = decoder_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
-        return likeliest(states, self._head, self.recipe.top_k, self.recipe.chunk_tokens, softcap=self._softcap)
+        return likeliest(
+            states, self._head, self.recipe.top_k, self.recipe.chunk_tokens, softcap=self._softcap
+        )
 
     def forward(
         self,
@@ -176,7 +223,8 @@ class CompressorObjective(torch.nn.Module):
 
         Args:
             ids: [B, N] token ids.
-            labels: [B, N], what each position predicts: the ids one further, -100 where nothing follows.
+            labels: [B, N], what each position predicts: the ids one further, -100 where nothing
+                follows.
             lengths: tokens of each segment.
             summary_tokens: k.
             vectors: [B, P, d] of the substeps before, detached; None at the start of a document.
@@ -188,8 +236,11 @@ class CompressorObjective(torch.nn.Module):
         vectors = texts[0][:, :0] if vectors is None else vectors
         read, own = [], []
         for text in texts:
-            before = self.scale * (vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors)
-            if self.recipe.mode == "independent" and before.shape[1]:  # read with the vectors, compressed without
+            before = self.scale * (
+                vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors
+            )
+            # Read with the vectors, compressed without.
+            if self.recipe.mode == "independent" and before.shape[1]:
                 states = self._states(before, text)[:, before.shape[1] :]
                 made = self._states(text, summary)[:, text.shape[1] :]
             else:
@@ -200,7 +251,10 @@ class CompressorObjective(torch.nn.Module):
             own.append(made)
             vectors = torch.cat([vectors, made], dim=1)
         states = torch.cat(read, dim=1)
-        options: dict[str, Any] = {"chunk_tokens": self.recipe.chunk_tokens, "softcap": self._softcap}
+        options: dict[str, Any] = {
+            "chunk_tokens": self.recipe.chunk_tokens,
+            "softcap": self._softcap,
+        }
         parts = {"lm": chunked_cross_entropy(states, self._head, labels, **options)}
         loss = parts["lm"]
         if self.recipe.reconstruction:
@@ -223,7 +277,8 @@ class CompressorObjective(torch.nn.Module):
     def _reconstruction(
         self, ids: Tensor, texts: tuple[Tensor, ...], own: list[Tensor], options: dict[str, Any]
     ) -> Tensor:
-        """Mean cross entropy of every segment's text after [its vectors ; the cue], nothing else in view."""
+        """Mean cross entropy of every segment's text after [its vectors ; the cue], nothing else in
+        view."""
         cue = self.cue.expand(len(ids), 1, -1)
         states = [
             self._states(self.scale * vectors, cue, text[:, :-1])[:, vectors.shape[1] :]
@@ -234,5 +289,8 @@ class CompressorObjective(torch.nn.Module):
 
 @torch.no_grad()
 def scale_to_embeddings(model: Any) -> float:
-    """What makes the model's states after the final norm as long as its embeddings are on average."""
-    return round(length_of_embeddings(model) / float(decoder_of(model).norm.weight.float().norm()), 4)
+    """What makes the model's states after the final norm as long as its embeddings are on
+    average."""
+    return round(
+        length_of_embeddings(model) / float(decoder_of(model).norm.weight.float().norm()), 4
+    )

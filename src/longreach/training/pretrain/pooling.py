@@ -1,7 +1,7 @@
 """A weighted pool that learns with the adapter that reads it. Floor 5.
 
-Papers: mean pooling at many ratios with a reader that learns it, arXiv 2510.20797; Ge et al. 2023, ICAE (arXiv
-2307.06945), whose reader stays as it is, where here it is the reader that learns most.
+Papers: mean pooling at many ratios with a reader that learns it, arXiv 2510.20797; Ge et al. 2023,
+ICAE (arXiv 2307.06945), whose reader stays as it is, where here it is the reader that learns most.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ _RARER = 1.5  # the power of a token's rarity that its weight starts from
 
 
 class PoolObjective(InstructObjective):
-    """Answers from weighted sums of embeddings. Trained: the LoRA that reads, and how loud each token is.
+    """Answers from weighted sums of embeddings. Trained: the LoRA that reads, and how loud each
+    token is.
 
-    Nothing is read to make vectors, so that the model as it is, adapter off, reads raw text as before. Arguments and
-    errors as of `InstructObjective`.
+    Nothing is read to make vectors, so that the model as it is, adapter off, reads raw text as
+    before. Arguments and errors as of `InstructObjective`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, texts: Sequence[Text]) -> None:
@@ -59,7 +60,8 @@ class PoolObjective(InstructObjective):
         settings["segment_tokens"] = self.recipe.segment_tokens
         write_lora(folder / READER, self.adapted, model_ref)
         note_base(folder / READER, self.base_fingerprint, model_ref)
-        write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)  # last: then it is whole
+        # Last: then it is whole.
+        write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)
 
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote."""

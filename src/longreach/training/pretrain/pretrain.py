@@ -1,8 +1,11 @@
-"""`pretrain`: documents in, a compressor out; stopped anywhere, it goes on from its last checkpoint. Floor 5.
+"""`pretrain`: documents in, a compressor out; stopped anywhere, it goes on from its last
+checkpoint. Floor 5.
 
-<out>/adapter_model.safetensors, adapter_config.json, compressor.json   the result: a folder for `AutoCompressor`
-      checkpoint-<step>/                                                the last two (see compressor_trainer)
-      run.json                                                          what this run is: settings, base model, data
+<out>/adapter_model.safetensors, adapter_config.json, compressor.json   the result: a folder for
+`AutoCompressor`
+      checkpoint-<step>/                                                the last two (see
+      compressor_trainer) run.json                                                          what
+      this run is: settings, base model, data
 """
 
 import hashlib
@@ -40,11 +43,13 @@ from longreach.training.pretrain.trainer import (
     step_of,
 )
 
-_FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")  # may differ when a run goes on
+# May differ when a run goes on.
+_FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")
 
 
 class PretrainReport(NamedTuple):
-    """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds` this process' own."""
+    """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds`
+    this process' own."""
 
     folder: Path
     steps: int
@@ -69,16 +74,18 @@ def pretrain(
     progress: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> PretrainReport:
-    """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its checkpoints end.
+    """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its
+    checkpoints end.
 
     Args:
         model: the base model, as `longreach.load` takes it.
-        data: files, folders, Hub data sets, documents; with `recipe.questions`, JSON lines as `training.texts` reads
-            them.
+        data: files, folders, Hub data sets, documents; with `recipe.questions`, JSON lines as
+            `training.texts` reads them.
         out: folder of the result; new, empty, or of this very run.
         recipe: what is trained.
         schedule: how long and how fast.
-        start: folder of a compressor of the same shape to start from; None starts from the base model.
+        start: folder of a compressor of the same shape to start from; None starts from the base
+            model.
         device: cpu or cuda; None takes the GPU where there is one.
         dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
         cache: where token files are kept.
@@ -88,28 +95,47 @@ def pretrain(
     Raises:
         UsageError: settings out of range, too little text, or a folder that holds something else.
         DocumentError: the data cannot be read, or hold no text.
-        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is not installed.
+        MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is
+            not installed.
         ModelError: the model cannot be trained so, or a checkpoint is damaged.
-        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good
+            checkpoint stays.
     """
     recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
     run.refuse_foreign(folder)
     check_trackers(schedule.report_to)
     check_device(device)
     if device not in (None, "cpu", "cuda"):
-        raise UsageError(f"The device is '{device}': use cpu or cuda, and choose cards with CUDA_VISIBLE_DEVICES.")
+        raise UsageError(
+            f"The device is '{device}': use cpu or cuda, and choose cards with"
+            " CUDA_VISIBLE_DEVICES."
+        )
     on_cpu = (device or default_device()) == "cpu"
-    base, tokenizer = load(model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16"))
+    base, tokenizer = load(
+        model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16")
+    )
     quick = base.dtype == torch.bfloat16
-    if quick and on_cpu and recipe.segment_tokens <= 512 and base.config._attn_implementation == "sdpa":
+    if (
+        quick
+        and on_cpu
+        and recipe.segment_tokens <= 512
+        and base.config._attn_implementation == "sdpa"
+    ):
         base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
     with quiet():
         args = _arguments(folder, schedule, on_cpu, bf16=quick)
     torch.manual_seed(schedule.seed)  # LoRA starts at random
     tell = (say or stderr) if args.process_index == 0 else silent
     objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
-    settings = {**asdict(recipe), **{key: value for key, value in asdict(schedule).items() if key not in _FREE}}
-    settings |= {"base_fingerprint": objective.base_fingerprint, "data": learned.digest, "start": _named(start)}
+    settings = {
+        **asdict(recipe),
+        **{key: value for key, value in asdict(schedule).items() if key not in _FREE},
+    }
+    settings |= {
+        "base_fingerprint": objective.base_fingerprint,
+        "data": learned.digest,
+        "start": _named(start),
+    }
     done = _claim(folder, settings, schedule.steps, args)
     if start is not None and done is None:
         begin_with(objective, Path(start))
@@ -128,23 +154,32 @@ def pretrain(
             data_collator=learned.collate,
         )
         began = time.perf_counter()
-        if done and step_of(done) >= schedule.steps:  # killed between the last checkpoint and the result
+        # Killed between the last checkpoint and the result.
+        if done and step_of(done) >= schedule.steps:
             load_compressor(objective, done)
-            trainer.state = transformers.TrainerState.load_from_json(str(done / "trainer_state.json"))
+            trainer.state = transformers.TrainerState.load_from_json(
+                str(done / "trainer_state.json")
+            )
         else:
             trainer.train(resume_from_checkpoint=str(done) if done else None)
         seconds = time.perf_counter() - began
         if trainer.is_world_process_zero():
-            (folder / "compressor.json").unlink(missing_ok=True)  # of fewer steps: it says that a result is whole
+            # Of fewer steps: it says that a result is whole.
+            (folder / "compressor.json").unlink(missing_ok=True)
             objective.save(folder, model_ref)
     resumed_at = step_of(done) if done else 0
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [float("nan")]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [
+        float("nan")
+    ]
     tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
-    return PretrainReport(folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1])
+    return PretrainReport(
+        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1]
+    )
 
 
 class _Learned(NamedTuple):
-    """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name for all of them."""
+    """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name
+    for all of them."""
 
     trainer: type[CompressorTrainer]
     rows: Rows | list[dict[str, Any]]
@@ -166,9 +201,14 @@ def _subject(
         objective = CompressorObjective(base, tokenizer, recipe)
         with args.main_process_first(local=False):
             read = Rows.make(data, tokenizer, recipe.sequence_tokens, cache=cache, note=note)
-        return objective, _Learned(CompressorTrainer, read, _stack, recipe.sequence_tokens, read.digest)
+        return objective, _Learned(
+            CompressorTrainer, read, _stack, recipe.sequence_tokens, read.digest
+        )
     if documents := [str(item.name) for item in data if isinstance(item, Document)]:
-        raise UsageError(f"'{documents[0]}' is a document; answers are learned from JSON lines files: name these.")
+        raise UsageError(
+            f"'{documents[0]}' is a document; answers are learned from JSON lines files: name"
+            " these."
+        )
     texts = read_texts([str(item) for item in data])
     if not recipe.lexical and not recipe.reconstruction:
         texts = [text for text in texts if text.questions]
@@ -178,7 +218,9 @@ def _subject(
     asking = kind(base, tokenizer, recipe, texts)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     pairs = zip(asking.rows, texts, strict=True)
-    rows: list[dict[str, Any]] = [{"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs]
+    rows: list[dict[str, Any]] = [
+        {"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs
+    ]
     mean = round(sum(map(len, asking.rows)) / len(rows))
     return asking, _Learned(InstructTrainer, rows, _gather, mean, digest)
 
@@ -191,7 +233,9 @@ def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {"ids": torch.stack([row["ids"] for row in rows])}
 
 
-def _arguments(folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool) -> transformers.TrainingArguments:
+def _arguments(
+    folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool
+) -> transformers.TrainingArguments:
     return arguments(
         folder,
         "cpu" if on_cpu else "cuda",
@@ -218,7 +262,11 @@ def _lower(recipe: Recipe, schedule: Schedule) -> str:
         return f"--batch-size (it is {schedule.batch_size})"
     if not schedule.checkpointing:
         return "memory by giving --checkpointing"
-    beside = f"--questions (it is {recipe.questions})" if recipe.questions else f"--segments (it is {recipe.segments})"
+    beside = (
+        f"--questions (it is {recipe.questions})"
+        if recipe.questions
+        else f"--segments (it is {recipe.segments})"
+    )
     return f"--segment-tokens (it is {recipe.segment_tokens}) or {beside}"
 
 
@@ -229,21 +277,33 @@ def _named(start: str | Path | None) -> str | None:
     try:
         weights = (adapter_of(Path(start)) / "adapter_model.safetensors").read_bytes()
         beside = Path(start) / "compressor.safetensors"  # of a weighted pool
-        return hashlib.sha256(weights + (beside.read_bytes() if beside.is_file() else b"")).hexdigest()[:16]
+        return hashlib.sha256(
+            weights + (beside.read_bytes() if beside.is_file() else b"")
+        ).hexdigest()[:16]
     except OSError as error:
-        raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.") from error
+        raise ModelError(
+            f"'{start}' holds no compressor to start from: give the folder of one."
+        ) from error
 
 
-def _claim(folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments) -> Path | None:
+def _claim(
+    folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments
+) -> Path | None:
     """Makes the folder this run's; returns the checkpoint to go on from, None for a new run."""
     with args.main_process_first(local=False):
-        # Another start will do where nothing came of the first, or where an earlier release did not note it.
+        # Another start will do where nothing came of the first, or where an earlier release did not
+        # note it.
         fixed = bool(checkpoints(folder)) and "start" in run.settings_of(folder)
         run.claim(folder, settings, renew=() if fixed else ("start",))
         if args.process_index == 0:
             drop_incomplete(folder)
     done = next(reversed(checkpoints(folder)), None)
-    finished = done is not None and step_of(done) >= steps and (folder / "compressor.json").is_file()
+    finished = (
+        done is not None and step_of(done) >= steps and (folder / "compressor.json").is_file()
+    )
     if done and finished and args.process_index == 0:
-        raise UsageError(f"'{folder}' is trained to step {step_of(done)} already: give more steps, or another folder.")
+        raise UsageError(
+            f"'{folder}' is trained to step {step_of(done)} already: give more steps, or another"
+            " folder."
+        )
     return done

@@ -22,29 +22,38 @@ class Recipe:
     """How a compressor is trained.
 
     Attributes:
-        method: what is trained: an AutoCompressor, or a weighted pool and the adapter that reads it; see
-            `training.pooling`.
+        method: what is trained: an AutoCompressor, or a weighted pool and the adapter that reads
+            it; see `training.pooling`.
         segment_tokens: mean tokens of a segment; what the compressor will read at a time.
         summary_tokens: K, the most vectors of a segment: segment_tokens / K is the lowest ratio.
-        min_summary_tokens: the fewest. Every batch draws k from here to K, uniformly in log k, and uses the first k
-            summary tokens, so that any prefix of them is usable; None keeps k = K.
-        whole: share of the batches that use all K instead, so that the lowest ratio is learned first and best.
+        min_summary_tokens: the fewest. Every batch draws k from here to K, uniformly in log k, and
+            uses the first k summary tokens, so that any prefix of them is usable; None keeps k = K.
+        whole: share of the batches that use all K instead, so that the lowest ratio is learned
+            first and best.
         mode: what a segment sees of the vectors before it; see `AutoCompressor`.
         segments: of a substep; gradients flow through its vectors.
         substeps: of a sequence; vectors pass from one to the next without gradients.
-        longest_segment: the most tokens of a randomised segment; None takes what the window leaves. With
-            segment_tokens, all segments are equal.
-        reconstruction: weight of the loss of reproducing each segment from its own vectors; 0 leaves it out.
-        distillation: weight of the divergence from the untrained model with the text itself in view; 0 leaves it out.
+        longest_segment: the most tokens of a randomised segment; None takes what the window leaves.
+            With segment_tokens, all segments are equal.
+        reconstruction: weight of the loss of reproducing each segment from its own vectors; 0
+            leaves it out.
+        distillation: weight of the divergence from the untrained model with the text itself in
+            view; 0 leaves it out.
         top_k: tokens of the teacher's distribution that are compared.
-        lexical: weight of the loss of naming each segment's words; see `training.lexical`. Needs `questions`.
-        scaffold: steps during which what is read are not the vectors but the sums of embeddings that the lexical loss
-            teaches them to point to; from half of them on less and less, and more and more the vectors themselves.
-        scale: what vectors are multiplied by where they are read. None makes them as long as embeddings, which a model
-            learns to read in far fewer steps than states many times as long.
-        questions: the most asked about a text in one step; 0 learns to predict text. See `training.instruct`.
-        most_vectors: of a text of which questions are asked: a longer one is compressed further than was drawn.
-        reading: steps at the beginning in which nothing is asked, so that vectors are read before they are asked about.
+        lexical: weight of the loss of naming each segment's words; see `training.lexical`. Needs
+            `questions`.
+        scaffold: steps during which what is read are not the vectors but the sums of embeddings
+            that the lexical loss teaches them to point to; from half of them on less and less, and
+            more and more the vectors themselves.
+        scale: what vectors are multiplied by where they are read. None makes them as long as
+            embeddings, which a model learns to read in far fewer steps than states many times as
+            long.
+        questions: the most asked about a text in one step; 0 learns to predict text. See
+            `training.instruct`.
+        most_vectors: of a text of which questions are asked: a longer one is compressed further
+            than was drawn.
+        reading: steps at the beginning in which nothing is asked, so that vectors are read before
+            they are asked about.
         lora_r, lora_alpha, lora_dropout: the adapter.
         lora_targets: on the attention's four projections, or on these and the three of the MLP.
         chunk_tokens: positions whose logits exist at once.
@@ -87,39 +96,64 @@ class Recipe:
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {number}.")
-        if self.min_summary_tokens is not None and not 1 <= self.min_summary_tokens <= self.summary_tokens:
-            raise UsageError(f"min_summary_tokens is {self.min_summary_tokens}; give 1 to {self.summary_tokens}.")
+        if (
+            self.min_summary_tokens is not None
+            and not 1 <= self.min_summary_tokens <= self.summary_tokens
+        ):
+            raise UsageError(
+                f"min_summary_tokens is {self.min_summary_tokens}; give 1 to {self.summary_tokens}."
+            )
         check_mode(self.mode)
         if not 0 <= self.whole <= 1:
             raise UsageError(f"whole is {self.whole}; a share lies between 0 and 1.")
         if self.lora_targets not in ADAPTED:
-            raise UsageError(f"lora_targets is '{self.lora_targets}'; it must be one of {', '.join(ADAPTED)}.")
+            raise UsageError(
+                f"lora_targets is '{self.lora_targets}'; it must be one of {', '.join(ADAPTED)}."
+            )
         if self.method not in get_args(Method):
-            raise UsageError(f"method is '{self.method}'; it must be one of {', '.join(get_args(Method))}.")
+            raise UsageError(
+                f"method is '{self.method}'; it must be one of {', '.join(get_args(Method))}."
+            )
         if self.method == "weighted-pool" and not self.questions:
             raise UsageError("A weighted pool is learned from questions: give a number of them.")
         if self.method == "weighted-pool" and self.lexical:
-            raise UsageError("The lexical loss is for summary tokens, which a weighted pool has not: leave it out.")
+            raise UsageError(
+                "The lexical loss is for summary tokens, which a weighted pool has not: leave it"
+                " out."
+            )
         for name in ("questions", "scaffold", "reading"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0.")
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise UsageError(f"scale is {self.scale}; it must be above 0.")
         if self.questions and (self.mode != "independent" or self.distillation):
-            raise UsageError("Answers are learned in mode independent, without distillation: ask for these.")
+            raise UsageError(
+                "Answers are learned in mode independent, without distillation: ask for these."
+            )
         if self.lexical and not self.questions:
-            raise UsageError("The lexical loss goes with questions: give a number of them, or no lexical weight.")
+            raise UsageError(
+                "The lexical loss goes with questions: give a number of them, or no lexical weight."
+            )
         if self.reading and not (self.questions and self.reconstruction):
-            raise UsageError("Reading is learned from reconstruction, before questions: give both a number.")
+            raise UsageError(
+                "Reading is learned from reconstruction, before questions: give both a number."
+            )
         if self.scaffold and not self.lexical:
-            raise UsageError("The scaffold is what the lexical loss points to: give that a weight, or no scaffold.")
+            raise UsageError(
+                "The scaffold is what the lexical loss points to: give that a weight, or no"
+                " scaffold."
+            )
         for name in ("reconstruction", "distillation", "lexical"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; a weight must be at least 0.")
         if not 0 <= self.lora_dropout < 1:
-            raise UsageError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1.")
+            raise UsageError(
+                f"lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1."
+            )
         if self.longest_segment is not None and self.longest_segment < self.segment_tokens:
-            raise UsageError(f"longest_segment is {self.longest_segment}, below segment_tokens: raise it.")
+            raise UsageError(
+                f"longest_segment is {self.longest_segment}, below segment_tokens: raise it."
+            )
 
     @property
     def substep_tokens(self) -> int:
@@ -168,26 +202,35 @@ class Schedule:
         if self.summary_lr is not None and not self.summary_lr > 0:
             raise UsageError(f"summary_lr is {self.summary_lr}; it must be above 0.")
         if not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise UsageError(f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1).")
+            raise UsageError(
+                f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1)."
+            )
 
 
 def longest_segment(recipe: Recipe, window: int | None) -> int:
     """How long a randomised segment may get so that no input leaves the window."""
     most, total = recipe.summary_tokens, recipe.segments * recipe.substeps
     # Beside the segment: the vectors before it and its own, or the cue of a reconstruction.
-    beside = {"accumulate": total * most, "replace": 2 * most, "independent": max(total - 1, 1) * most}[recipe.mode]
-    room = recipe.substep_tokens if window is None else min(recipe.substep_tokens, window - max(beside, most + 1))
+    beside = {
+        "accumulate": total * most,
+        "replace": 2 * most,
+        "independent": max(total - 1, 1) * most,
+    }[recipe.mode]
+    room = (
+        recipe.substep_tokens
+        if window is None
+        else min(recipe.substep_tokens, window - max(beside, most + 1))
+    )
     longest = min(room, recipe.longest_segment or room)
     if longest < recipe.segment_tokens:
         raise UsageError(
-            f"A segment of {counted(recipe.segment_tokens, 'token')} with up to {counted(beside, 'vector')} before "
-            "and after it exceeds the "
-            f"model's window of {window}: lower segment_tokens, summary_tokens or substeps."
+            f"A segment of {counted(recipe.segment_tokens, 'token')} with up to"
+            f" {counted(beside, 'vector')} before and after it exceeds the model's window of"
+            f" {window}: lower segment_tokens, summary_tokens or substeps."
         )
     if recipe.distillation and window is not None and recipe.sequence_tokens > window:
         raise UsageError(
-            f"The teacher of distillation reads {counted(recipe.sequence_tokens, 'token')} at once, more than the "
-            "model's window "
-            f"of {window}: lower segment_tokens or substeps."
+            f"The teacher of distillation reads {counted(recipe.sequence_tokens, 'token')} at once,"
+            f" more than the model's window of {window}: lower segment_tokens or substeps."
         )
     return longest

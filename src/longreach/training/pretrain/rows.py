@@ -27,9 +27,9 @@ from longreach.wording import counted
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Rows of T tokens, read from the disk as they are looked at; a row is {"ids": [T]}.
 
-    Each document is cut into whole rows, without what the tokenizer puts before a text: AutoCompressors see no BOS.
-    What is left of all documents is joined, with EOS between, into further rows; its last tokens, which fill no row,
-    are left out.
+    Each document is cut into whole rows, without what the tokenizer puts before a text:
+    AutoCompressors see no BOS. What is left of all documents is joined, with EOS between, into
+    further rows; its last tokens, which fill no row, are left out.
 
     Args:
         sources: Token files.
@@ -42,10 +42,15 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __init__(self, sources: Sequence[Tokens], length: int, before: int = 0) -> None:
         self._sources, self._length = sources, length
-        whole, left, sizes = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+        whole, left, sizes = (
+            list[NDArray[np.int64]](),
+            list[NDArray[np.int64]](),
+            list[NDArray[np.int64]](),
+        )
         tokens = 0
         for number, source in enumerate(sources):
-            starts, texts = source.offsets[:-1] + before, source.lengths - before - 1  # and EOS after it
+            # And EOS after it.
+            starts, texts = source.offsets[:-1] + before, source.lengths - before - 1
             tokens += int(texts.sum())
             rows = texts // length
             of_document = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
@@ -53,13 +58,14 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             rest = texts % length
             left.append(_placed(number, (starts + length * rows)[rest > 0]))
             sizes.append(rest[rest > 0] + 1)
-        self._whole, self._left = np.concatenate(whole), np.concatenate(left)  # (source, start) of each
-        self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])  # of what is left
+        # (source, start) of each.
+        self._whole, self._left = np.concatenate(whole), np.concatenate(left)
+        # Of what is left.
+        self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
         if not len(self):
             raise UsageError(
-                f"The data holds {counted(tokens, 'token')} and one sequence takes {length:,}: give more text, or "
-                "lower "
-                "--segment-tokens, --segments or --substeps."
+                f"The data holds {counted(tokens, 'token')} and one sequence takes {length:,}: give"
+                " more text, or lower --segment-tokens, --segments or --substeps."
             )
 
     @classmethod
@@ -98,7 +104,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     @property
     def digest(self) -> str:
         """A name of what is learned: the same texts, vocabulary and T have the same anywhere."""
-        return hashlib.sha256(" ".join([*(one.key for one in self._sources), str(self._length)]).encode()).hexdigest()
+        return hashlib.sha256(
+            " ".join([*(one.key for one in self._sources), str(self._length)]).encode()
+        ).hexdigest()
 
     def __len__(self) -> int:
         return len(self._whole) + int(self._bounds[-1]) // self._length
@@ -110,7 +118,10 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             return {"ids": torch.from_numpy(self._read(self._whole[index], 0, self._length))}
         first = (index - len(self._whole)) * self._length
         last = first + self._length
-        pieces = range(np.searchsorted(self._bounds, first, "right") - 1, np.searchsorted(self._bounds, last, "left"))
+        pieces = range(
+            np.searchsorted(self._bounds, first, "right") - 1,
+            np.searchsorted(self._bounds, last, "left"),
+        )
         ids = []
         for piece in pieces:
             begin, end = self._bounds[piece : piece + 2].tolist()

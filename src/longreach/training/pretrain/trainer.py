@@ -1,8 +1,10 @@
 """The Trainer of a compressor: substeps, small checkpoints, and what stops it. Floor 5.
 
-<output>/checkpoint-<step>/  adapter_model.safetensors, adapter_config.json, compressor.json: a compressor as it is
-                             optimizer.pt, scheduler.pt, rng_state.pth, trainer_state.json: Trainer's own
-                             complete: written last; without it a checkpoint was cut off and does not count
+<output>/checkpoint-<step>/  adapter_model.safetensors, adapter_config.json, compressor.json: a
+compressor as it is
+                             optimizer.pt, scheduler.pt, rng_state.pth, trainer_state.json:
+                             Trainer's own complete: written last; without it a checkpoint was cut
+                             off and does not count
 """
 
 import shutil
@@ -60,7 +62,8 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
 
 
 def adapter_of(folder: Path) -> Path:
-    """Where the LoRA of a compressor lies: beside it, or in a folder of its own where it reads only."""
+    """Where the LoRA of a compressor lies: beside it, or in a folder of its own where it reads
+    only."""
     return reader if (reader := folder / READER).is_dir() else folder
 
 
@@ -83,11 +86,14 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
         load_compressor(objective, folder)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ModelError(f"{refused} ({reason}): give one of the same model, summary tokens and LoRA.") from error
+        raise ModelError(
+            f"{refused} ({reason}): give one of the same model, summary tokens and LoRA."
+        ) from error
 
 
 class CompressorTrainer(transformers.Trainer):
-    """Backward after every substep; k and the cuts drawn from (seed, step), so that a resumed run draws the same.
+    """Backward after every substep; k and the cuts drawn from (seed, step), so that a resumed run
+    draws the same.
 
     Args:
         objective: what is trained.
@@ -128,12 +134,15 @@ class CompressorTrainer(transformers.Trainer):
         return rows * self.row_tokens
 
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
-        """As in `transformers.Trainer`, without weight decay, and with a learning rate of their own for embeddings."""
+        """As in `transformers.Trainer`, without weight decay, and with a learning rate of their own
+        for embeddings."""
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
             own = self.objective.own
             adapter = [p for p in self.objective.parameters() if p.requires_grad and p is not own]
-            self.optimizer = kind([{"params": adapter}, {"params": [own], "lr": self.summary_lr}], **settings)
+            self.optimizer = kind(
+                [{"params": adapter}, {"params": [own], "lr": self.summary_lr}], **settings
+            )
         return self.optimizer
 
     def train(self, *args: Any, **options: Any) -> Any:
@@ -143,7 +152,9 @@ class CompressorTrainer(transformers.Trainer):
         finally:
             self._progress.close()
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Forward and backward of all substeps of a batch; returns their mean loss."""
         model.train()
         objective, recipe = self.objective, self.objective.recipe
@@ -157,9 +168,12 @@ class CompressorTrainer(transformers.Trainer):
             span = slice(number * recipe.substep_tokens, (number + 1) * recipe.substep_tokens)
             taught = type(teacher)(*(part[:, span] for part in teacher)) if teacher else None
             last = number == recipe.substeps - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):  # processes meet once a batch
+            # Processes meet once a batch.
+            with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    done = model(ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught)
+                    done = model(
+                        ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught
+                    )
                 stop_unless_finite(done.loss, self.args, self.state)
                 self.accelerator.backward(done.loss * share)
             vectors = done.vectors.detach()
@@ -175,11 +189,14 @@ class CompressorTrainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, each a mean since the last time, to what is logged."""
         if "loss" in logs:
-            # Another process may have had a part that this one had not; all reduce the same ones in the same order.
+            # Another process may have had a part that this one had not; all reduce the same ones in
+            # the same order.
             names = sorted(set(gather_object([*self._parts])))
             for name in names if len(names) > 1 else ():
                 parts = self._parts.get(name, [])
-                found = torch.tensor([sum(map(float, parts)), float(len(parts))], device=self.args.device)
+                found = torch.tensor(
+                    [sum(map(float, parts)), float(len(parts))], device=self.args.device
+                )
                 total, count = self.accelerator.reduce(found, "sum").tolist()
                 logs[name] = total / count
         self._parts.clear()
@@ -198,7 +215,8 @@ class CompressorTrainer(transformers.Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _generator(self) -> torch.Generator:
-        """Chance for one batch, whenever its step is run, and on however many processes that share its batches."""
+        """Chance for one batch, whenever its step is run, and on however many processes that share
+        its batches."""
         step, batch = self._drawn
         self._drawn = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
         number = self._drawn[1] * self.args.world_size + self.args.process_index
@@ -207,7 +225,8 @@ class CompressorTrainer(transformers.Trainer):
 
 
 def stop_unless_finite(loss: torch.Tensor, args: Any, state: Any) -> None:
-    """Raises TrainingError before a bad loss gets into the weights, and drops the checkpoint that gave it."""
+    """Raises TrainingError before a bad loss gets into the weights, and drops the checkpoint that
+    gave it."""
     if not torch.isfinite(loss):
         gave = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         (gave / COMPLETE).unlink(missing_ok=True)
@@ -225,7 +244,8 @@ class _Marker(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    """A bar in tokens on stderr: tokens per second, time left, loss; a line now and then where that is no terminal."""
+    """A bar in tokens on stderr: tokens per second, time left, loss; a line now and then where that
+    is no terminal."""
 
     every_seconds = 2.0
 
@@ -258,7 +278,9 @@ class _Progress(TrainerCallback):
         assert self.bar is not None
         self.bar.update(self.trainer.tokens_a_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if self.bar is not None and logs and "loss" in logs:
             said = f"step {state.global_step} loss {logs['loss']:.4f}"
             self.bar.set_postfix_str(said)
@@ -272,4 +294,6 @@ class _Progress(TrainerCallback):
         self._spoke = now
         rate = done * self.trainer.tokens_a_step / max(1e-9, now - self._began)
         left = (now - self._began) / max(1, done) * (state.max_steps - state.global_step)
-        stderr(f"pretrain: {said} of {state.max_steps:,} steps, {rate:,.0f} tok/s, {clock(left)} left")
+        stderr(
+            f"pretrain: {said} of {state.max_steps:,} steps, {rate:,.0f} tok/s, {clock(left)} left"
+        )

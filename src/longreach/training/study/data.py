@@ -39,11 +39,13 @@ class Sources(NamedTuple):
 
 
 class StudyData(torch.utils.data.Dataset):
-    """Batches of questions, drawn anew for every epoch: the n-th is a function of the questions and the seed.
+    """Batches of questions, drawn anew for every epoch: the n-th is a function of the questions and
+    the seed.
 
-    A sample has inputs_embeds [R, T, d] and labels [R, T], padded on the right: -100 wherever no token of an answer
-    stands. No attention mask: under causal attention no real position sees padding behind it. With a teacher it has
-    teacher_ids and teacher_log_probs [A, k] too: what is expected of the same answers behind the raw passages.
+    A sample has inputs_embeds [R, T, d] and labels [R, T], padded on the right: -100 wherever no
+    token of an answer stands. No attention mask: under causal attention no real position sees
+    padding behind it. With a teacher it has teacher_ids and teacher_log_probs [A, k] too: what is
+    expected of the same answers behind the raw passages.
 
     Args:
         corpus: where vectors come from.
@@ -56,11 +58,12 @@ class StudyData(torch.utils.data.Dataset):
         budget: positions of a prompt at most.
         window: positions of the model, prompt and answer together; None where it does not say.
         seed: of the order.
-        teacher: gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for each question.
+        teacher: gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for
+            each question.
 
     Attributes:
-        unmatched: questions that name no document and share no word with any passage; a reader would not answer them,
-            and they are not learned.
+        unmatched: questions that name no document and share no word with any passage; a reader
+            would not answer them, and they are not learned.
 
     Raises:
         ContextError: a question does not fit the budget, or leaves no room for a vector.
@@ -88,7 +91,9 @@ class StudyData(torch.utils.data.Dataset):
         self._budget, self._window = budget, window
         self._vectors = lru_cache(maxsize=64)(corpus.vectors)
         self._passages = lru_cache(maxsize=64)(corpus.passages)
-        self._expected = lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
+        self._expected = (
+            lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
+        )
         self._questions, self._sources = list[Question](), list[Sources]()
         for question in questions:
             sources = self._find(question)
@@ -98,8 +103,8 @@ class StudyData(torch.utils.data.Dataset):
         self.unmatched = len(questions) - len(self._questions)
         if not self._questions:
             raise CorpusError(
-                f"Corpus '{corpus.name}' holds nothing to answer '{questions[0].question}' from: name the documents of "
-                "the questions, or give other questions."
+                f"Corpus '{corpus.name}' holds nothing to answer '{questions[0].question}' from:"
+                " name the documents of the questions, or give other questions."
             )
         self._answers = [self._builder.answer(question.answers[0]) for question in self._questions]
         self._batch = min(batch, len(self._questions))
@@ -125,18 +130,24 @@ class StudyData(torch.utils.data.Dataset):
         step, part = divmod(index, self.accumulate)
         epoch, turn = divmod(step, self.steps_per_epoch)
         order = torch.randperm(
-            len(self._questions), generator=torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            len(self._questions),
+            generator=torch.Generator().manual_seed(self._seed * 1_000_003 + epoch),
         ).tolist()
-        order += order[: -len(order) % self._batch]  # every step learns as many, so some come once more
+        # Every step learns as many, so some come once more.
+        order += order[: -len(order) % self._batch]
         mine = order[turn * self._batch : (turn + 1) * self._batch]
-        return mine[part * self._batch // self.accumulate : (part + 1) * self._batch // self.accumulate]
+        return mine[
+            part * self._batch // self.accumulate : (part + 1) * self._batch // self.accumulate
+        ]
 
     def tokens(self, sample: int) -> int:
         """Positions of a sample without padding."""
         return sum(self._positions(row) for row in self.rows(sample))
 
     def _positions(self, row: int) -> int:
-        vectors = self._builder.vectors_cost(sum(passage.n_vectors for passage in self._sources[row].vectors))
+        vectors = self._builder.vectors_cost(
+            sum(passage.n_vectors for passage in self._sources[row].vectors)
+        )
         return self._builder.fixed(self._questions[row].question) + vectors + len(self._answer(row))
 
     def _answer(self, row: int) -> list[int]:
@@ -144,15 +155,26 @@ class StudyData(torch.utils.data.Dataset):
         return self._answers[row][: min(_LONGEST_ANSWER, room)]
 
     def _find(self, question: Question) -> Sources | None:
-        """The whole document where it fits, else the passage asked about and those found, best first; None: nothing."""
-        room = self._budget - self._builder.fixed(question.question) - (self._builder.vectors_cost(1) - 1)
-        found: list[Any] = self._corpus.search(question.question, _RETRIEVED, document=question.document)
+        """The whole document where it fits, else the passage asked about and those found, best
+        first; None: nothing."""
+        room = (
+            self._budget
+            - self._builder.fixed(question.question)
+            - (self._builder.vectors_cost(1) - 1)
+        )
+        found: list[Any] = self._corpus.search(
+            question.question, _RETRIEVED, document=question.document
+        )
         if not found and question.document is not None:
             found = self._corpus.passages(question.document)[:_RETRIEVED]
         if not found:
             return None
         document: list[Any] = self._passages(found[0].document)
-        asked = [passage for passage in document if question.document and passage.index == question.passage]
+        asked = [
+            passage
+            for passage in document
+            if question.document and passage.index == question.passage
+        ]
         best = {(passage.revision, passage.index): passage for passage in (*asked, *found)}
         if sum(passage.n_vectors for passage in document) <= room:
             return Sources(document, list(best.values()))
@@ -163,17 +185,20 @@ class StudyData(torch.utils.data.Dataset):
                 room -= passage.n_vectors
         if not chosen:
             raise ContextError(
-                f"The question '{question.question[:60]}' and one passage's vectors do not fit {self._budget} "
-                "positions: raise --budget."
+                f"The question '{question.question[:60]}' and one passage's vectors do not fit"
+                f" {self._budget} positions: raise --budget."
             )
         return Sources([chosen[key] for key in sorted(chosen)], list(best.values()))
 
     def _prompt(self, row: int) -> Tensor:
-        vectors = [self._vectors(passage.revision)[passage.index] for passage in self._sources[row].vectors]
+        vectors = [
+            self._vectors(passage.revision)[passage.index] for passage in self._sources[row].vectors
+        ]
         return self._builder.build(vectors, [], self._questions[row].question).embeds
 
     def _taught(self, teacher: Callable[[Tensor, Tensor], Likeliest], row: int) -> Likeliest:
-        """What a teacher expects that reads as much raw text of the best passages as the budget holds."""
+        """What a teacher expects that reads as much raw text of the best passages as the budget
+        holds."""
         question = self._questions[row].question
         room, parts = self._budget - self._builder.fixed(question), dict[Any, list[int]]()
         for passage in self._sources[row].raw:

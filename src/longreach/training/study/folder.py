@@ -35,7 +35,9 @@ def working(corpus: Corpus) -> Iterator[Path]:
         try:
             lock.acquire()
         except filelock.Timeout as error:
-            raise CorpusBusy(f"Another process studies corpus '{corpus.name}': try again when it has ended.") from error
+            raise CorpusBusy(
+                f"Another process studies corpus '{corpus.name}': try again when it has ended."
+            ) from error
         try:
             yield work
         finally:
@@ -43,7 +45,8 @@ def working(corpus: Corpus) -> Iterator[Path]:
 
 
 def publish(corpus: Corpus, made: Path) -> Path:
-    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with it."""
+    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with
+    it."""
     target = corpus.path / ADAPTER
     if _same(made, target) and is_intact(corpus.path, target, ADAPTER):
         return target

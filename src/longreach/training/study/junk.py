@@ -1,7 +1,8 @@
-"""Questions and answers that a model wrote and nobody should learn from, and what is wrong with each.
+"""Questions and answers that a model wrote and nobody should learn from, and what is wrong with
+each.
 
-Small models repeat what they were told, copy the text, or answer from memory. All texts are compared as scores compare
-them: see `longreach.plain`.
+Small models repeat what they were told, copy the text, or answer from memory. All texts are
+compared as scores compare them: see `longreach.plain`.
 """
 
 from collections.abc import Sequence
@@ -49,9 +50,11 @@ def fault_of_question(question: str, request: str, passage: str) -> str | None:
 
 
 def fault_of_answer(answer: str, question: str, passage: str) -> str | None:
-    """Returns what is wrong with an answer: there is none, or what it says is not in the passage; None if nothing is.
+    """Returns what is wrong with an answer: there is none, or what it says is not in the passage;
+    None if nothing is.
 
-    What it says are its words without those of the question and those of any text; numbers all have to be there.
+    What it says are its words without those of the question and those of any text; numbers all have
+    to be there.
     """
     said = words(answer)
     if not said:

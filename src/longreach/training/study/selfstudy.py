@@ -1,6 +1,8 @@
-"""Questions about a corpus' own passages, where there are none: a model asks, and answers, with the passage in view.
+"""Questions about a corpus' own passages, where there are none: a model asks, and answers, with the
+passage in view.
 
-Paper: Eyuboglu et al. 2025, Cartridges (arXiv 2506.06266): five kinds of questions cover a text better than one.
+Paper: Eyuboglu et al. 2025, Cartridges (arXiv 2506.06266): five kinds of questions cover a text
+better than one.
 """
 
 from __future__ import annotations
@@ -31,16 +33,21 @@ if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
     from longreach.corpus.schema import PassageInfo
 
-_ALONE = " Name what it is about. Write only the question, in one line that ends with a question mark."
+_ALONE = (
+    " Name what it is about. Write only the question, in one line that ends with a question mark."
+)
 _MARKS = "?\uff1f\u061f\u055e\u1367"  # Latin, full width, Arabic, Armenian, Ethiopic
 _ASKED = re.compile(
-    rf"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?[ \t*]*[\"\u201c]?([^\n{_MARKS}]*\w[^\n{_MARKS}]*[{_MARKS}])", re.I | re.M
+    r"^[ \t>*#\d.]*(?:[\w ]*question[\w ]*:)?["
+    rf" \t*]*[\"\u201c]?([^\n{_MARKS}]*\w[^\n{_MARKS}]*[{_MARKS}])",
+    re.I | re.M,
 )
 _LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
 
 
 class Request(NamedTuple):
-    """What an author is asked to write: about which text, at what temperature, in how many tokens at most."""
+    """What an author is asked to write: about which text, at what temperature, in how many tokens
+    at most."""
 
     text: str
     request: str
@@ -62,7 +69,8 @@ class Author(Protocol):
     name: str
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """Yields the number of each request and what was written, as it comes; an error comes after what was done."""
+        """Yields the number of each request and what was written, as it comes; an error comes after
+        what was done."""
         ...
 
 
@@ -98,7 +106,11 @@ class OwnModel:
     def _prompt(self, request: Request) -> Any:
         text = self._builder.raw(request.text)
         whole = self._builder.build([], [text], "", request=request.request).embeds
-        over = len(whole) + request.max_tokens - (window_of(self._model) or len(whole) + request.max_tokens)
+        over = (
+            len(whole)
+            + request.max_tokens
+            - (window_of(self._model) or len(whole) + request.max_tokens)
+        )
         if over <= 0:
             return whole
         return self._builder.build([], [text[:-over]], "", request=request.request).embeds
@@ -113,12 +125,13 @@ def make_questions(
     seed: int = 0,
     say: Callable[[str], None],
 ) -> Made:
-    """Asks about every passage, and has the questions answered; the kinds take turns over the passages.
+    """Asks about every passage, and has the questions answered; the kinds take turns over the
+    passages.
 
-    What nobody should learn from is dropped: what is no question, copies of the request or of the passage, what was
-    asked before about the document, and answers that are not in the passage. All that is written goes to `path` at
-    once, one JSON line a question and one an answer: a run that was stopped, or whose author failed, goes on without
-    asking for anything twice.
+    What nobody should learn from is dropped: what is no question, copies of the request or of the
+    passage, what was asked before about the document, and answers that are not in the passage. All
+    that is written goes to `path` at once, one JSON line a question and one an answer: a run that
+    was stopped, or whose author failed, goes on without asking for anything twice.
 
     Args:
         corpus: what to ask about.
@@ -159,13 +172,18 @@ def make_questions(
                 fault = REPEATED
             before.add(same)
             if fault is None:
-                answered[job] = Request(passage.text, REQUEST + question, 0.0, _LONGEST_ANSWER, seed)
+                answered[job] = Request(
+                    passage.text, REQUEST + question, 0.0, _LONGEST_ANSWER, seed
+                )
             else:
                 dropped[fault] += 1
         notes.fill("answer", answered, author, say)
         made = list[Question]()
         for job in answered:
-            question, answer = _question(notes.known[job]["question"]), notes.known[job]["answer"].strip()
+            question, answer = (
+                _question(notes.known[job]["question"]),
+                notes.known[job]["answer"].strip(),
+            )
             fault = fault_of_answer(answer, question, jobs[job].text)
             if fault is None:
                 made.append(Question(jobs[job].document, question, (answer,), jobs[job].index))
@@ -175,8 +193,8 @@ def make_questions(
         say(f"study: {_said(dropped, len(jobs))}")
     if not made:
         raise TrainingError(
-            f"The model wrote no question that can be used ({_said(dropped, len(jobs))}): give your own with "
-            "--questions, or a larger model with --teacher."
+            f"The model wrote no question that can be used ({_said(dropped, len(jobs))}): give your"
+            " own with --questions, or a larger model with --teacher."
         )
     return Made(made, dict(dropped))
 
@@ -188,7 +206,8 @@ def _said(dropped: Counter[str], count: int) -> str:
 
 
 def _question(written: str) -> str:
-    """The question in what was written, without label and quotes; empty where there is none, as small models do."""
+    """The question in what was written, without label and quotes; empty where there is none, as
+    small models do."""
     found = _ASKED.search(written)
     return found.group(1).strip() if found else ""
 
@@ -219,14 +238,17 @@ class _Notes:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def fill(self, what: str, requests: dict[tuple, Request], author: Author, say: Callable[[str], None]) -> None:
+    def fill(
+        self, what: str, requests: dict[tuple, Request], author: Author, say: Callable[[str], None]
+    ) -> None:
         """Has written what is not there yet."""
         missing = [job for job in requests if what not in self.known.get(job, {})]
         done = len(requests) - len(missing)
         if missing:  # the first of them may take a while
             say(f"{what} {done}/{len(requests)}")
         for number, text in author.write([requests[job] for job in missing]):
-            job, text = missing[number], text.encode("utf-8", "replace").decode()  # half characters are no text
+            # Half characters are no text.
+            job, text = missing[number], text.encode("utf-8", "replace").decode()
             self.known.setdefault(job, {})[what] = text
             self._file.write(json.dumps({"job": job, what: text}).encode() + b"\n")
             self._file.flush()

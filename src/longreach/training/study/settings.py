@@ -10,16 +10,19 @@ Loss = Literal["answers", "distill"]
 
 @dataclass(frozen=True)
 class StudySettings:
-    """How an adapter is trained. The paper's, for a model of 7B, but for the learning rate, which there is 2e-5.
+    """How an adapter is trained. The paper's, for a model of 7B, but for the learning rate, which
+    there is 2e-5.
 
     Attributes:
-        loss: "answers": cross entropy of the answer; "distill": divergence from what the model itself, adapter off,
-            expects with the raw passages in view, over its 20 likeliest tokens.
+        loss: "answers": cross entropy of the answer; "distill": divergence from what the model
+            itself, adapter off, expects with the raw passages in view, over its 20 likeliest
+            tokens.
         epochs: how often each question is learned.
         lr: the learning rate at its highest; it falls along a cosine.
         warmup: share of the steps until it is reached.
-        lora: rank of the LoRA on the attention's projections; `alpha` is its scale, times the rank. Where the corpus'
-            compressor came with an adapter, that one is learned further, and these three are its own.
+        lora: rank of the LoRA on the attention's projections; `alpha` is its scale, times the rank.
+            Where the corpus' compressor came with an adapter, that one is learned further, and
+            these three are its own.
         alpha: see there.
         dropout: before the LoRA.
         batch: questions of a step.
@@ -54,7 +57,9 @@ class StudySettings:
         if not 0 < self.lr < float("inf"):
             raise UsageError(f"lr is {self.lr}; give a number above 0, such as 3e-4.")
         if not (0 <= self.warmup < 1 and 0 <= self.dropout < 1):
-            raise UsageError(f"warmup is {self.warmup} and dropout {self.dropout}; both must lie in [0, 1).")
+            raise UsageError(
+                f"warmup is {self.warmup} and dropout {self.dropout}; both must lie in [0, 1)."
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}; give 0 to {2**32 - 1}.")
         if self.loss not in get_args(Loss):

@@ -4,7 +4,8 @@ Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979).
 
 <corpus>/adapter/            the result, with the name of the model it is for; replaced whole
          study/questions.jsonl   what the model or a teacher asked and answered (see selfstudy)
-               runs/<name>/      one run: run.json, checkpoints/ while it lasts, adapter/, training.json once done
+               runs/<name>/      one run: run.json, checkpoints/ while it lasts, adapter/,
+               training.json once done
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _FREE = ("save_every", "checkpointing", "report_to")  # what may change when a r
 
 
 class StudyReport(NamedTuple):
-    """What a run did: losses in nats an answer token, `tokens` and `seconds` of this process only."""
+    """What a run did: losses in nats an answer token, `tokens` and `seconds` of this process
+    only."""
 
     adapter: Path
     questions: int
@@ -70,15 +72,17 @@ def study(
     *,
     say: Callable[[str], None] | None = None,
 ) -> StudyReport:
-    """Trains a LoRA on questions about a corpus, read as its vectors, and stores it with the corpus.
+    """Trains a LoRA on questions about a corpus, read as its vectors, and stores it with the
+    corpus.
 
-    Stopped anywhere, the same call goes on from the last checkpoint; other settings or questions are another run. The
-    scorecard of the adapter that is replaced goes with it.
+    Stopped anywhere, the same call goes on from the last checkpoint; other settings or questions
+    are another run. The scorecard of the adapter that is replaced goes with it.
 
     Args:
         corpus: the corpus; its vectors must have been made for this model.
-        model: a causal language model without adapters but those of readers, on the device where it is trained; it
-            comes back as it was. Readers in other threads may share it meanwhile, between two steps.
+        model: a causal language model without adapters but those of readers, on the device where it
+            is trained; it comes back as it was. Readers in other threads may share it meanwhile,
+            between two steps.
         tokenizer: its tokenizer.
         questions: what is learned.
         settings: how.
@@ -91,7 +95,8 @@ def study(
         ModelError: the model carries adapters, its head is unusual, or a checkpoint is damaged.
         ContextError: a question does not fit the budget.
         CorpusBusy: another process trains for this corpus.
-        TrainingError: memory or the disk was full, or a loss was not finite; the last good checkpoint stays.
+        TrainingError: memory or the disk was full, or a loss was not finite; the last good
+            checkpoint stays.
     """
     settings, say = settings or StudySettings(), say or stderr
     check_trackers(settings.report_to)
@@ -100,27 +105,38 @@ def study(
     if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
         raise ModelError("The model carries PEFT adapters: load it anew to train another.")
     if model.device.index:
-        raise UsageError(f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES.")
+        raise UsageError(
+            f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES."
+        )
     fingerprint = base_fingerprint(model, tokenizer)
     if fingerprint != corpus.settings.model_fingerprint:
-        raise FingerprintMismatch(f"The vectors of corpus '{corpus.name}' were made for another model: load that one.")
+        raise FingerprintMismatch(
+            f"The vectors of corpus '{corpus.name}' were made for another model: load that one."
+        )
     with working(corpus) as work:
         identity = _identity(corpus, questions, settings)
-        out = work / "runs" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        out = (
+            work
+            / "runs"
+            / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        )
         run.claim(out, identity)
         report = run.report_of(out)
         if report is None:
             report = _train(corpus, model, tokenizer, questions, settings, out, say)
             note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
             run.write_json(out / run.REPORT, report)
-            for checkpoint in (out / run.CHECKPOINTS).glob("checkpoint-*"):  # what trackers wrote beside them stays
+            # What trackers wrote beside them stays.
+            for checkpoint in (out / run.CHECKPOINTS).glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
         else:
             say("These questions were learned with these settings before.")
         return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
 
 
-def _identity(corpus: Corpus, questions: Sequence[Question], settings: StudySettings) -> dict[str, Any]:
+def _identity(
+    corpus: Corpus, questions: Sequence[Question], settings: StudySettings
+) -> dict[str, Any]:
     """All that decides the result."""
     asked = json.dumps([asdict(question) for question in questions])
     kept = {key: value for key, value in asdict(settings).items() if key not in _FREE}
@@ -158,7 +174,12 @@ def _train(
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
     lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
     lower += "" if settings.checkpointing else ", or give --checkpointing"
-    with quiet(), full_said(lower), disk_faults(corpus.path), _adapted(model, settings, _start(corpus)) as objective:
+    with (
+        quiet(),
+        full_said(lower),
+        disk_faults(corpus.path),
+        _adapted(model, settings, _start(corpus)) as objective,
+    ):
         data = StudyData(
             corpus,
             model,
@@ -215,7 +236,8 @@ def _start(corpus: Corpus) -> Path | None:
 
 @contextmanager
 def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterator[StudyObjective]:
-    """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is as it was."""
+    """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is
+    as it was."""
     with exclusive(model):
         use_cache = model.config.use_cache
         fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -242,7 +264,8 @@ def _take_off(adapted: Any, model: Any) -> None:
     """Takes the trained adapter off the model; those of readers stay, switched off as they were."""
     if set(model.peft_config) > {ADAPTER_NAME}:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that another one takes its place: it is switched off
+            # That another one takes its place: it is switched off.
+            warnings.simplefilter("ignore", UserWarning)
             model.delete_adapter(ADAPTER_NAME)
         switch_off(model)
         return

@@ -1,4 +1,5 @@
-"""Questions and answers from a model behind an OpenAI-compatible endpoint, such as vLLM or a hosted one."""
+"""Questions and answers from a model behind an OpenAI-compatible endpoint, such as vLLM or a hosted
+one."""
 
 from __future__ import annotations
 
@@ -28,19 +29,25 @@ class Endpoint:
         url: its address, with or without "/v1" and "/chat/completions" at the end.
         model: the name of the model there.
         parallel: requests under way at a time.
-        wait_seconds: before the second try; twice as long before each further one, five tries in all.
+        wait_seconds: before the second try; twice as long before each further one, five tries in
+            all.
 
     Raises:
         UsageError: the address is none, or there is no name.
     """
 
-    def __init__(self, url: str, model: str | None, *, parallel: int = 4, wait_seconds: float = 1.0) -> None:
+    def __init__(
+        self, url: str, model: str | None, *, parallel: int = 4, wait_seconds: float = 1.0
+    ) -> None:
         try:
             whole = httpx2.URL(url)
         except httpx2.InvalidURL:
             whole = httpx2.URL()
         if whole.scheme not in ("http", "https") or not whole.host:
-            raise UsageError(f"'{url}' is not the address of a teacher: give one such as http://localhost:8000/v1.")
+            raise UsageError(
+                f"'{url}' is not the address of a teacher: give one such as"
+                " http://localhost:8000/v1."
+            )
         if not model:
             raise UsageError("The teacher's model has no name: give it with --teacher-model.")
         base = url.rstrip("/").removesuffix("/chat/completions")
@@ -52,13 +59,20 @@ class Endpoint:
         """See `selfstudy.Author`.
 
         Raises:
-            TrainingError: the teacher cannot be reached, or refuses; what it wrote until then was yielded.
+            TrainingError: the teacher cannot be reached, or refuses; what it wrote until then was
+                yielded.
         """
         key = next((os.environ[name] for name in _KEYS if os.environ.get(name)), None)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         failed: TrainingError | None = None
-        with httpx2.Client(headers=headers, timeout=120) as client, ThreadPoolExecutor(self._parallel) as pool:
-            under_way = {pool.submit(self._ask, client, request): number for number, request in enumerate(requests)}
+        with (
+            httpx2.Client(headers=headers, timeout=120) as client,
+            ThreadPoolExecutor(self._parallel) as pool,
+        ):
+            under_way = {
+                pool.submit(self._ask, client, request): number
+                for number, request in enumerate(requests)
+            }
             try:
                 for future in as_completed(under_way):
                     if future.cancelled():
@@ -98,12 +112,12 @@ class Endpoint:
             reason = f"HTTP {response.status_code}: {' '.join(response.text.split())[:120]}"
             if response.status_code not in _PASSING:
                 raise TrainingError(
-                    f"The teacher at {self.url} refuses ({reason}): check --teacher, --teacher-model and the key in "
-                    f"${_KEYS[0]}."
+                    f"The teacher at {self.url} refuses ({reason}): check --teacher,"
+                    f" --teacher-model and the key in ${_KEYS[0]}."
                 )
         raise TrainingError(
-            f"The teacher at {self.url} does not answer ({reason}): what it wrote so far is kept, so start it and run "
-            "the same command again."
+            f"The teacher at {self.url} does not answer ({reason}): what it wrote so far is kept,"
+            " so start it and run the same command again."
         )
 
 
@@ -111,4 +125,6 @@ def _content(response: Any, url: str) -> str:
     try:
         return str(response.json()["choices"][0]["message"]["content"] or "")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise TrainingError(f"What answers at {url} is no OpenAI-compatible endpoint: check --teacher.") from error
+        raise TrainingError(
+            f"What answers at {url} is no OpenAI-compatible endpoint: check --teacher."
+        ) from error

@@ -1,7 +1,7 @@
 """The loss of answers behind vectors, and the Trainer whose checkpoints hold the adapter only.
 
-Papers: Tan et al. 2024, LLoCO (arXiv 2404.07979), loss on the answer; Eyuboglu et al. 2025, Cartridges (arXiv
-2506.06266), divergence from what the model expects with the text itself in view.
+Papers: Tan et al. 2024, LLoCO (arXiv 2404.07979), loss on the answer; Eyuboglu et al. 2025,
+Cartridges (arXiv 2506.06266), divergence from what the model expects with the text itself in view.
 
 Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tokens.
 """
@@ -30,11 +30,13 @@ from longreach.training.common import run
 from longreach.training.common.trainer import LongTrainer
 
 _TOP_K = 20
-ADAPTER_NAME = "default"  # what PEFT calls the adapter that it saves into a folder itself, not below it
+# What PEFT calls the adapter that it saves into a folder itself, not below it.
+ADAPTER_NAME = "default"
 
 
 class StudyObjective(torch.nn.Module):
-    """A model under its adapter; called with a sample of `StudyData`, it gives the loss of the answers.
+    """A model under its adapter; called with a sample of `StudyData`, it gives the loss of the
+    answers.
 
     Args:
         adapted: the PEFT model.
@@ -43,7 +45,8 @@ class StudyObjective(torch.nn.Module):
         ModelError: the model's logits are not those of one matrix.
     """
 
-    accepts_loss_kwargs = True  # Trainer then says how many answer tokens a step has, over all its parts
+    # Trainer then says how many answer tokens a step has, over all its parts.
+    accepts_loss_kwargs = True
 
     def __init__(self, adapted: Any) -> None:
         super().__init__()
@@ -60,10 +63,13 @@ class StudyObjective(torch.nn.Module):
         teacher_log_probs: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Cross entropy of the answers, or divergence from what a teacher expects [A, k]: mean over their tokens."""
+        """Cross entropy of the answers, or divergence from what a teacher expects [A, k]: mean over
+        their tokens."""
         states = self._states(inputs_embeds, labels)
         if teacher_ids is None or teacher_log_probs is None:
-            loss = chunked_cross_entropy(states, self._head, labels[labels != IGNORED], softcap=self._softcap)
+            loss = chunked_cross_entropy(
+                states, self._head, labels[labels != IGNORED], softcap=self._softcap
+            )
         else:
             teacher = Likeliest(teacher_ids, teacher_log_probs)
             loss = chunked_divergence(states, self._head, teacher, softcap=self._softcap)
@@ -77,7 +83,9 @@ class StudyObjective(torch.nn.Module):
         base = self.adapted.get_base_model()
         with adapters_off(base), evaluating(base):
             states = self._states(embeds, labels)
-            return likeliest(states, self._head, min(_TOP_K, len(self._head) - 1), softcap=self._softcap)
+            return likeliest(
+                states, self._head, min(_TOP_K, len(self._head) - 1), softcap=self._softcap
+            )
 
     @property
     def _head(self) -> Tensor:
@@ -93,7 +101,8 @@ class StudyObjective(torch.nn.Module):
 class StudyTrainer(LongTrainer):
     """See `LongTrainer`; what is saved and loaded is the adapter.
 
-    The adapter is on, and dropout too, while a step is learned; between two steps other threads may use the model.
+    The adapter is on, and dropout too, while a step is learned; between two steps other threads may
+    use the model.
     """
 
     advice = "Run the same command with a lower --lr, or look at the questions."

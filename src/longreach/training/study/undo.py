@@ -1,7 +1,9 @@
 """What a study replaced, kept so that `study --undo` can take it back.
 
-<corpus>/study/before/N/   adapter/ and scorecard.json as they were before study N, as far as there were some
-                           whole.json: the hashes of both, written last; an entry without it was being written
+<corpus>/study/before/N/   adapter/ and scorecard.json as they were before study N, as far as there
+were some
+                           whole.json: the hashes of both, written last; an entry without it was
+                           being written
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Undone(NamedTuple):
 
     Attributes:
         adapter: Folder of its adapter; None where it has none.
-        scorecard: Whether there is a scorecard that says which policy to read by; else it is the default one.
+        scorecard: Whether there is a scorecard that says which policy to read by; else it is the
+            default one.
     """
 
     adapter: Path | None
@@ -40,10 +43,11 @@ class Undone(NamedTuple):
 
 
 def keep_state(corpus: Path) -> None:
-    """Keeps the adapter and the scorecard that a corpus has now. The caller holds the lock of writers.
+    """Keeps the adapter and the scorecard that a corpus has now. The caller holds the lock of
+    writers.
 
-    A scorecard that is missing although something was kept before belongs to a study that was stopped between its two
-    changes: what that one replaced is kept already.
+    A scorecard that is missing although something was kept before belongs to a study that was
+    stopped between its two changes: what that one replaced is kept already.
     """
     entries = _entries(corpus)
     if entries and not (corpus / SCORECARD).exists():
@@ -52,7 +56,8 @@ def keep_state(corpus: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     adapter = corpus / ADAPTER
-    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):  # a damaged one is of no use to anybody
+    # A damaged one is of no use to anybody.
+    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):
         shutil.copytree(adapter, place / ADAPTER)
     if (corpus / SCORECARD).exists():
         shutil.copyfile(corpus / SCORECARD, place / SCORECARD)
@@ -70,8 +75,8 @@ def last_kept(corpus: Path) -> int:
 def undo(corpus: Corpus) -> Undone:
     """Gives a corpus the adapter and the policy back that it had before its last study.
 
-    Killed anywhere, the corpus has one adapter or the other, and the same call completes it. The caller is the only one
-    that studies the corpus: see `study_folder.working`.
+    Killed anywhere, the corpus has one adapter or the other, and the same call completes it. The
+    caller is the only one that studies the corpus: see `study_folder.working`.
 
     Raises:
         UsageError: no study is to be taken back.
@@ -80,7 +85,10 @@ def undo(corpus: Corpus) -> Undone:
     """
     entries = _entries(corpus.path)
     if not entries:
-        raise UsageError(f"Corpus '{corpus.name}' has no study that could be undone: run `longreach study` first.")
+        raise UsageError(
+            f"Corpus '{corpus.name}' has no study that could be undone: run `longreach study`"
+            " first."
+        )
     entry = entries[-1]
     _check(entry)
     with corpus.changing("undo") as folder:
@@ -98,7 +106,11 @@ def undo(corpus: Corpus) -> Undone:
 
 def _entries(corpus: Path) -> list[Path]:
     """The states that were kept whole, the oldest first."""
-    found = [path.parent for path in (corpus / WORK / _BEFORE).glob(f"*/{_WHOLE}") if path.parent.name.isdecimal()]
+    found = [
+        path.parent
+        for path in (corpus / WORK / _BEFORE).glob(f"*/{_WHOLE}")
+        if path.parent.name.isdecimal()
+    ]
     return sorted(found, key=_number)
 
 
@@ -108,7 +120,10 @@ def _number(entry: Path) -> int:
 
 def _hashes(entry: Path) -> dict[str, str]:
     files = [path for path in entry.rglob("*") if path.is_file() and path.name != _WHOLE]
-    return {path.relative_to(entry).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    return {
+        path.relative_to(entry).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+    }
 
 
 def _check(entry: Path) -> None:
@@ -118,5 +133,6 @@ def _check(entry: Path) -> None:
         told = {}
     if told != _hashes(entry):
         raise CorpusDamaged(
-            f"What the last study replaced, kept in '{entry}', is damaged: delete that folder, and study again."
+            f"What the last study replaced, kept in '{entry}', is damaged: delete that folder, and"
+            " study again."
         )

@@ -29,9 +29,13 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_UTF8_CHARACTER = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 _COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
-_XML_DECLARATION = re.compile(rb"\s*<\?xml\b[^<>]*?\bencoding\s*=\s*[\"']\s*([\w.:-]+)", re.IGNORECASE)
+_XML_DECLARATION = re.compile(
+    rb"\s*<\?xml\b[^<>]*?\bencoding\s*=\s*[\"']\s*([\w.:-]+)", re.IGNORECASE
+)
 _META = re.compile(rb"<meta\b[^<>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
 # Browsers look at the first 1,024 bytes, and again where they meet the declaration later.
 _DECLARED_WITHIN = 65_536
@@ -51,11 +55,15 @@ def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
         DocumentError: It is no text, or its encoding is not certain.
     """
     kind = next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic)), None)
-    encoding = next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8")
+    encoding = next(
+        (encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8"
+    )
     if kind is None and encoding == "utf-8" and b"\0" in raw:
         kind = "no text: a NUL byte"
     if kind:
-        advice = "give it its real suffix if it is a PDF, DOCX or EPUB, else convert it to UTF-8 text."
+        advice = (
+            "give it its real suffix if it is a PDF, DOCX or EPUB, else convert it to UTF-8 text."
+        )
         raise DocumentError(f"{name} is a binary file, not text (it holds {kind}): {advice}")
     if encoding == "utf-8":
         text = _seven_bit(raw, name)
@@ -72,7 +80,9 @@ def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
             if guessed is not None:
                 return guessed
         where = f"(first bad byte at offset {error.start})"
-        raise DocumentError(f"{name} is {what} {where}: convert it to UTF-8, e.g. with iconv.") from error
+        raise DocumentError(
+            f"{name} is {what} {where}: convert it to UTF-8, e.g. with iconv."
+        ) from error
 
 
 def decode_html(raw: bytes, name: str) -> str:
@@ -87,7 +97,9 @@ def decode_html(raw: bytes, name: str) -> str:
     if labels.is_seven_bit(label):
         text = labels.decode(raw, label)
         if text is None:
-            said = f"{name} says that it is in {label}, but it is not, or that encoding cannot be read"
+            said = (
+                f"{name} says that it is in {label}, but it is not, or that encoding cannot be read"
+            )
             raise DocumentError(f"{said}: convert it to UTF-8, e.g. with iconv, and declare that.")
         return text
     if labels.codec_of(label) in (None, "utf-8"):
@@ -101,14 +113,16 @@ def decode_html(raw: bytes, name: str) -> str:
 
 
 def _declared(raw: bytes) -> str | None:
-    """Returns the encoding that a page names in its XML declaration, else in its first `<meta charset>`."""
+    """Returns the encoding that a page names in its XML declaration, else in its first
+    `<meta charset>`."""
     head = raw[:_DECLARED_WITHIN]
     found = _XML_DECLARATION.match(head) or _META.search(_COMMENT.sub(b"", head))
     return found[1].decode("latin-1") if found else None
 
 
 def _believes(label: str, raw: bytes) -> bool:
-    """Whether bytes that are UTF-8 too are rather in the encoding that they are declared to be in."""
+    """Whether bytes that are UTF-8 too are rather in the encoding that they are declared to be
+    in."""
     if raw.isascii() or len(_UTF8_CHARACTER.findall(raw)) >= _CLEARLY_UTF8:
         return False
     text = labels.decode(raw, label)
@@ -131,7 +145,10 @@ def _seven_bit(raw: bytes, name: str) -> str | None:
         text = escapes.decode_iso_2022(raw)
         if text is not None:
             return text
-        what = "switches between sets of characters with escapes, as ISO-2022-JP does, but is not in a known encoding"
+        what = (
+            "switches between sets of characters with escapes, as ISO-2022-JP does, but is not in a"
+            " known encoding"
+        )
         raise DocumentError(f"{name} {what}: convert it to UTF-8, e.g. with iconv.")
     if not raw.isascii():
         return None
@@ -143,8 +160,11 @@ def _seven_bit(raw: bytes, name: str) -> str | None:
 
 def _guess(raw: bytes, markup: bool) -> str | None:
     """Decodes bytes that are not UTF-8, if one encoding is clearly the right one."""
-    bad = sum(count for byte, count in Counter(_UTF8_CHARACTER.sub(b"", raw)).items() if byte > 0x7F)
-    if 2 * len(_UTF8_CHARACTER.findall(raw)) >= bad:  # damaged UTF-8: elsewhere such sequences are rarer accidents
+    bad = sum(
+        count for byte, count in Counter(_UTF8_CHARACTER.sub(b"", raw)).items() if byte > 0x7F
+    )
+    # Damaged UTF-8: elsewhere such sequences are rarer accidents.
+    if 2 * len(_UTF8_CHARACTER.findall(raw)) >= bad:
         return None
     with quiet():
         return guess(raw, markup)
@@ -169,7 +189,10 @@ def encodable(text: str) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what converters and detectors log and warn away from the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer", "chardet")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer", "chardet")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -4,7 +4,8 @@ import contextlib
 import re
 import unicodedata
 
-# Only these begin another set of characters; terminals send many other escapes, `ESC ( B` among them.
+# Only these begin another set of characters; terminals send many other escapes, `ESC ( B` among
+# them.
 _DESIGNATION = re.compile(rb"\x1b(?:\$[@AB]|\$[()*+][@-_]|\([IJ])")
 _ESCAPE = re.compile(rb"\x1b(?:\([BJI]|\$[@B]|\$\(D)")
 _HZ = re.compile(rb"~\{((?:[\x21-\x77][\x21-\x7e])+)~\}")
@@ -63,7 +64,9 @@ def _decode_run(run: bytes, mode: bytes) -> str:
         elif mode == b"\x1b(I":
             text.append(bytes(byte | 0x80 for byte in line).decode("cp932"))
         elif len(line) % 2:
-            raise UnicodeDecodeError("iso-2022-jp", line, len(line) - 1, len(line), "half a character")
+            raise UnicodeDecodeError(
+                "iso-2022-jp", line, len(line) - 1, len(line), "half a character"
+            )
         else:
             for place in range(0, len(line), 2):
                 pair = line[place : place + 2]
@@ -75,7 +78,8 @@ def _decode_run(run: bytes, mode: bytes) -> str:
 
 
 def jis_character(row: int, cell: int) -> str:
-    """Returns a character of JIS X 0208 with the additions of NEC and IBM, by its two bytes of 7 bits."""
+    """Returns a character of JIS X 0208 with the additions of NEC and IBM, by its two bytes of 7
+    bits."""
     if not (0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E):
         raise UnicodeDecodeError("jis", bytes([row & 0xFF, cell & 0xFF]), 0, 2, "no character")
     row -= 0x20
@@ -92,7 +96,8 @@ def decode_hz(raw: bytes) -> str | None:
     characters = 0
     for run in _HZ.finditer(raw):
         pairs = run[1]
-        # Rows of punctuation and of the common characters: plain text within braces is rarely in these alone.
+        # Rows of punctuation and of the common characters: plain text within braces is rarely in
+        # these alone.
         if not all(0x21 <= lead <= 0x29 or 0x30 <= lead <= 0x57 for lead in pairs[::2]):
             return None
         characters += sum(lead >= 0x30 for lead in pairs[::2])
@@ -105,7 +110,8 @@ def decode_hz(raw: bytes) -> str | None:
 
 
 def decode_utf_7(raw: bytes) -> str | None:
-    """Decodes UTF-7; None unless it is certain that the text is in it: every plus sign must be part of it."""
+    """Decodes UTF-7; None unless it is certain that the text is in it: every plus sign must be part
+    of it."""
     found: list[str] = []
     for run in _BASE64.finditer(raw):
         if not run[1]:

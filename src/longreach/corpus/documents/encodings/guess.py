@@ -1,8 +1,9 @@
-"""Which encoding bytes are in that nobody declared: only where one reading is right and all others are not.
+"""Which encoding bytes are in that nobody declared: only where one reading is right and all others
+are not.
 
-Many code pages give prose that looks right for the same bytes: "szerződő" is "szerzõdõ" in another. So each reading is
-compared with every other one: its letters must be those of a language, and its pairs of letters that language's,
-clearly more so than those of all other readings.
+Many code pages give prose that looks right for the same bytes: "szerződő" is "szerzõdõ" in another.
+So each reading is compared with every other one: its letters must be those of a language, and its
+pairs of letters that language's, clearly more so than those of all other readings.
 """
 
 import re
@@ -72,23 +73,26 @@ _ENCODINGS = [
 _MULTIBYTE = ("cp932", "euc_jis_2004", "gb18030", "big5hkscs", "cp949")
 _USUAL_FIRST = ("cp1252", *_ENCODINGS, *_MULTIBYTE)
 _SYMBOLS = ("No", "Po", "Ps", "Pe", "Pi", "Pf", "Sc", "Sk", "Sm", "So")
-# In prose a control character never occurs; a capital after a small letter or a symbol inside a word is rare.
+# In prose a control character never occurs; a capital after a small letter or a symbol inside a
+# word is rare.
 _ODD = re.compile(r"x|[al]U|lA|[aAlU]s(?=[aAlU])")
 _WORD = re.compile(r"[^\W\d_]+")
 _TAG = re.compile(rb"<[^<>]*>")
 _BOXES = re.compile("[\u2500-\u25ff⌐⌠⌡]")
 _TOLERATED = 0.02
 _SAMPLE = 16_384
-# How alike to its language a reading must be (a cosine, of at most about 0.4 for real prose), and how many times as
-# much as the next. Chosen so that of 5,000 texts in 50 languages and 100 pairs of language and encoding, from single
-# sentences to twenty, none was read wrong.
+# How alike to its language a reading must be (a cosine, of at most about 0.4 for real prose), and
+# how many times as much as the next. Chosen so that of 5,000 texts in 50 languages and 100 pairs of
+# language and encoding, from single sentences to twenty, none was read wrong.
 _LEAST_LIKENESS = 0.04
 _SURE_LIKENESS = 0.15
 _LEAD = 2.0
 _SURE_LEAD = 1.3
-# A few letters of Latin script stand among many of ASCII that tell the language; others tell it themselves.
+# A few letters of Latin script stand among many of ASCII that tell the language; others tell it
+# themselves.
 _LEAD_OVER_UNSCORED = 3.0
-# Languages that the detector does not know: it can only say how alike a text in them is to another one.
+# Languages that the detector does not know: it can only say how alike a text in them is to another
+# one.
 _UNSCORED = ("af", "az", "bs", "ca", "eu", "fo", "gl", "hsb", "lb", "sq")
 _LEAST_FOREIGN = 3
 _LEAST_OF_OTHER_SCRIPT = 12
@@ -123,7 +127,11 @@ def guess(raw: bytes, markup: bool = False) -> str | None:
         whole = _decoded(raw, proven)
         return whole if whole is not None and not has_controls(whole) else None
     western = _decoded(raw, "cp1252")
-    if western is not None and not has_controls(western) and _is_known(_decoded(prose, "cp1252") or ""):
+    if (
+        western is not None
+        and not has_controls(western)
+        and _is_known(_decoded(prose, "cp1252") or "")
+    ):
         return western
     readings = _readings(raw, sample)
     # Those that nobody would write are no rivals either.
@@ -155,7 +163,9 @@ def _may_be_unscored(text: str) -> bool:
 def _is_enough(best: _Scored) -> bool:
     """Whether a reading is long enough to tell its language, and written in its letters."""
     text = best.reading.text
-    letters = Counter(script_of(character) == "LATIN" for character in text if _is_foreign(character))
+    letters = Counter(
+        script_of(character) == "LATIN" for character in text if _is_foreign(character)
+    )
     if letters[True] >= letters[False]:
         enough = letters[True] >= _LEAST_FOREIGN and best.likeness >= _LEAST_LIKENESS
     else:
@@ -164,14 +174,19 @@ def _is_enough(best: _Scored) -> bool:
 
 
 def _refutes(text: str, rival: str) -> bool:
-    """Whether all letters that a text has and its rival lacks are symbols in the rival, next to letters: "c½ur"."""
+    """Whether all letters that a text has and its rival lacks are symbols in the rival, next to
+    letters: "c½ur"."""
     if len(text) != len(rival):
         return False
     for place, (letter, symbol) in enumerate(zip(text, rival, strict=True)):
         if letter == symbol:
             continue
         around = rival[max(0, place - 1) : place] + rival[place + 1 : place + 2]
-        if not letter.isalpha() or symbol.isalpha() or any(character.isdigit() for character in around):
+        if (
+            not letter.isalpha()
+            or symbol.isalpha()
+            or any(character.isdigit() for character in around)
+        ):
             return False
         if not any(character.isalpha() for character in around):
             return False
@@ -179,10 +194,15 @@ def _refutes(text: str, rival: str) -> bool:
 
 
 def _is_known(text: str) -> bool:
-    """Whether a text has words with letters beyond ASCII, and all of them are common ones of one language."""
+    """Whether a text has words with letters beyond ASCII, and all of them are common ones of one
+    language."""
     found = {word.lower() for word in re.findall(r"[^\W\d_]+", text) if not word.isascii()}
     foreign = [character for character in text if character > "\x7f"]
-    if len(found) < 2 or len(foreign) < _LEAST_FOREIGN or not all(character.isalpha() for character in foreign):
+    if (
+        len(found) < 2
+        or len(foreign) < _LEAST_FOREIGN
+        or not all(character.isalpha() for character in foreign)
+    ):
         return False
     return any(found <= words for words in COMMON_WORDS.values())
 
@@ -205,7 +225,8 @@ def oddities(text: str) -> int:
 
 
 def has_controls(text: Iterable[str]) -> bool:
-    """Whether there are control characters, or such that have no meaning, which no text contains."""
+    """Whether there are control characters, or such that have no meaning, which no text
+    contains."""
     return any(_is_control(character) for character in set(text))
 
 
@@ -245,7 +266,12 @@ def _readings(raw: bytes, sample: bytes) -> list[_Reading]:
     for codec in _ENCODINGS:
         key = _decoded(used, codec)
         text = _decoded(sample, codec)
-        if key is not None and text is not None and not has_controls(key) and not _BOXES.search(key):
+        if (
+            key is not None
+            and text is not None
+            and not has_controls(key)
+            and not _BOXES.search(key)
+        ):
             _put(found, key, codec, text)
     for codec in _MULTIBYTE:
         text = _decoded(sample, codec)
@@ -279,7 +305,8 @@ def _is_prose(text: str) -> bool:
 
 
 def _is_of_some_language(text: str) -> bool:
-    """Whether a language has all its letters; a few letters of another script in Latin text are of none."""
+    """Whether a language has all its letters; a few letters of another script in Latin text are of
+    none."""
     counts = Counter(script_of(character) for character in text if _is_foreign(character))
     latin = sum(character.isalpha() for character in text if character < "\x80")
     others = sum(counts.values()) - counts["LATIN"]
@@ -291,7 +318,8 @@ def _is_of_some_language(text: str) -> bool:
 
 
 def _is_in_language(text: str, language: str) -> bool:
-    """Whether a language has the letters of a text, but for a few in many; True for scripts that one language has."""
+    """Whether a language has the letters of a text, but for a few in many; True for scripts that
+    one language has."""
     letters = Counter(character for character in text.lower() if _is_foreign(character))
     if not any(script_of(letter) in ("LATIN", "CYRILLIC") for letter in letters):
         return True
@@ -323,7 +351,9 @@ def _likeness(sample: bytes, codecs: list[str]) -> dict[str, tuple[float, str]]:
     found: dict[str, tuple[float, str]] = {}
     if not codecs:
         return found
-    for result in chardet.detect_all(sample, ignore_threshold=True, include_encodings=codecs, compat_names=False):
+    for result in chardet.detect_all(
+        sample, ignore_threshold=True, include_encodings=codecs, compat_names=False
+    ):
         codec = result["encoding"]
         if codec is not None:
             found[codec] = (result["confidence"], result["language"] or "")

@@ -1,4 +1,5 @@
-"""What the names of encodings mean: in pages, what the WHATWG Encoding Standard says, and in it the superset in use."""
+"""What the names of encodings mean: in pages, what the WHATWG Encoding Standard says, and in it the
+superset in use."""
 
 import functools
 import re
@@ -21,7 +22,8 @@ _CODECS = {
     "utf-16be": "utf-8",
     "x-user-defined": "windows-1252",
 }
-# What the standard does not know, or forbids, but is an encoding of text; others are no names of encodings at all.
+# What the standard does not know, or forbids, but is an encoding of text; others are no names of
+# encodings at all.
 _MORE = re.compile(
     r"(?:cp|ibm|ibm-|x-cp|windows-)\d{3,4}|(?:x-)?mac-?[a-z-]+|utf-?32(?:[lb]e)?|johab|ptcp154|hp-roman8"
 )
@@ -48,12 +50,14 @@ _EUC = re.compile(rb"[\x00-\x7f]+|\x8e[\xa1-\xdf]|\x8f[\xa1-\xfe]{2}|[\xa1-\xfe]
 
 
 def is_seven_bit(label: str) -> bool:
-    """Whether a label names an encoding whose bytes are all those of ASCII, but do not mean the same."""
+    """Whether a label names an encoding whose bytes are all those of ASCII, but do not mean the
+    same."""
     return _normal(label) in _SEVEN_BITS
 
 
 def codec_of(label: str) -> str | None:
-    """Returns the codec that `decode` takes for a label, None if the label names no encoding of text."""
+    """Returns the codec that `decode` takes for a label, None if the label names no encoding of
+    text."""
     import webencodings
 
     name = _normal(label)

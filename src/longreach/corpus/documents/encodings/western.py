@@ -1,9 +1,10 @@
 """Text in a western language, whose encoding its plain words and typographic signs prove.
 
-Where a text is English, or French, its words of ASCII say so, whatever its encoding is. Then few of its bytes tell
-encodings apart: a reading in which quotation marks stand inside words ("r“le"), words have letters that the language
-lacks ("pčre"), or every apostrophe is a letter ("donít") is wrong. What several encodings read alike need not be
-decided; where readings differ, all but one must be refuted.
+Where a text is English, or French, its words of ASCII say so, whatever its encoding is. Then few of
+its bytes tell encodings apart: a reading in which quotation marks stand inside words ("r“le"),
+words have letters that the language lacks ("pčre"), or every apostrophe is a letter ("donít") is
+wrong. What several encodings read alike need not be decided; where readings differ, all but one
+must be refuted.
 """
 
 import itertools
@@ -13,19 +14,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from longreach.corpus.documents.encodings.alphabets import ALPHABETS, COMMON_WORDS, FUNCTION_WORDS, LOANWORDS
+from longreach.corpus.documents.encodings.alphabets import (
+    ALPHABETS,
+    COMMON_WORDS,
+    FUNCTION_WORDS,
+    LOANWORDS,
+)
 
-# A language's most frequent words are this part of all its words at least, and not only one or two of them over and
-# over. Other languages have "a", "me", "no" and "was" too.
+# A language's most frequent words are this part of all its words at least, and not only one or two
+# of them over and over. Other languages have "a", "me", "no" and "was" too.
 _LEAST_FREQUENT = 0.2
 _LEAST_DISTINCT = 3
 # More than this are rather a table of data than prose, and would take long.
 _MOST_TOKEN_BYTES = 200_000
 _MOST_BYTES_A_TOKEN = 2_000
-# How many of a text's tokens may be wrong in the right reading: misprints, and words of other languages.
+# How many of a text's tokens may be wrong in the right reading: misprints, and words of other
+# languages.
 _MISPLACED_TOLERATED = 0.01
 _STRANGE_TOLERATED = 0.05
-# A reading is refuted by as many wrong tokens, different ones, and by this part of all in which it differs.
+# A reading is refuted by as many wrong tokens, different ones, and by this part of all in which it
+# differs.
 _LEAST_WRONG = 2
 _LEAST_WRONG_PART = 0.25
 _MANY_WRONG = 20
@@ -56,7 +64,8 @@ class _Verdict(NamedTuple):
     """What speaks for and against a token in one reading.
 
     Attributes:
-        misplaced: It has signs or capitals where nobody writes them, or letters in the place of signs.
+        misplaced: It has signs or capitals where nobody writes them, or letters in the place of
+            signs.
         strange: It has letters that the language lacks.
         known: It has a word of the language's vocabulary.
         likely: It is a price, or "à"; that counts only against a reading in which it is `unlikely`.
@@ -83,24 +92,30 @@ class _Reading(NamedTuple):
 
 
 def find_codec(raw: bytes, codecs: Sequence[str]) -> str | None:
-    """Returns the encoding that a text in a western language is proven to be in, or one that reads it alike.
+    """Returns the encoding that a text in a western language is proven to be in, or one that reads
+    it alike.
 
     Args:
         raw: The bytes, without tags.
-        codecs: All encodings that they may be in, of one byte and of several, the more usual ones first.
+        codecs: All encodings that they may be in, of one byte and of several, the more usual ones
+            first.
     """
     words = Counter(word.decode().lower() for word in _PLAIN_WORD.findall(raw))
     language = _language_of(words)
     if language is None:
         return None
     counts = Counter(token for token in raw.split() if not token.isascii())
-    if sum(map(len, counts)) > _MOST_TOKEN_BYTES or any(len(token) > _MOST_BYTES_A_TOKEN for token in counts):
+    if sum(map(len, counts)) > _MOST_TOKEN_BYTES or any(
+        len(token) > _MOST_BYTES_A_TOKEN for token in counts
+    ):
         return None
     judge = _Judge(language, words)
     readings = _read(list(counts), codecs, judge)
     numbers = list(counts.values())
     for reading in readings:
-        if _is_plausible(reading, numbers) and all(_is_refuted(rival, reading) for rival in readings):
+        if _is_plausible(reading, numbers) and all(
+            _is_refuted(rival, reading) for rival in readings
+        ):
             return reading.codec
     return None
 
@@ -112,7 +127,11 @@ def _language_of(words: Counter[str]) -> str | None:
     for language, frequent in FUNCTION_WORDS.items():
         known = {word: count for word, count in words.items() if word in frequent}
         total = sum(known.values())
-        if len(known) >= _LEAST_DISTINCT and total >= _LEAST_FREQUENT * words.total() and total > most:
+        if (
+            len(known) >= _LEAST_DISTINCT
+            and total >= _LEAST_FREQUENT * words.total()
+            and total > most
+        ):
             best = language
             most = total
     if best == "en" and not {"the", "of", "and"}.intersection(words):
@@ -135,7 +154,10 @@ def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_
 
 
 def _has_controls(text: str) -> bool:
-    return any(character > "\x7f" and unicodedata.category(character) in ("Cc", "Co", "Cn") for character in text)
+    return any(
+        character > "\x7f" and unicodedata.category(character) in ("Cc", "Co", "Cn")
+        for character in text
+    )
 
 
 def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
@@ -149,7 +171,8 @@ def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
 
 
 def _is_refuted(rival: _Reading, reading: _Reading) -> bool:
-    """Whether a rival cannot be meant where it differs from a reading; True for the reading itself."""
+    """Whether a rival cannot be meant where it differs from a reading; True for the reading
+    itself."""
     differing = 0
     wrong = 0
     wrong_of_rival = 0
@@ -223,13 +246,17 @@ class _Judge:
         return _Verdict(misplaced, strange, known and not misplaced, likely, unlikely, mixed)
 
     def _is_split(self, word: str) -> bool:
-        """Whether letters stand where signs belong: what is left of the word without them are words."""
-        if any(letter in "âèéê" for letter in word):  # of French, and where no encoding has quotation marks or dashes
+        """Whether letters stand where signs belong: what is left of the word without them are
+        words."""
+        # Of French, and where no encoding has quotation marks or dashes.
+        if any(letter in "âèéê" for letter in word):
             return False
         pieces = [piece for piece in _FOREIGN_LETTERS.split(word.lower()) if piece]
         if len(pieces) == 2 and pieces[0] in self._plain:
             before, after = pieces
-            if self._language == "en" and (after in _ENDINGS or (after == "t" and before.endswith("n"))):
+            if self._language == "en" and (
+                after in _ENDINGS or (after == "t" and before.endswith("n"))
+            ):
                 return True
         return bool(pieces) and all(len(piece) > 2 and piece in self._plain for piece in pieces)
 
@@ -251,7 +278,8 @@ def _may_stand_alone(letter: str) -> bool:
 
 
 def _is_odd(word: str) -> bool:
-    """Whether a word mixes scripts, or has a capital after a small letter where one of both is beyond ASCII."""
+    """Whether a word mixes scripts, or has a capital after a small letter where one of both is
+    beyond ASCII."""
     for before, after in itertools.pairwise(word):
         if (before > "\x7f" or after > "\x7f") and before.islower() and after.isupper():
             return True
@@ -260,8 +288,14 @@ def _is_odd(word: str) -> bool:
 
 def _is_mixed(word: str) -> bool:
     """Whether a word has small letters of ASCII and such of another script."""
-    return any(letter.isascii() for letter in word) and not all(_is_latin(letter) for letter in word)
+    return any(letter.isascii() for letter in word) and not all(
+        _is_latin(letter) for letter in word
+    )
 
 
 def _is_latin(character: str) -> bool:
-    return character.isascii() or not character.isalpha() or unicodedata.name(character, "").startswith("LATIN")
+    return (
+        character.isascii()
+        or not character.isalpha()
+        or unicodedata.name(character, "").startswith("LATIN")
+    )

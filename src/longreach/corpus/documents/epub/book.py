@@ -6,14 +6,21 @@ import zlib
 from longreach.corpus.documents.archive import locked, opened
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.encodings.decode import decode_html, decode_text
-from longreach.corpus.documents.epub.package import Members, Package, PageItem, encrypted_members, read_packages
+from longreach.corpus.documents.epub.package import (
+    Members,
+    Package,
+    PageItem,
+    encrypted_members,
+    read_packages,
+)
 from longreach.corpus.documents.html.page import check_depth, read_page
 from longreach.corpus.documents.html.xhtml import as_html
 from longreach.errors import DocumentError
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads an EPUB file: what it says about itself, and each page in its order; see `html.convert` for the rest."""
+    """Reads an EPUB file: what it says about itself, and each page in its order; see `html.convert`
+    for the rest."""
     with opened(raw, name, ".epub") as archive:
         book = _Book(name, Members(archive))
         try:
@@ -24,7 +31,9 @@ def convert(raw: bytes, name: str) -> Converted:
             book.read(package)
     if not book.pages:
         missing = f" ({book.notes[0].removesuffix('.')})" if book.notes else ""
-        raise DocumentError(f"{name} holds no text, only its cover or pictures{missing}: export it as text.")
+        raise DocumentError(
+            f"{name} holds no text, only its cover or pictures{missing}: export it as text."
+        )
     return Converted("\n\n".join([*book.about, *book.pages]), tuple(book.notes))
 
 

@@ -1,4 +1,5 @@
-"""What an EPUB says about itself: its title and authors, and its pages in the order in which they are read."""
+"""What an EPUB says about itself: its title and authors, and its pages in the order in which they
+are read."""
 
 import posixpath
 import unicodedata
@@ -33,7 +34,8 @@ class PageItem(NamedTuple):
 
 
 class Package(NamedTuple):
-    """What one package file says: the lines about the book, its pages in order, and what is wrong with it."""
+    """What one package file says: the lines about the book, its pages in order, and what is wrong
+    with it."""
 
     about: list[str]
     title: str
@@ -42,7 +44,8 @@ class Package(NamedTuple):
 
 
 class Members:
-    """The members of an archive by name, whatever the case, slashes and normal form in which they are named."""
+    """The members of an archive by name, whatever the case, slashes and normal form in which they
+    are named."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -97,7 +100,8 @@ def read_packages(members: Members) -> list[Package]:
 
 
 def encrypted_members(members: Members) -> set[str] | None:
-    """Returns the members that cannot be read without a key; None if there may be some, but they are not named."""
+    """Returns the members that cannot be read without a key; None if there may be some, but they
+    are not named."""
     listing = members.find(_ENCRYPTION)
     if listing is None:
         return set()
@@ -156,7 +160,9 @@ def _read_package(members: Members, path: str) -> Package:
 
 def _page(members: Members, base: str, item: "_Element") -> PageItem:
     href = item.get("href") or ""
-    return PageItem(href, members.resolve(base, href) if href else None, item.get("media-type") or "")
+    return PageItem(
+        href, members.resolve(base, href) if href else None, item.get("media-type") or ""
+    )
 
 
 def _readable(items: dict[str, "_Element"], key: str) -> "_Element | None":
@@ -188,7 +194,10 @@ def _all(root: "_Element", name: str) -> Iterator["_Element"]:
     """Yields the elements of that name, whatever namespace they are in."""
     for element in root.iter():
         # Comments and the like have no name that is a str.
-        if isinstance(element.tag, str) and element.tag.rpartition("}")[2].rpartition(":")[2] == name:
+        if (
+            isinstance(element.tag, str)
+            and element.tag.rpartition("}")[2].rpartition(":")[2] == name
+        ):
             yield element
 
 

@@ -51,14 +51,17 @@ def check_depth(page: str, name: str) -> None:
 
 
 def markdown(page: str) -> str:
-    """Returns the text of an HTML page; headings, lists and tables as Markdown, all else as a browser shows it.
+    """Returns the text of an HTML page; headings, lists and tables as Markdown, all else as a
+    browser shows it.
 
-    The page is parsed as browsers parse it: a second `<body>`, text after `</html>` and omitted tags are not errors.
-    Nothing is escaped, and words are apart or together as a browser shows them. Unlike what a browser shows, the text
+    The page is parsed as browsers parse it: a second `<body>`, text after `</html>` and omitted
+    tags are not errors. Nothing is escaped, and words are apart or together as a browser shows
+    them. Unlike what a browser shows, the text
 
     - begins with the title, unless the first heading is the same;
     - has `10^6` for a raised 6, `x_i` for a lowered i (but `H2O`), and `住(す)む` for ruby;
-    - has the address of a link behind it, if it leads to another site, and what an image stands for;
+    - has the address of a link behind it, if it leads to another site, and what an image stands
+      for;
     - repeats the text of a table cell that spans several columns or rows in each of them;
     - has `~~30~~` for what is struck out;
     - contains what the page hides until somebody clicks, because no style sheet is read.

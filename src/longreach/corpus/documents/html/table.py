@@ -15,7 +15,8 @@ _LEAST_ROOM = 10_000
 
 
 class Cell(NamedTuple):
-    """A cell: its text, how many columns and rows it spans, and whether it is a heading or holds a table."""
+    """A cell: its text, how many columns and rows it spans, and whether it is a heading or holds a
+    table."""
 
     text: str
     columns: int
@@ -55,7 +56,8 @@ class Table:
         return list(chain.from_iterable(self.rows()))
 
     def is_layout(self) -> bool:
-        """Whether the table only places things on the page: it has one column, or cells with large tables in them."""
+        """Whether the table only places things on the page: it has one column, or cells with large
+        tables in them."""
         if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in self.cells()):
             return True
         return all(len(row) < 2 for row in self.rows())
@@ -65,11 +67,13 @@ class Table:
         return [cell.text for cell in self.cells() if cell.text.strip()]
 
     def lines(self) -> list[str]:
-        """The rows as lines of a Markdown table; a cell that spans columns or rows is repeated in each."""
+        """The rows as lines of a Markdown table; a cell that spans columns or rows is repeated in
+        each."""
         rows = self._placed()
         columns = sorted(set(chain.from_iterable(rows)))
         size = sum(len(cell.text) + 4 for cell in self.cells())
-        # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing is repeated.
+        # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing
+        # is repeated.
         sparse = len(columns) * len(rows) > _LEAST_ROOM + 20 * size
         room = _LEAST_ROOM + 4 * size
         heads = self._heads()
@@ -96,7 +100,8 @@ class Table:
         return 1 if first and all(cell.heading for cell in first) else 0
 
     def _placed(self) -> list[dict[int, "_Placed"]]:
-        """Each row's texts by column, cells from rows above included; columns in which no cell begins are absent."""
+        """Each row's texts by column, cells from rows above included; columns in which no cell
+        begins are absent."""
         starts: set[int] = set()
         spans: list[list[_Span]] = []
         repeats = _LEAST_ROOM + 10 * len(self.cells())
@@ -141,7 +146,8 @@ class _Above(NamedTuple):
 def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list[_Span]]:
     """Gives each cell its column, as browsers do: the next one that no cell from above covers.
 
-    Cells are repeated in the rows below until that was done `repeats` times, a bound that only made-up tables reach.
+    Cells are repeated in the rows below until that was done `repeats` times, a bound that only
+    made-up tables reach.
     """
     above: list[_Above] = []
     rows = []
@@ -172,7 +178,8 @@ def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list
 
 
 def _flatten(text: str) -> str:
-    """Writes the rows of a table within a cell without bars, which would be taken for those of the table around it."""
+    """Writes the rows of a table within a cell without bars, which would be taken for those of the
+    table around it."""
     lines = []
     for line in text.split("\n"):
         if line.startswith("| ") and line.endswith(" |"):
@@ -190,7 +197,8 @@ def _between(order: list[int], first: int, end: int) -> list[int]:
 
 
 def span_of(value: str | None, rows: bool) -> int:
-    """Returns the number in a `colspan` or `rowspan`; a `rowspan` of 0 reaches to the end of its group."""
+    """Returns the number in a `colspan` or `rowspan`; a `rowspan` of 0 reaches to the end of its
+    group."""
     most = _MOST_ROWS if rows else _MOST_COLUMNS
     digits = re.match(r"[ \t\n\r\f]*\+?(\d{1,9})", value or "", re.ASCII)
     if digits is None:

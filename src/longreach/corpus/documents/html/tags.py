@@ -9,14 +9,18 @@ def _tags(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-UNREAD = _tags("script style template noscript iframe noembed noframes datalist rp annotation annotation-xml")
+UNREAD = _tags(
+    "script style template noscript iframe noembed noframes datalist rp annotation annotation-xml"
+)
 _PARAGRAPHS = _tags(
-    "address article aside blockquote body center dialog dir div dl fieldset figcaption figure footer form frameset "
-    "h1 h2 h3 h4 h5 h6 header hgroup hr html legend listing main menu nav ol p plaintext pre search section table ul "
-    "xmp details"
+    "address article aside blockquote body center dialog dir div dl fieldset figcaption figure"
+    " footer form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend listing main menu nav ol"
+    " p plaintext pre search section table ul xmp details"
 )
 _LINES = _tags("caption dd dt li optgroup option summary tr")
-_BOXES = _tags("audio button canvas embed input meter object progress select td text textarea th video")
+_BOXES = _tags(
+    "audio button canvas embed input meter object progress select td text textarea th video"
+)
 PRE = _tags("listing plaintext pre textarea xmp")
 LISTS = _tags("dir menu ol ul")
 HEADINGS = _tags("h1 h2 h3 h4 h5 h6")
@@ -26,7 +30,8 @@ PARTS = _tags("fraction-bottom fraction-top rt sub sup td th title")
 
 
 def edge(tag: str, style: str) -> str:
-    """Returns what an element begins and ends: a "paragraph", a "line", a "box" within a line, or nothing ("")."""
+    """Returns what an element begins and ends: a "paragraph", a "line", a "box" within a line, or
+    nothing ("")."""
     found = ""
     if tag in _PARAGRAPHS:
         found = "paragraph"

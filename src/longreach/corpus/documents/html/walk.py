@@ -29,7 +29,9 @@ _SCRIPTS = {
     ("mfrac", 0): "fraction-top",
     ("mfrac", 1): "fraction-bottom",
 }
-_SHOWN_INPUTS = frozenset({"", "text", "search", "email", "tel", "url", "number", "date", "time", "submit", "button"})
+_SHOWN_INPUTS = frozenset(
+    {"", "text", "search", "email", "tel", "url", "number", "date", "time", "submit", "button"}
+)
 _ADDRESS = re.compile(r"(?:https?://|ftp://|mailto:|tel:)\S+$", re.IGNORECASE)
 
 

@@ -17,7 +17,8 @@ _TERM = re.compile(r"[+\-−–±]?[\w.,'′∞]+[+\-−–*]?")
 
 @dataclass
 class TextWriter:
-    """Collects one run of text: a page, a table cell, or what is raised, lowered or above a character.
+    """Collects one run of text: a page, a table cell, or what is raised, lowered or above a
+    character.
 
     Attributes:
         indent: How many lists are open around what is written.
@@ -65,7 +66,8 @@ class TextWriter:
         self._gap = max(self._gap.strip(" "), "\n" * lines, key=len)
 
     def mark(self, mark: str) -> None:
-        """Has the next text preceded by a list marker, the signs of a heading, or those of struck-out text."""
+        """Has the next text preceded by a list marker, the signs of a heading, or those of
+        struck-out text."""
         self._marks.append(mark)
 
     def unmark(self, mark: str) -> bool:
@@ -115,7 +117,12 @@ class TextWriter:
         self._flush_address()
         gap = self._gap
         self._gap = ""
-        if gap == " " and self._segment_break and is_wide(self._parts[-1][-1:]) and is_wide(text[0]):
+        if (
+            gap == " "
+            and self._segment_break
+            and is_wide(self._parts[-1][-1:])
+            and is_wide(text[0])
+        ):
             gap = ""
         begins_line = "\n" in gap or not self._parts
         if begins_line and self._parts:
@@ -137,14 +144,16 @@ class TextWriter:
 
 
 def is_wide(character: str) -> bool:
-    """Whether a character is Chinese or Japanese: they are written without spaces, and a line's end adds none."""
+    """Whether a character is Chinese or Japanese: they are written without spaces, and a line's end
+    adds none."""
     if not character or unicodedata.east_asian_width(character) not in "WF":
         return False
     return not unicodedata.name(character, "").startswith("HANGUL")
 
 
 def raise_text(base: str, text: str) -> str:
-    """Returns raised text as it is written in a line: 10^6, x^(n+1), but 1st and XIXe and text[1]."""
+    """Returns raised text as it is written in a line: 10^6, x^(n+1), but 1st and XIXe and
+    text[1]."""
     if not base or not any(character.isalnum() for character in text) or text.startswith("["):
         return text
     numbered = base[-1].isdigit() or _ROMAN.search(base) is not None
@@ -156,7 +165,8 @@ def raise_text(base: str, text: str) -> str:
 
 
 def lower_text(base: str, text: str) -> str:
-    """Returns lowered text as it is written in a line: H2O and x1, but x_i, V_max, 10_2 and x_(i+1)."""
+    """Returns lowered text as it is written in a line: H2O and x1, but x_i, V_max, 10_2 and
+    x_(i+1)."""
     if not base or not any(character.isalnum() for character in text) or "\n" in text:
         return text
     if text.isdigit() and (base[-1].isalpha() or base[-1] in ")]"):

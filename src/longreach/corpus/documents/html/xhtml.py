@@ -11,7 +11,22 @@ _ENTITY = re.compile(r"<!ENTITY\s+([\w.-]+)\s+(?:\"([^\"<&%]*)\"|'([^'<&%]*)')\s
 _REFERENCE = re.compile(r"&([A-Za-z_][\w.-]*);")
 _PREFIX = re.compile(r"<([A-Za-z][\w.-]*):html\b")
 _VOID = frozenset(
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"]
+    [
+        "area",
+        "base",
+        "br",
+        "col",
+        "embed",
+        "hr",
+        "img",
+        "input",
+        "link",
+        "meta",
+        "param",
+        "source",
+        "track",
+        "wbr",
+    ]
 )
 _LONGEST_ENTITY = 1_000
 _MOST_ADDED = 1_000_000
@@ -25,11 +40,13 @@ def is_xml(page: str) -> bool:
 def as_html(page: str) -> str:
     """Returns an XHTML page as HTML.
 
-    In HTML `<script/>` has no end, `<![CDATA[` is a comment, an element with a namespace prefix is unknown, and a page
-    cannot define entities. Entities that contain others are left alone: they can grow without bounds.
+    In HTML `<script/>` has no end, `<![CDATA[` is a comment, an element with a namespace prefix is
+    unknown, and a page cannot define entities. Entities that contain others are left alone: they
+    can grow without bounds.
     """
     page = _with_entities(page)
-    # Up to the last end only: each section without an end would be looked for to the end of the page.
+    # Up to the last end only: each section without an end would be looked for to the end of the
+    # page.
     end = page.rfind("]]>") + 3
     if end > 2:
         page = _CDATA.sub(_escape, page[:end]) + page[end:]

@@ -1,7 +1,7 @@
 """DOCX to text.
 
-The order is: page headers, body, footnotes and endnotes, comments, page footers. Text boxes come after the paragraph
-that holds them. Deleted and hidden text is omitted.
+The order is: page headers, body, footnotes and endnotes, comments, page footers. Text boxes come
+after the paragraph that holds them. Deleted and hidden text is omitted.
 """
 
 import posixpath
@@ -65,7 +65,9 @@ class _Parts(NamedTuple):
         return self.package.tree(self.only(kind))
 
 
-def _read_margins(writer: Writer, parts: _Parts, body: "_Element", kind: str, block: "_Element") -> None:
+def _read_margins(
+    writer: Writer, parts: _Parts, body: "_Element", kind: str, block: "_Element"
+) -> None:
     """Appends the page headers or the page footers of all sections, equal ones once."""
     from lxml.etree import Element
 
@@ -112,7 +114,12 @@ def _read_comments(writer: Writer, parts: _Parts, block: "_Element") -> None:
     root = parts.tree("comments")
     for comment in () if root is None else root.iter(W + "comment"):
         author = comment.get(f"{W}author", "").strip()
-        writer.read(comment, parts.only("comments"), block, label=f"Comment by {author}:" if author else "Comment:")
+        writer.read(
+            comment,
+            parts.only("comments"),
+            block,
+            label=f"Comment by {author}:" if author else "Comment:",
+        )
 
 
 def _said(writer: Writer) -> tuple[str, ...]:
@@ -121,5 +128,9 @@ def _said(writer: Writer) -> tuple[str, ...]:
         if what == "hidden text":
             sentences.append("Hidden text is omitted.")
         else:
-            sentences.append(f"{count} {what} is not read." if count == 1 else f"{what} ({count} times) is not read.")
+            sentences.append(
+                f"{count} {what} is not read."
+                if count == 1
+                else f"{what} ({count} times) is not read."
+            )
     return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)

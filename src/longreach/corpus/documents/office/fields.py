@@ -1,4 +1,5 @@
-"""Fields of a DOCX, such as page numbers and links: a code that says what is shown, and the result that is shown."""
+"""Fields of a DOCX, such as page numbers and links: a code that says what is shown, and the result
+that is shown."""
 
 from typing import TYPE_CHECKING
 

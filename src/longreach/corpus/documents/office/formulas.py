@@ -17,12 +17,15 @@ def to_latex(element: "_Element") -> str:
     characters = "".join(text.text or "" for text in element.iter(MATH + "t", _W + "t"))
     for name in ("f", "acc", "bar", "d", "groupChr", "nary"):
         for part in element.iter(MATH + name):
-            # The converter needs the properties, which a file may omit where they are the usual ones.
+            # The converter needs the properties, which a file may omit where they are the usual
+            # ones.
             if part.find(f"{MATH}{name}Pr") is None:
                 part.insert(0, part.makeelement(f"{MATH}{name}Pr"))
     try:
         latex = str(oMath2Latex(element)).strip()
     except Exception:  # formulas of kinds it does not know
         return characters
-    wanted = Counter(character for character in characters if character.isascii() and character.isalnum())
+    wanted = Counter(
+        character for character in characters if character.isascii() and character.isalnum()
+    )
     return latex if wanted <= Counter(latex) else characters

@@ -5,7 +5,8 @@ import re
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 _CORE = re.compile(r"[#0?,]*(?:\.[0#?]+)?")
-# What stands in a format beside digits: a quoted text, an escaped sign, a currency, a width, a filler, a color.
+# What stands in a format beside digits: a quoted text, an escaped sign, a currency, a width, a
+# filler, a color.
 _PIECES = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]\-]*)[^\]]*\]|_.|\*.|\[[^\]]*\]|([$€£¥ ()+:%-])')
 # A section that holds only for some numbers, such as `[<100]0.00;0`.
 _CONDITION = re.compile(r"\[[<>=]")
@@ -15,7 +16,8 @@ _EXACT = Context(prec=3 * _MOST_DIGITS)
 
 
 def show_value(value: object, number_format: str) -> str:
-    """Returns the value of a cell as text: dates in the order of ISO 8601, truth values as TRUE and FALSE."""
+    """Returns the value of a cell as text: dates in the order of ISO 8601, truth values as TRUE and
+    FALSE."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -65,7 +67,8 @@ def _split_sections(number_format: str) -> list[str]:
 
 
 def _apply(value: int | float, section: str) -> str | None:
-    """Writes a number by one format, or returns None where the format is of a kind that is not known here."""
+    """Writes a number by one format, or returns None where the format is of a kind that is not
+    known here."""
     match = re.search(r'(?:"[^"]*"|\\.|\[[^\]]*\]|_.|\*.|[^#0?"\\\[_*])*?(?=[#0?])', section)
     if "general" in section.lower():
         return None

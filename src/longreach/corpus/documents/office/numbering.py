@@ -1,4 +1,5 @@
-"""The numbers of a DOCX's paragraphs ("1.2", "(a)", "Section IV"): the file stores rules, and readers count."""
+"""The numbers of a DOCX's paragraphs ("1.2", "(a)", "Section IV"): the file stores rules, and
+readers count."""
 
 import re
 from dataclasses import dataclass, field
@@ -53,7 +54,10 @@ class Numbering:
         self._begun: set[tuple[str, int]] = set()
         if root is None:
             return
-        abstracts = {element.get(f"{W}abstractNumId", ""): element for element in root.iter(f"{W}abstractNum")}
+        abstracts = {
+            element.get(f"{W}abstractNumId", ""): element
+            for element in root.iter(f"{W}abstractNum")
+        }
         numbers = {element.get(f"{W}numId", ""): element for element in root.iter(f"{W}num")}
         for number, element in numbers.items():
             abstract = value(element, "abstractNumId")
@@ -90,13 +94,17 @@ class Numbering:
             which = int(match[1]) - 1
             other = one.rules.get(which, rule)
             count = counts[which]
-            return format_number(other.start if count is None else count, "decimal" if rule.only_digits else other.form)
+            return format_number(
+                other.start if count is None else count,
+                "decimal" if rule.only_digits else other.form,
+            )
 
         return re.sub(r"%([1-9])", shown, rule.text)
 
 
 def format_number(number: int, form: str) -> str:
-    """Writes a number in one of the forms of WordprocessingML; in digits where the form has no known letters."""
+    """Writes a number in one of the forms of WordprocessingML; in digits where the form has no
+    known letters."""
     if form == "none":
         return ""
     if form == "decimalZero":
@@ -150,6 +158,7 @@ def _read_rule(element: "_Element") -> Rule:
         form=value(element, "numFmt") or "decimal",
         text=value(element, "lvlText"),
         start=whole(value(element, "start"), 0),
-        only_digits=only_digits is not None and only_digits.get(f"{W}val", "1") not in ("0", "false"),
+        only_digits=only_digits is not None
+        and only_digits.get(f"{W}val", "1") not in ("0", "false"),
         restarts=value(element, "lvlRestart") != "0",
     )

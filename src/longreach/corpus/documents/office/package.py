@@ -1,4 +1,5 @@
-"""Packages of Office Open XML: their parts, how one part names another, and XML that cannot hurt."""
+"""Packages of Office Open XML: their parts, how one part names another, and XML that cannot
+hurt."""
 
 import posixpath
 import zipfile
@@ -24,7 +25,9 @@ _TRANSITIONAL = {
     "presentationml/main": "http://schemas.openxmlformats.org/presentationml/2006/main",
     "spreadsheetml/main": "http://schemas.openxmlformats.org/spreadsheetml/2006/main",
     "officeDocument/math": "http://schemas.openxmlformats.org/officeDocument/2006/math",
-    "officeDocument/relationships": "http://schemas.openxmlformats.org/officeDocument/2006/relationships",
+    "officeDocument/relationships": (
+        "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    ),
 }
 
 
@@ -76,14 +79,20 @@ class Package:
             target = element.get("Target", "")
             external = element.get("TargetMode") == "External"
             if not external:
-                target = posixpath.normpath(posixpath.join("/", folder, unquote(target))).lstrip("/")
+                target = posixpath.normpath(posixpath.join("/", folder, unquote(target))).lstrip(
+                    "/"
+                )
             kind = element.get("Type", "").rsplit("/", 1)[-1]
             links[element.get("Id", "")] = Link(kind, target, external)
         return links
 
     def related(self, part: str, kind: str) -> list[str]:
         """The names of the parts of one kind that a part refers to."""
-        return [link.target for link in self.links(part).values() if link.kind == kind and not link.external]
+        return [
+            link.target
+            for link in self.links(part).values()
+            if link.kind == kind and not link.external
+        ]
 
 
 @contextmanager
@@ -97,7 +106,9 @@ def opened_package(raw: bytes, name: str, suffix: str) -> Iterator[Package]:
         try:
             yield Package(archive)
         except (TooDeep, RecursionError) as error:
-            raise DocumentError(f"{name} nests its elements too deeply to be read: export it as text.") from error
+            raise DocumentError(
+                f"{name} nests its elements too deeply to be read: export it as text."
+            ) from error
 
 
 def parse(raw: bytes) -> "_Element":
@@ -109,7 +120,9 @@ def parse(raw: bytes) -> "_Element":
     """
     from lxml import etree
 
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True)
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True
+    )
     try:
         root = etree.fromstring(raw, parser)
     except etree.XMLSyntaxError as error:

@@ -1,4 +1,5 @@
-"""PPTX to text: slides in order, each with its shapes from the top, its tables, charts, notes and comments."""
+"""PPTX to text: slides in order, each with its shapes from the top, its tables, charts, notes and
+comments."""
 
 import io
 from collections import Counter
@@ -10,7 +11,12 @@ from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html.page import markdown
 from longreach.corpus.documents.office.cursor import Place
 from longreach.corpus.documents.office.formulas import MATH, to_latex
-from longreach.corpus.documents.office.package import COMPATIBILITY, RELATIONSHIP, opened_package, parse
+from longreach.corpus.documents.office.package import (
+    COMPATIBILITY,
+    RELATIONSHIP,
+    opened_package,
+    parse,
+)
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -64,7 +70,9 @@ class _Writer:
         self._place.open("h2")
         self._place.say(f"Slide {number}{mark}" + (f": {words}" if words else ""))
         self._place.close()
-        self._read_shapes(shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id)
+        self._read_shapes(
+            shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id
+        )
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
             frame = slide.notes_slide.notes_text_frame
             if frame.text.strip():
@@ -103,7 +111,10 @@ class _Writer:
             if piece.tag in (_A + "r", _A + "fld"):
                 properties = piece.find(_A + "rPr")
                 raised = 0
-                if properties is not None and properties.get("baseline", "").lstrip("-").isdecimal():
+                if (
+                    properties is not None
+                    and properties.get("baseline", "").lstrip("-").isdecimal()
+                ):
                     raised = int(properties.get("baseline", "0"))
                 if raised:
                     self._place.enter("sup" if raised > 0 else "sub")
@@ -140,11 +151,18 @@ class _Writer:
         from lxml.etree import SubElement
 
         try:
-            title = chart.chart_title.text_frame.text if chart.has_title and chart.chart_title.has_text_frame else ""
+            title = (
+                chart.chart_title.text_frame.text
+                if chart.has_title and chart.chart_title.has_text_frame
+                else ""
+            )
             series = []
             for plot in chart.plots:
                 series += [(one.name, list(one.values)) for one in plot.series]
-            categories = [" / ".join(map(str, levels)) for levels in chart.plots[0].categories.flattened_labels]
+            categories = [
+                " / ".join(map(str, levels))
+                for levels in chart.plots[0].categories.flattened_labels
+            ]
         except MemoryError:
             raise
         except Exception:  # kinds of charts that python-pptx does not know
@@ -161,7 +179,9 @@ class _Writer:
         for index in range(max([len(categories), *(len(values) for _, values in series)])):
             named = categories[index] if index < len(categories) else ""
             numbers = [values[index] if index < len(values) else None for _, values in series]
-            rows.append([named, *("" if number is None else f"{number:.15g}" for number in numbers)])
+            rows.append(
+                [named, *("" if number is None else f"{number:.15g}" for number in numbers)]
+            )
         for row in rows:
             line = SubElement(made, "tr")
             for text in row:
@@ -195,7 +215,8 @@ class _Writer:
 
 
 def _choose_alternatives(root: "_Element") -> None:
-    """Puts one of several ways in which the same thing is said in their place: the first with text, else the first."""
+    """Puts one of several ways in which the same thing is said in their place: the first with text,
+    else the first."""
     for alternatives in list(root.iter(COMPATIBILITY + "AlternateContent")):
         parent = alternatives.getparent()
         ways = list(alternatives)

@@ -1,4 +1,5 @@
-"""The styles of a DOCX: which paragraphs are headings or numbered, which runs are hidden or raised."""
+"""The styles of a DOCX: which paragraphs are headings or numbered, which runs are hidden or
+raised."""
 
 import re
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ class Styles:
         if not 0 < heading <= _MOST_HEADINGS:
             heading = 0
         # Id 0 takes a paragraph out of the list that its style puts it in.
-        return ParagraphLook(heading, "" if number == "0" else number, min(max(whole(level, 0), 0), 8))
+        return ParagraphLook(
+            heading, "" if number == "0" else number, min(max(whole(level, 0), 0), 8)
+        )
 
     def run(self, properties: "_Element | None") -> RunLook:
         """How the run with these properties is shown."""
@@ -87,7 +90,11 @@ class Styles:
             if own is not None:
                 hidden = switch(own, "vanish") if hidden is None else hidden
                 vertical = vertical or value(own, "vertAlign")
-        return RunLook(bool(hidden), vertical, bool(switch(properties, "strike") or switch(properties, "dstrike")))
+        return RunLook(
+            bool(hidden),
+            vertical,
+            bool(switch(properties, "strike") or switch(properties, "dstrike")),
+        )
 
     def _chain(self, name: str) -> "list[_Element]":
         chain: list[_Element] = []

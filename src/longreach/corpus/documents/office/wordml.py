@@ -1,7 +1,8 @@
 """WordprocessingML to HTML.
 
-Readers made for showing a document drop what this one is for: text boxes, numbers of paragraphs, moved text, symbols,
-mathematics. So everything is read that is not known to be no text, and what cannot be read is counted.
+Readers made for showing a document drop what this one is for: text boxes, numbers of paragraphs,
+moved text, symbols, mathematics. So everything is read that is not known to be no text, and what
+cannot be read is counted.
 """
 
 from collections import Counter
@@ -28,9 +29,30 @@ _PLACE = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawin
 # Properties, codes of fields, and what a tracked change has taken away.
 _OMITTED = frozenset(
     W + name
-    for name in ("del", "moveFrom", "delText", "delInstrText", "instrText", "pPr", "rPr", "tblPr", "tblPrEx", "tblGrid")
+    for name in (
+        "del",
+        "moveFrom",
+        "delText",
+        "delInstrText",
+        "instrText",
+        "pPr",
+        "rPr",
+        "tblPr",
+        "tblPrEx",
+        "tblGrid",
+    )
 ) | frozenset(
-    W + name for name in ("trPr", "tcPr", "sectPr", "sdtPr", "sdtEndPr", "smartTagPr", "customXmlPr", "rubyPr")
+    W + name
+    for name in (
+        "trPr",
+        "tcPr",
+        "sectPr",
+        "sdtPr",
+        "sdtEndPr",
+        "smartTagPr",
+        "customXmlPr",
+        "rubyPr",
+    )
 )
 _NEW_CHART = "{http://schemas.microsoft.com/office/drawing/2014/chartex}chart"
 # Beside a chart of the newer kind stands a text for older programs that it cannot be shown.
@@ -86,11 +108,14 @@ class Writer:
             _DIAGRAM + "relIds": self._diagram,
             _PLACE + "docPr": lambda element: self._alternative_text(element.get("descr", "")),
             _VML + "textpath": self._word_art,
-            _OFFICE + "OLEObject": lambda element: self._lose(f"embedded object ({element.get('ProgID', 'unknown')})"),
+            _OFFICE + "OLEObject": lambda element: self._lose(
+                f"embedded object ({element.get('ProgID', 'unknown')})"
+            ),
         }
 
     def read(self, root: "_Element", part: str, block: "_Element", label: str = "") -> None:
-        """Appends what an element of a part holds to `block`, with a label before its first paragraph."""
+        """Appends what an element of a part holds to `block`, with a label before its first
+        paragraph."""
         self._links = self._package.links(part)
         self._codes = field_codes(root)
         self._label = label
@@ -129,7 +154,9 @@ class Writer:
             self._label = ""
         self._visit(element)
         mark = None if properties is None else properties.find(W + "rPr")
-        if mark is not None and (mark.find(W + "del") is not None or mark.find(W + "moveFrom") is not None):
+        if mark is not None and (
+            mark.find(W + "del") is not None or mark.find(W + "moveFrom") is not None
+        ):
             # Without its mark a paragraph runs on into the next one.
             place.joined = True
             return
@@ -191,7 +218,11 @@ class Writer:
 
         link = self._links.get(element.get(RELATIONSHIP + "id", ""))
         raw = None if link is None or link.external else self._package.read(link.target)
-        if link is None or raw is None or not link.target.lower().endswith((".html", ".htm", ".xhtml", ".txt")):
+        if (
+            link is None
+            or raw is None
+            or not link.target.lower().endswith((".html", ".htm", ".xhtml", ".txt"))
+        ):
             self._lose("inserted file")
             return
         text = decode_html(raw, link.target)
@@ -199,7 +230,9 @@ class Writer:
             self._place.open("p")
             self._say(text)
         else:
-            body = html.document_fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8")).find("body")
+            body = html.document_fromstring(
+                text.encode(), parser=html.HTMLParser(encoding="utf-8")
+            ).find("body")
             self._place.close()
             self._place.block.extend(() if body is None else [body])
         self._place.close()
@@ -215,7 +248,10 @@ class Writer:
             return
         fonts = None if properties is None else properties.find(W + "rFonts")
         self._font = "" if fonts is None else fonts.get(f"{W}ascii", fonts.get(f"{W}hAnsi", ""))
-        marks = [{"superscript": "sup", "subscript": "sub"}.get(look.vertical), "s" if look.struck else None]
+        marks = [
+            {"superscript": "sup", "subscript": "sub"}.get(look.vertical),
+            "s" if look.struck else None,
+        ]
         entered = [mark for mark in marks if mark]
         for mark in entered:
             self._place.enter(mark)
@@ -291,7 +327,8 @@ class Writer:
         self._say(f"[{len(self.notes)}]")
 
     def _alternative(self, element: "_Element") -> None:
-        """Reads one of several ways in which the same thing is said: the first that holds text, else the first."""
+        """Reads one of several ways in which the same thing is said: the first that holds text,
+        else the first."""
         ways = [way for way in element if isinstance(way.tag, str)]
         for way in ways:
             if next(way.iter(*_TEXTS), None) is not None:
@@ -356,7 +393,8 @@ class Writer:
 
 
 def _members(element: "_Element", name: str) -> "list[_Element]":
-    """The rows of a table, or the cells of a row, also those inside content controls and tracked insertions."""
+    """The rows of a table, or the cells of a row, also those inside content controls and tracked
+    insertions."""
     found: list[_Element] = []
     for child in element:
         if child.tag == W + name:

@@ -1,4 +1,5 @@
-"""XLSX to text: each sheet as a table, with the values that formulas had when the file was saved."""
+"""XLSX to text: each sheet as a table, with the values that formulas had when the file was
+saved."""
 
 import bisect
 import io
@@ -20,7 +21,9 @@ _UNCOMPUTED = re.compile(
     rb"<(?:\w+:)?c\b(?![^>]*\bt=\"str\")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)"
     rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
-_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3}[0-9]{1,7}:[A-Z]{1,3}[0-9]{1,7})"')
+_MERGED = re.compile(
+    rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3}[0-9]{1,7}:[A-Z]{1,3}[0-9]{1,7})"'
+)
 _MOST_ROWS = 1_048_576
 # Merged cells are repeated as long as the table stays within a few times what the sheet holds.
 _LEAST_REPEATS = 10_000
@@ -35,17 +38,19 @@ class _Place(NamedTuple):
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a workbook sheet by sheet, hidden ones too; see `html.convert` for arguments and errors.
+    """Reads a workbook sheet by sheet, hidden ones too; see `html.convert` for arguments and
+    errors.
 
-    Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet that is empty nearly
-    everywhere comes as one line for each cell: "B7: 12".
+    Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet
+    that is empty nearly everywhere comes as one line for each cell: "B7: 12".
     """
     with opened_package(raw, name, ".xlsx") as package:
         from openpyxl import load_workbook
 
         check_unpacked(package.archive, name, (".xml", ".rels"))
         parts = _sheet_parts(package)
-        # Read row by row: the other way makes a cell of each place that a merged area covers, which may be billions.
+        # Read row by row: the other way makes a cell of each place that a merged area covers, which
+        # may be billions.
         workbook = load_workbook(io.BytesIO(raw), data_only=True, read_only=True)
         blocks = []
         notes = []
@@ -57,8 +62,8 @@ def convert(raw: bytes, name: str) -> Converted:
             if missing:
                 many = f"{missing} formulas" if missing > 1 else "a formula"
                 notes.append(
-                    f"Sheet {sheet.title} has {many} without a stored result: open the file in a spreadsheet program, "
-                    "save it, and add it again."
+                    f"Sheet {sheet.title} has {many} without a stored result: open the file in a"
+                    " spreadsheet program, save it, and add it again."
                 )
         return Converted("\n\n".join(block for block in blocks if block), tuple(notes))
 
@@ -79,7 +84,11 @@ def _sheet_parts(package: Package) -> dict[str, str]:
 
 def _read_sheet(sheet: "ReadOnlyWorksheet", package: Package, part: str, source: bytes) -> str:
     values = _read_values(sheet)
-    parts = ["\n".join(_table(values, source)), *_drawn_text(package, part), *_remarks(package, part)]
+    parts = [
+        "\n".join(_table(values, source)),
+        *_drawn_text(package, part),
+        *_remarks(package, part),
+    ]
     parts = [text for text in parts if text]
     if not parts:
         return ""
@@ -108,13 +117,18 @@ def _table(values: dict[_Place, str], source: bytes) -> list[str]:
     if is_sparse(len(rows), len(columns), len(values)):
         from openpyxl.utils import get_column_letter
 
-        return [f"{get_column_letter(place.column)}{place.row}: {text}" for place, text in values.items()]
+        return [
+            f"{get_column_letter(place.column)}{place.row}: {text}"
+            for place, text in values.items()
+        ]
     _repeat_merged(source, values, rows, columns)
     table = ([values.get(_Place(row, column), "") for column in columns] for row in rows)
     return list(table_lines(table, len(columns)))
 
 
-def _repeat_merged(source: bytes, values: dict[_Place, str], rows: list[int], columns: list[int]) -> None:
+def _repeat_merged(
+    source: bytes, values: dict[_Place, str], rows: list[int], columns: list[int]
+) -> None:
     from openpyxl.utils import range_boundaries
 
     room = _LEAST_REPEATS + _REPEATS_PER_CELL * len(values)

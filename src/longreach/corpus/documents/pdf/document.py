@@ -26,7 +26,8 @@ _OBJECTS_LOG = "pypdf.generic._data_structures"
 
 
 class _Repairs(logging.Handler):
-    """Notices objects of which pypdf could read only a part; it says so in its log and nowhere else."""
+    """Notices objects of which pypdf could read only a part; it says so in its log and nowhere
+    else."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -68,10 +69,14 @@ _PROBLEMS = {
         "has no text layer (it is empty or scanned): run OCR on it first, e.g. with ocrmypdf.",
     ),
     State.GARBLED: _Problem(
-        "{} no text that can be read, as the fonts do not say which letters they show: run ocrmypdf --force-ocr.",
-        "has fonts that do not say which letters they show: run OCR on it first, e.g. with ocrmypdf --force-ocr.",
+        "{} no text that can be read, as the fonts do not say which letters they show: run ocrmypdf"
+        " --force-ocr.",
+        "has fonts that do not say which letters they show: run OCR on it first, e.g. with ocrmypdf"
+        " --force-ocr.",
     ),
-    State.PARTLY_GARBLED: _Problem("{} some text in fonts that do not say which letters they show.", ""),
+    State.PARTLY_GARBLED: _Problem(
+        "{} some text in fonts that do not say which letters they show.", ""
+    ),
     State.DAMAGED: _Problem(
         "{} damage and cannot be read: get the file again, or repair it, e.g. with qpdf.",
         "is damaged, no page of it can be read: get it again, or repair it, e.g. with qpdf.",
@@ -90,13 +95,19 @@ def convert(raw: bytes, name: str) -> Converted:
             is_cut_off = _END not in raw[-_TAIL_BYTES:]
             reader = PdfReader(io.BytesIO(_with_end(raw) if is_cut_off else raw))
             if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
-                raise DocumentError(f"{name} is password-protected: remove the password, e.g. with qpdf --decrypt.")
+                raise DocumentError(
+                    f"{name} is password-protected: remove the password, e.g. with qpdf --decrypt."
+                )
             converted = _read(reader, name, is_cut_off)
         except DependencyError as error:
             advice = "pip install cryptography, or save a copy without protection."
-            raise DocumentError(f"{name} is encrypted in a way that needs another package: {advice}") from error
+            raise DocumentError(
+                f"{name} is encrypted in a way that needs another package: {advice}"
+            ) from error
     if repairs.happened and not converted.notes:
-        return converted._replace(notes=("The file is damaged in places, and only what could be repaired was read.",))
+        return converted._replace(
+            notes=("The file is damaged in places, and only what could be repaired was read.",)
+        )
     return converted
 
 
@@ -124,7 +135,11 @@ def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:
         if pages[State.DAMAGED] and not pages[State.NO_TEXT]:
             worst = State.DAMAGED
         raise DocumentError(f"{name} {_PROBLEMS[worst].file}")
-    notes = [problem.pages.format(_name_pages(pages[state])) for state, problem in _PROBLEMS.items() if pages[state]]
+    notes = [
+        problem.pages.format(_name_pages(pages[state]))
+        for state, problem in _PROBLEMS.items()
+        if pages[state]
+    ]
     notes += _said_of_file(reader, found, is_cut_off)
     return Converted(text, (*notes, *form.notes()))
 

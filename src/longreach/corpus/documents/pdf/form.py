@@ -1,4 +1,5 @@
-"""What stands on a PDF beside its text layer: values of form fields, notes of readers, attached files."""
+"""What stands on a PDF beside its text layer: values of form fields, notes of readers, attached
+files."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
 _DEEPEST = 64
 _PUSH_BUTTON = 1 << 16
 # Kinds of annotations that carry no words of their own.
-_SILENT = frozenset({"/Link", "/Popup", "/Widget", "/PrinterMark", "/TrapNet", "/Screen", "/3D", "/RichMedia"})
+_SILENT = frozenset(
+    {"/Link", "/Popup", "/Widget", "/PrinterMark", "/TrapNet", "/Screen", "/3D", "/RichMedia"}
+)
 
 
 class Form:
@@ -51,7 +54,10 @@ class Form:
         said = []
         form = self._form()
         if "/XFA" in form and not list(_objects(form.get("/Fields"))):
-            said.append("The form is of the XFA kind, and what was filled in is not read: print it to a new PDF.")
+            said.append(
+                "The form is of the XFA kind, and what was filled in is not read: print it to a new"
+                " PDF."
+            )
         if self._failed:
             said.append("Some form fields or notes are damaged or missing, and are not read.")
         try:
@@ -137,7 +143,13 @@ class Form:
             text = _button(field, value, _inherited(nodes, "/Opt"))
         elif kind == "/Sig":
             signer = value.get("/Name") if isinstance(value, dict) else None
-            text = f"signed by {_plain(signer)}" if signer is not None else "signed" if value is not None else ""
+            text = (
+                f"signed by {_plain(signer)}"
+                if signer is not None
+                else "signed"
+                if value is not None
+                else ""
+            )
         else:
             chosen = list(value) if isinstance(value, list) else [value]
             names = dict(_options(_inherited(nodes, "/Opt")))
@@ -146,7 +158,9 @@ class Form:
             text = text or _rich(_inherited(nodes, "/RV"))
         if not text.strip():
             return ""
-        name = _plain(field.get("/TU")) or ".".join(_plain(node["/T"]) for node in nodes[::-1] if "/T" in node)
+        name = _plain(field.get("/TU")) or ".".join(
+            _plain(node["/T"]) for node in nodes[::-1] if "/T" in node
+        )
         return f"{name}: {text}" if name else text
 
 
@@ -203,7 +217,9 @@ def _plain(value: Any) -> str:
     if hasattr(value, "get_data"):
         value = value.get_data()
     if isinstance(value, bytes):
-        return value.decode("utf-16" if value.startswith((b"\xfe\xff", b"\xff\xfe")) else "latin-1", "replace")
+        return value.decode(
+            "utf-16" if value.startswith((b"\xfe\xff", b"\xff\xfe")) else "latin-1", "replace"
+        )
     return str(value).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
 
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 75_000_000
 """Of a content stream, unpacked; pypdf has the same limit."""
-_PAINTING = frozenset({b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"sh", b"INLINE IMAGE"})
+_PAINTING = frozenset(
+    {b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"sh", b"INLINE IMAGE"}
+)
 _SHOWING = frozenset({b"Tj", b"TJ", b"'", b'"'})
 _WHITE = {b"g": [1], b"rg": [1, 1, 1], b"k": [0, 0, 0, 0]}
 # Encodings of composite fonts that lead to characters without a table of the font's own.
-_KNOWN_ENCODING = re.compile(r"/(Uni.*-(UCS2|UTF16)|GB-EUC|GBpc-EUC|GBK-EUC|GBK2K|ETen-B5|ETenms-B5|90ms-RKSJ)-[HV]")
+_KNOWN_ENCODING = re.compile(
+    r"/(Uni.*-(UCS2|UTF16)|GB-EUC|GBpc-EUC|GBK-EUC|GBK2K|ETen-B5|ETenms-B5|90ms-RKSJ)-[HV]"
+)
 # Names of glyphs that say nothing of the character: g23, cid5, glyph7, a102.
 _NAMELESS = re.compile(r"/?(g|G|c|C|a|f|F|x|cid|CID|glyph|index|char|Char|gid)[0-9]+")
 # Above this share of unreadable letters the text of a page is omitted.
@@ -37,7 +41,8 @@ class State(Enum):
 
 
 class PageText(NamedTuple):
-    """The text of a page, the number of letters in its text layer, and the page itself unless it is missing."""
+    """The text of a page, the number of letters in its text layer, and the page itself unless it is
+    missing."""
 
     text: str
     state: State
@@ -65,7 +70,8 @@ class _Fonts:
             self.unreadable += len(letters)
             return
         odd = sum(
-            unicodedata.category(character) in ("Cc", "Co", "Cn") or character == "\ufffd" for character in letters
+            unicodedata.category(character) in ("Cc", "Co", "Cn") or character == "\ufffd"
+            for character in letters
         )
         if odd > _ODD_SHARE * len(letters) and len(letters) > 1:
             self.unreadable += odd
@@ -114,7 +120,8 @@ def _is_intact(page: "PageObject") -> bool:
 
 
 def _is_whole(stream: Any) -> bool:
-    """Whether the packed bytes of a stream can be unpacked to their end; pypdf is content with the beginning."""
+    """Whether the packed bytes of a stream can be unpacked to their end; pypdf is content with the
+    beginning."""
     from pypdf.filters import ASCII85Decode, ASCIIHexDecode
 
     filters = stream.get("/Filter", [])
@@ -134,7 +141,8 @@ def _is_whole(stream: Any) -> bool:
 
 
 def _inflates(data: bytes) -> bool:
-    # Some writers cut the checksum off, so the packed data are judged without it, and by it where it is there.
+    # Some writers cut the checksum off, so the packed data are judged without it, and by it where
+    # it is there.
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         unpacked = unpacking.decompress(data[2:], _MOST_BYTES)
@@ -162,7 +170,9 @@ def _shows_something(page: "PageObject") -> bool:
                 white = list(operands) == _WHITE[operator]
             elif operator in (b"cs", b"sc", b"scn", b"Q"):
                 white = False
-            elif operator in _SHOWING or (operator in _PAINTING and not (white and operator in (b"f", b"F", b"f*"))):
+            elif operator in _SHOWING or (
+                operator in _PAINTING and not (white and operator in (b"f", b"F", b"f*"))
+            ):
                 return True
             elif operator == b"Do":
                 drawn = _resource(resources, operands)
@@ -172,7 +182,9 @@ def _shows_something(page: "PageObject") -> bool:
                     return True
                 if id(drawn) not in seen:
                     seen.add(id(drawn))
-                    pending.append((ContentStream(drawn, page.pdf), drawn.get("/Resources", resources)))
+                    pending.append(
+                        (ContentStream(drawn, page.pdf), drawn.get("/Resources", resources))
+                    )
     return False
 
 
