@@ -107,7 +107,7 @@ def test_only_models_touch_transformers_internals():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_stay_small(path):
-    limit = 500 if path.parent.name == "triton" else 420
+    limit = 500 if path.parent.name == "triton" else 440
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 

@@ -74,7 +74,7 @@ def test_its_commands_exist(words, monkeypatch):
 
     verb = words[words.index("longreach.cli") + 1]
     # This one first: it imports a module, which must not keep the other's small model for the tests to come.
-    monkeypatch.setattr(f"longreach.training.{verb}.{verb}", reach)
+    monkeypatch.setattr(f"longreach.training.{verb}.{verb}.{verb}", reach)
     monkeypatch.setattr("longreach.models.loading.load.load", lambda *args, **options: (make_model(), make_tokenizer()))
     args = launched(words)
     assert args.module and args.training_script == "longreach.cli"

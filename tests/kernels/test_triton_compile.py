@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.kernels.cases import needs_triton
 
 H100_SHARED_BYTES = 232_448  # that one program may use

@@ -372,7 +372,7 @@ def test_a_real_model_answers_from_a_real_book(smollm2, tmp_path):
     from pathlib import Path
 
     model, tokenizer = smollm2
-    book = Path(__file__).resolve().parents[1] / "examples" / "alice.txt"
+    book = Path(__file__).resolve().parents[2] / "examples" / "alice.txt"
     text = book.read_text(encoding="utf-8")[:9_000]
     source = tmp_path / "book.txt"
     source.write_bytes(text.encode())

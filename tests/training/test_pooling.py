@@ -12,9 +12,10 @@ from longreach.datasets.texts import Text
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ModelError, TrainingError, UsageError
 from longreach.models.decoder import add_adapter, only_adapter
-from longreach.training.pretrain import instruct, pretrain
+from longreach.training.pretrain import instruct
 from longreach.training.pretrain.instruct import InstructObjective
 from longreach.training.pretrain.pooling import PoolObjective
+from longreach.training.pretrain.pretrain import pretrain
 from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 from tests.training.test_instruct import LINES, SCHEDULE

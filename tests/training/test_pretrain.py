@@ -292,7 +292,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
     "where, error",
     [
         ("compressors.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
-        ("training.compressor.write_peft", OSError(28, "No space left on device")),
+        ("training.pretrain.objective.write_peft", OSError(28, "No space left on device")),
     ],
 )
 def test_a_full_disk_says_so_and_the_run_goes_on(base, data, tmp_path, monkeypatch, where, error):

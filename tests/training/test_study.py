@@ -27,10 +27,10 @@ from longreach.errors import (
 from longreach.models.loss import IGNORED
 from longreach.training.common import run
 from longreach.training.extend.adapter import lora
+from longreach.training.study import study as room
 from longreach.training.study.data import StudyData
 from longreach.training.study.settings import StudySettings
 from longreach.training.study.study import study
-from longreach.training.study.study import study as room
 from longreach.training.study.trainer import StudyObjective
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import ANSWERS, QUESTIONS, make_corpus, settings

@@ -1,0 +1,321 @@
+"""Which blocks a sparse layer sees: the one source of truth for kernels, caches and plans.
+
+Keys and queries are cut into blocks of `block_size` tokens, counted from the first real token of a
+row. KV head g of layer l keeps key block j for query block i iff
+
+    j <= i  and  (i - j < local_blocks  or  j < sink_blocks
+                  or  stride > 0 and (j + offset) % stride == 0)
+    offset = g * max(1, stride // num_kv_heads) + l
+
+and inside block i attention is token-causal. Blocks that are sinks or on the stride are
+*permanent*: they stay visible for ever. All others are visible for `local_blocks` blocks and then
+never again, so a layer needs only two regions: the permanent blocks in order, and a window. The
+f-th permanent block does not depend on the query (`permanent_block`), and a query block sees a
+prefix of that list (`far_count`). Everything below follows from these two functions.
+
+Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
+Partial Contexts".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from longreach.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import BoolTensor
+
+
+class PermanentBlocks(NamedTuple):
+    """The permanent blocks of one KV head: `sink` first ones, then `first`, `first + stride`, ...
+    (stride 0: none)."""
+
+    sink: int
+    first: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """A static block-sparse causal attention pattern.
+
+    Attributes:
+        block_size: Tokens per block, a power of two.
+        sink_blocks: First blocks that every query sees (0 for none).
+        local_blocks: Blocks of the local window, the query's own block included; at least 1.
+        stride: Every stride-th block is visible as well, shifted by KV head and layer; 0 for none.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    block_size: int = 64
+    sink_blocks: int = 1
+    local_blocks: int = 16
+    stride: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("block_size", 1),
+            ("sink_blocks", 0),
+            ("local_blocks", 1),
+            ("stride", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise UsageError(f"{name} is {value!r}; give a whole number of at least {low}.")
+        if self.block_size & (self.block_size - 1):
+            below = 1 << (self.block_size.bit_length() - 1)
+            raise UsageError(
+                f"block_size is {self.block_size}; give a power of two, such as {below} or"
+                f" {2 * below}."
+            )
+
+    @classmethod
+    def sink_window(cls) -> AttentionPattern:
+        """Variant A of the paper: one sink block and a window of 31 blocks, 2,048 tokens at any
+        length."""
+        return cls(block_size=64, sink_blocks=1, local_blocks=31, stride=0)
+
+    @classmethod
+    def strided(cls) -> AttentionPattern:
+        """Variant B of the paper: a window of 16 blocks and every 128th block, 2,048 tokens at
+        131,072."""
+        return cls(block_size=64, sink_blocks=0, local_blocks=16, stride=128)
+
+    @classmethod
+    def preset(cls, name: str) -> AttentionPattern:
+        """The preset called `sink-window` or `strided`."""
+        presets = {"sink-window": cls.sink_window, "strided": cls.strided}
+        if name not in presets:
+            raise UsageError(
+                f"There is no pattern called {name!r}; choose one of {', '.join(presets)}."
+            )
+        return presets[name]()
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of the local window: the most that a ring of local blocks ever holds."""
+        return self.local_blocks * self.block_size
+
+    def blocks(self, length: int) -> int:
+        """Blocks that `length` tokens fill or begin."""
+        return -(-length // self.block_size)
+
+    # -- blocks
+    # ------------------------------------------------------------------------------------------
+
+    def offset(self, head: int, num_kv_heads: int, layer: int = 0) -> int:
+        """Shift of the strided blocks of a KV head, in blocks."""
+        self._check_head(head, num_kv_heads)
+        return head * max(1, self.stride // num_kv_heads) + layer
+
+    def keeps(self, i: int, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
+        """Whether query block `i` sees key block `j` (inside block i only keys up to the query
+        itself)."""
+        return 0 <= j <= i and (
+            i - j < self.local_blocks or self.is_permanent(j, head, num_kv_heads, layer)
+        )
+
+    def is_permanent(self, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
+        """Whether key block `j` stays visible for ever: a sink, or on the stride."""
+        on_stride = (
+            self.stride > 0 and (j + self.offset(head, num_kv_heads, layer)) % self.stride == 0
+        )
+        return j < self.sink_blocks or on_stride
+
+    def permanent(self, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> PermanentBlocks:
+        """The permanent blocks of a KV head as three numbers: what a kernel needs to compute any of
+        them."""
+        self._check_head(head, num_kv_heads)
+        if self.stride == 0:
+            return PermanentBlocks(self.sink_blocks, 0, 0)
+        behind = (self.sink_blocks + self.offset(head, num_kv_heads, layer)) % self.stride
+        return PermanentBlocks(
+            self.sink_blocks, self.sink_blocks + (-behind) % self.stride, self.stride
+        )
+
+    def permanent_block(self, f: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
+        """Block number of the `f`-th permanent block (from 0)."""
+        sink, first, stride = self.permanent(head, num_kv_heads, layer)
+        if f >= sink and stride == 0:
+            raise UsageError(
+                f"permanent block {f} does not exist: without a stride there are {sink} (the"
+                " sinks)."
+            )
+        return f if f < sink else first + (f - sink) * stride
+
+    def permanent_count(
+        self, blocks: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0
+    ) -> int:
+        """Permanent blocks among the first `blocks` blocks."""
+        sink, first, stride = self.permanent(head, num_kv_heads, layer)
+        strided = max(0, -(-(blocks - first) // stride)) if stride else 0
+        return min(sink, max(0, blocks)) + strided
+
+    def far_count(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
+        """Permanent blocks that query block `i` sees outside its local window: a prefix of the
+        permanent ones."""
+        return self.permanent_count(i - self.local_blocks + 1, head, num_kv_heads, layer)
+
+    def far_blocks(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> list[int]:
+        """Block numbers behind `far_count`, ascending."""
+        count = self.far_count(i, head, num_kv_heads, layer)
+        return [self.permanent_block(f, head, num_kv_heads, layer) for f in range(count)]
+
+    def local_start(self, i: int) -> int:
+        """First block of the local window of query block `i`; the window is every block from here
+        to i."""
+        return max(0, i - self.local_blocks + 1)
+
+    # -- what a cache keeps
+    # ------------------------------------------------------------------------------------------
+
+    def retained(self, length: int, num_kv_heads: int, layer: int = 0) -> list[list[int]]:
+        """Key positions that a query at position `length` or later may still see, ascending, for
+        each KV head."""
+        self._check_lengths(length, length)
+        self._check_head(0, num_kv_heads)
+        kept = []
+        for head in range(num_kv_heads):
+            spans = list(self._retained_spans(length, head, num_kv_heads, layer))
+            kept.append([position for start, stop in spans for position in range(start, stop)])
+        return kept
+
+    def kv_tokens(self, length: int, num_kv_heads: int, layer: int = 0) -> list[int]:
+        """How many positions `retained` keeps, for each KV head; O(1) per head."""
+        next_block = length // self.block_size
+        window = length - self.local_start(next_block) * self.block_size
+        return [
+            self.far_count(next_block, head, num_kv_heads, layer) * self.block_size + window
+            for head in range(num_kv_heads)
+        ]
+
+    def kv_bytes(
+        self, length: int, num_kv_heads: int, head_dim: int, itemsize: int, layer: int = 0
+    ) -> int:
+        """Bytes of keys and values retained in one layer for one row; `itemsize` in bytes (2 for
+        bf16)."""
+        return 2 * sum(self.kv_tokens(length, num_kv_heads, layer)) * head_dim * itemsize
+
+    def _retained_spans(
+        self, length: int, head: int, num_kv_heads: int, layer: int
+    ) -> Iterator[tuple[int, int]]:
+        size, next_block = self.block_size, length // self.block_size
+        for block in self.far_blocks(next_block, head, num_kv_heads, layer):
+            yield block * size, (block + 1) * size
+        yield self.local_start(next_block) * size, length
+
+    # -- work
+    # ------------------------------------------------------------------------------------------
+
+    def visited(
+        self, length: int, num_kv_heads: int = 1, layer: int = 0, *, q_len: int | None = None
+    ) -> list[int]:
+        """Query-key pairs that the last `q_len` (default: all) of `length` tokens visit, for each
+        KV head; O(1)."""
+        start = self._check_lengths(length if q_len is None else q_len, length)
+        return [
+            self._visited_from_zero(length, head, num_kv_heads, layer)
+            - self._visited_from_zero(start, head, num_kv_heads, layer)
+            for head in range(num_kv_heads)
+        ]
+
+    def density(self, length: int, num_kv_heads: int = 1, layer: int = 0) -> float:
+        """Visited over causal query-key pairs of a sequence, the mean over `num_kv_heads` KV heads.
+
+        Heads and layers differ only in where their strided blocks start, so one head of layer 0
+        (the default) is within one block per query of any other; give the real number for the exact
+        mean.
+        """
+        visited = sum(self.visited(length, num_kv_heads, layer))
+        return visited / (length * (length + 1) // 2 * num_kv_heads) if visited else 1.0
+
+    def attention_flops(
+        self,
+        length: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        layer: int = 0,
+        *,
+        q_len: int | None = None,
+    ) -> int:
+        """Floating-point operations of the forward pass of one layer and row; the backward pass
+        takes 2.5 times that.
+
+        Two products of 2 * head_dim operations per visited pair and query head; softmax is not
+        counted.
+        """
+        pairs = sum(self.visited(length, num_kv_heads, layer, q_len=q_len))
+        return 4 * head_dim * pairs * num_heads // num_kv_heads
+
+    def _visited_from_zero(self, length: int, head: int, num_kv_heads: int, layer: int) -> int:
+        size = self.block_size
+        full, rest = divmod(length, size)
+        # Each query sees t + 1 keys, less the blocks that have left its window, plus the permanent
+        # ones among these.
+        hidden = size * size * _triangle(full - self.local_blocks)
+        hidden += rest * size * max(0, full - self.local_blocks + 1)
+        # Permanent block j is far for all queries from block j + local_blocks on; sum that over
+        # both progressions.
+        reach = length - self.window_tokens
+        sink, first, stride = self.permanent(head, num_kv_heads, layer)
+        far = _ramp(reach, size, sink) * size
+        if stride:
+            far += _ramp(reach - first * size, stride * size, length) * size
+        return length * (length + 1) // 2 - hidden + far
+
+    # -- dense
+    # ------------------------------------------------------------------------------------------
+
+    def mask(self, q_len: int, kv_len: int, num_kv_heads: int, layer: int = 0) -> BoolTensor:
+        """The pattern as a dense mask, for tests and for the reference.
+
+        Returns:
+            BoolTensor [num_kv_heads, q_len, kv_len], True where the query (one of the last q_len
+            positions) sees the key.
+        """
+        import torch
+
+        start = self._check_lengths(q_len, kv_len)
+        q = torch.arange(start, kv_len)[None, :, None]
+        k = torch.arange(kv_len)[None, None, :]
+        i, j = q // self.block_size, k // self.block_size
+        seen = (i - j < self.local_blocks) | (j < self.sink_blocks)
+        if self.stride:
+            offsets = [self.offset(head, num_kv_heads, layer) for head in range(num_kv_heads)]
+            seen = seen | ((j + torch.tensor(offsets)[:, None, None]) % self.stride == 0)
+        mask: Any = (seen & (k <= q)).expand(num_kv_heads, q_len, kv_len).contiguous()
+        return mask
+
+    def _check_head(self, head: int, num_kv_heads: int) -> None:
+        if num_kv_heads < 1 or not 0 <= head < num_kv_heads:
+            raise UsageError(
+                f"KV head {head} of {num_kv_heads} does not exist; count heads from 0."
+            )
+
+    def _check_lengths(self, q_len: int, kv_len: int) -> int:
+        if kv_len < 0:
+            raise UsageError(f"The length is {kv_len}; give a number of tokens, at least 0.")
+        if not 0 <= q_len <= kv_len:
+            raise UsageError(
+                f"q_len is {q_len}; queries are the last of {kv_len} positions, so give 0 to"
+                f" {kv_len}."
+            )
+        return kv_len - q_len
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2 if n > 0 else 0
+
+
+def _ramp(reach: int, step: int, terms: int) -> int:
+    """The sum of max(0, reach - f * step) over f = 0 .. terms - 1."""
+    if reach <= 0 or terms <= 0:
+        return 0
+    positive = min(terms, -(-reach // step))
+    return positive * reach - step * positive * (positive - 1) // 2

@@ -1,0 +1,119 @@
+"""Which layers of a model stay on full attention, and what a hybrid then costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from longreach.errors import UsageError
+from longreach.pattern.attention import AttentionPattern
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Which layers of a model stay on full attention.
+
+    Attributes:
+        num_layers: Layers of the model.
+        full: Indices of the full layers, ascending.
+    """
+
+    num_layers: int
+    full: tuple[int, ...]
+
+    @classmethod
+    def make(
+        cls, num_layers: int, full_layers: str | int | Sequence[int] = "middle-third"
+    ) -> LayerPlan:
+        """The plan that a rule, a number or a list describes.
+
+        Args:
+            num_layers: Layers of the model, at least 1.
+            full_layers: "middle-third" for round(L / 3) layers from (L - n) // 2 on; a number n for
+                n layers placed in the same way; or the indices themselves.
+
+        Raises:
+            UsageError: Unknown rule, or a number or index outside the model.
+        """
+        if isinstance(full_layers, str):
+            if full_layers != "middle-third":
+                raise UsageError(
+                    f"full_layers is {full_layers!r}; give 'middle-third', a number or a list of"
+                    " indices."
+                )
+            full_layers = round(num_layers / 3)
+        if isinstance(full_layers, int):
+            if isinstance(full_layers, bool) or not 0 <= full_layers <= num_layers:
+                raise UsageError(
+                    f"full_layers is {full_layers}; give 0 to {num_layers}, the layers of this"
+                    " model."
+                )
+            start = (num_layers - full_layers) // 2
+            return cls(num_layers, tuple(range(start, start + full_layers)))
+        return cls(num_layers, tuple(sorted(set(full_layers))))
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise UsageError(f"num_layers is {self.num_layers}; a model has at least 1.")
+        for index in self.full:
+            if (
+                isinstance(index, bool)
+                or not isinstance(index, int)
+                or not 0 <= index < self.num_layers
+            ):
+                raise UsageError(
+                    f"full layer {index!r} does not exist; give indices 0 to {self.num_layers - 1}."
+                )
+
+    def is_full(self, layer: int) -> bool:
+        """Whether a layer uses full attention."""
+        return layer in self.full
+
+    @property
+    def sparse(self) -> tuple[int, ...]:
+        """Indices of the sparse layers, ascending."""
+        return tuple(layer for layer in range(self.num_layers) if layer not in self.full)
+
+    def kv_bytes(
+        self,
+        pattern: AttentionPattern,
+        length: int,
+        num_kv_heads: int,
+        head_dim: int,
+        itemsize: int,
+    ) -> list[int]:
+        """Bytes of keys and values that each layer holds for one row of `length` tokens."""
+        full = 2 * length * num_kv_heads * head_dim * itemsize
+        return [
+            (
+                full
+                if self.is_full(layer)
+                else pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
+            )
+            for layer in range(self.num_layers)
+        ]
+
+    def kv_reduction(self, pattern: AttentionPattern, length: int, num_kv_heads: int) -> float:
+        """Share of the full model's KV bytes that this plan does not need, 0 to 1."""
+        full = 2 * length * num_kv_heads * self.num_layers
+        return 1 - sum(self.kv_bytes(pattern, length, num_kv_heads, 1, 1)) / full if full else 0.0
+
+    def attention_flops(
+        self,
+        pattern: AttentionPattern,
+        length: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        q_len: int | None = None,
+    ) -> list[int]:
+        """Forward attention FLOPs of each layer for the last `q_len` (default: all) of `length`
+        tokens of one row."""
+        dense = AttentionPattern(local_blocks=max(1, length))
+        return [
+            (dense if self.is_full(layer) else pattern).attention_flops(
+                length, num_heads, num_kv_heads, head_dim, layer, q_len=q_len
+            )
+            for layer in range(self.num_layers)
+        ]
