@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from longreach.corpus.documents import Document, Limits, Skipped, apart, read_all, worker
+from longreach.corpus.documents import (
+    Document,
+    Format,
+    Limits,
+    Skipped,
+    apart,
+    read_all,
+    register,
+    unregister,
+    worker,
+)
 from longreach.corpus.documents import convert as formats
 from longreach.corpus.documents.archive import opened
 from longreach.corpus.documents.limits import applied, current, size
@@ -47,14 +57,10 @@ def add_part(path, name, mebibytes):
 
 STUB = """
 import os, time
-from longreach.corpus.documents import convert
-from longreach.corpus.documents.base import Converted, converting
+from longreach.corpus.documents import Converted
 
 def run(raw, name):
-    with converting(name, ".run"):
-        return Converted(*eval(raw.decode()))
-
-convert._CONVERTERS[".run"] = run
+    return Converted(*eval(raw.decode()))
 """
 
 
@@ -65,11 +71,13 @@ def stubs(monkeypatch, tmp_path):
     stub.mkdir()
     (stub / "stubbed.py").write_text(STUB)
     monkeypatch.syspath_prepend(str(stub))
-    monkeypatch.setattr(apart, "_START", apart._START.replace("main()", "import stubbed; main()"))
-    monkeypatch.setitem(formats._CONVERTERS, ".run", None)
+    sys.modules.pop("stubbed", None)
+    stubbed = Format("stub", (".run",), "stubbed:run")
+    register(stubbed)
     apart.close()
     yield lambda text, name="a.run": page(tmp_path, text, name)
     apart.close()
+    unregister(stubbed)
 
 
 def workers():
@@ -267,7 +275,8 @@ def test_an_answer_that_is_none_is_refused(line):
 
 
 def test_answers_and_requests_come_back_as_they_were():
-    request = worker.Request("a\udcff\n", ".html", 3, Limits(seconds=7))
+    html = Format("HTML", (".html", ".htm"), "package.module:convert")
+    request = worker.Request("a\udcff\n", html, 3, Limits(seconds=7))
     assert worker.Request.parse(request.line()) == request and request.line().count(b"\n") == 1
     answer = worker.Answer(None, ("é\n",), 5, True)
     assert worker.Answer.parse(answer.line()) == answer

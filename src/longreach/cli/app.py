@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"terminal_width": 110},  # the same help everywhere, whatever the terminal
 )
-app.command("ingest")(ingest.ingest)
+app.command("ingest", cls=ingest.IngestCommand)(ingest.ingest)
 app.command("study")(study.study)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from longreach.cli.output import (
     DeviceOption,
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
 _MOST_KINDS = 10  # that are named one by one
 
 
+class IngestCommand(TyperCommand):
+    """The command, whose help lists the suffixes of all registered formats when it is shown."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Returns the help."""
+        from longreach.corpus.documents import list_suffixes
+
+        kinds = " ".join(suffix.removeprefix(".") for suffix in list_suffixes())
+        paths: Any = next(parameter for parameter in self.params if parameter.name == "paths")
+        paths.help = f"Files and folders. Kinds that are read: {kinds}."
+        return super().get_help(ctx)
+
+
 def ingest(
-    paths: list[str] = typer.Argument(
-        metavar="PATH", help="Files and folders: txt, md, html, pdf, docx, pptx, xlsx, csv, epub."
-    ),
+    paths: list[str] = typer.Argument(metavar="PATH", help="Files and folders."),
     corpus: str = typer.Option(
         ..., "--corpus", help="The corpus; it is made if it does not exist."
     ),

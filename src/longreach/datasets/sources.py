@@ -12,9 +12,10 @@ from typing import Any
 from longreach.corpus.documents import Document, Selection, Skipped, apart
 from longreach.corpus.documents import find as find_documents
 from longreach.corpus.documents.base import shown
-from longreach.corpus.documents.convert import SUFFIXES, read
+from longreach.corpus.documents.convert import read
 from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.documents.folders import Listing, explain_link, list_files
+from longreach.corpus.documents.formats import list_suffixes
 from longreach.errors import DocumentError, MissingDependency, reason_of
 from longreach.jsontext import parse_json
 
@@ -64,7 +65,7 @@ def find(given: str | Path) -> Source:
     try:
         listing = Listing()
         if path.is_dir():
-            listing = list_files(path, SUFFIXES | _TABLES, Selection())
+            listing = list_files(path, {*list_suffixes(), *_TABLES}, Selection())
             files = _without_twins(listing.files)
         elif path.exists():
             files = [path]
@@ -77,7 +78,7 @@ def find(given: str | Path) -> Source:
             f"{shown(path)} cannot be read ({reason}): check the path and its permissions."
         ) from error
     if not files:
-        kinds = ", ".join(sorted(SUFFIXES | _TABLES))
+        kinds = ", ".join(sorted([*list_suffixes(), *_TABLES]))
         raise DocumentError(
             f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}."
         )

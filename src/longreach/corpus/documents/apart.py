@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from longreach.corpus.documents.base import Converted
+from longreach.corpus.documents.formats import Format
 from longreach.corpus.documents.limits import Limits, exceeded
 from longreach.corpus.documents.worker import (
     MOST_HEADER_BYTES,
@@ -170,11 +171,11 @@ def close() -> None:
     _POOL.close()
 
 
-def convert_apart(suffix: str, raw: bytes, name: str, limits: Limits) -> Converted:
+def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Converted:
     """Converts a file in another process.
 
     Args:
-        suffix: Says which converter to use.
+        format: Says which converter to use.
         raw: The bytes of the file.
         name: The file as messages call it.
         limits: What it may cost.
@@ -191,7 +192,7 @@ def convert_apart(suffix: str, raw: bytes, name: str, limits: Limits) -> Convert
             f"{name} cannot be read, its converter does not start ({reason}): {advice}"
         ) from error
     try:
-        answer, text = worker.ask(Request(name, suffix, len(raw), limits), raw)
+        answer, text = worker.ask(Request(name, format, len(raw), limits), raw)
     except _Broken as error:
         raise _explain(worker, name, limits) from error
     except RuntimeError as error:  # the watch cannot start

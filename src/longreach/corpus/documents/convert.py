@@ -1,37 +1,17 @@
 """One file in, its text out: plain text exactly as it is, other formats as Markdown. Nothing is
 fetched."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from longreach.corpus.documents import apart, csv
+from longreach.corpus.documents import apart
 from longreach.corpus.documents.base import Converted, shown
-from longreach.corpus.documents.encodings.decode import decode_text, encodable
-from longreach.corpus.documents.epub import book as epub
-from longreach.corpus.documents.html import page as html
+from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.formats import find_format
 from longreach.corpus.documents.limits import Limits, applied, exceeded, size
-from longreach.corpus.documents.office import docx, pptx, xlsx
-from longreach.corpus.documents.pdf import document as pdf
 from longreach.errors import DocumentError
 from longreach.wording import counted
 
-_PLAIN = frozenset(
-    {".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".srt", ".vtt"}
-)
-_CONVERTERS: dict[str, Callable[[bytes, str], Converted]] = {
-    **dict.fromkeys((".html", ".htm", ".xhtml"), html.convert),
-    ".pdf": pdf.convert,
-    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), docx.convert),
-    ".epub": epub.convert,
-    **dict.fromkeys((".csv", ".tsv", ".tab"), csv.convert),
-    **dict.fromkeys((".xlsx", ".xlsm"), xlsx.convert),
-    **dict.fromkeys((".pptx", ".pptm", ".ppsx"), pptx.convert),
-}
-SUFFIXES = _PLAIN | frozenset(_CONVERTERS)
-"""Suffixes, in lower case, of the files that are picked up in a folder."""
 _PIECE_BYTES = 1 << 16
-_MOST_NOTES = 100
-_LONGEST_NOTE = 1000
 
 
 def read(path: Path, limits: Limits | None = None) -> Converted:
@@ -53,12 +33,13 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     raw = _bytes(path, name, limits)
     if not raw:
         raise DocumentError(f"{name} is empty: give it content, or omit it.")
-    suffix = path.suffix.lower()
-    if (suffix not in _CONVERTERS and _is_utf8(raw)) or not apart.is_possible():
+    format = find_format(path.suffix)
+    is_simple = not format.isolated and _is_utf8(raw)
+    if is_simple or not apart.is_possible():
         with applied(limits):
-            converted = convert(suffix, raw, name)
+            converted = format.convert(raw, name)
     else:
-        converted = apart.convert_apart(suffix, raw, name, limits)
+        converted = apart.convert_apart(format, raw, name, limits)
     if len(converted.text) > limits.text_characters:
         raise exceeded(
             name,
@@ -73,26 +54,6 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
             f"{name} holds half characters (lone surrogates): save it again as UTF-8 text."
         )
     return converted
-
-
-def convert(suffix: str, raw: bytes, name: str) -> Converted:
-    """Converts the bytes of a file, in this process.
-
-    Args:
-        suffix: In lower case; says how they are read.
-        raw: The bytes.
-        name: The file as messages call it.
-
-    Raises:
-        DocumentError: They cannot be read.
-    """
-    text, notes = _CONVERTERS.get(suffix, _plain)(raw, name)
-    if len(notes) > _MOST_NOTES:
-        notes = (
-            *notes[:_MOST_NOTES],
-            f"There are {len(notes) - _MOST_NOTES:,} more notes like these.",
-        )
-    return Converted(text, tuple(note[:_LONGEST_NOTE] for note in notes))
 
 
 def _bytes(path: Path, name: str, limits: Limits) -> bytes:
@@ -137,7 +98,3 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _plain(raw: bytes, name: str) -> Converted:
-    return Converted(decode_text(raw, name))

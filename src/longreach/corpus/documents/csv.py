@@ -34,7 +34,7 @@ class _Size(NamedTuple):
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a file of separated values; see `html.convert` for arguments and errors.
+    """Reads a file of separated values; see `Format.convert` for arguments and errors.
 
     A file whose rows have one value each is no table, and comes back as it is.
     """

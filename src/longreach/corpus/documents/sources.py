@@ -13,7 +13,7 @@ from typing import Any
 
 from longreach.corpus.documents import apart
 from longreach.corpus.documents.base import shown
-from longreach.corpus.documents.convert import SUFFIXES, read
+from longreach.corpus.documents.convert import read
 from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.documents.folders import (
     Selection,
@@ -22,6 +22,7 @@ from longreach.corpus.documents.folders import (
     explain_link,
     list_files,
 )
+from longreach.corpus.documents.formats import list_suffixes
 from longreach.corpus.documents.limits import Limits
 from longreach.corpus.documents.names import name_of
 from longreach.errors import DocumentError, UsageError
@@ -133,7 +134,7 @@ class _Finder:
             self._found[f"{key}\0{len(self._found)}"] = Skipped(key, reason)
 
     def look_into(self, folder: Path) -> Iterator[Path | Skipped]:
-        listing = list_files(folder, SUFFIXES, self._selection)
+        listing = list_files(folder, list_suffixes(), self._selection)
         for path in listing.files:
             yield _named(path)
         yield from listing.skipped
@@ -222,6 +223,6 @@ def _looks_like_path(text: str) -> bool:
     # Longer than a file's name can be.
     if max(len(os.fsencode(part)) for part in re.split(r"[/\\]", text)) > 255:
         return False
-    if Path(text).suffix.lower() in SUFFIXES:
+    if Path(text).suffix.lower() in list_suffixes():
         return True
     return not re.search(r"\s", text) and bool(re.search(r"[/\\]|[^.]\.[A-Za-z0-9]{1,8}$", text))

@@ -13,8 +13,9 @@ from typing import IO
 
 import psutil
 
+from longreach.corpus.documents.formats import Format
 from longreach.corpus.documents.limits import Limits, applied, exceeded
-from longreach.errors import DocumentError
+from longreach.errors import DocumentError, LongreachError
 from longreach.wording import counted
 
 _SPARE_SECONDS = 5
@@ -29,13 +30,13 @@ class Request:
 
     Attributes:
         name: The file as messages call it.
-        suffix: Says which converter to use.
+        format: Says which converter to use.
         size: Number of bytes that follow.
         limits: What it may cost.
     """
 
     name: str
-    suffix: str
+    format: Format
     size: int
     limits: Limits
 
@@ -47,7 +48,8 @@ class Request:
     def parse(cls, line: bytes) -> "Request":
         """Reads what `line` returned."""
         values = json.loads(line)
-        return cls(values["name"], values["suffix"], values["size"], Limits(**values["limits"]))
+        format = Format(**values["format"] | {"suffixes": tuple(values["format"]["suffixes"])})
+        return cls(values["name"], format, values["size"], Limits(**values["limits"]))
 
 
 @dataclass(frozen=True)
@@ -122,19 +124,17 @@ def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer
 
 
 def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
-    from longreach.corpus.documents.convert import convert
-
     name, limits = request.name, request.limits
     try:
         with applied(limits):
-            text, notes = convert(request.suffix, raw, name)
+            text, notes = request.format.convert(raw, name)
         if len(text) > limits.text_characters:
             raise exceeded(
                 name, f"has a text of {counted(len(text), 'character')}", "text_characters", limits
             )
         encoded = text.encode("utf-8", "surrogatepass")
         return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
-    except DocumentError as error:
+    except LongreachError as error:
         return Answer(str(error), last=_is_worn(limits)), b""
     except MemoryError:
         return Answer(str(too_much_memory(name, limits)), last=True), b""

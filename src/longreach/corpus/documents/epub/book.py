@@ -19,8 +19,7 @@ from longreach.errors import DocumentError
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads an EPUB file: what it says about itself, and each page in its order; see `html.convert`
-    for the rest."""
+    """Reads what an EPUB says about itself, and its pages in order; see `Format.convert`."""
     with opened(raw, name, ".epub") as archive:
         book = _Book(name, Members(archive))
         try:

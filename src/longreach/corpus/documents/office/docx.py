@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a DOCX file; see `html.convert` for arguments and errors."""
+    """Reads a DOCX file; see `Format.convert` for arguments and errors."""
     from lxml import etree
 
     with opened_package(raw, name, ".docx") as package:

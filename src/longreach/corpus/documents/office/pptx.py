@@ -30,7 +30,7 @@ _TEXTS = (_A + "t", MATH + "t", _NEW_CHART)
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a presentation, hidden slides too; see `html.convert` for arguments and errors."""
+    """Reads a presentation, hidden slides too; see `Format.convert` for arguments and errors."""
     with opened_package(raw, name, ".pptx") as package:
         from lxml import etree
         from pptx import Presentation

@@ -38,7 +38,7 @@ class _Place(NamedTuple):
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a workbook sheet by sheet, hidden ones too; see `html.convert` for arguments and
+    """Reads a workbook sheet by sheet, hidden ones too; see `Format.convert` for arguments and
     errors.
 
     Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet

@@ -86,7 +86,7 @@ _PROBLEMS = {
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a PDF page by page; see `html.convert` for arguments and errors."""
+    """Reads a PDF page by page; see `Format.convert` for arguments and errors."""
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DependencyError
 

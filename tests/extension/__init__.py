@@ -1,0 +1,1 @@
+"""Packages from outside that extend Longreach through public names, one folder a kind."""
