@@ -1,12 +1,13 @@
 """Every error Longreach raises on purpose.
 
 LongreachError                 everything below; its text is one sentence that says what to do next
-├── UsageError                 the call itself is wrong: a value out of range, a name that cannot be
-(exit code 2) ├── MissingDependency          an optional package is not installed; the text holds
-the command that brings it ├── ModelError                 a model cannot be found, read or used here
+├── UsageError                 a wrong call: a value or name that cannot be (exit code 2)
+├── MissingDependency          an optional package is not installed; the text says how to install it
+├── ModelError                 a model cannot be found, read or used here
 ├── TrainingError              training stopped: memory was not enough, or a loss was not finite
-├── DocumentError              a file cannot be read as text: missing, empty, binary, locked, badly
-encoded ├── CorpusError                a corpus cannot be used
+├── DocumentError              a file cannot be read as text: missing, empty, binary, badly encoded
+│   └── DataError              a line of a user's JSON lines cannot be used; also a UsageError
+├── CorpusError                a corpus cannot be used
 │   ├── CorpusNotFound         there is no corpus of that name
 │   ├── CorpusExists           there is already a corpus of that name
 │   ├── CorpusBusy             another process is writing to it
@@ -47,6 +48,10 @@ class TrainingError(LongreachError):
 
 class DocumentError(LongreachError):
     """A file cannot be read as text."""
+
+
+class DataError(DocumentError, UsageError):
+    """A file of JSON lines, or a record of a data set, cannot be used; the text names its place."""
 
 
 class CorpusError(LongreachError):

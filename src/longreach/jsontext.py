@@ -18,12 +18,15 @@ Kinds = Mapping[str, tuple[type, ...]]
 
 
 class NotJson(ValueError):
-    """A text is not the JSON that was asked for; the message is a short reason, to be put in
-    brackets."""
+    """A text is not the JSON that was asked for; the message is a short reason for brackets."""
 
 
 def parse_json(
-    text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None
+    text: str | bytes,
+    *,
+    wide: bool = False,
+    nan: Callable[[str], Any] | None = None,
+    unique: bool = False,
 ) -> Any:
     """Returns the value that a JSON text holds.
 
@@ -32,6 +35,7 @@ def parse_json(
         wide: Also take whole numbers beyond 64 bits, as the configs of published tokenizers hold.
         nan: What becomes of NaN, Infinity and -Infinity, such as `float`; None refuses them, as
             JSON does.
+        unique: Refuse an object that names a field twice; else the last value counts.
 
     Raises:
         NotJson: It is no JSON, nested more than 100 levels deep, or holds a number that is out of
@@ -45,6 +49,7 @@ def parse_json(
             parse_constant=nan or _refuse_constant,
             parse_int=int if wide else _integer,
             parse_float=_number,
+            object_pairs_hook=_unique_fields if unique else None,
         )
     except UnicodeDecodeError as error:
         raise NotJson("it is not UTF-8") from error
@@ -70,11 +75,10 @@ def parse_object(
 
 
 def misfit(values: Any, kinds: Kinds) -> str | None:
-    """Returns the first of the fields `kinds` that `values` lacks or has with another type; None
-    where all fit.
+    """Returns the first of the fields `kinds` that `values` lacks or has with another type.
 
-    True and False are numbers to Python, and not here: a field takes them only where `bool` is
-    among its types.
+    None means that all fit. True and False are numbers to Python, and not here: a field takes them
+    only where `bool` is among its types.
     """
     for name, types in kinds.items():
         if not isinstance(values, Mapping) or name not in values:
@@ -83,6 +87,15 @@ def misfit(values: Any, kinds: Kinds) -> str | None:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             return name
     return None
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise NotJson(f"it names {json.dumps(twice)[:40]} twice")
+    return fields
 
 
 def _refuse_constant(name: str) -> Any:
@@ -104,8 +117,7 @@ def _number(digits: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    """Raises NotJson where lists and objects lie deeper than whatever walks them later could
-    follow."""
+    """Raises NotJson where lists and objects are nested too deeply for what walks them later."""
     level = [value]
     for _ in range(MOST_LEVELS + 1):
         below = list[Any]()

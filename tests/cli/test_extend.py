@@ -115,7 +115,7 @@ def test_bad_input_is_one_sentence(wrong, models, data, tmp_path):
     out, one = tmp_path / "out", models / "one"
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "good"}\n{"text": \n')
-    wrong(1, ["bad.jsonl, line 2 does not parse"], "extend", one, bad, out, *RUN)
+    wrong(2, ["Line 2 of", "bad.jsonl' is not JSON"], "extend", one, bad, out, *RUN)
     (tmp_path / "empty.jsonl").write_text("")
     wrong(1, ["empty.jsonl holds no text"], "extend", one, tmp_path / "empty.jsonl", out, *RUN)
     wrong(1, ["nowhere.txt"], "extend", one, tmp_path / "nowhere.txt", out, *RUN)

@@ -41,7 +41,7 @@ def test_lines_become_questions(tmp_path):
     "line, words",
     [
         ('{"question": "Who?", ', "Line 3 of .* is not JSON"),
-        ("[1]", "Line 3 of .* lacks a question or an answer"),
+        ("[1]", "Line 3 of .* is no JSON object: correct or remove it"),
         ({"question": "Who?"}, "Line 3 of .* lacks a question or an answer"),
         ({"question": "Who?", "answers": []}, "Line 3 of .* lacks"),
         ({"question": "  ", "answer": "He."}, "Line 3 of .* lacks"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from longreach import AutoCompressor
-from longreach.datasets.texts import Question, Text, read_texts
+from longreach.datasets.texts import Text, TextQuestion, read_texts
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
 from longreach.training.pretrain.instruct import InstructObjective
@@ -70,8 +70,8 @@ def objective(recipe=RECIPE):
 
 def test_texts_are_read_with_their_questions(data):
     first, second, third = read_texts([data])
-    assert first.questions == (Question("Who?", ("A queen", "She")),)
-    assert second == Text("The Knave took them.", (Question("What?", ("Tarts",)),)) and third.questions == ()
+    assert first.questions == (TextQuestion("Who?", ("A queen", "She")),)
+    assert second == Text("The Knave took them.", (TextQuestion("What?", ("Tarts",)),)) and third.questions == ()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_texts_are_read_with_their_questions(data):
 def test_a_line_that_is_no_text_is_named(tmp_path, line):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")
-    with pytest.raises(DocumentError, match=r"bad\.jsonl, line 2 .*correct or remove it"):
+    with pytest.raises(DocumentError, match=r"Line 2 of '.*bad\.jsonl' .*correct or remove it"):
         read_texts([path])
 
 

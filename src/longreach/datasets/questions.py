@@ -1,5 +1,4 @@
-"""Questions about a corpus with their answers: from JSON lines, and which of them are kept for
-testing."""
+"""Questions about a corpus with their answers: read from JSON lines, held out for testing."""
 
 from __future__ import annotations
 
@@ -7,14 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.base import shown
 from longreach.corpus.naming import fitting
-from longreach.errors import UsageError
-from longreach.jsontext import parse_json
+from longreach.datasets.jsonlines import Record, holds_text, read_records
+from longreach.errors import DataError, UsageError
 
-_MOST_HELD_OUT = 200
+_MOST_HELD_OUT = 200  # more questions take longer to ask, and tell two ways apart hardly better
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,10 @@ class Question:
     """A question about a corpus.
 
     Attributes:
-        document: the document it is about; None leaves finding it to the retriever.
-        question: the question.
-        answers: what is right, the best first; at least one.
-        passage: number of the passage of the document that answers it, where that is known.
+        document: The document it is about; None leaves finding it to the retriever.
+        question: The question.
+        answers: What is right, the best first; at least one.
+        passage: Number of the passage of the document that answers it, where that is known.
     """
 
     document: str | None
@@ -42,75 +41,64 @@ class Split(NamedTuple):
 
 
 def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> list[Question]:
-    """Reads JSON lines: {"question": ..., "answer": ... or "answers": [...], "document": optional}.
+    """Reads questions with their answers out of JSON lines.
+
+    A line is `{"question": "...", "answer": "..."}`, or with `"answers": ["...", ...]`, and may
+    name a `"document"`.
 
     Args:
-        path: the file.
-        documents: names of the corpus' documents; a question names one of them, or the end of its
+        path: The file.
+        documents: Names of the corpus' documents; a question names one of them, or the end of its
             path with or without the suffix, as long as only one fits.
-        corpus: its name, for what is said; empty where documents are in none.
+        corpus: Its name, for what is said; empty where documents are in none.
 
     Raises:
-        UsageError: the file cannot be read or is empty, or a line is not such a question; the line
+        DataError: The file cannot be read or is empty, or a line is not such a question; the line
             is named.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(
-            f"The questions in '{path}' cannot be read ({reason}): give a file of JSON lines."
-        ) from error
-    found = [
-        _question(line, f"Line {number} of '{path}'", documents, corpus)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    found = []
+    for record in read_records(path):
+        found.append(_question(record, documents, corpus))
     if not found:
-        raise UsageError(
-            f'\'{path}\' holds no questions: give lines such as {{"question": "...", "answer":'
-            ' "..."}.'
+        raise DataError(
+            f"'{shown(path)}' holds no questions: give lines such as"
+            ' {"question": "...", "answer": "..."}.'
         )
     return found
 
 
-def _question(line: str, where: str, documents: Sequence[str], corpus: str) -> Question:
-    try:
-        values: Any = parse_json(line)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON ({error}): fix or remove it.") from error
-    answers = values.get("answers", [values.get("answer")]) if isinstance(values, dict) else None
-    answers = [answers] if isinstance(answers, str) else answers
-    texts: list[Any] = (
-        [values.get("question"), *answers] if isinstance(answers, list) and answers else [None]
-    )
-    if not all(isinstance(text, str) and text.strip() and encodable(text) for text in texts):
-        raise UsageError(
-            f'{where} lacks a question or an answer: give {{"question": "...", "answer": "..."}}.'
+def _question(record: Record, documents: Sequence[str], corpus: str) -> Question:
+    values = record.values
+    answers = values.get("answers", [values.get("answer")])
+    if isinstance(answers, str):
+        answers = [answers]
+    if not isinstance(answers, list) or not answers:
+        answers = [None]
+    texts = [text.strip() for text in (values.get("question"), *answers) if holds_text(text)]
+    if len(texts) != 1 + len(answers):
+        raise record.error(
+            'lacks a question or an answer: give {"question": "...", "answer": "..."}'
         )
     named = values.get("document")
     if named is not None and not isinstance(named, str):
-        raise UsageError(f"{where} names a document that is no text: give its name.")
-    document = _document(named, where, documents, corpus) if named else None
-    return Question(document, texts[0].strip(), tuple(text.strip() for text in texts[1:]))
+        raise record.error("names a document that is no text: give its name")
+    document = _document(named, record, documents, corpus) if named else None
+    return Question(document, texts[0], tuple(texts[1:]))
 
 
-def _document(named: str, where: str, documents: Sequence[str], corpus: str) -> str:
+def _document(named: str, record: Record, documents: Sequence[str], corpus: str) -> str:
     fits = fitting(named, documents)
     if len(fits) == 1:
         return fits[0]
+    about = f"is about '{named}'"
     if fits:
         listed = ", ".join(repr(document) for document in fits[:3])
-        raise UsageError(
-            f"{where} is about '{named}', which may be {listed}: write more of its path."
-        )
+        raise record.error(f"{about}, which may be {listed}: write more of its path")
     if not corpus:
-        raise UsageError(
-            f"{where} is about '{named}', and no document of that name is given: check the name."
-        )
-    raise UsageError(
-        f"{where} is about '{named}', and corpus '{corpus}' has no such document: `longreach corpus"
-        f" show {corpus}` lists them."
+        raise record.error(f"{about}, and no document of that name is given: check the name")
+    raise record.error(
+        f"{about}, and corpus '{corpus}' has no such document: `longreach corpus show {corpus}`"
+        " lists them"
     )
 
 
@@ -120,7 +108,7 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
     The same question asked twice of a document, or once without naming one, is never on both sides.
 
     Raises:
-        UsageError: the share is not between 0 and 1, or there is only one question.
+        UsageError: The share is not between 0 and 1, or there is only one question.
     """
     check_share(share)
     keys = _keys(questions)
@@ -132,11 +120,11 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
         )
     count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
     tested = set(random.Random(seed).sample(kinds, count))
-    pairs = list(zip(questions, keys, strict=True))
-    return Split(
-        [each for each, key in pairs if key not in tested],
-        [each for each, key in pairs if key in tested],
-    )
+    split = Split([], [])
+    for question, key in zip(questions, keys, strict=True):
+        side = split.held_out if key in tested else split.learned
+        side.append(question)
+    return split
 
 
 def check_share(share: float) -> None:
@@ -148,20 +136,24 @@ def check_share(share: float) -> None:
 
 
 def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Question]:
-    """The questions that are not among those tested, whether or not both name the document."""
+    """Returns the questions that are not tested, whether or not both name the document."""
     keys = _keys([*questions, *tested])
     known = set(keys[len(questions) :])
     return [each for each, key in zip(questions, keys, strict=False) if key not in known]
 
 
 def _keys(questions: Sequence[Question]) -> list[tuple[str, str]]:
-    """What tells each apart: document and words; words alone, where one asks the same without
-    naming a document."""
+    """Returns what tells each question apart: its document and its words.
+
+    Words alone, where one of them asks the same without naming a document.
+    """
     asked = [" ".join(question.question.lower().split()) for question in questions]
-    anywhere = {
-        words for words, question in zip(asked, questions, strict=True) if not question.document
-    }
-    named = zip(asked, questions, strict=True)
-    return [
-        ("" if words in anywhere else question.document or "", words) for words, question in named
-    ]
+    anywhere = set[str]()
+    for words, question in zip(asked, questions, strict=True):
+        if not question.document:
+            anywhere.add(words)
+    keys = []
+    for words, question in zip(asked, questions, strict=True):
+        document = "" if words in anywhere else question.document
+        keys.append((document or "", words))
+    return keys

@@ -16,8 +16,8 @@ from longreach.corpus.documents.convert import read
 from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.documents.folders import Listing, explain_link, list_files
 from longreach.corpus.documents.formats import list_suffixes
+from longreach.datasets.jsonlines import Record, read_records
 from longreach.errors import DocumentError, MissingDependency, reason_of
-from longreach.jsontext import parse_json
 
 FIELD = "text"  # of JSON lines, Parquet files and data sets
 _TABLES = frozenset({".jsonl", ".parquet"})
@@ -135,7 +135,7 @@ def hub(given: str, folder: Path | None = None) -> Source:
         for batch in data.select_columns([FIELD]).iter(256):
             for text in batch[FIELD]:
                 if text is not None:
-                    yield _checked(text, f"A row of the data set {given}")
+                    yield _text_of(Record(f"A row of the data set {given}", {FIELD: text}))
 
     return Source(
         given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts
@@ -217,23 +217,10 @@ def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str
 
 
 def _json_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{shown(path)}, line {number}"
-            try:
-                row = parse_json(line, wide=True, nan=float) if line.strip() else None
-            except ValueError as error:
-                # Both of bytes that are not UTF-8 and of text that is not JSON.
-                raise DocumentError(
-                    f"{where} does not parse as JSON ({error}): correct or remove it."
-                ) from error
-            if row is None and not line.strip():
-                continue
-            if not isinstance(row, dict) or FIELD not in row:
-                raise DocumentError(
-                    f'{where} is not an object with the field "{FIELD}": add it or remove the line.'
-                )
-            yield _checked(row[FIELD], where)
+    for record in read_records(path):
+        if FIELD not in record.values:
+            raise record.error(f"has no field '{FIELD}': add it or remove the line")
+        yield _text_of(record)
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -253,7 +240,7 @@ def _parquet(path: Path) -> Iterator[str]:
                 for text in batch.column(0).to_pylist():
                     row += 1
                     if text is not None:
-                        yield _checked(text, f"{name}, row {row}")
+                        yield _text_of(Record(f"Row {row} of '{name}'", {FIELD: text}))
     except pyarrow.ArrowException as error:
         reason = reason_of(error)
         raise DocumentError(
@@ -261,11 +248,11 @@ def _parquet(path: Path) -> Iterator[str]:
         ) from error
 
 
-def _checked(text: Any, where: str) -> str:
+def _text_of(record: Record) -> str:
+    text = record.values[FIELD]
     if not isinstance(text, str):
-        raise DocumentError(f"{where} has a {type(text).__name__} as its '{FIELD}': give a string.")
+        kind = type(text).__name__
+        raise record.error(f"has a value of type {kind} as its '{FIELD}': give a string")
     if not encodable(text):
-        raise DocumentError(
-            f"{where} holds half characters (lone surrogates): write it again as UTF-8."
-        )
+        raise record.error("holds half characters (lone surrogates): write it again as UTF-8")
     return text

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longreach.corpus.documents.base import shown
-from longreach.corpus.documents.encodings.decode import encodable
-from longreach.errors import DocumentError
-from longreach.jsontext import parse_json
+from longreach.datasets.jsonlines import Record, holds_text, read_records
+from longreach.errors import DataError
 
 
-class Question(NamedTuple):
+class TextQuestion(NamedTuple):
     """A question and every answer that is right, as it is learned."""
 
     question: str
@@ -22,57 +20,51 @@ class Text(NamedTuple):
     """A text and what is asked about it; nothing, where it is only to be compressed."""
 
     text: str
-    questions: tuple[Question, ...] = ()
+    questions: tuple[TextQuestion, ...] = ()
 
 
 def read_texts(files: Sequence[str | Path]) -> list[Text]:
-    """Reads JSON lines such as
-    `{"text": "...", "questions": [{"question": "...", "answers": ["..."]}]}`.
+    """Reads texts with their questions out of JSON lines.
 
-    `"answer": "..."` stands for one answer; a line without `questions` is a text alone.
+    A line is `{"text": "...", "questions": [{"question": "...", "answers": ["..."]}]}`;
+    `"answer": "..."` stands for one answer. A line without `questions` is a text alone.
 
     Raises:
-        DocumentError: a file cannot be read, a line is not of this form, or there is no text at
-            all.
+        DataError: A file cannot be read, a line is not of this form, or there is no text at all.
     """
     found = []
-    for path in map(Path, files):
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise DocumentError(
-                f"{shown(path)} cannot be read ({error.strerror}): check the path."
-            ) from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    found.append(_text(parse_json(line)))
-                except (ValueError, TypeError, KeyError) as error:
-                    # ValueError: bytes that are not UTF-8 as well.
-                    reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-                    raise DocumentError(
-                        f"{shown(path)}, line {number} is not a text with questions ({reason}):"
-                        " correct or remove it."
-                    ) from error
+    for path in files:
+        for record in read_records(path):
+            found.append(_text(record))
     if not found:
-        raise DocumentError("There is nothing to train on: name a JSON lines file with texts.")
+        raise DataError("There is nothing to train on: name a JSON lines file with texts.")
     return found
 
 
-def _text(row: Any) -> Text:
-    if not isinstance(row, dict):
-        raise ValueError("an object is needed")
-    return Text(_words(row["text"]), tuple(map(_question, row.get("questions", ()))))
+def _text(record: Record) -> Text:
+    try:
+        questions = record.values.get("questions", [])
+        if not isinstance(questions, list):
+            raise ValueError("its questions are no list")
+        text = _words(record.values["text"])
+        return Text(text, tuple(_question(item) for item in questions))
+    except (ValueError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise record.error(
+            f"is not a text with questions ({reason}): correct or remove it"
+        ) from error
 
 
-def _question(item: Any) -> Question:
+def _question(item: Any) -> TextQuestion:
+    if not isinstance(item, dict):
+        raise ValueError("a question is no object")
     answers = item["answers"] if "answers" in item else [item["answer"]]
     if not isinstance(answers, list) or not answers:
         raise ValueError("a question has no list of answers")
-    return Question(_words(item["question"]), tuple(map(_words, answers)))
+    return TextQuestion(_words(item["question"]), tuple(_words(answer) for answer in answers))
 
 
-def _words(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not encodable(value):
+def _words(value: object) -> str:
+    if not holds_text(value):
         raise ValueError(f"{json.dumps(value)[:40]} stands where words are needed")
     return value

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from longreach.datasets.jsonlines import Record
 from longreach.errors import UsageError
 from longreach.evals.suites.records import (
     Item,
-    Record,
     hub_records,
     json_file,
     json_items,
