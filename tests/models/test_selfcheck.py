@@ -15,15 +15,21 @@ from longreach.errors import ModelError
 from longreach.models import steps
 from longreach.models.cached import take_cache
 from longreach.models.hybrid.families import FAMILIES
-from longreach.models.hybrid.selfcheck import check_cached, check_type, twin
+from longreach.models.hybrid.names import FAMILY_NAMES, PREFIX
+from longreach.models.hybrid.selfcheck import check_cached, check_class, make_twin
 from longreach.models.hybrid.sparse import HybridDecoder, SparseAttention
 from tests.conftest import make_model, make_tokenizer
 from tests.models.test_hybrid import PATTERN, make_hybrid
 
 
+def test_the_families_have_one_list_of_names():
+    assert tuple(FAMILIES) == FAMILY_NAMES
+    assert [config.model_type for config, _ in FAMILIES.values()] == [PREFIX + name for name in FAMILY_NAMES]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_here_every_family_reads_its_cache(family):
-    assert check_type(f"longreach_{family}") is None
+    assert check_class(FAMILIES[family][1]) is None
 
 
 # -- what it is for --------------------------------------------------------------------------------------------------
@@ -168,13 +174,13 @@ def test_nothing_of_the_model_or_the_process_changes(training, monkeypatch):
 )
 def test_what_the_caller_has_set_does_not_reach_it(setting):
     with setting():
-        assert check_type("longreach_llama") is None
+        assert check_class(FAMILIES["llama"][1]) is None
 
 
 def test_another_default_dtype_does_not_reach_it():
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert check_type("longreach_qwen3") is None
+        assert check_class(FAMILIES["qwen3"][1]) is None
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -188,17 +194,17 @@ def test_a_model_without_weights_is_converted():
 
 def test_fake_tensors_are_a_reason_to_leave_it():
     with FakeTensorMode():
-        assert "fake" in check_type("longreach_llama")
+        assert "fake" in check_class(FAMILIES["llama"][1])
 
 
 def test_sequences_over_ranks_are_a_reason_to_leave_it(monkeypatch):
     monkeypatch.setattr("longreach.models.hybrid.selfcheck.Ulysses.of", lambda *args, **kwargs: object())
-    assert "over ranks" in check_type("longreach_llama")
+    assert "over ranks" in check_class(FAMILIES["llama"][1])
 
 
 def test_logits_that_are_no_numbers_are_an_error():
     def make():
-        model = twin("llama")
+        model = make_twin(FAMILIES["llama"][1])
         model.lm_head.weight.fill_(float("nan"))
         return model
 

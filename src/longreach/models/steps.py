@@ -29,7 +29,7 @@ from longreach.caches.reserved import BLOCK, ReservedCache
 from longreach.errors import UsageError
 from longreach.kernels.api import Retained, decode_attention
 from longreach.models.cached import CACHE, require_filled
-from longreach.models.hybrid.families import FAMILIES, PREFIX
+from longreach.models.hybrid.names import FAMILY_NAMES, family_of
 from longreach.models.hybrid.rows import Rows
 from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern
@@ -90,7 +90,7 @@ class Steps:
                 f"CUDA graphs need a model on one GPU, and this one is on {model.device}; use"
                 " graph=None."
             )
-        known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
+        known = family_of(model.config.model_type) is not None
         recorded = graph is not False and (on_gpu or record is not None)
         self.cache = ReservedCache(cache, max_length, fixed=known and (recorded or compile))
         self.fixed = known and (recorded or compile) and self.cache.can_fix
@@ -99,7 +99,8 @@ class Steps:
         if wanted and not self.recorded:
             raise UsageError(
                 f"Steps of a {type(model).__name__} cannot be recorded: that takes full or hybrid"
-                f" attention of {', '.join(FAMILIES)}, without sliding windows; use graph=False."
+                f" attention of {', '.join(FAMILY_NAMES)}, without sliding windows; use"
+                " graph=False."
             )
         self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
         self._record = record or partial(record_cuda_graph, device=model.device)
@@ -280,7 +281,7 @@ def empty_cache(model: Any) -> Any:
 def require_read(model: Any, cache: Any, tokens: int) -> None:
     """Raises ModelError unless `tokens` lie in the cache: in all its layers, for the families that
     are known here."""
-    known = model.config.model_type.removeprefix(PREFIX) in FAMILIES
+    known = family_of(model.config.model_type) is not None
     require_filled(cache, tokens, model.config.num_hidden_layers if known else 1)
 
 

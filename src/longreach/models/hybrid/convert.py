@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from longreach.errors import UsageError
-from longreach.models.hybrid.families import FAMILIES, PREFIX
+from longreach.models.hybrid.families import FAMILIES
+from longreach.models.hybrid.names import family_of, is_hybrid
 from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, longer_rope
-from longreach.models.hybrid.selfcheck import check_cached, twin, twin_config
+from longreach.models.hybrid.selfcheck import check_cached, make_twin, make_twin_config
 from longreach.models.hybrid.sparse import pattern_of, plan_of, refuse_flash_on_cpu
 from longreach.models.loading.origin import note_origin, tokenizer_of
 from longreach.models.sharing import exclusive
@@ -75,7 +76,7 @@ def _convert(
     attn_implementation: str | None,
 ) -> Any:
     stock = _stock_config(model)
-    hybrid = stock.model_type.startswith(PREFIX)
+    hybrid = is_hybrid(stock.model_type)
     if pattern is None:
         pattern = pattern_of(stock) if hybrid else "sink-window"
     if full_layers is None:
@@ -83,7 +84,6 @@ def _convert(
     if max_length is None:
         max_length = stock.max_position_embeddings if hybrid else DEFAULT_LENGTH
     pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
-    family = stock.model_type.removeprefix(PREFIX)
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
     check_length(max_length, pattern)
     implementation = attn_implementation or stock._attn_implementation
@@ -93,6 +93,8 @@ def _convert(
             f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to"
             " 0 in the config."
         )
+    family = family_of(stock.model_type)
+    assert family is not None  # `_stock_config` has looked
     config_class, model_class = FAMILIES[family]
     settings = stock.to_dict()
     for name in (
@@ -121,7 +123,12 @@ def _convert(
     config._name_or_path = stock._name_or_path
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation
-    check_cached(lambda: _rebuild(twin(family, stock=True), twin_config(family), model_class))
+
+    def rebuild_twin() -> Any:
+        stock_twin = make_twin(model_class, stock=True)
+        return _rebuild(stock_twin, make_twin_config(model_class), model_class)
+
+    check_cached(rebuild_twin)
     hybrid = _rebuild(model, config, model_class)
     note_origin(hybrid, "", tokenizer_of(model))  # it lies nowhere until it is saved
     return hybrid
@@ -162,7 +169,7 @@ def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> Non
 def _stock_config(model: Any) -> Any:
     config = getattr(model, "config", None)
     name = str(getattr(config, "model_type", type(model).__name__))
-    if name.removeprefix(PREFIX) not in FAMILIES or not hasattr(model, "lm_head"):
+    if family_of(name) is None or not hasattr(model, "lm_head"):
         raise UsageError(
             f"A {type(model).__name__} ({name}) cannot become hybrid; give a causal language model"
             f" of one of the families {', '.join(FAMILIES)}."

@@ -37,8 +37,6 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 from longreach.models.hybrid.sparse import HybridDecoder, SparseAttention
 from longreach.models.hybrid.writing import HybridCausalLM
 
-PREFIX = "longreach_"
-
 
 @strict
 class HybridLlamaConfig(LlamaConfig):

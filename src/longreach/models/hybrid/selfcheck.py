@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from longreach.errors import ModelError, UsageError
 from longreach.models.cached import CACHE, cache_in, require_filled, versions_to_use
 from longreach.models.parallel import Ulysses, refuse_context_parallel
+from longreach.models.steps import Steps
 
 LAYERS = 2
 _SIZES: dict[str, Any] = {
@@ -77,22 +78,28 @@ def check_cached(make: Callable[[], Any]) -> str | None:
     return None
 
 
-def check_type(model_type: str) -> str | None:
-    """As `check_cached`, with a model of this hybrid type that is made as models are made when they
-    are loaded."""
-    from longreach.models.hybrid.families import PREFIX  # late: its classes call this
+def check_class(model_class: type[Any]) -> str | None:
+    """Checks a class of hybrid models with a twin that is made as models are when they are loaded.
 
-    return check_cached(lambda: twin(model_type.removeprefix(PREFIX)))
+    Args:
+        model_class: A causal language model of `longreach.models.hybrid.families`.
+
+    Returns:
+        As `check_cached`.
+    """
+    return check_cached(lambda: make_twin(model_class))
 
 
-def twin(family: str, *, stock: bool = False) -> Any:
-    """A tiny model of a family of hybrids, or of stock models; made without a draw from the global
-    random numbers."""
-    from longreach.models.hybrid.families import FAMILIES
+def make_twin(model_class: type[Any], *, stock: bool = False) -> Any:
+    """Returns a tiny model of a hybrid class, without a draw from the global random numbers.
 
-    model_class = FAMILIES[family][1].__bases__[1] if stock else FAMILIES[family][1]
+    Args:
+        model_class: A causal language model of `longreach.models.hybrid.families`.
+        stock: Make one of the stock class that it is derived from.
+    """
+    made_of = _stock_class(model_class) if stock else model_class
     with torch.device("meta"):
-        model = model_class(twin_config(family, stock=stock))
+        model = made_of(make_twin_config(model_class, stock=stock))
     model = model.to(torch.float32).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -105,19 +112,23 @@ def twin(family: str, *, stock: bool = False) -> Any:
     return model.eval()
 
 
-def twin_config(family: str, *, stock: bool = False) -> Any:
-    """The config of a twin."""
-    from longreach.models.hybrid.families import FAMILIES
-
-    config_class = FAMILIES[family][0]
+def make_twin_config(model_class: type[Any], *, stock: bool = False) -> Any:
+    """Returns the config of a twin; arguments as in `make_twin`."""
+    config_class = model_class.config_class
     if stock:
-        config = config_class.__bases__[0](**_SIZES)
+        config = _stock_class(model_class).config_class(**_SIZES)
     else:
         config = config_class(
             **_SIZES, sparse_attention=dict(_PATTERN), full_layers=list(_FULL_LAYERS)
         )
     config._attn_implementation = _ATTENTION
     return config
+
+
+def _stock_class(model_class: type[Any]) -> type[Any]:
+    """Returns transformers' class that a hybrid one is derived from, after its mix-in."""
+    stock: type[Any] = model_class.__bases__[1]
+    return stock
 
 
 def _why_not() -> str | None:
@@ -147,8 +158,6 @@ def _by_itself() -> Iterator[None]:
 
 def _differences(model: Any) -> Iterator[float]:
     """How far each way of reading through a cache is off, as a part of the largest logit."""
-    from longreach.models.steps import Steps
-
     prompt, chunk = _TOKENS - 4, 3
     ids = (torch.arange(_TOKENS) * 7 % model.config.vocab_size)[None]
     whole = model(input_ids=ids, use_cache=False).logits

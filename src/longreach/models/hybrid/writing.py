@@ -17,7 +17,7 @@ from longreach.caches.retained import RetainedCache
 from longreach.caches.static import StaticRetainedCache
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE, CacheAliases, take_cache
-from longreach.models.hybrid.selfcheck import check_type
+from longreach.models.hybrid.selfcheck import check_class
 from longreach.models.hybrid.sparse import pattern_of
 from longreach.models.loading.origin import note_origin, tokenizer_of
 
@@ -42,13 +42,13 @@ class HybridCausalLM:
         """As in the stock class; ModelError where the installed libraries would not read its
         cache."""
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
-        check_type(cls.config_class.model_type)
+        check_class(cls)
         return loaded
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Any:
         made = super()._from_config(config, **kwargs)  # type: ignore[misc]
-        check_type(cls.config_class.model_type)
+        check_class(cls)
         return made
 
     def save_pretrained(
