@@ -100,12 +100,12 @@ def test_the_digest_is_that_of_the_content(tmp_path):
 
 def test_documents_at_hand_are_a_source(tmp_path):
     documents = [Document(str(number), text) for number, text in enumerate(TEXTS)]
-    source, notes = sources.of_documents([*documents, Document("blank", " "), Document("0", "another")]), []
+    source, notes = sources.make_source([*documents, Document("blank", " "), Document("0", "another")]), []
     assert list(source.texts(notes.append)) == TEXTS == list(source.texts(print))
     assert (
         [note.split(":")[0] for note in notes] == ["Left out", "Left out"] and "blank" in notes[0] and "0" in notes[1]
     )
-    assert source.digest == sources.of_documents(documents).digest != sources.of_documents(documents[1:]).digest
+    assert source.digest == sources.make_source(documents).digest != sources.make_source(documents[1:]).digest
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_a_data_set_that_cannot_be_had_is_one_sentence(monkeypatch):
 def test_a_data_set_in_a_folder(tmp_path):
     pytest.importorskip("datasets", reason="the extra longreach[hub]")
     write_lines(tmp_path / "train.jsonl", TEXTS)
-    source = sources.hub("owner/name", tmp_path)
+    source = sources.find_hub("owner/name", tmp_path)
     assert list(source.texts(print)) == TEXTS == list(source.texts(print))
-    assert source.digest == sources.hub("owner/name", tmp_path).digest
+    assert source.digest == sources.find_hub("owner/name", tmp_path).digest
     (tmp_path / "train.jsonl").write_text('{"other": "x"}\n')
     with pytest.raises(DocumentError, match="no column 'text', only other"):
-        sources.hub("owner/name", tmp_path)
+        sources.find_hub("owner/name", tmp_path)

@@ -31,7 +31,7 @@ def quiet(text):
 
 
 def make(source, tokenizer, cache):
-    return tokens.tokenise(source, tokenizer, cache, quiet)
+    return tokens.tokenize(source, tokenizer, cache, quiet)
 
 
 def same(a, b):

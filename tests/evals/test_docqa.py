@@ -276,7 +276,7 @@ def test_a_hub_data_set_is_read_row_by_row(monkeypatch):
         asked.append((given, options))
         return [NARRATIVE, NARRATIVE | {"question": {}}]
 
-    monkeypatch.setattr("longreach.evals.suites.records.hub_rows", rows)
+    monkeypatch.setattr("longreach.evals.suites.records.load_hub_rows", rows)
     with pytest.raises(UsageError, match=r"Row 2 of deepmind/narrativeqa has no text under 'question.text'"):
         preset_samples("narrativeqa", "deepmind/narrativeqa")
     assert asked == [("deepmind/narrativeqa", {"config": None, "split": "validation"})]

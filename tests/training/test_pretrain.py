@@ -334,7 +334,7 @@ def test_texts_are_tokenised_once(base, data, tmp_path):
             cache=tmp_path / "c",
             say=notes.append,
         )
-    assert len([line for line in notes if "tokenising" in line]) == 1
+    assert len([line for line in notes if "tokenizing" in line]) == 1
 
 
 @pytest.mark.parametrize(

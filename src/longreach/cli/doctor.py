@@ -27,7 +27,7 @@ def doctor(
     from longreach.compressors.shipped import default_compressor
     from longreach.corpus.place import store_folder
     from longreach.corpus.search.retrieval import DENSE_INSTALL
-    from longreach.datasets.sources import HUB_INSTALL
+    from longreach.datasets.hub import HUB_INSTALL
     from longreach.evals.peers.harness import HARNESS_INSTALL
     from longreach.evals.suites.ruler_words import WORDS_INSTALL
     from longreach.models.gpu import check_gpu, gpu_names

@@ -1,13 +1,14 @@
-"""What can be trained on: text files, JSON lines, Parquet, folders of these, and data sets of the
-Hub."""
+"""What can be trained on: text files, JSON lines, Parquet, folders of these, Hub data sets.
+
+A source gives texts, the same ones in the same order each time, and a digest of what decides them.
+Which of them are learned, and as what, is the business of whoever asks.
+"""
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longreach.corpus.documents import Document, Selection, Skipped, apart
 from longreach.corpus.documents import find as find_documents
@@ -16,27 +17,25 @@ from longreach.corpus.documents.convert import read
 from longreach.corpus.documents.encodings.decode import encodable
 from longreach.corpus.documents.folders import Listing, explain_link, list_files
 from longreach.corpus.documents.formats import list_suffixes
+from longreach.datasets.hub import load_hub_rows
 from longreach.datasets.jsonlines import Record, read_records
-from longreach.errors import DocumentError, MissingDependency, reason_of
+from longreach.errors import DocumentError, reason_of
 
 FIELD = "text"  # of JSON lines, Parquet files and data sets
 _TABLES = frozenset({".jsonl", ".parquet"})
-_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
-HUB_INSTALL = "pip install 'longreach[hub]'"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of the things that a run is given to train on: what is called a domain where data are
-    mixed.
+    """One of the things that a run is given to train on, a domain where data are mixed.
 
     Attributes:
         name: As it was given.
         digest: SHA-256 of everything that decides which texts come out; it does not depend on where
             files lie.
         texts: Makes an iterator over the texts, the same ones in the same order at every call. It
-            raises DocumentError for what cannot be read, and says what it leaves out to the
-            function it is given.
+            raises DocumentError for what cannot be read, and tells the function it is given what it
+            omits.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Source:
 
 
 def find(given: str | Path) -> Source:
-    """What a path or the id of a Hub data set stands for.
+    """Returns what a path or the id of a Hub data set stands for.
 
     A folder stands for the files in it and below whose kind is known, sorted, without hidden ones
     and what programs leave behind; links in it are followed to files of the same folder only, as
@@ -63,49 +62,48 @@ def find(given: str | Path) -> Source:
     """
     path = Path(given)
     try:
-        listing = Listing()
         if path.is_dir():
-            listing = list_files(path, {*list_suffixes(), *_TABLES}, Selection())
+            kinds = _TABLES.union(list_suffixes())
+            listing = list_files(path, kinds, Selection())
             files = _without_twins(listing.files)
         elif path.exists():
+            listing = Listing()
             files = [path]
         else:
-            return hub(str(given))
-        digest = hashlib.sha256(b"".join(_file_digest(file) for file in files)).hexdigest()
+            return find_hub(str(given))
+        digests = [_digest_file(file) for file in files]
     except OSError as error:
         reason = error.strerror or error
         raise DocumentError(
             f"{shown(path)} cannot be read ({reason}): check the path and its permissions."
         ) from error
     if not files:
-        kinds = ", ".join(sorted([*list_suffixes(), *_TABLES]))
+        listed = ", ".join(sorted(kinds))
         raise DocumentError(
-            f"{shown(path)} holds no file to train on; the kinds that are read are {kinds}."
+            f"{shown(path)} holds no file to train on; the kinds that are read are {listed}."
         )
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
-        for skipped in listing.skipped:
-            note(f"Left out: {skipped.reason}")
-        for link in listing.links:
-            # Else all that is in it is read anyway.
-            if os.path.realpath(link) not in listing.folders:
-                note(f"Left out: {explain_link(link).reason}")
+        _explain_omissions(listing, note)
         try:
             for file in files:
                 yield from _texts(file, file == path, note)
         finally:
             apart.close()
 
-    return Source(str(given), digest, texts)
+    return Source(str(given), hashlib.sha256(b"".join(digests)).hexdigest(), texts)
 
 
-def of_documents(documents: Sequence[Document]) -> Source:
-    """Texts that are at hand already; those without words, and names that come twice, are left out
-    aloud."""
+def make_source(documents: Sequence[Document]) -> Source:
+    """Returns a source of texts that are at hand already.
+
+    Those without words, and names that come twice, are omitted with a note.
+    """
     found = find_documents(documents)
-    kept = [
-        hashlib.sha256(item.text.encode()).digest() for item in found if isinstance(item, Document)
-    ]
+    digests = []
+    for item in found:
+        if isinstance(item, Document):
+            digests.append(hashlib.sha256(item.text.encode()).digest())
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
         for item in found:
@@ -114,17 +112,17 @@ def of_documents(documents: Sequence[Document]) -> Source:
             elif isinstance(item, Skipped):
                 note(f"Left out: {item.reason}")
 
-    return Source("the documents given", hashlib.sha256(b"".join(kept)).hexdigest(), texts)
+    return Source("the documents given", hashlib.sha256(b"".join(digests)).hexdigest(), texts)
 
 
-def hub(given: str, folder: Path | None = None) -> Source:
-    """A data set of the Hub, or in the local `folder`, through the library `datasets`.
+def find_hub(given: str, folder: Path | None = None) -> Source:
+    """Returns a data set of the Hub, or of the local `folder`, as a source.
 
     Raises:
         DocumentError: There is no such data set, or it has no column of texts.
-        MissingDependency: The library is not installed.
+        MissingDependency: The library `datasets` is not installed.
     """
-    data = hub_rows(given, folder)
+    data = load_hub_rows(given, folder)
     if FIELD not in data.column_names:
         raise DocumentError(
             f"The data set {given} has no column '{FIELD}', only {', '.join(data.column_names)}:"
@@ -137,48 +135,8 @@ def hub(given: str, folder: Path | None = None) -> Source:
                 if text is not None:
                     yield _text_of(Record(f"A row of the data set {given}", {FIELD: text}))
 
-    return Source(
-        given, hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest(), texts
-    )
-
-
-def hub_rows(
-    given: str, folder: Path | None = None, *, config: str | None = None, split: str = "train"
-) -> Any:
-    """The rows of a data set of the Hub, or in the local `folder`, through the library `datasets`.
-
-    Args:
-        given: `owner/name`, `owner/name:config` or `owner/name:config@split`.
-        folder: Read this instead, as the data set of that name.
-        config: Where `given` names none.
-        split: Where `given` names none.
-
-    Raises:
-        DocumentError: There is no such data set.
-        MissingDependency: The library is not installed.
-    """
-    parts = _HUB.fullmatch(given)
-    absent = f"There is no file or folder '{given}'"
-    if parts is None:
-        raise DocumentError(f"{absent}: check the path.")
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependency(
-            f"{absent}; to read it as a data set of the Hub: {HUB_INSTALL}"
-        ) from error
-    try:
-        datasets.disable_progress_bars()
-        target = str(folder) if folder else parts["name"]
-        return datasets.load_dataset(
-            target, parts["config"] or config, split=parts["split"] or split
-        )
-    except Exception as error:
-        reason = reason_of(error)
-        raise DocumentError(
-            f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the"
-            " name."
-        ) from error
+    digest = hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest()
+    return Source(given, digest, texts)
 
 
 def _without_twins(files: list[Path]) -> list[Path]:
@@ -189,13 +147,20 @@ def _without_twins(files: list[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _file_digest(path: Path) -> bytes:
-    """Of a file's bytes and of its suffix, which says how they are read."""
+def _digest_file(path: Path) -> bytes:
+    """Returns a digest of a file's bytes and of its suffix, which says how they are read."""
+    suffix = hashlib.sha256(path.suffix.lower().encode())
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").digest()
-            + hashlib.sha256(path.suffix.lower().encode()).digest()
-        )
+        return hashlib.file_digest(file, "sha256").digest() + suffix.digest()
+
+
+def _explain_omissions(listing: Listing, note: Callable[[str], None]) -> None:
+    for skipped in listing.skipped:
+        note(f"Left out: {skipped.reason}")
+    for link in listing.links:
+        # Else all that is in it is read anyway.
+        if os.path.realpath(link) not in listing.folders:
+            note(f"Left out: {explain_link(link).reason}")
 
 
 def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str]:

@@ -1,8 +1,11 @@
 """Texts as token ids in memory-mapped files, made once for each content and tokenizer.
 
 A folder of token files is written aside, in the order of the texts, and renamed when it is whole.
-What is on the disk is noted every few million tokens, so that a run that was killed goes on from
-there.
+What is on the disk is noted every few million tokens, so that a run that was killed resumes there.
+
+<key>/tokens.bin    all token ids, 2 or 4 bytes each
+      lengths.bin   tokens of each document, int64
+      index.json    dtype, numbers of documents and tokens; written last
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -27,10 +30,19 @@ from longreach.models.fingerprint import tokenizer_digest
 from longreach.models.sharing import encode
 from longreach.wording import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FORMAT = 1
 NOTE_EVERY_TOKENS = 1 << 22
-_BATCH_TEXTS, _BATCH_CHARACTERS = 256, 1 << 20
-_IDS, _LENGTHS, _INDEX, _PROGRESS = "tokens.bin", "lengths.bin", "index.json", "progress.json"
+# Lists of texts that keep all cores of a tokenizer busy.
+_BATCH_TEXTS = 256
+_BATCH_CHARACTERS = 1 << 20
+_IDS = "tokens.bin"
+_LENGTHS = "lengths.bin"
+_INDEX = "index.json"
+_PROGRESS = "progress.json"
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -55,29 +67,27 @@ class Tokens:
         return np.diff(self.offsets)
 
     def document(self, number: int, most: int | None = None) -> NDArray[np.int64]:
-        """The first `most` tokens of a document; all where None."""
+        """Returns the first `most` tokens of a document; all where None."""
         start, stop = self.offsets[number : number + 2]
-        return self.read(int(start), int(stop if most is None else min(stop, start + most)))
+        if most is not None:
+            stop = min(stop, start + most)
+        return self.read(int(start), int(stop))
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Token ids `start` to `stop` of the source."""
+        """Returns the token ids `start` to `stop` of the source."""
         return self.ids[start:stop].astype(np.int64)
 
 
-@dataclass
-class _Progress:
-    """What is surely on the disk."""
-
-    texts: int = 0
-    documents: int = 0
-    tokens: int = 0
-
-
-def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], None]) -> Tokens:
-    """The tokens of a source: out of `cache` where they are there, made and kept there otherwise.
+def tokenize(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    note: Callable[[str], None],
+) -> Tokens:
+    """Returns the tokens of a source: out of `cache`, or made now and kept there.
 
     Every document begins with what the tokenizer puts before a text (a BOS token, or nothing) and
-    ends with its EOS token. Documents without tokens are left out. Several processes may ask at the
+    ends with its EOS token. Documents without words are omitted. Several processes may ask at the
     same time: one does the work.
 
     Args:
@@ -90,68 +100,77 @@ def tokenise(source: Source, tokenizer: Any, cache: Path, note: Callable[[str], 
         DocumentError: Something cannot be read, or there is no text at all.
     """
     key = _key(source, tokenizer)
-    folder, aside = cache / key, cache / f".{key}.partial"
+    folder = cache / key
+    aside = cache / f".{key}.partial"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{key}.lock"):
-        if not _whole(folder):
+        if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            note(f"Reading and tokenising {source.name}, once.")
+            note(f"Reading and tokenizing {source.name}, once.")
             _write(source, tokenizer, aside, note)
             aside.rename(folder)
-    index = parse_object((folder / _INDEX).read_bytes())
-    lengths = np.fromfile(folder / _LENGTHS, dtype=np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Tokens(
-        source.name, key, np.memmap(folder / _IDS, dtype=index["dtype"], mode="r"), offsets
-    )
+    return _open(folder, source.name)
 
 
-def _key(source: Source, tokenizer: Any) -> str:
+def _key(source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
     around = (encode(tokenizer, "a")["input_ids"], tokenizer.eos_token_id)
     parts = f"{FORMAT} {source.digest} {tokenizer_digest(tokenizer)} {around}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def _whole(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     try:
         index = parse_object((folder / _INDEX).read_bytes())
-        sizes = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
-        return sizes == [
-            index["tokens"] * np.dtype(index["dtype"]).itemsize,
-            index["documents"] * 8,
-        ]
+        id_bytes = index["tokens"] * np.dtype(index["dtype"]).itemsize
+        length_bytes = index["documents"] * _LENGTH_BYTES
+        found = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    return found == [id_bytes, length_bytes]
 
 
-def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], None]) -> None:
+def _open(folder: Path, name: str) -> Tokens:
+    index = parse_object((folder / _INDEX).read_bytes())
+    ids = np.memmap(folder / _IDS, dtype=index["dtype"], mode="r")
+    lengths = np.fromfile(folder / _LENGTHS, dtype=np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Tokens(name, folder.name, ids, offsets)
+
+
+@dataclass
+class _Progress:
+    """What is surely on the disk."""
+
+    texts: int = 0
+    documents: int = 0
+    tokens: int = 0
+
+
+def _write(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    aside: Path,
+    note: Callable[[str], None],
+) -> None:
+    """Writes token files into the folder `aside`, after those that an earlier process noted."""
     aside.mkdir(exist_ok=True)
+    done = _read_progress(aside)
+    if done.tokens:
+        note(f"Resuming after {counted(done.tokens, 'token')}.")
+    # Two bytes a token halve the files of most vocabularies.
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
-    done = _Progress()
-    try:
-        done = _Progress(**parse_object((aside / _PROGRESS).read_bytes()))
-        note(f"Going on after {counted(done.tokens, 'token')}.")
-    except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
-        pass
     with (aside / _IDS).open("ab") as ids, (aside / _LENGTHS).open("ab") as lengths:
         # What was written after the last note is written again.
         ids.truncate(done.tokens * dtype.itemsize)
-        lengths.truncate(done.documents * 8)
+        lengths.truncate(done.documents * _LENGTH_BYTES)
         noted = done.tokens
         for texts in _batches(source, done.texts, note):
-            rows = encode(tokenizer, texts, return_attention_mask=False, verbose=False)["input_ids"]
-            for text, row in zip(texts, rows, strict=True):
-                done.texts += 1
-                if (
-                    text
-                    and tokenizer.eos_token_id is not None
-                    and row[-1:] != [tokenizer.eos_token_id]
-                ):
-                    row = [*row, tokenizer.eos_token_id]
-                if text:
-                    ids.write(np.asarray(row, dtype).tobytes())
-                    lengths.write(np.int64(len(row)).tobytes())
-                    done.documents, done.tokens = done.documents + 1, done.tokens + len(row)
+            for row in _rows(texts, tokenizer):
+                ids.write(np.asarray(row, dtype).tobytes())
+                lengths.write(np.int64(len(row)).tobytes())
+                done.documents += 1
+                done.tokens += len(row)
+            done.texts += len(texts)
             if done.tokens - noted >= NOTE_EVERY_TOKENS:
                 _settle(aside / _PROGRESS, vars(done), ids, lengths)
                 noted = done.tokens
@@ -163,9 +182,26 @@ def _write(source: Source, tokenizer: Any, aside: Path, note: Callable[[str], No
     (aside / _PROGRESS).unlink(missing_ok=True)
 
 
+def _read_progress(aside: Path) -> _Progress:
+    try:
+        return _Progress(**parse_object((aside / _PROGRESS).read_bytes()))
+    except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
+        return _Progress()
+
+
+def _rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Yields the token ids of each text that has words, with the EOS token behind them."""
+    end = tokenizer.eos_token_id
+    encoded = encode(tokenizer, list(texts), return_attention_mask=False, verbose=False)
+    for text, row in zip(texts, encoded["input_ids"], strict=True):
+        if not text:
+            continue
+        ends = end is None or row[-1:] == [end]
+        yield row if ends else [*row, end]
+
+
 def _batches(source: Source, skip: int, note: Callable[[str], None]) -> Iterator[list[str]]:
-    """Texts after the first `skip`, in lists that keep all cores of a tokenizer busy; without words
-    they are empty."""
+    """Yields lists of the texts after the first `skip`; a text without words is empty in them."""
     batch: list[str] = []
     characters = 0
     for number, text in enumerate(source.texts(note)):
@@ -175,7 +211,8 @@ def _batches(source: Source, skip: int, note: Callable[[str], None]) -> Iterator
         characters += len(text)
         if len(batch) == _BATCH_TEXTS or characters >= _BATCH_CHARACTERS:
             yield batch
-            batch, characters = [], 0
+            batch = []
+            characters = 0
     if batch:
         yield batch
 

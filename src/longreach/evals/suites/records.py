@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longreach.datasets.hub import load_hub_rows
 from longreach.datasets.jsonlines import Record, read_records
-from longreach.datasets.sources import hub_rows
 from longreach.errors import UsageError
 from longreach.jsontext import parse_json
 
@@ -77,8 +77,8 @@ def csv_rows(path: Path) -> Iterator[Record]:
 
 
 def hub_records(given: str, config: str | None, split: str) -> Iterator[Record]:
-    """One record a row of a data set of the Hub. Errors: see `datasets.sources.hub_rows`."""
-    for number, row in enumerate(hub_rows(given, config=config, split=split), 1):
+    """One record a row of a data set of the Hub. Errors: see `load_hub_rows`."""
+    for number, row in enumerate(load_hub_rows(given, config=config, split=split), 1):
         yield Record(f"Row {number} of {given}", row)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longreach.datasets.sources import find
-from longreach.datasets.tokens import Tokens, tokenise
+from longreach.datasets.tokens import Tokens, tokenize
 from longreach.errors import UsageError
 from longreach.models.loading.places import cache_folder
 from longreach.models.loss import IGNORED
@@ -77,8 +77,8 @@ class Data:
         if held_out < 0:
             raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
         cache = cache or cache_folder() / "tokens"
-        sources = [tokenise(find(name), tokenizer, cache, note) for name in given]
-        tests = [tokenise(find(name), tokenizer, cache, note) for name in evaluation]
+        sources = [tokenize(find(name), tokenizer, cache, note) for name in given]
+        tests = [tokenize(find(name), tokenizer, cache, note) for name in evaluation]
         among = tests or sources
         most = held_out
         if not tests:

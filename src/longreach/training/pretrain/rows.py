@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longreach.corpus.documents import Document
-from longreach.datasets.sources import find, of_documents
-from longreach.datasets.tokens import Tokens, tokenise
+from longreach.datasets.sources import find, make_source
+from longreach.datasets.tokens import Tokens, tokenize
 from longreach.errors import UsageError
 from longreach.models.loading.places import cache_folder
 from longreach.models.sharing import encode
@@ -78,7 +78,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         cache: Path | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> Rows:
-        """Reads and tokenises, or finds that this was done before.
+        """Reads and tokenizes, or finds that this was done before.
 
         Args:
             given: Paths, Hub data sets and documents.
@@ -95,11 +95,11 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             raise UsageError("There are no data: give at least one file, folder or data set.")
         found = [find(item) for item in given if not isinstance(item, Document)]
         if documents := [item for item in given if isinstance(item, Document)]:
-            found.append(of_documents(documents))
+            found.append(make_source(documents))
         cache = cache or cache_folder() / "tokens"
         plain = encode(tokenizer, "a", add_special_tokens=False)["input_ids"]
         before = encode(tokenizer, "a")["input_ids"].index(plain[0])
-        return cls([tokenise(source, tokenizer, cache, note) for source in found], length, before)
+        return cls([tokenize(source, tokenizer, cache, note) for source in found], length, before)
 
     @property
     def digest(self) -> str:
