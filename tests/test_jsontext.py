@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from longreach.corpus.artefacts import Artefacts
 from longreach.corpus.schema import SCORECARD, SETTINGS, Settings, _canonical, sha256
 from longreach.datasets.questions import read_questions
 from longreach.datasets.sources import find
@@ -63,7 +64,7 @@ def test_readers_of_our_own_files_say_one_sentence(tmp_path, text):
     raw = text if isinstance(text, bytes) else text.encode()
     for name in (SETTINGS, SCORECARD, "run.json", "scores.json"):
         (tmp_path / name).write_bytes(raw)
-    for read in (Settings.load, Scorecard.load, read_run):
+    for read in (Settings.load, lambda folder: Scorecard.load(Artefacts(folder)), read_run):
         with pytest.raises(LongreachError) as caught:
             read(tmp_path)
         assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

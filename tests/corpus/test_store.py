@@ -197,7 +197,8 @@ def test_reading_from_threads(corpus):
 
 
 def test_other_work_records_its_files(corpus):
-    with corpus.changing("study") as folder:
+    folder = corpus.path
+    with corpus.changing("study"):
         (folder / "adapter").mkdir()
         (folder / "adapter" / "weights").write_bytes(b"1234")
     assert corpus.adapter_path == folder / "adapter" and corpus.verify().ok
@@ -355,9 +356,9 @@ def test_a_corpus_made_anew_is_not_the_one_that_was_opened(tmp_path):
 
 def test_a_killed_writer_excuses_no_damage_to_the_adapter(tmp_path):
     corpus = Corpus.create(tmp_path, "c", FakeCompressor())
-    with corpus.changing("study") as folder:
-        (folder / "adapter").mkdir()
-        (folder / "adapter" / "weights").write_bytes(b"trained")
+    with corpus.changing("study"):
+        (corpus.path / "adapter").mkdir()
+        (corpus.path / "adapter" / "weights").write_bytes(b"trained")
     integrity.FileLog(corpus.path)._append({"intent": "passages"})  # what a kill in the middle of a flush leaves
     assert corpus.verify().ok
     (corpus.path / "adapter" / "weights").write_bytes(b"trainee")

@@ -14,7 +14,7 @@ import filelock
 import pytest
 
 from longreach.corpus import artefacts, compaction
-from longreach.corpus.artefacts import swap_in
+from longreach.corpus.artefacts import ADAPTER
 from longreach.corpus.documents import Document
 from longreach.corpus.documents.convert import read
 from longreach.corpus.faults import storage_faults
@@ -67,8 +67,8 @@ def study(corpus, weights=b"weights", name="made"):
     made.mkdir()
     (made / "adapter_config.json").write_text("{}")
     (made / "adapter_model.safetensors").write_bytes(weights)
-    with corpus.changing("study") as folder:
-        swap_in(folder, made)
+    with corpus.changing("study") as found:
+        found.put(ADAPTER, made)
     row = Row("text", Policy(), 12, 50.0, 40.0, 60.0, 25.0, 48.0, 900.5)
     Scorecard((row,), "text", "It is the default.", 12, 2048, None, "f", "m", corpus.state(), "today").save(corpus)
 
@@ -80,7 +80,7 @@ def test_a_corpus_from_before_is_opened_read_extended_and_compacted(old):
     assert texts(old) == {"a": "The text that took its place: déjà vu.", "b": "Call me Ishmael."}
     assert old.verify().problems == [] and [version.documents for version in old.versions()] == [0, 2, 2, 3, 2]
     assert old.adapter_path == old.path / "adapter"
-    assert Scorecard.load(old.path) is None  # intact, and of scores that are counted otherwise today
+    assert Scorecard.load(old.artefacts) is None  # intact, and of scores that are counted otherwise today
     assert old.add([A, B]).replaced == ["a", "b"] and old.verify().problems == []
     old.rollback(3)
     assert texts(old)["b"] == "Call me Ishmael." and old.verify().problems == []
@@ -96,7 +96,7 @@ def test_flips_in_artefacts_from_before_are_refused(old):
     card = old.path / "scorecard.json"
     card.write_text(card.read_text().replace("50.0", "51.0"))
     with pytest.raises(CorpusDamaged, match=r"scorecard\.json is damaged"):
-        Scorecard.load(old.path)
+        Scorecard.load(old.artefacts)
 
 
 # Versions and the clock
@@ -285,7 +285,7 @@ def test_a_log_that_was_cut_or_flipped_is_found_and_made_anew(corpus):
         report = corpus.repair()
         assert report.documents == 3 and all("earlier versions" in sentence for sentence in report.lost)
         assert corpus.verify().problems == [] and dump(corpus) == before
-        assert corpus.adapter_path == corpus.path / "adapter" and Scorecard.load(corpus.path)
+        assert corpus.adapter_path == corpus.path / "adapter" and Scorecard.load(corpus.artefacts)
         if not report.lost:  # the next one is of another corpus now
             assert len(corpus.versions()) == 4
         else:
@@ -335,7 +335,7 @@ def test_repair_keeps_documents_whose_rows_hold_and_names_the_others(corpus):
     assert report.documents == 1 and texts(corpus) == {"b": B.text}
     for word in ("Document 'a'", "adapter", "scorecard.json", "notes.txt", "earlier versions"):
         assert word in said
-    assert corpus.adapter_path is None and Scorecard.load(corpus.path) is None
+    assert corpus.adapter_path is None and Scorecard.load(corpus.artefacts) is None
     (corpus.path / "notes.txt").unlink()
     assert corpus.verify().problems == []
     corpus.add(A)
@@ -353,7 +353,7 @@ def test_repair_of_a_table_that_lost_its_newest_version_says_so(corpus):
 
 def test_flips_in_artefacts_are_refused_when_they_are_read(corpus):
     study(corpus)
-    assert corpus.verify().ok and corpus.adapter_path and Scorecard.load(corpus.path)
+    assert corpus.verify().ok and corpus.adapter_path and Scorecard.load(corpus.artefacts)
     for path in sorted((corpus.path / "adapter").iterdir()):
         whole = path.read_bytes()
         for at in (0, len(whole) // 2, len(whole) - 1):
@@ -371,9 +371,9 @@ def test_flips_in_artefacts_are_refused_when_they_are_read(corpus):
         if whole[at : at + 1] not in b' \n,:{}"[]':
             flip(card, at)
             with pytest.raises(CorpusDamaged):
-                Scorecard.load(corpus.path)
+                Scorecard.load(corpus.artefacts)
             card.write_bytes(whole)
-    assert Scorecard.load(corpus.path) and corpus.adapter_path
+    assert Scorecard.load(corpus.artefacts) and corpus.adapter_path
 
 
 def test_a_killed_study_excuses_no_damage(corpus):
@@ -406,7 +406,7 @@ def test_a_study_killed_between_its_renames_is_put_back_by_the_next_writer(corpu
     corpus.add(Document("c", "third"))
     assert corpus.adapter_path == corpus.path / "adapter" and corpus.verify().ok
     assert (corpus.adapter_path / "adapter_model.safetensors").read_bytes() == b"first"
-    assert Scorecard.load(corpus.path) is not None
+    assert Scorecard.load(corpus.artefacts) is not None
     assert not [path for path in corpus.work_path.iterdir() if path.name.startswith("old-")]
 
 

@@ -154,8 +154,8 @@ def test_what_a_study_took_is_noted_where_its_adapter_is_read(asked, model, toke
     corpus.add([Document(name, text) for name, text in TEXTS.items()])
     run = corpus.work_path / "runs" / "one"
     make_adapter(run / "adapter")
-    with corpus.changing("study") as folder:
-        shutil.copytree(run / "adapter", folder / "adapter")
+    with corpus.changing("study"):
+        shutil.copytree(run / "adapter", corpus.path / "adapter")
 
     def costs(way, **report):
         (run / "training.json").write_text(json.dumps({"seconds": 12.5, "resumed_at": 0} | report))

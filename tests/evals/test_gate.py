@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from longreach import Policy, Reader, Sampling
+from longreach.corpus.artefacts import Artefacts
 from longreach.datasets.questions import Question
 from longreach.engine.generate import Written
 from longreach.errors import CorpusDamaged, UsageError
@@ -85,31 +86,31 @@ def test_positions_are_equal_where_they_should_be_and_within_the_budget(measured
 
 def test_the_reader_takes_what_was_measured_with_its_adapter(measured, tmp_path):
     corpus, model, reader, card = measured
-    assert Scorecard.load(corpus.path) == card and corpus.verify().ok
+    assert Scorecard.load(corpus.artefacts) == card and corpus.verify().ok
     taken = Reader(corpus, model, make_tokenizer())
     assert taken.policy == card.best.policy and taken.scorecard == card
     assert taken.ask("How is it?", document="queen", sampling=Sampling(12)).text == "red"
     assert taken.ask("How is the queen?", policy=Policy(raw=1, budget=BUDGET), sampling=Sampling(2)).policy == "mixed"
     assert reader.scorecard is None and reader.policy == Policy()  # it was given one
-    with corpus.changing("study") as folder:
-        (folder / "adapter").rename(tmp_path / "adapter")
+    with corpus.changing("study"):
+        (corpus.path / "adapter").rename(tmp_path / "adapter")
     bare = Reader(corpus, make_model(), make_tokenizer())
     assert bare.scorecard is None and bare.policy == Policy()
     elsewhere = Reader(corpus, make_model(), make_tokenizer(), tmp_path / "adapter")
     assert elsewhere.policy == card.best.policy  # the same adapter, whichever folder it lies in
-    with corpus.changing("study") as folder:
-        (tmp_path / "adapter").rename(folder / "adapter")
+    with corpus.changing("study"):
+        (tmp_path / "adapter").rename(corpus.path / "adapter")
 
 
 def test_a_scorecard_is_whole_of_this_release_or_refused(measured, tmp_path):
     card = measured[3]
-    assert Scorecard.load(tmp_path) is None
+    assert Scorecard.load(Artefacts(tmp_path)) is None
     (tmp_path / "scorecard.json").write_text(json.dumps(card.to_dict() | {"format": 1}))
-    assert Scorecard.load(tmp_path) is None
+    assert Scorecard.load(Artefacts(tmp_path)) is None
     for spoiled in ("{", "[]", json.dumps(card.to_dict() | {"chosen": "nothing"}), '{"format": 2}'):
         (tmp_path / "scorecard.json").write_text(spoiled)
         with pytest.raises(CorpusDamaged, match="--gate-only"):
-            Scorecard.load(tmp_path)
+            Scorecard.load(Artefacts(tmp_path))
 
 
 def fake_answers(monkeypatch, wanted):

@@ -42,7 +42,8 @@ def run_corpora(count: int, seed: int, folder: Path) -> Tally:
     for name, text in _TEXTS.items():
         corpus.add(Document(name, text))
         states.append(_content(corpus))
-    with corpus.changing("study") as inside:
+    inside = corpus.path
+    with corpus.changing("study"):
         (inside / "adapter").mkdir()
         (inside / "adapter" / "adapter_model.safetensors").write_bytes(chance.randbytes(3000))
         (inside / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')

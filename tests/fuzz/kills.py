@@ -39,7 +39,9 @@ def remove(root: Path) -> None:
 
 def study(root: Path) -> None:
     """Writes an adapter beside the tables."""
-    with _open(root, "c").changing("study") as folder:
+    corpus = _open(root, "c")
+    folder = corpus.path
+    with corpus.changing("study"):
         (folder / "adapter").mkdir(exist_ok=True)
         (folder / "adapter" / "weights").write_bytes(b"w" * 5000)
 

@@ -271,8 +271,9 @@ def test_the_corpus_own_adapter_is_found(tmp_path, model, tokenizer):
     from peft import LoraConfig, get_peft_model
 
     corpus = make_corpus(tmp_path, model, tokenizer)
-    with corpus.changing("study") as folder:
-        get_peft_model(make_model(), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder / "adapter")
+    with corpus.changing("study"):
+        own = get_peft_model(make_model(), LoraConfig(r=2, target_modules=["q_proj"]))
+        own.save_pretrained(corpus.path / "adapter")
     assert Reader(corpus, model, tokenizer).adapter is not None
     assert corpus.verify().ok
 

@@ -195,8 +195,8 @@ def test_a_replaced_adapter_takes_its_scorecard_along(tmp_path):
     corpus = make_corpus(tmp_path)
     first = train(corpus)[0].adapter / "adapter_model.safetensors"
     before = first.read_bytes()
-    with corpus.changing("study") as folder:
-        (folder / "scorecard.json").write_text("{}")
+    with corpus.changing("study"):
+        (corpus.path / "scorecard.json").write_text("{}")
     train(corpus, replace(FEW, seed=5))
     assert first.read_bytes() != before
     assert not (corpus.path / "scorecard.json").exists() and corpus.verify().ok
@@ -209,8 +209,8 @@ def test_an_adapter_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, at):
     corpus = make_corpus(tmp_path)
     target = train(corpus)[0].adapter
     before = (target / "adapter_model.safetensors").read_bytes()
-    with corpus.changing("study") as folder:
-        (folder / "scorecard.json").write_text("{}")
+    with corpus.changing("study"):
+        (corpus.path / "scorecard.json").write_text("{}")
     real, calls = Path.rename, []
 
     def killed(self, to):

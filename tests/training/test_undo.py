@@ -8,11 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from longreach.corpus.artefacts import ADAPTER
+from longreach.corpus.artefacts import ADAPTER, Artefacts
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.reading.policy import Policy
 from longreach.reading.scorecard import Row, Scorecard
-from longreach.training.study import undo as room
 from longreach.training.study.folder import publish, working
 from longreach.training.study.undo import keep_state, last_kept, undo
 from tests.conftest import make_model
@@ -62,23 +61,23 @@ def test_adapter_and_policy_of_before_come_back_study_by_study(corpus, made):
     learn(corpus, made / "one", "a")
     first = weights(corpus)
     learn(corpus, made / "two", "b")
-    assert not torch.equal(weights(corpus), first) and last_kept(corpus.path) == 2
+    assert not torch.equal(weights(corpus), first) and last_kept(corpus) == 2
     found = undo(corpus)
     assert found == (corpus.path / ADAPTER, True) and torch.equal(weights(corpus), first)
-    assert Scorecard.load(corpus.path).chosen == "a" and corpus.verify().ok
+    assert Scorecard.load(corpus.artefacts).chosen == "a" and corpus.verify().ok
     assert undo(corpus) == (None, False) and not (corpus.path / ADAPTER).exists()
-    assert Scorecard.load(corpus.path) is None and corpus.verify().ok
+    assert Scorecard.load(corpus.artefacts) is None and corpus.verify().ok
     with pytest.raises(UsageError, match="no study"):
         undo(corpus)
 
 
 def test_measuring_alone_is_taken_back_too(corpus, made):
     learn(corpus, made / "one", "a")
-    with corpus.changing("study") as folder:
-        keep_state(folder)
+    with corpus.changing("study") as artefacts:
+        keep_state(artefacts)
     card(corpus, "b").save(corpus)
     assert undo(corpus) == (corpus.path / ADAPTER, True)
-    assert Scorecard.load(corpus.path).chosen == "a" and corpus.verify().ok
+    assert Scorecard.load(corpus.artefacts).chosen == "a" and corpus.verify().ok
 
 
 def test_a_study_killed_before_its_scorecard_is_one_study(corpus, made):
@@ -87,41 +86,43 @@ def test_a_study_killed_before_its_scorecard_is_one_study(corpus, made):
     with working(corpus):
         publish(corpus, made / "two")  # killed here; the same command goes on:
         publish(corpus, made / "two")
-    with corpus.changing("study") as folder:
-        keep_state(folder)
+    with corpus.changing("study") as artefacts:
+        keep_state(artefacts)
     card(corpus, "b").save(corpus)
     undo(corpus)
-    assert torch.equal(weights(corpus), first) and Scorecard.load(corpus.path).chosen == "a"
+    assert torch.equal(weights(corpus), first) and Scorecard.load(corpus.artefacts).chosen == "a"
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("step", ["swap_in", "swap_out", "replace_file"])
+@pytest.mark.parametrize("step", ["put the adapter", "remove the adapter", "put the scorecard"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_anywhere_it_is_done_by_the_next_call(corpus, made, monkeypatch, step, when):
     learn(corpus, made / "one", "a")
     first = weights(corpus)
-    if step != "swap_out":
+    if step != "remove the adapter":
         learn(corpus, made / "two", "b")
-    real = getattr(room, step)
+    method, _, what = step.split()
+    real = getattr(Artefacts, method)
 
-    def killed(*arguments):
-        if when == "after":
-            real(*arguments)
-        raise Killed
+    def killed(self, name, *arguments):
+        if when == "after" or what not in name:
+            real(self, name, *arguments)
+        if what in name:
+            raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, step, killed)
+        patch.setattr(Artefacts, method, killed)
         with pytest.raises(Killed):
             undo(corpus)
     undo(corpus)
     assert corpus.verify().ok
-    if step == "swap_out":
+    if step == "remove the adapter":
         assert corpus.adapter_path is None
     else:
-        assert torch.equal(weights(corpus), first) and Scorecard.load(corpus.path).chosen == "a"
+        assert torch.equal(weights(corpus), first) and Scorecard.load(corpus.artefacts).chosen == "a"
 
 
 def test_what_was_kept_and_spoiled_is_refused(corpus, made):

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import typer
 
@@ -24,18 +24,11 @@ _NAME = typer.Argument(help="The corpus.")
 def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
     """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or
     deleted."""
-    from longreach.corpus.integrity import LOG
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
-    from longreach.errors import CorpusDamaged, CorpusNotFound
 
-    folder = store_folder(store)
-    try:
-        return Corpus.open(folder, name)
-    except (CorpusDamaged, CorpusNotFound):
-        if not (damaged_too and (folder / name / LOG).exists()):
-            raise
-        return Corpus(folder.absolute() / name, cast(Any, None), None)
+    open_corpus = Corpus.open_damaged if damaged_too else Corpus.open
+    return open_corpus(store_folder(store), name)
 
 
 def _totals(documents: list[Any]) -> dict[str, int]:
@@ -48,11 +41,11 @@ def _scorecard(corpus: Any) -> Any:
     """The scorecard of a corpus; where there is none, nothing that loads models is imported."""
     from longreach.corpus.schema import SCORECARD
 
-    if not (corpus.path / SCORECARD).is_file():
+    if not corpus.artefacts.has(SCORECARD):
         return None
     from longreach.reading.scorecard import Scorecard
 
-    return Scorecard.load(corpus.path)
+    return Scorecard.load(corpus.artefacts)
 
 
 @app.command("ls")

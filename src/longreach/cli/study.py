@@ -192,15 +192,15 @@ def study(
         (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
     )
     report = None
-    kept = last_kept(library.path)
+    kept = last_kept(library)
     if not gate_only:
         note(f"study: {counted(len(learned), 'question')} to learn, {len(tested):,} to test on")
         report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
     reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
     card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
-    if last_kept(library.path) == kept:  # no other adapter came in, so nothing was kept yet
-        with library.changing("study") as place:
-            keep_state(place)
+    if last_kept(library) == kept:  # no other adapter came in, so nothing was kept yet
+        with library.changing("study") as artefacts:
+            keep_state(artefacts)
     card.save(library)
     if as_json:
         figures = report._asdict() | {"adapter": str(report.adapter)} if report else None

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from longreach.corpus.artefacts import adapter_folder
+from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.head import lost_versions, read_head
 from longreach.corpus.integrity import WORK, locked, require
@@ -59,7 +59,12 @@ class CorpusReading:
         Raises:
             CorpusDamaged: its files are not those that were stored.
         """
-        return self._read(lambda _: adapter_folder(self.path))
+        return self._read(lambda _: find_adapter(self.path))
+
+    @property
+    def artefacts(self) -> Artefacts:
+        """What training keeps with this corpus, to be read; `changing` lets it be changed."""
+        return Artefacts(self.path)
 
     @property
     def work_path(self) -> Path:

@@ -16,16 +16,15 @@ Writers hold one lock, readers none.
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
-from longreach.corpus.artefacts import adapter_folder, put_back, seal
+from longreach.corpus.artefacts import Artefacts, find_adapter, finish_swap
 from longreach.corpus.compaction import drop_unused, keep_newest
 from longreach.corpus.documents import Document, Limits, Selection, find
 from longreach.corpus.documents.names import file_of
@@ -50,6 +49,7 @@ from longreach.corpus.schema import (
 )
 from longreach.corpus.tables import check_version, connect, document_rows
 from longreach.errors import (
+    CorpusDamaged,
     CorpusExists,
     CorpusNotFound,
     FingerprintMismatch,
@@ -135,8 +135,7 @@ class Corpus(CorpusReading):
                 with FileLog(draft).change("create"):
                     settings.save(draft)
                     if compressor.reader:
-                        shutil.copytree(compressor.reader, draft / READER)
-                        seal(draft / READER)
+                        Artefacts(draft, writable=True).put(READER, Path(compressor.reader))
                     database = connect(draft)
                     database.create_table("passages", schema=PASSAGES)
                     database.create_table("documents", schema=DOCUMENTS)
@@ -185,6 +184,24 @@ class Corpus(CorpusReading):
                 f" {described}): use those, or ingest into a new corpus."
             )
         return cls(folder, settings, compressor, lock_seconds=lock_seconds)
+
+    @classmethod
+    def open_damaged(
+        cls, path: str | Path, name: str, *, lock_seconds: float = LOCK_SECONDS
+    ) -> "Corpus":
+        """Opens a corpus whose settings may be lost, to be verified, repaired or deleted.
+
+        Raises:
+            CorpusNotFound: There is none of that name.
+            UsageError: No corpus can have that name.
+        """
+        try:
+            return cls.open(path, name, lock_seconds=lock_seconds)
+        except (CorpusDamaged, CorpusNotFound):
+            folder = Path(path).absolute() / name
+            if not (folder / LOG).exists():
+                raise
+        return cls(folder, cast(Settings, None), None, lock_seconds=lock_seconds)
 
     def add(
         self,
@@ -307,7 +324,7 @@ class Corpus(CorpusReading):
             CorpusDamaged: the settings or the tables cannot be read at all.
         """
         with locked(self.path, self.lock_seconds), storage_faults(self.path):
-            put_back(self.path)
+            finish_swap(self.path)
             return repair(self.path)
 
     def delete(self) -> None:
@@ -317,25 +334,24 @@ class Corpus(CorpusReading):
             sweep(self.path.parent)
 
     @contextmanager
-    def changing(self, what: str) -> Iterator[Path]:
-        """Lets other work change files of the corpus folder outside the database, such as
-        `adapter/`, under the lock.
+    def changing(self, what: str) -> Iterator[Artefacts]:
+        """Lets training change the artefacts, under the lock.
 
-        Yields the folder; what is there at the end is recorded, so that `verify` answers for it.
+        What is there at the end is recorded, so that `verify` answers for it.
         """
         with self._writing() as log, storage_faults(self.path), log.change(CHANGING + what):
-            yield self.path
+            yield Artefacts(self.path, writable=True)
 
     @contextmanager
     def _writing(self) -> Iterator[FileLog]:
         with locked(self.path, self.lock_seconds):
             with storage_faults(self.path):
                 self._check_same()
-                put_back(self.path)
+                finish_swap(self.path)
                 log = FileLog(self.path)
                 if log.intent is not None and log.intent.startswith(CHANGING):
                     # A killed study leaves one that is whole, or it is damaged.
-                    adapter_folder(self.path)
+                    find_adapter(self.path)
                 log.recover()
             yield log
 

@@ -1,17 +1,13 @@
 """How well each way of reading answers questions about a corpus, as measured; and which one the
 reader takes."""
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from longreach.corpus.artefacts import scorecard_is_intact, scorecard_sum
-from longreach.corpus.head import replace_file
+from longreach.corpus.artefacts import Artefacts
 from longreach.corpus.schema import SCORECARD
-from longreach.errors import CorpusDamaged
-from longreach.jsontext import Kinds, misfit, parse_object
+from longreach.jsontext import Kinds, misfit
 from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
@@ -89,28 +85,21 @@ class Scorecard:
 
     def save(self, corpus: "Corpus") -> None:
         """Writes it into the corpus, whole or not at all."""
-        with corpus.changing("study") as folder:
-            values = json.loads(json.dumps(self.to_dict()))
-            sealed = values | {"sha256": scorecard_sum(values)}
-            replace_file(folder / SCORECARD, json.dumps(sealed, indent=1).encode() + b"\n")
+        with corpus.changing("study") as artefacts:
+            artefacts.put(SCORECARD, self.to_dict())
 
     @classmethod
-    def load(cls, folder: Path) -> "Scorecard | None":
-        """The scorecard in a corpus' folder; None where there is none, or one of another release.
+    def load(cls, artefacts: Artefacts) -> "Scorecard | None":
+        """Returns the scorecard of a corpus; None if there is none, or one of another release.
 
         Raises:
             CorpusDamaged: it is not what was written.
         """
-        damaged = CorpusDamaged(
-            f"{folder / SCORECARD} is damaged: measure again with `longreach study {folder.name}"
-            " --gate-only`."
-        )
+        values = artefacts.load_scorecard()
+        if values is None:
+            return None
+        damaged = artefacts.explain_damage()
         try:
-            raw = (folder / SCORECARD).read_bytes()
-            if not scorecard_is_intact(folder, raw):
-                raise damaged
-            values = parse_object(raw)
-            values.pop("sha256", None)
             if values.pop("format") != _FORMAT:
                 return None
             rows = tuple(_row(row) for row in values["rows"])
@@ -118,8 +107,6 @@ class Scorecard:
             if misfit(values, _FIELDS):
                 raise damaged
             return card if card.best else None
-        except FileNotFoundError:
-            return None
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise damaged from error
 
@@ -165,5 +152,5 @@ def _row(values: Any) -> Row:
 
 def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:
     """The scorecard of a corpus if it was measured with this adapter, None for none, on."""
-    card = Scorecard.load(corpus.path)
+    card = Scorecard.load(corpus.artefacts)
     return card if card and card.adapter == adapter else None

@@ -112,7 +112,7 @@ class Library:
         if self._corpus is None:
             self._corpus, self._costs = self._ingested(folder / _CORPORA)
         if self._adapter and self._adapter in (
-            self._corpus.path / READER,
+            self._corpus.artefacts.get(READER),
             self.compressor and self.compressor.reader,
         ):
             return self._costs | {"study_seconds": 0.0}  # it came with the compressor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from longreach.corpus.artefacts import ADAPTER, SEAL, is_intact, seal, swap_in
+from longreach.corpus.artefacts import ADAPTER
 from longreach.corpus.faults import disk_faults
 from longreach.errors import CorpusBusy
 from longreach.training.study.undo import keep_state
@@ -47,21 +47,15 @@ def working(corpus: Corpus) -> Iterator[Path]:
 def publish(corpus: Corpus, made: Path) -> Path:
     """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with
     it."""
-    target = corpus.path / ADAPTER
-    if _same(made, target) and is_intact(corpus.path, target, ADAPTER):
-        return target
-    with corpus.changing("study") as folder:
-        if not _same(made, target):  # one that a kill had moved aside is back now
-            keep_state(folder)
-            swap_in(folder, made)
-        seal(target)
-    return target
-
-
-def _same(one: Path, other: Path) -> bool:
-    if not other.is_dir():
-        return False
-    names = {path.name for path in (*one.iterdir(), *other.iterdir())} - {SEAL}
-    return all((f / name).is_file() for f in (one, other) for name in names) and all(
-        (one / name).read_bytes() == (other / name).read_bytes() for name in names
-    )
+    there = corpus.artefacts
+    if not (there.holds(ADAPTER, made) and there.is_intact(ADAPTER)):
+        with corpus.changing("study") as artefacts:
+            # An adapter that a killed process had moved aside is back now.
+            if artefacts.holds(ADAPTER, made):
+                artefacts.seal(ADAPTER)
+            else:
+                keep_state(artefacts)
+                artefacts.put(ADAPTER, made)
+    adapter = there.get(ADAPTER)
+    assert adapter is not None
+    return adapter

@@ -230,8 +230,7 @@ def _train(
 
 def _start(corpus: Corpus) -> Path | None:
     """The adapter that the corpus' compressor came with, if any."""
-    folder = corpus.path / READER
-    return folder if folder.is_dir() else None
+    return corpus.artefacts.get(READER)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from longreach.corpus.artefacts import ADAPTER, is_intact, swap_in, swap_out
+from longreach.corpus.artefacts import ADAPTER, Artefacts
 from longreach.corpus.head import replace_file
-from longreach.corpus.integrity import WORK
 from longreach.corpus.schema import SCORECARD
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.jsontext import NotJson, parse_object
@@ -42,33 +41,29 @@ class Undone(NamedTuple):
     scorecard: bool
 
 
-def keep_state(corpus: Path) -> None:
+def keep_state(artefacts: Artefacts) -> None:
     """Keeps the adapter and the scorecard that a corpus has now. The caller holds the lock of
     writers.
 
     A scorecard that is missing although something was kept before belongs to a study that was
     stopped between its two changes: what that one replaced is kept already.
     """
-    entries = _entries(corpus)
-    if entries and not (corpus / SCORECARD).exists():
+    entries = _entries(artefacts.work_path)
+    if entries and not artefacts.has(SCORECARD):
         return
-    place = corpus / WORK / _BEFORE / str(_number(entries[-1]) + 1 if entries else 1)
+    place = artefacts.work_path / _BEFORE / str(_number(entries[-1]) + 1 if entries else 1)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    adapter = corpus / ADAPTER
-    # A damaged one is of no use to anybody.
-    if adapter.is_dir() and is_intact(corpus, adapter, ADAPTER):
-        shutil.copytree(adapter, place / ADAPTER)
-    if (corpus / SCORECARD).exists():
-        shutil.copyfile(corpus / SCORECARD, place / SCORECARD)
+    artefacts.copy(ADAPTER, place / ADAPTER)
+    artefacts.copy(SCORECARD, place / SCORECARD)
     replace_file(place / _WHOLE, json.dumps(_hashes(place)).encode())
     for old in entries[: max(0, len(entries) + 1 - _MOST)]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def last_kept(corpus: Path) -> int:
+def last_kept(corpus: Corpus) -> int:
     """Returns the number of the state that was kept last; 0 where there is none."""
-    entries = _entries(corpus)
+    entries = _entries(corpus.work_path)
     return _number(entries[-1]) if entries else 0
 
 
@@ -83,7 +78,7 @@ def undo(corpus: Corpus) -> Undone:
         CorpusDamaged: what was kept is not what was there.
         CorpusBusy: another process writes.
     """
-    entries = _entries(corpus.path)
+    entries = _entries(corpus.work_path)
     if not entries:
         raise UsageError(
             f"Corpus '{corpus.name}' has no study that could be undone: run `longreach study`"
@@ -91,25 +86,23 @@ def undo(corpus: Corpus) -> Undone:
         )
     entry = entries[-1]
     _check(entry)
-    with corpus.changing("undo") as folder:
+    with corpus.changing("undo") as artefacts:
         if (entry / ADAPTER).is_dir():
-            swap_in(folder, entry / ADAPTER)
+            artefacts.put(ADAPTER, entry / ADAPTER)
         else:
-            swap_out(folder)
+            artefacts.remove(ADAPTER)
         if (entry / SCORECARD).exists():
-            replace_file(folder / SCORECARD, (entry / SCORECARD).read_bytes())
+            artefacts.put(SCORECARD, entry / SCORECARD)
         # What was kept goes last: until then the same call does all of this once more.
         (entry / _WHOLE).unlink()
     shutil.rmtree(entry, ignore_errors=True)
-    return Undone(corpus.adapter_path, (corpus.path / SCORECARD).exists())
+    return Undone(corpus.adapter_path, corpus.artefacts.has(SCORECARD))
 
 
-def _entries(corpus: Path) -> list[Path]:
+def _entries(work: Path) -> list[Path]:
     """The states that were kept whole, the oldest first."""
     found = [
-        path.parent
-        for path in (corpus / WORK / _BEFORE).glob(f"*/{_WHOLE}")
-        if path.parent.name.isdecimal()
+        path.parent for path in (work / _BEFORE).glob(f"*/{_WHOLE}") if path.parent.name.isdecimal()
     ]
     return sorted(found, key=_number)
 
