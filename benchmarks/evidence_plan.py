@@ -5,7 +5,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from longreach.compressors.shipped import default_compressor, located
+from longreach.compressors.registry import default_compressor
+from longreach.compressors.shipped import located
 from longreach.corpus.schema import READER
 
 TEXTS = ("niah", "ruler", "babilong", "perplexity")

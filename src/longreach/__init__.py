@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "reading.answer",
     "AttentionPattern": "pattern",
-    "AutoCompressor": "compressors.autocompressor",
+    "AutoCompressor": "compressors.autocompressor.compressor",
     "Corpus": "corpus.store",
     "Document": "corpus.documents",
     "LayerPlan": "pattern",
@@ -22,7 +22,7 @@ _HOMES = {
     "Reader": "reading.reader",
     "Sampling": "engine.sampling",
     "Steps": "models.steps",
-    "WeightedPool": "compressors.weighted_pool",
+    "WeightedPool": "compressors.weighted_pool.compressor",
     "convert": "models.hybrid.convert",
     "errors": "",
     "load": "models.loading.load",
@@ -31,9 +31,9 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from longreach import errors as errors
-    from longreach.compressors.autocompressor import AutoCompressor as AutoCompressor
+    from longreach.compressors.autocompressor.compressor import AutoCompressor as AutoCompressor
     from longreach.compressors.mean_pool import MeanPool as MeanPool
-    from longreach.compressors.weighted_pool import WeightedPool as WeightedPool
+    from longreach.compressors.weighted_pool.compressor import WeightedPool as WeightedPool
     from longreach.corpus.documents import Document as Document
     from longreach.corpus.documents import Limits as Limits
     from longreach.corpus.store import Corpus as Corpus

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longreach.compressors.autocompressor import AutoCompressor
-from longreach.compressors.base import Compressor
-from longreach.compressors.checkpoint import base_model, settings_of
-from longreach.compressors.mean_pool import MeanPool
-from longreach.compressors.shipped import check_compressor, default_compressor, located, reference
-from longreach.compressors.weighted_pool import WeightedPool
+from longreach.compressors.adapters import base_model
+from longreach.compressors.registry import (
+    check_reference,
+    default_compressor,
+    find_method,
+    is_untrained,
+    make_compressor,
+    method_named,
+    restore_compressor,
+)
+from longreach.compressors.shipped import located, reference
 from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
@@ -21,10 +26,6 @@ from longreach.models.loading.load import load, load_named
 from longreach.models.loading.origin import stable_reference
 from longreach.models.loading.places import DEFAULT_MODEL
 
-_METHODS: dict[str, type[MeanPool] | type[AutoCompressor]] = {
-    cls.method: cls for cls in (MeanPool, AutoCompressor)
-}
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -33,30 +34,6 @@ class Workspace:
     corpus: Corpus
     model: Any
     tokenizer: Any
-
-
-def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> Compressor:
-    """A compressor by the name of its method, with settings, or trained, by its name or from a
-    folder.
-
-    Raises:
-        UsageError: an unknown name, or a setting that the method does not have.
-    """
-    check_compressor(ref)
-    try:
-        if ref in _METHODS:
-            return _METHODS[ref](model, tokenizer, **settings)
-        folder = located(ref)
-        kind = (
-            WeightedPool
-            if settings_of(folder).get("method") == WeightedPool.method
-            else AutoCompressor
-        )
-        return kind.from_pretrained(folder, model, tokenizer, **settings)
-    except TypeError as error:
-        raise UsageError(
-            f"The compressor '{ref}' does not take all of {', '.join(settings)}: {error}."
-        ) from error
 
 
 def open_workspace(
@@ -88,18 +65,18 @@ def open_workspace(
     corpus = Corpus.open(store, name)
     settings = corpus.settings
     check_device(device)
-    values = dict(settings.compressor)
-    method, trained = values.pop("method"), compressor_ref or settings.compressor_ref
+    method = method_named(settings.compressor["method"])
+    trained = compressor_ref or settings.compressor_ref
     # To read, only a compressor that changes the model is needed: what a reader has learned lies in
     # the corpus.
-    needed = compressing or (trained and method == AutoCompressor.method)
-    if needed and not trained and method not in _METHODS:
+    needed = compressing or (trained and method.changes_model)
+    if needed and not trained and not method.untrained:
         raise UsageError(
-            f"Corpus '{name}' was made with a trained compressor ({method}) and does not say which:"
-            " name it with --compressor."
+            f"Corpus '{name}' was made with a trained compressor ({method.name}) and does not say"
+            " which: name it with --compressor."
         )
     if needed and trained:
-        check_compressor(trained)
+        check_reference(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
@@ -109,7 +86,7 @@ def open_workspace(
     PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
     if not needed:
         return Workspace(corpus, model, tokenizer)
-    compressor = make_compressor(trained or method, model, tokenizer, **values)
+    compressor = restore_compressor(settings.compressor, trained, model, tokenizer)
     if compressing:
         corpus = Corpus.open(store, name, compressor)
     return Workspace(corpus, compressor.model, compressor.tokenizer)
@@ -156,18 +133,22 @@ def open_or_create(
     except CorpusNotFound:
         known = None
     if known is not None:
-        moved = None if compressor_ref in _METHODS else compressor_ref
-        plain = not known.compressor_ref and known.compressor["method"] in _METHODS
-        method = "a trained compressor" if moved and plain else compressor_ref
-        asked = settings | ({"method": method} if method and method != moved else {})
-        # Kept as the number of vectors it came to.
-        if "ratio" in asked and "ratio" not in known.compressor:
-            asked["summary_tokens"] = known.segment_tokens // max(asked.pop("ratio"), 1)
-        differing = [
-            f"{key} {known.compressor.get(key)}"
-            for key, value in asked.items()
-            if known.compressor.get(key) != value
-        ]
+        made = known.compressor
+        untrained = compressor_ref is not None and is_untrained(compressor_ref)
+        moved = None if untrained else compressor_ref
+        asked = dict(settings)
+        if untrained:
+            asked["method"] = compressor_ref
+        elif moved and not known.compressor_ref and is_untrained(made["method"]):
+            asked["method"] = "a trained compressor"
+        if asked.get("method", made["method"]) == made["method"]:
+            method = method_named(made["method"])
+            method.check(settings)
+            asked = method.compressor().describe_options(asked, made)
+        differing = []
+        for key, value in asked.items():
+            if made.get(key) != value:
+                differing.append(f"{key} {made.get(key)}")
         if differing:
             raise UsageError(
                 f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or"
@@ -176,9 +157,9 @@ def open_or_create(
         return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
     check_device(device)
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
-    check_compressor(ref)
+    find_method(ref).check(settings)
     _check_writable(store)
-    trained = None if ref in _METHODS else reference(ref)
+    trained = None if is_untrained(ref) else reference(ref)
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
     bring = load if model_ref else load_named
     model, tokenizer = bring(base, device=device)

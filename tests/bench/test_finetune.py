@@ -12,7 +12,7 @@ from longreach.bench import finetune
 from longreach.bench.cases import FinetuneCase
 from longreach.bench.finetune import amortised, run
 from longreach.bench.timing import Times
-from longreach.compressors.autocompressor import AutoCompressor
+from longreach.compressors.autocompressor.compressor import AutoCompressor
 from longreach.errors import UsageError
 from longreach.models.hybrid.convert import convert
 from longreach.pattern import AttentionPattern

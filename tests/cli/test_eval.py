@@ -135,7 +135,7 @@ def test_an_adapter_is_measured_with_text_too(run, models, texts, questions, tmp
 
 
 def test_a_pool_is_read_with_the_adapter_that_came_with_it(run, models, texts, questions, tmp_path):
-    from longreach.compressors.weighted_pool import write_pool
+    from longreach.compressors.weighted_pool.compressor import write_pool
     from longreach.models.fingerprint import base_fingerprint
     from tests.conftest import make_model, make_tokenizer
     from tests.reading.test_reader import make_adapter

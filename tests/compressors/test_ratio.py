@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longreach import AutoCompressor, Document
-from longreach.compressors.checkpoint import write_peft
+from longreach.compressors.autocompressor.checkpoint import write_peft
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
 from longreach.session import open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer

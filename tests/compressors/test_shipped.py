@@ -7,10 +7,10 @@ import torch
 
 from longreach import AutoCompressor, Corpus
 from longreach.compressors import shipped
-from longreach.compressors.shipped import default_compressor
+from longreach.compressors.registry import default_compressor, make_compressor
 from longreach.engine.prompt import PromptBuilder
 from longreach.models.decoder import add_adapter, only_adapter
-from longreach.session import make_compressor, open_or_create, open_workspace
+from longreach.session import open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
 
 

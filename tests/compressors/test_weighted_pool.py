@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longreach import Corpus, Document, MeanPool, Policy, Reader, WeightedPool
-from longreach.compressors.weighted_pool import shared, write_pool
+from longreach.compressors.weighted_pool.compressor import shared, write_pool
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import length_of_embeddings, note_base
 from longreach.models.fingerprint import base_fingerprint
@@ -113,7 +113,7 @@ def test_a_folder_is_loaded_at_any_ratio(folder):
     assert WeightedPool.from_pretrained(folder).ratio == 4  # and the model it names
     with pytest.raises(ModelError, match="another model"):
         WeightedPool.from_pretrained(folder, make_model(seed=1), tokenizer)
-    with pytest.raises(UsageError, match="does not take all of summary_tokens"):
+    with pytest.raises(UsageError, match="has no option summary_tokens: it has ratio, segment_tokens"):
         make_compressor(str(folder), model, tokenizer, summary_tokens=3)
     (folder / "reader" / "adapter_model.safetensors").rename(folder / "away")
     with pytest.raises(ModelError, match="reader' lacks its adapter"):

@@ -291,7 +291,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
 @pytest.mark.parametrize(
     "where, error",
     [
-        ("compressors.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("compressors.adapters.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
         ("training.pretrain.objective.write_peft", OSError(28, "No space left on device")),
     ],
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from longreach.bench.cases import FinetuneCase, check_source
 from longreach.bench.timing import Progress, Times, measure
-from longreach.compressors.autocompressor import AutoCompressor
+from longreach.compressors.autocompressor.compressor import AutoCompressor
 from longreach.models.decoder import decoder_of, evaluating
 from longreach.models.hybrid.convert import lengthen
 from longreach.models.hybrid.sparse import pattern_of, plan_of

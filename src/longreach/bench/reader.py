@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from longreach.bench.timing import Progress, measure, wait
-from longreach.compressors.autocompressor import AutoCompressor
+from longreach.compressors.autocompressor.compressor import AutoCompressor
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
 from longreach.engine.generate import read_prefix

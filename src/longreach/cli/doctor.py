@@ -24,7 +24,7 @@ def doctor(
     import psutil
 
     from longreach import __version__
-    from longreach.compressors.shipped import default_compressor
+    from longreach.compressors.registry import default_compressor
     from longreach.corpus.place import store_folder
     from longreach.corpus.search.retrieval import DENSE_INSTALL
     from longreach.datasets.hub import HUB_INSTALL

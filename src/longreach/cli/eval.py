@@ -126,7 +126,7 @@ def evaluate(
     Example: longreach eval ruler smollm2 --lengths 2048,4096 --tasks niah_single_1,vt --samples 10
     --out runs/ruler
     """
-    from longreach.compressors.shipped import check_compressor
+    from longreach.compressors.registry import check_reference
     from longreach.evals.suites.choice import DOCQA, PERPLEXITY, Choice, check_readers
     from longreach.training.common.run import refuse_foreign
 
@@ -146,7 +146,7 @@ def evaluate(
     names = _names(readers)
     check_readers(names, suite)
     if compressor is not None:
-        check_compressor(compressor)
+        check_reference(compressor)
     _check_options(choice, questions, documents, data, compressor, ratio, adapter)
     check_at_least_one("ratio", ratio)
     with memory_said("--lengths or --batch-size", as_json):

@@ -100,7 +100,7 @@ def read_documents(
 
 
 def _open(choice: "Choice", target: str, options: Options) -> _Opened:
-    from longreach.compressors.shipped import default_compressor
+    from longreach.compressors.registry import default_compressor, make_compressor
     from longreach.corpus.documents import Document
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
@@ -109,7 +109,7 @@ def _open(choice: "Choice", target: str, options: Options) -> _Opened:
     from longreach.evals.suites.registry import samples_of
     from longreach.models.device import check_device
     from longreach.models.loading.load import load
-    from longreach.session import make_compressor, open_workspace
+    from longreach.session import open_workspace
 
     store = store_folder(options.store)
     asked: dict[str, Any] = {

@@ -4,18 +4,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperCommand
 
+from longreach.cli.method_options import MethodCommand, given_options
 from longreach.cli.output import (
     DeviceOption,
     JsonOption,
     ModelOption,
     StoreOption,
-    at_least_one,
     emit,
     note,
     say,
 )
+from longreach.compressors.method import Option
+from longreach.compressors.registry import find_method, methods
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
 _MOST_KINDS = 10  # that are named one by one
 
 
-class IngestCommand(TyperCommand):
+class IngestCommand(MethodCommand):
     """The command, whose help lists the suffixes of all registered formats when it is shown."""
+
+    after = "compressor"
+
+    def owners(self) -> dict[str, tuple[Option, ...]]:
+        """See `MethodCommand.owners`."""
+        return {name: method.options for name, method in methods().items()}
 
     def get_help(self, ctx: Any) -> str:
         """Returns the help."""
@@ -39,6 +46,7 @@ class IngestCommand(TyperCommand):
 
 
 def ingest(
+    context: typer.Context,
     paths: list[str] = typer.Argument(metavar="PATH", help="Files and folders."),
     corpus: str = typer.Option(
         ..., "--corpus", help="The corpus; it is made if it does not exist."
@@ -47,30 +55,9 @@ def ingest(
         None,
         "--compressor",
         help=(
-            "mean-pool, autocompressor, or a trained one: its name or folder. [default: by the"
-            " model]"
+            "The name of a method that needs no training, or the name or folder of a trained"
+            " compressor. [default: by the model]"
         ),
-    ),
-    ratio: int | None = typer.Option(
-        None,
-        "--ratio",
-        callback=at_least_one,
-        help="Tokens per vector, for mean-pool and trained compressors. [default: 30; as trained]",
-    ),
-    segment_tokens: int | None = typer.Option(
-        None,
-        "--segment-tokens",
-        callback=at_least_one,
-        help="Tokens per passage. [default: 240; autocompressor: 1536]",
-    ),
-    summary_tokens: int | None = typer.Option(
-        None,
-        "--summary-tokens",
-        callback=at_least_one,
-        help="autocompressor: vectors per passage. [default: 50; as trained]",
-    ),
-    mode: str | None = typer.Option(
-        None, "--mode", help="autocompressor: accumulate, independent or replace."
     ),
     include: list[str] = typer.Option(
         [],
@@ -129,8 +116,6 @@ def ingest(
 
     Example: longreach ingest book.txt papers/ --corpus library
     """
-    from longreach.compressors.names import check_mode
-    from longreach.compressors.shipped import check_compressor
     from longreach.corpus.documents import Limits, Selection
     from longreach.corpus.schema import valid_name
     from longreach.errors import UsageError
@@ -138,10 +123,9 @@ def ingest(
     if not all(path.strip() for path in paths):
         raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
     valid_name(corpus)
+    settings = given_options(context)
     if compressor is not None:
-        check_compressor(compressor)
-    if mode is not None:
-        check_mode(mode)
+        find_method(compressor).check(settings, flags=True)
     if force and not prune:
         raise UsageError("--force is about --prune: give both, or neither.")
     limits = Limits.parse(limit)
@@ -151,13 +135,6 @@ def ingest(
     from longreach.corpus.store import Corpus
     from longreach.session import open_or_create
 
-    named = {
-        "ratio": ratio,
-        "segment_tokens": segment_tokens,
-        "summary_tokens": summary_tokens,
-        "mode": mode,
-    }
-    settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     folder = store_folder(store)
     # Web addresses are refused by that name.
     sources = [path if "://" in path else Path(path) for path in paths]

@@ -1,1 +1,4 @@
-"""Floor 4: compressors, one method a file, behind the contract in `base`."""
+"""Compressors: the contract in `base`, the table of methods in `registry`.
+
+Everything about one method lies in its own module or folder.
+"""

@@ -6,10 +6,10 @@ Shapes: T tokens of a segment, n vectors, d hidden size.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from tqdm import tqdm
@@ -45,6 +45,40 @@ class Compressor(ABC):
         self.model = model
         self.tokenizer = tokenizer
         self.segment_tokens = segment_tokens
+
+    @classmethod
+    def untrained(cls, model: Any, tokenizer: Any, **settings: Any) -> Self:
+        """Returns a compressor that needs no training, with options of its method."""
+        return cls(model, tokenizer, **settings)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+    ) -> Self:
+        """Returns the compressor that lies in a folder, with options of its method laid over it.
+
+        Args:
+            folder: Of the compressor, or the name of one that ships.
+            model: The base model; None loads the one that the folder names.
+            tokenizer: Its tokenizer.
+            **settings: Options of the method, where they differ from those stored.
+
+        Raises:
+            UsageError: This method is not trained.
+        """
+        raise UsageError(f"A compressor '{cls.method}' has no folder: name the method alone.")
+
+    @classmethod
+    def describe_options(
+        cls, asked: Mapping[str, Any], described: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Returns options in the words of `describe`, to be compared with a description.
+
+        Args:
+            asked: Options of the method.
+            described: What `describe` of a compressor of this class gave.
+        """
+        return dict(asked)
 
     @property
     def dim(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from longreach.compressors.base import Compressor
-from longreach.compressors.names import MEAN_POOL
+from longreach.compressors.untrained import MEAN_POOL
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import hidden_states, window_of
@@ -26,7 +26,7 @@ class MeanPool(Compressor):
             embeddings.
     """
 
-    method = MEAN_POOL
+    method = MEAN_POOL.name
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """What a segment becomes, in one of two forms: summary vectors, or keys and values.
 
 A `Memory` says how many positions it takes, how it becomes bytes and back, and how it is placed in
-front of what the model reads next. Its bytes are one safetensors payload, never a pickle: tensors in
-their own dtypes and shapes, and one metadata entry with a JSON object of the memory's other values.
+front of what the model reads next. Its bytes are one safetensors payload, never a pickle: tensors
+in their own dtypes and shapes, and one metadata entry with a JSON object of its other values.
 
 Shapes: n vectors or kept entries, d hidden size, H KV heads, D size of a head.
 """

@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from longreach.compressors.checkpoint import read_peft, write_peft
+from longreach.compressors.autocompressor.checkpoint import read_peft, write_peft
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import decoder_of, evaluating, length_of_embeddings, window_of
 from longreach.models.fingerprint import base_fingerprint

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longreach.compressors.checkpoint import READER, read_lora, write_lora
-from longreach.compressors.weighted_pool import WeightedPool, pooled, write_pool
+from longreach.compressors.adapters import READER, read_lora, write_lora
+from longreach.compressors.weighted_pool.compressor import WeightedPool, pooled, write_pool
 from longreach.datasets.texts import Text
 from longreach.models.decoder import note_base
 from longreach.training.pretrain.instruct import InstructObjective

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from longreach.compressors.adapters import adapter_folder
 from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
 from longreach.errors import ModelError, UsageError
@@ -35,7 +36,6 @@ from longreach.training.pretrain.recipe import Recipe, Schedule
 from longreach.training.pretrain.rows import Rows
 from longreach.training.pretrain.trainer import (
     CompressorTrainer,
-    adapter_of,
     begin_with,
     checkpoints,
     drop_incomplete,
@@ -275,7 +275,7 @@ def _named(start: str | Path | None) -> str | None:
     if start is None:
         return None
     try:
-        weights = (adapter_of(Path(start)) / "adapter_model.safetensors").read_bytes()
+        weights = (adapter_folder(Path(start)) / "adapter_model.safetensors").read_bytes()
         beside = Path(start) / "compressor.safetensors"  # of a weighted pool
         return hashlib.sha256(
             weights + (beside.read_bytes() if beside.is_file() else b"")

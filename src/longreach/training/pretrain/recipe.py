@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from longreach.compressors.names import Mode, check_mode
+from longreach.compressors.autocompressor.options import Mode, check_mode
 from longreach.errors import UsageError
 from longreach.wording import counted
 

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from longreach.compressors.checkpoint import READER
+from longreach.compressors.adapters import adapter_folder
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, TrainingError
 from longreach.jsontext import parse_object
@@ -61,12 +61,6 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
         objective.load(folder)
 
 
-def adapter_of(folder: Path) -> Path:
-    """Where the LoRA of a compressor lies: beside it, or in a folder of its own where it reads
-    only."""
-    return reader if (reader := folder / READER).is_dir() else folder
-
-
 def begin_with(objective: CompressorObjective, folder: Path) -> None:
     """Starts from what an earlier run trained.
 
@@ -80,7 +74,9 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
             raise ValueError("it was trained on another model")
         if settings["method"] != objective.recipe.method:
             raise ValueError(f"it is of the method {settings['method']}")
-        lora = parse_object((adapter_of(folder) / "adapter_config.json").read_bytes(), wide=True)
+        lora = parse_object(
+            (adapter_folder(folder) / "adapter_config.json").read_bytes(), wide=True
+        )
         if lora["lora_alpha"] != objective.recipe.lora_alpha:
             raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)

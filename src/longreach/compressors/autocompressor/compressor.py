@@ -5,15 +5,15 @@ Papers: Chevalier et al. 2023 (arXiv 2305.14788); Tan et al. 2024, LLoCO (arXiv 
 Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a segment.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 
-from longreach.compressors import checkpoint
+from longreach.compressors.autocompressor import checkpoint
+from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR, Mode, check_mode
 from longreach.compressors.base import Compressor
-from longreach.compressors.names import AUTOCOMPRESSOR, Mode, check_mode
 from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentVectors
@@ -54,7 +54,7 @@ class AutoCompressor(Compressor):
         UsageError: a number or mode out of range, or a segment that exceeds the model's window.
     """
 
-    method = AUTOCOMPRESSOR
+    method = AUTOCOMPRESSOR.name
 
     def __init__(
         self,
@@ -103,6 +103,25 @@ class AutoCompressor(Compressor):
                 " model's hidden size."
             )
         return embed_summary
+
+    @classmethod
+    def untrained(cls, model: Any, tokenizer: Any, **settings: Any) -> Self:
+        """See `Compressor.untrained`; a ratio stands for a number of summary tokens."""
+        if "ratio" in settings:
+            segment = settings.get("segment_tokens", checkpoint.DEFAULT_SEGMENT)
+            settings = checkpoint.resolve_ratio(settings, segment)
+        return cls(model, tokenizer, **settings)
+
+    @classmethod
+    def describe_options(
+        cls, asked: Mapping[str, Any], described: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """See `Compressor.describe_options`; a ratio becomes a number of vectors."""
+        found = dict(asked)
+        if "ratio" in found:
+            segment = found.get("segment_tokens", described["segment_tokens"])
+            found["summary_tokens"] = segment // max(found.pop("ratio"), 1)
+        return found
 
     @classmethod
     def from_pretrained(

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longreach.compressors.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, READER
 from longreach.compressors.base import Compressor
-from longreach.compressors.checkpoint import READER, settings_of
-from longreach.compressors.names import WEIGHTED_POOL
-from longreach.compressors.shipped import SETTINGS_FILE, located, reference
+from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
+from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
 from longreach.jobs import Job, SegmentVectors
 from longreach.models.decoder import length_of_embeddings
@@ -31,7 +31,7 @@ from longreach.wording import counted
 
 _WEIGHTS = "compressor.safetensors"
 _SETTINGS = ("ratio", "segment_tokens")
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> Tensor:
@@ -85,7 +85,7 @@ class WeightedPool(Compressor):
             answers with it, and begins its study from it.
     """
 
-    method = WEIGHTED_POOL
+    method = WEIGHTED_POOL.name
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""AutoCompressor checkpoints on disk: our own folder, the published layout, PEFT folders. Floor 4.
+"""AutoCompressor checkpoints on disk: our own folder, the published layout, PEFT folders.
 
 Our own folder holds `compressor.json` (settings, name of the base model) and
 `compressor.safetensors` (`embed_summary.weight` [k, d]). The published layout is a whole model
@@ -8,29 +8,28 @@ whose weight files also hold `embed_summary.weight` and whose config says `summa
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from longreach.compressors.adapters import base_model, read_lora, write_lora
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.adapted import merge_lora, read_json
 from longreach.models.loading.load import load_named
-from longreach.models.loading.lora import fill, lora_weights
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
 if TYPE_CHECKING:
-    from longreach.compressors.autocompressor import AutoCompressor
+    from longreach.compressors.autocompressor.compressor import AutoCompressor
 
-READER = "reader"  # the folder of a LoRA that only reads
+DEFAULT_SEGMENT = 1536  # tokens, as the published compressors read
 _SUMMARY = "embed_summary"
 
 
@@ -89,40 +88,30 @@ def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
     return read_lora(folder, adapted, (_SUMMARY,))[_SUMMARY]
 
 
-def write_lora(
-    folder: Path,
-    adapted: Any,
-    model_ref: str,
-    beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
-) -> None:
-    """Writes the LoRA weights of a PEFT model in PEFT's layout, with tensors of ours beside them by
-    their names."""
-    from peft import get_peft_model_state_dict
+def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
+    """Returns settings in which `summary_tokens` stands in the place of `ratio`.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(adapted) | {
-        _key(name): tensor for name, tensor in beside.items()
-    }
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
-    adapted.peft_config["default"].save_pretrained(str(folder))
-    lora = read_json(folder / "adapter_config.json")
-    lora |= {"base_model_name_or_path": model_ref, "inference_mode": True}
-    lora |= {"modules_to_save": list(beside)} if beside else {}
-    (folder / "adapter_config.json").write_text(json.dumps(lora, indent=2) + "\n")
+    Args:
+        settings: Options of an AutoCompressor, with a ratio.
+        segment: Tokens of a segment.
 
-
-def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-    """Loads what `write_lora` wrote into a PEFT model of the same shape; returns the tensors beside
-    it."""
-    weights = lora_weights(folder)
-    ours = {name: weights.pop(_key(name)) for name in beside}
-    fill(adapted, weights)
-    return ours
-
-
-def _key(name: str) -> str:
-    return f"base_model.model.{name}.weight"
+    Raises:
+        UsageError: The ratio is out of range, or both are given.
+    """
+    found = dict(settings)
+    ratio = found.pop("ratio")
+    if "summary_tokens" in found:
+        raise UsageError(
+            "Both ratio and summary_tokens say how many vectors a segment becomes: give one of"
+            " them."
+        )
+    if not 1 <= ratio <= segment:
+        raise UsageError(
+            f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a"
+            " segment."
+        )
+    found["summary_tokens"] = int(segment // ratio)
+    return found
 
 
 def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -136,20 +125,12 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         UsageError: more summary tokens than were trained, or none, or settings that contradict each
             other.
     """
-    found, trained = stored | settings, stored["summary_tokens"]
-    ratio, segment = found.pop("ratio", None), found.get("segment_tokens", 1536)
-    if ratio is not None and "summary_tokens" in settings:
-        raise UsageError(
-            "Both ratio and summary_tokens say how many vectors a segment becomes: give one of"
-            " them."
-        )
+    trained = stored["summary_tokens"]
+    ratio = settings.get("ratio")
+    segment = (stored | settings).get("segment_tokens", DEFAULT_SEGMENT)
     if ratio is not None:
-        if not 1 <= ratio <= segment:
-            raise UsageError(
-                f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a"
-                " segment."
-            )
-        found["summary_tokens"] = int(segment // ratio)
+        settings = resolve_ratio(settings, segment)
+    found = stored | settings
     if found["summary_tokens"] > trained:
         asked = (
             f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
@@ -212,29 +193,6 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     elif config.get("accumulate_summary") is False:
         found["mode"] = "replace"
     return found
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """What a trained compressor's folder says of it; empty where it says nothing."""
-    return read_json(folder / SETTINGS_FILE)
-
-
-def base_model(folder: Path) -> str:
-    """The model that a compressor's folder holds or names, as `longreach.load` takes it.
-
-    Raises:
-        ModelError: it does not say.
-    """
-    if (folder / "config.json").is_file():
-        return str(folder)
-    named = read_json(folder / SETTINGS_FILE).get("model")
-    base = named or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
-        raise ModelError(
-            f"'{folder}' does not say which model it belongs to: give model and tokenizer"
-            " (--model)."
-        )
-    return str(base)
 
 
 def _summary_embeddings(folder: Path) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""AutoCompressor: its options, compressor, checkpoints and training."""

@@ -1,0 +1,1 @@
+"""Weighted pooling: its options, compressor and training."""
