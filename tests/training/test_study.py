@@ -344,7 +344,7 @@ def test_a_document_beyond_the_budget_gives_way_to_passages(tmp_path):
     assert 6 not in found
     _, data = make_data(corpus, [asked], budget=120)
     (index,) = {row for i in range(len(data)) for row in data.rows(i)}
-    read = [passage.index for passage in data._sources[index].vectors]
+    read = [number for _, number in data._plans[index].memory]
     whole = len(corpus.passages("queen"))
     assert 6 in read and read == sorted(read) and 1 < len(read) < whole
     assert set(read) - {6} <= set(found)

@@ -150,8 +150,8 @@ def study(
     from longreach.engine.sampling import Sampling
     from longreach.evals.systems.gate import gate
     from longreach.models.decoder import window_of
-    from longreach.reading.policy import Policy
-    from longreach.reading.reader import DEFAULT_BUDGET, Reader
+    from longreach.reading.policy import DEFAULT_BUDGET, Policy
+    from longreach.reading.reader import Reader
     from longreach.session import open_workspace
     from longreach.training.study.folder import QUESTIONS, working
     from longreach.training.study.selfstudy import Author, OwnModel, make_questions

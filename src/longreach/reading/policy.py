@@ -5,54 +5,32 @@ LLoCO (arXiv 2404.07979) reads vectors; REFRAG (arXiv 2509.01092) reads the best
 the rest compressed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Self, TypedDict, Unpack, get_args, overload
 
-from longreach.corpus.schema import PassageInfo
-from longreach.corpus.search.retrieval import Method, Passage
-from longreach.errors import ContextError, UsageError
+from longreach.corpus.search.retrieval import Method
+from longreach.errors import UsageError
 from longreach.wording import counted
 
-if TYPE_CHECKING:
-    from longreach.engine.prompt import PromptBuilder
-
 Compressed = Literal["passages", "document", "none"]
-Key = tuple[str, int]
-"""A passage: its revision and its number in it."""
+
+DEFAULT_BUDGET = 2048
+"""Positions of a prompt at most where a policy does not say."""
 
 
-class Segment(Protocol):
-    """A passage, retrieved or not."""
+class Shared(TypedDict, total=False):
+    """The fields that every way of reading has."""
 
-    @property
-    def revision(self) -> str: ...  # noqa: D102
-    @property
-    def index(self) -> int: ...  # noqa: D102
-    @property
-    def tokens(self) -> int: ...  # noqa: D102
-    @property
-    def n_vectors(self) -> int: ...  # noqa: D102
+    budget: int | None
+    retriever: str
+    cut: bool
+    adapter: bool
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What the reader reads for a question.
-
-    Attributes:
-        k: passages retrieved.
-        raw: how many of them, best first, are read as raw text, or "document" for all of the best
-            passage's document.
-        compressed: what is read as vectors: the retrieved passages that are not read raw
-            ("passages"), all of the best passage's document ("document", or "passages" where that
-            does not fit), or nothing ("none").
-        budget: positions of the whole prompt at most: template, vectors, raw text and question.
-            None: 2048, or what the model's window leaves beside the answer where that is less.
-        retriever: "bm25", "dense" or "hybrid".
-        cut: read the first raw passage that does not fit whole as far as it fits, instead of not at
-            all.
-        adapter: answer with the corpus' adapter on, where it has one.
-    """
+class _Fields:
+    """The fields of a policy, and what is refused; `Policy` says what they mean."""
 
     k: int = 5
     raw: int | Literal["document"] = 2
@@ -84,6 +62,52 @@ class Policy:
                 f"compressed is '{self.compressed}'; use one of {', '.join(get_args(Compressed))}."
             )
 
+
+class _CompressedOrField:
+    """`Policy.compressed()` on the class; the field of that name on a policy.
+
+    A field and a class method cannot share a name in one class body. This descriptor has no
+    `__set__`, so a policy's own value, which lies in its `__dict__`, comes first.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: "type[Policy]") -> "Callable[..., Policy]": ...
+    @overload
+    def __get__(self, instance: "Policy", owner: "type[Policy]") -> Compressed: ...
+    def __get__(
+        self, instance: "Policy | None", owner: "type[Policy]"
+    ) -> "Compressed | Callable[..., Policy]":
+        return owner._read_compressed
+
+
+class Policy(_Fields):
+    """What the reader reads for a question.
+
+    The class methods give the ways of reading that have a name; each takes the other fields too.
+
+        Policy.none()          the question alone
+        Policy.passages(k=5)   the text of the best passages
+        Policy.compressed()    the memory of the best passage's whole document
+        Policy.mixed(k=2)      that memory and the text of the best passages
+        Policy.full()          the text of the best passage's whole document
+
+    Attributes:
+        k: passages retrieved.
+        raw: how many of them, best first, are read as raw text, or "document" for all of the best
+            passage's document.
+        compressed: what is read as vectors: the retrieved passages that are not read raw
+            ("passages"), all of the best passage's document ("document", or "passages" where that
+            does not fit), or nothing ("none").
+        budget: positions of the whole prompt at most: template, vectors, raw text and question.
+            None: 2048, or what the model's window leaves beside the answer where that is less.
+        retriever: "bm25", "dense" or "hybrid".
+        cut: read the first raw passage that does not fit whole as far as it fits, instead of not at
+            all.
+        adapter: answer with the corpus' adapter on, where it has one.
+    """
+
+    compressed = _CompressedOrField()
+
     @property
     def nothing(self) -> bool:
         """Whether the question is read alone, without any context."""
@@ -98,88 +122,34 @@ class Policy:
             return "full" if self.raw == "document" else "raw"
         return "mixed" if self.raw else "compressed"
 
+    @classmethod
+    def none(cls, **more: Unpack[Shared]) -> Self:
+        """Returns the policy that reads the question alone, without any context."""
+        return cls(raw=0, compressed="none", **more)
 
-class Choice(NamedTuple):
-    """What fits.
+    @classmethod
+    def passages(cls, k: int = 5, **more: Unpack[Shared]) -> Self:
+        """Returns the policy that reads the text of the `k` best passages, and no memory."""
+        return cls(k=k, raw=k, compressed="none", **more)
 
-    Attributes:
-        raw: token ids of raw text, in document order.
-        read_raw: passages in it.
-        vectors: passages read as vectors.
-        source_tokens: tokens of source text behind both.
-    """
+    @classmethod
+    def _read_compressed(cls, k: int = 5, **more: Unpack[Shared]) -> Self:
+        """Returns the policy that reads the memory of the best passage's whole document.
 
-    raw: list[list[int]]
-    read_raw: set[Key]
-    vectors: set[Key]
-    source_tokens: int
+        Where that does not fit, the memory of the `k` best passages is read instead.
+        """
+        return cls(k=k, raw=0, compressed="document", **more)
 
-    def read_as(self, passage: Segment) -> str:
-        """How a passage is read: "raw", "vectors" or "not read"."""
-        key = key_of(passage)
-        return "raw" if key in self.read_raw else "vectors" if key in self.vectors else "not read"
+    @classmethod
+    def mixed(cls, k: int = 2, **more: Unpack[Shared]) -> Self:
+        """Returns the policy that reads a document's memory and the text of its best passages.
 
+        The text of the `k` best passages is read beside the memory of the best one's whole
+        document; where that does not fit, beside the memory of the next best passages.
+        """
+        return cls(k=max(k, _Fields.k), raw=k, compressed="document", **more)
 
-def key_of(passage: Segment) -> Key:
-    """The key of a passage."""
-    return passage.revision, passage.index
-
-
-def choose(
-    found: Sequence[Passage],
-    document: Sequence[PassageInfo],
-    room: int,
-    policy: Policy,
-    builder: "PromptBuilder",
-) -> Choice:
-    """Spends `room` positions; a passage is read whole or not at all, unless the policy cuts it.
-
-    Args:
-        found: retrieved passages, best first.
-        document: all passages of the best one's document where the policy reads that, else empty.
-        room: positions left beside the question.
-        policy: the policy.
-        builder: says what raw text and vectors cost.
-
-    Raises:
-        ContextError: the policy reads a whole document as raw text, and it does not fit.
-    """
-    vectors: list[Segment] = []
-    raw: dict[Key, list[int]] = {}
-    tokens: dict[Key, int] = {}
-    whole = builder.vectors_cost(sum(segment.n_vectors for segment in document))
-    if policy.raw == "document":
-        text = builder.raw("".join(segment.text for segment in document))
-        if len(text) > room:
-            raise ContextError(
-                f"The document takes {counted(len(text), 'position')} as raw text, and the budget"
-                f" leaves {room:,}: raise the budget, or read passages or vectors."
-            )
-        raw[key_of(document[0])] = text
-        tokens = {key_of(segment): segment.tokens for segment in document}
-        room -= len(text)
-    elif document and whole <= room:
-        vectors += document
-        room -= whole
-    separator = builder.vectors_cost(1) - 1
-    for passage in found[: policy.raw] if isinstance(policy.raw, int) else ():
-        ids: list[int] = builder.raw(passage.text)
-        read = passage.tokens
-        if len(ids) > room > separator and policy.cut:
-            read = room - separator
-            ids = [*ids[:read], *ids[len(ids) - separator :]]
-        if len(ids) <= room:
-            raw[key_of(passage)] = ids
-            tokens[key_of(passage)] = read
-            room -= len(ids)
-    if policy.compressed != "none" and not vectors:
-        room -= separator
-        for passage in found:
-            if key_of(passage) not in tokens and passage.n_vectors <= room:
-                vectors.append(passage)
-                room -= passage.n_vectors
-    read_raw = set(tokens)
-    tokens |= {key_of(segment): segment.tokens for segment in vectors}
-    return Choice(
-        [raw[key] for key in sorted(raw)], read_raw, set(map(key_of, vectors)), sum(tokens.values())
-    )
+    @classmethod
+    def full(cls, **more: Unpack[Shared]) -> Self:
+        """Returns the policy that reads the text of the best passage's whole document."""
+        return cls(raw="document", compressed="none", **more)

@@ -6,10 +6,8 @@ own chat template.
 """
 
 import hashlib
-import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 
 from longreach.caches.prefix import PrefixCache
-from longreach.corpus.documents.encodings.decode import encodable
-from longreach.corpus.search.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.engine.generate import (
     Switch,
@@ -31,8 +27,6 @@ from longreach.engine.generate import (
 from longreach.engine.prompt import Prompt, PromptBuilder
 from longreach.engine.sampling import Sampling
 from longreach.errors import (
-    ContextError,
-    CorpusError,
     FingerprintMismatch,
     NothingFound,
     UsageError,
@@ -42,23 +36,18 @@ from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
 from longreach.models.steps import Steps
 from longreach.models.switching import SwitchingSteps, may_switch
-from longreach.reading.answer import Answer, AnswerStream, Citation, Timings, Usage
-from longreach.reading.policy import Key, Policy, choose
+from longreach.reading.answer import Answer, AnswerStream, Timings, Usage
+from longreach.reading.planner import Key, Plan, Planner
+from longreach.reading.policy import Policy
 from longreach.reading.scorecard import scorecard_of
-from longreach.wording import counted
-
-DEFAULT_BUDGET = 2048
 
 
-class _Plan(NamedTuple):
-    """A prompt, ready to be read, and the seconds it took to get there."""
+class _Planned(NamedTuple):
+    """A plan and its prompt, ready to be read, and the seconds it took to get there."""
 
+    plan: Plan
     prompt: Prompt
-    passages: list[Citation]
-    source_tokens: int
-    retrieved_seconds: float
     assembled_seconds: float
-    policy: Policy
 
 
 class Reader:
@@ -112,6 +101,7 @@ class Reader:
         self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
         self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
         self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
+        self._planner = Planner(corpus, self._builder, window_of(model))
         self._hot = PrefixCache(hot_bytes)
         self._stops = stop_tokens(model, tokenizer)
 
@@ -216,19 +206,21 @@ class Reader:
         policy: Policy,
         sampling: Sampling,
         words: str | None,
-    ) -> _Plan | None:
+    ) -> _Planned | None:
         """None where no passage matches the question."""
         try:
             return self._plan(question, document, policy, sampling, words)
         except NothingFound:
             return None
 
-    def _write(self, plans: Sequence[_Plan], sampling: Sampling, began: float) -> Iterator[Written]:
+    def _write(
+        self, plans: Sequence[_Planned], sampling: Sampling, began: float
+    ) -> Iterator[Written]:
         """The answers of a batch, in order."""
         if not plans:
             return iter(())
         prompts = [plan.prompt.embeds for plan in plans]
-        adapted = self._adapted(plans[0].policy)
+        adapted = self._adapted(plans[0].plan.policy)
         return iter(
             write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted)
         )
@@ -275,75 +267,20 @@ class Reader:
         policy: Policy,
         sampling: Sampling,
         words: str | None = None,
-    ) -> _Plan:
-        """Retrieves, chooses what is read and how, and assembles it in document order."""
+    ) -> _Planned:
+        """Plans what is read and how, and assembles it in document order."""
         began = time.perf_counter()
-        if not encodable(question):
-            raise UsageError("The question holds bytes that are not text: write it in UTF-8.")
-        budget = self._budget(policy, sampling)
-        told = (question,) if words is None else (words, "")
-        room = budget - self._builder.fixed(*told)
-        if room <= 0:
-            advice = "raise the budget"
-            if policy.budget is None and budget < DEFAULT_BUDGET:
-                advice = (
-                    f"lower the {counted(sampling.max_new_tokens, 'new token')}, which leave no"
-                    " more of the window"
-                )
-            needed = (
-                f"The question takes {counted(budget - room, 'position')}, the budget is {budget}"
-            )
-            raise ContextError(f"{needed}: shorten it or {advice}.")
-        found = self.corpus.search(question, policy.k, policy.retriever, document)
-        from_start = document is not None and not found
-        if document is not None and from_start:
-            found = [Passage(**asdict(info), score=0.0) for info in self.corpus.passages(document)]
-        if not found and not policy.nothing:
-            raise self._nothing_found(policy)
-        retrieved = time.perf_counter() - began
-        whole = (
-            self.corpus.passages(found[0].document)
-            if "document" in (policy.compressed, policy.raw)
-            else []
+        plan = self._planner.plan(
+            question,
+            policy,
+            document=document,
+            words=words,
+            max_new_tokens=sampling.max_new_tokens,
         )
-        choice = choose(
-            found,
-            whole,
-            room,
-            _from_start(policy, len(found)) if from_start else policy,
-            self._builder,
-        )
-        if not (choice.raw or choice.vectors or policy.nothing):
-            raise ContextError(
-                f"No passage fits the {counted(budget, 'position')} of the budget with the"
-                " question: raise the budget."
-            )
-        vectors = self._vectors(choice.vectors)
+        vectors = self._vectors(plan.memory)
         with self._adapted(policy)():
-            prompt = self._builder.build(vectors, choice.raw, *told)
-        citations = [
-            Citation(**vars(passage), read_as=choice.read_as(passage)) for passage in found
-        ]
-        if from_start:  # a long document has too many passages to list those that were not read
-            citations = [one for one in citations if one.read_as != "not read"] or citations[
-                : policy.k
-            ]
-        return _Plan(
-            prompt, citations, choice.source_tokens, retrieved, time.perf_counter() - began, policy
-        )
-
-    def _nothing_found(self, policy: Policy) -> CorpusError | NothingFound:
-        name = self.corpus.name
-        if not self.corpus.documents():
-            return CorpusError(f"Corpus '{name}' holds no documents: add some with ingest first.")
-        if policy.retriever == "bm25":
-            return NothingFound(
-                f"In corpus '{name}' no passage shares a word with the question; try --retriever"
-                " dense, or name the document it is about with --document."
-            )
-        return NothingFound(
-            f"In corpus '{name}' no passage is near the question: ask in other words."
-        )
+            prompt = self._builder.build(vectors, plan.text, plan.question, plan.request)
+        return _Planned(plan, prompt, time.perf_counter() - began)
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
         """The stored vectors of passages, in document order, with one read a document."""
@@ -353,21 +290,6 @@ class Reader:
                 revision, sorted(index for owner, index in keys if owner == revision)
             )
         return vectors
-
-    def _budget(self, policy: Policy, sampling: Sampling) -> int:
-        """The positions a prompt may take, so that the answer fits the window after it."""
-        window = window_of(self.model) or sys.maxsize
-        left = window - sampling.max_new_tokens
-        # A whole document is refused by its own length: what the gate left beside its answers is
-        # only a ceiling.
-        least = 1 if policy.raw == "document" else policy.budget or 1
-        if left < least:
-            asked = (
-                f"A prompt of {counted(least, 'position')} and"
-                f" {counted(sampling.max_new_tokens, 'new token')}"
-            )
-            raise ContextError(f"{asked} exceed the model's window of {window}: lower one of them.")
-        return min(policy.budget or DEFAULT_BUDGET, left)
 
     def _read_context(
         self, prompt: Prompt, policy: Policy, sampling: Sampling
@@ -398,8 +320,8 @@ class Reader:
     def _decode(self, tokens: Sequence[int]) -> str:
         return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
-    def _answer(self, plan: _Plan, cached: int, written: Written) -> Answer:
-        prompt = plan.prompt
+    def _answer(self, planned: _Planned, cached: int, written: Written) -> Answer:
+        plan, prompt, assembled_seconds = planned
         usage = Usage(
             positions=len(prompt.embeds),
             vectors=prompt.vectors,
@@ -411,21 +333,12 @@ class Reader:
         )
         timings = Timings(
             plan.retrieved_seconds,
-            plan.assembled_seconds,
+            assembled_seconds,
             written.first_token_seconds,
             written.seconds,
         )
-        return Answer(
-            self._decode(written.tokens).strip(), plan.passages, usage, timings, plan.policy.name
-        )
-
-
-def _from_start(policy: Policy, passages: int) -> Policy:
-    """The policy for a document that is read from its start, because no passage of it is better
-    than another."""
-    if policy.compressed == "none" and policy.raw != "document" and policy.raw > 0:
-        return replace(policy, raw=passages)
-    return policy
+        text = self._decode(written.tokens).strip()
+        return Answer(text, list(plan.citations), usage, timings, plan.policy.name)
 
 
 def _content_key(embeds: torch.Tensor) -> bytes:

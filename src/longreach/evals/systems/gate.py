@@ -17,8 +17,8 @@ from longreach.evals.run.scores import exact_match, interval, rouge_l, token_f1
 from longreach.evals.run.verdict import DEFAULT, verdict
 from longreach.models.decoder import window_of
 from longreach.reading.answer import Answer
-from longreach.reading.policy import Policy
-from longreach.reading.reader import DEFAULT_BUDGET, Reader
+from longreach.reading.policy import DEFAULT_BUDGET, Policy
+from longreach.reading.reader import Reader
 from longreach.reading.scorecard import Row, Scorecard
 
 SAME_POSITIONS = "raw, same positions"

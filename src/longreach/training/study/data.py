@@ -6,36 +6,41 @@ Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tok
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from longreach.datasets.questions import Question
 from longreach.engine.prompt import PromptBuilder
-from longreach.errors import ContextError, CorpusError
+from longreach.errors import ContextError, CorpusError, NothingFound
 from longreach.models.loss import IGNORED, Likeliest
+from longreach.reading.planner import Plan, Planner
+from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
     from longreach.corpus.reading import CorpusReading
-    from longreach.corpus.schema import PassageInfo
-    from longreach.corpus.search.retrieval import Passage
 
 _LONGEST_ANSWER = 256  # tokens; of longer ones the beginning is learned
-_RETRIEVED = 5  # passages, as a `Policy` reads by default
+
+# What an adapter learns to read: the memory of the whole document, else of the best passages.
+_LEARNED = Policy.compressed()
+# What a teacher reads to say what is expected: as much text as fits of the passage asked about and
+# of those retrieved.
+_TAUGHT_FROM = Policy(raw=Policy().k + 1, compressed="none", cut=True)
 
 
-class Sources(NamedTuple):
-    """What a question is answered from.
+class _KeptPassages:
+    """A corpus as a planner asks it, with the passages of the documents asked about last."""
 
-    Attributes:
-        vectors: passages read as vectors, in document order.
-        raw: passages a teacher reads, best first.
-    """
-
-    vectors: list[PassageInfo | Passage]
-    raw: list[PassageInfo | Passage]
+    def __init__(self, corpus: CorpusReading) -> None:
+        self.name = corpus.name
+        self.documents = corpus.documents
+        self.search = corpus.search
+        # Many questions are about one document, and its passages are read from the disk.
+        self.passages = lru_cache(maxsize=64)(corpus.passages)
 
 
 class StudyData(torch.utils.data.Dataset):
@@ -90,16 +95,17 @@ class StudyData(torch.utils.data.Dataset):
         self._embed = model.get_input_embeddings()
         self._budget, self._window = budget, window
         self._vectors = lru_cache(maxsize=64)(corpus.vectors)
-        self._passages = lru_cache(maxsize=64)(corpus.passages)
+        self._planner = Planner(_KeptPassages(corpus), self._builder)
         self._expected = (
             lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
         )
-        self._questions, self._sources = list[Question](), list[Sources]()
-        for question in questions:
-            sources = self._find(question)
-            if sources is not None:
+        self._questions: list[Question] = []
+        self._plans: list[Plan] = []
+        for question in questions if corpus.documents() else ():
+            plan = self._plan(question, _LEARNED)
+            if plan is not None:
                 self._questions.append(question)
-                self._sources.append(sources)
+                self._plans.append(plan)
         self.unmatched = len(questions) - len(self._questions)
         if not self._questions:
             raise CorpusError(
@@ -142,71 +148,41 @@ class StudyData(torch.utils.data.Dataset):
 
     def tokens(self, sample: int) -> int:
         """Positions of a sample without padding."""
-        return sum(self._positions(row) for row in self.rows(sample))
-
-    def _positions(self, row: int) -> int:
-        vectors = self._builder.vectors_cost(
-            sum(passage.n_vectors for passage in self._sources[row].vectors)
-        )
-        return self._builder.fixed(self._questions[row].question) + vectors + len(self._answer(row))
+        return sum(self._plans[row].positions + len(self._answer(row)) for row in self.rows(sample))
 
     def _answer(self, row: int) -> list[int]:
-        room = self._window - self._budget if self._window else _LONGEST_ANSWER
-        return self._answers[row][: min(_LONGEST_ANSWER, room)]
+        longest = _LONGEST_ANSWER
+        if self._window:
+            longest = min(longest, self._window - self._budget)
+        return self._answers[row][:longest]
 
-    def _find(self, question: Question) -> Sources | None:
-        """The whole document where it fits, else the passage asked about and those found, best
-        first; None: nothing."""
-        room = (
-            self._budget
-            - self._builder.fixed(question.question)
-            - (self._builder.vectors_cost(1) - 1)
-        )
-        found: list[Any] = self._corpus.search(
-            question.question, _RETRIEVED, document=question.document
-        )
-        if not found and question.document is not None:
-            found = self._corpus.passages(question.document)[:_RETRIEVED]
-        if not found:
+    def _plan(self, question: Question, policy: Policy) -> Plan | None:
+        """Returns what is read for a question; None where no passage matches it."""
+        try:
+            return self._planner.plan(
+                question.question,
+                replace(policy, budget=self._budget),
+                document=question.document,
+                about=question.passage if question.document else None,
+            )
+        except NothingFound:
             return None
-        document: list[Any] = self._passages(found[0].document)
-        asked = [
-            passage
-            for passage in document
-            if question.document and passage.index == question.passage
-        ]
-        best = {(passage.revision, passage.index): passage for passage in (*asked, *found)}
-        if sum(passage.n_vectors for passage in document) <= room:
-            return Sources(document, list(best.values()))
-        chosen = dict[Any, Any]()
-        for key, passage in best.items():
-            if passage.n_vectors <= room:
-                chosen[key] = passage
-                room -= passage.n_vectors
-        if not chosen:
+        except ContextError as error:
             raise ContextError(
                 f"The question '{question.question[:60]}' and one passage's vectors do not fit"
                 f" {self._budget} positions: raise --budget."
-            )
-        return Sources([chosen[key] for key in sorted(chosen)], list(best.values()))
+            ) from error
 
     def _prompt(self, row: int) -> Tensor:
-        vectors = [
-            self._vectors(passage.revision)[passage.index] for passage in self._sources[row].vectors
-        ]
-        return self._builder.build(vectors, [], self._questions[row].question).embeds
+        plan = self._plans[row]
+        vectors = [self._vectors(revision)[index] for revision, index in plan.memory]
+        return self._builder.build(vectors, [], plan.question).embeds
 
     def _taught(self, teacher: Callable[[Tensor, Tensor], Likeliest], row: int) -> Likeliest:
-        """What a teacher expects that reads as much raw text of the best passages as the budget
-        holds."""
-        question = self._questions[row].question
-        room, parts = self._budget - self._builder.fixed(question), dict[Any, list[int]]()
-        for passage in self._sources[row].raw:
-            ids = self._builder.raw(passage.text)[:room]
-            if ids:
-                parts[passage.revision, passage.index] = ids
-                room -= len(ids)
-        prompt = self._builder.build([], [parts[key] for key in sorted(parts)], question).embeds
+        """Returns what a teacher expects that reads the text of the best passages instead."""
+        plan = self._plan(self._questions[row], _TAUGHT_FROM)
+        assert plan is not None, "a question that is learned has passages"
+        prompt = self._builder.build([], plan.text, plan.question).embeds
         sample = self._padded([prompt], [self._answer(row)])
         return teacher(sample["inputs_embeds"], sample["labels"])
 
