@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from longreach.errors import UsageError
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
+from longreach.pattern.visibility import sees_key, shift_of
 
 _GPU_TILE = 128  # what the tiles of FlexAttention's kernels for Hopper divide
 
@@ -170,15 +171,12 @@ def _table(
 def _mask_mod(
     view: HeadView, q_start: int, groups: int
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    p, step, shift = view.pattern, max(1, view.pattern.stride // view.total_heads), view.offset(0)
+    pattern = view.pattern
 
     def mask_mod(b: Tensor, h: Tensor, q_index: Tensor, k: Tensor) -> Tensor:
-        q = q_index + q_start
-        i, j = q // p.block_size, k // p.block_size
-        seen = (i - j < p.local_blocks) | (j < p.sink_blocks)
-        if p.stride:
-            seen = seen | ((j + h // groups * step + shift) % p.stride == 0)
-        return seen & (k <= q)
+        head = h // groups + view.first_head
+        shift = shift_of(pattern, head, view.total_heads, view.layer)
+        return sees_key(pattern, q_index + q_start, k, shift)
 
     return mask_mod
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from longreach.pattern import AttentionPattern
+from longreach.pattern.visibility import sees_key
 
 
 class HeadView(NamedTuple):
@@ -51,6 +52,10 @@ class HeadView(NamedTuple):
         """Shift of the strided blocks of the tensor's KV head `head`, in blocks."""
         return self.pattern.offset(self.first_head + head, self.total_heads, self.layer)
 
+    def shifts(self, num_kv_heads: int, device: torch.device) -> Tensor:
+        """Returns `offset` of the tensor's KV heads: [num_kv_heads]."""
+        return torch.tensor([self.offset(head) for head in range(num_kv_heads)], device=device)
+
     def first_strided(self, head: int) -> int:
         """First block on the stride after the sinks (0 without a stride)."""
         return self.pattern.permanent(self.first_head + head, self.total_heads, self.layer).first
@@ -74,16 +79,8 @@ class HeadView(NamedTuple):
     def mask(self, q_pos: Tensor, k_pos: Tensor, num_kv_heads: int) -> Tensor:
         """Dense mask [num_kv_heads, len(q_pos), len(k_pos)] of two position vectors; negative
         positions are padding."""
-        p = self.pattern
-        q, k = q_pos[None, :, None], k_pos[None, None, :]
-        i, j = (
-            q.div(p.block_size, rounding_mode="floor"),
-            k.div(p.block_size, rounding_mode="floor"),
-        )
-        seen = (i - j < p.local_blocks) | (j < p.sink_blocks)
-        if p.stride:
-            offsets = torch.tensor(
-                [self.offset(g) for g in range(num_kv_heads)], device=q_pos.device
-            )
-            seen = seen | ((j + offsets[:, None, None]) % p.stride == 0)
-        return (seen & (k <= q) & (k >= 0)).expand(num_kv_heads, len(q_pos), len(k_pos))
+        q = q_pos[None, :, None]
+        k = k_pos[None, None, :]
+        shifts = self.shifts(num_kv_heads, q_pos.device)
+        seen = sees_key(self.pattern, q, k, shifts[:, None, None]) & (k >= 0)
+        return seen.expand(num_kv_heads, len(q_pos), len(k_pos))

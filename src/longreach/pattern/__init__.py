@@ -3,7 +3,8 @@
 Arithmetic only: importing it loads no torch.
 """
 
-from longreach.pattern.attention import AttentionPattern, PermanentBlocks
+from longreach.pattern.attention import AttentionPattern
 from longreach.pattern.layers import LayerPlan
+from longreach.pattern.visibility import PermanentBlocks
 
 __all__ = ["AttentionPattern", "LayerPlan", "PermanentBlocks"]

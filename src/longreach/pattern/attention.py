@@ -1,17 +1,12 @@
-"""Which blocks a sparse layer sees: the one source of truth for kernels, caches and plans.
+"""What a sparse layer sees, keeps and costs: the one source of truth for kernels, caches and plans.
 
 Keys and queries are cut into blocks of `block_size` tokens, counted from the first real token of a
-row. KV head g of layer l keeps key block j for query block i iff
-
-    j <= i  and  (i - j < local_blocks  or  j < sink_blocks
-                  or  stride > 0 and (j + offset) % stride == 0)
-    offset = g * max(1, stride // num_kv_heads) + l
-
-and inside block i attention is token-causal. Blocks that are sinks or on the stride are
-*permanent*: they stay visible for ever. All others are visible for `local_blocks` blocks and then
-never again, so a layer needs only two regions: the permanent blocks in order, and a window. The
-f-th permanent block does not depend on the query (`permanent_block`), and a query block sees a
-prefix of that list (`far_count`). Everything below follows from these two functions.
+row. Which key block a query block sees is the formula of `longreach.pattern.visibility`. Blocks
+that are sinks or on the stride are *permanent*: they stay visible for ever. All others are visible
+for `local_blocks` blocks and then never again, so a layer needs only two regions: the permanent
+blocks in order, and a window. The f-th permanent block does not depend on the query
+(`permanent_block`), and a query block sees a prefix of that list (`far_count`). What a cache keeps
+and what attention costs follows from these two functions.
 
 Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
 Partial Contexts".
@@ -21,21 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, cast
 
 from longreach.errors import UsageError
+from longreach.pattern.visibility import (
+    PermanentBlocks,
+    is_permanent,
+    sees_block,
+    sees_key,
+    shift_of,
+    window_start,
+)
 
 if TYPE_CHECKING:
     from torch import BoolTensor
-
-
-class PermanentBlocks(NamedTuple):
-    """The permanent blocks of one KV head: `sink` first ones, then `first`, `first + stride`, ...
-    (stride 0: none)."""
-
-    sink: int
-    first: int
-    stride: int
 
 
 @dataclass(frozen=True)
@@ -109,67 +103,60 @@ class AttentionPattern:
     # ------------------------------------------------------------------------------------------
 
     def offset(self, head: int, num_kv_heads: int, layer: int = 0) -> int:
-        """Shift of the strided blocks of a KV head, in blocks."""
+        """Returns the shift of the strided blocks of a KV head, in blocks."""
         self._check_head(head, num_kv_heads)
-        return head * max(1, self.stride // num_kv_heads) + layer
+        return shift_of(self, head, num_kv_heads, layer)
 
     def keeps(self, i: int, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
-        """Whether query block `i` sees key block `j` (inside block i only keys up to the query
-        itself)."""
-        return 0 <= j <= i and (
-            i - j < self.local_blocks or self.is_permanent(j, head, num_kv_heads, layer)
-        )
+        """Returns whether query block `i` sees key block `j`.
+
+        Inside block `i` a query sees only the keys up to itself.
+        """
+        return j >= 0 and bool(sees_block(self, i, j, self.offset(head, num_kv_heads, layer)))
 
     def is_permanent(self, j: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> bool:
-        """Whether key block `j` stays visible for ever: a sink, or on the stride."""
-        on_stride = (
-            self.stride > 0 and (j + self.offset(head, num_kv_heads, layer)) % self.stride == 0
-        )
-        return j < self.sink_blocks or on_stride
+        """Returns whether key block `j` stays visible for ever: a sink, or on the stride."""
+        return bool(is_permanent(self, j, self.offset(head, num_kv_heads, layer)))
 
     def permanent(self, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> PermanentBlocks:
-        """The permanent blocks of a KV head as three numbers: what a kernel needs to compute any of
-        them."""
-        self._check_head(head, num_kv_heads)
-        if self.stride == 0:
-            return PermanentBlocks(self.sink_blocks, 0, 0)
-        behind = (self.sink_blocks + self.offset(head, num_kv_heads, layer)) % self.stride
-        return PermanentBlocks(
-            self.sink_blocks, self.sink_blocks + (-behind) % self.stride, self.stride
-        )
+        """Returns the permanent blocks of a KV head as the numbers that a kernel computes with."""
+        return PermanentBlocks.of(self, self.offset(head, num_kv_heads, layer))
 
     def permanent_block(self, f: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
-        """Block number of the `f`-th permanent block (from 0)."""
-        sink, first, stride = self.permanent(head, num_kv_heads, layer)
-        if f >= sink and stride == 0:
+        """Returns the block number of the `f`-th permanent block (from 0).
+
+        Raises:
+            UsageError: The pattern has no stride, and fewer sinks than that.
+        """
+        permanent = self.permanent(head, num_kv_heads, layer)
+        if f >= permanent.sink and permanent.stride == 0:
             raise UsageError(
-                f"permanent block {f} does not exist: without a stride there are {sink} (the"
-                " sinks)."
+                f"permanent block {f} does not exist: without a stride there are {permanent.sink}"
+                " (the sinks)."
             )
-        return f if f < sink else first + (f - sink) * stride
+        return permanent.block(f)
 
     def permanent_count(
         self, blocks: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0
     ) -> int:
-        """Permanent blocks among the first `blocks` blocks."""
-        sink, first, stride = self.permanent(head, num_kv_heads, layer)
-        strided = max(0, -(-(blocks - first) // stride)) if stride else 0
-        return min(sink, max(0, blocks)) + strided
+        """Returns how many of the first `blocks` blocks are permanent."""
+        return self.permanent(head, num_kv_heads, layer).count(blocks)
 
     def far_count(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> int:
-        """Permanent blocks that query block `i` sees outside its local window: a prefix of the
-        permanent ones."""
-        return self.permanent_count(i - self.local_blocks + 1, head, num_kv_heads, layer)
+        """Returns how many permanent blocks query block `i` sees before its local window.
+
+        They are the first ones of all permanent blocks.
+        """
+        return self.permanent_count(window_start(self, i), head, num_kv_heads, layer)
 
     def far_blocks(self, i: int, head: int = 0, num_kv_heads: int = 1, layer: int = 0) -> list[int]:
-        """Block numbers behind `far_count`, ascending."""
-        count = self.far_count(i, head, num_kv_heads, layer)
-        return [self.permanent_block(f, head, num_kv_heads, layer) for f in range(count)]
+        """Returns the numbers of the blocks that `far_count` counts, ascending."""
+        permanent = self.permanent(head, num_kv_heads, layer)
+        return [permanent.block(f) for f in range(permanent.count(window_start(self, i)))]
 
     def local_start(self, i: int) -> int:
-        """First block of the local window of query block `i`; the window is every block from here
-        to i."""
-        return max(0, i - self.local_blocks + 1)
+        """Returns the first block of the local window of query block `i`, which ends with `i`."""
+        return window_start(self, i)
 
     # -- what a cache keeps
     # ------------------------------------------------------------------------------------------
@@ -284,13 +271,9 @@ class AttentionPattern:
         start = self._check_lengths(q_len, kv_len)
         q = torch.arange(start, kv_len)[None, :, None]
         k = torch.arange(kv_len)[None, None, :]
-        i, j = q // self.block_size, k // self.block_size
-        seen = (i - j < self.local_blocks) | (j < self.sink_blocks)
-        if self.stride:
-            offsets = [self.offset(head, num_kv_heads, layer) for head in range(num_kv_heads)]
-            seen = seen | ((j + torch.tensor(offsets)[:, None, None]) % self.stride == 0)
-        mask: Any = (seen & (k <= q)).expand(num_kv_heads, q_len, kv_len).contiguous()
-        return mask
+        shifts = [self.offset(head, num_kv_heads, layer) for head in range(num_kv_heads)]
+        seen = sees_key(self, q, k, torch.tensor(shifts)[:, None, None])
+        return cast("BoolTensor", seen.expand(num_kv_heads, q_len, kv_len).contiguous())
 
     def _check_head(self, head: int, num_kv_heads: int) -> None:
         if num_kv_heads < 1 or not 0 <= head < num_kv_heads:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from longreach.kernels.cpu.prefill import flash, merge_into, merge_parts
 from longreach.kernels.view import HeadView
+from longreach.pattern.visibility import is_in_window, is_permanent
 
 
 def ring_positions(lengths: Tensor, capacity: int) -> Tensor:
@@ -72,15 +73,14 @@ def store(
     if far[0].shape[2] == 0:
         return
     block = positions[:, None] // size  # [B, 1, T]
-    rank = torch.where(block < p.sink_blocks, block, -1)
+    rank = block
     if p.stride:
         firsts = [view.first_strided(head) for head in range(kv_heads)]
         behind = block - torch.tensor(firsts, device=k.device)[:, None]
-        rank = torch.where(
-            (behind >= 0) & (behind % p.stride == 0), p.sink_blocks + behind // p.stride, rank
-        )
+        rank = torch.where(block < p.sink_blocks, block, p.sink_blocks + behind // p.stride)
     unread = far[0].shape[2] // size - 1
-    rank = torch.where((rank < 0) | (rank > unread), unread, rank)
+    stays = is_permanent(p, block, view.shifts(kv_heads, k.device)[:, None])
+    rank = torch.where(stays & (rank < unread), rank, unread)
     slots = (rank * size + positions[:, None] % size)[..., None].expand_as(k)
     far[0].scatter_(2, slots, k)
     far[1].scatter_(2, slots, v)
@@ -169,7 +169,7 @@ def _decode_several(
     ring_pos = ring_positions(lengths, near[0].shape[2])[:, None, None, :]
 
     def local(k_pos: Tensor) -> Tensor:
-        return q_pos // size - k_pos // size < view.pattern.local_blocks
+        return is_in_window(view.pattern, q_pos // size, k_pos // size)
 
     # A permanent block that leaves the window between two of the queries is in both regions, each
     # query in one.

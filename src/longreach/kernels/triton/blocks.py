@@ -1,5 +1,4 @@
-"""The pattern's arithmetic inside Triton kernels: `longreach.pattern` once more, as far as a kernel
-needs it.
+"""The pattern's arithmetic inside Triton kernels: the twin of `longreach.pattern.visibility`.
 
 No index tensors: the f-th permanent block, how many of them a query block sees, and whether a pair
 is visible are a few integer operations on the five numbers (SIZE, SINK, LOCAL, STRIDE, first),

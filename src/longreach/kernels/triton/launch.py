@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from longreach.kernels.view import HeadView
+from longreach.pattern.visibility import step_of_heads
 
 # Under TRITON_INTERPRET=1, `triton.jit` gives functions that run on NumPy. Read once: triton does
 # the same.
@@ -22,7 +23,7 @@ def pattern_args(view: HeadView, scale: float) -> dict[str, Any]:
     return {
         "shift": view.offset(0),
         "scale": scale,
-        "STEP": max(1, p.stride // view.total_heads),
+        "STEP": step_of_heads(p, view.total_heads),
         "SIZE": p.block_size,
         "SINK": p.sink_blocks,
         "LOCAL": p.local_blocks,
