@@ -221,6 +221,20 @@ def test_a_table_that_lost_its_newest_version_is_neither_read_nor_written(corpus
         corpus.add(A)
 
 
+def test_a_listing_in_the_place_of_another_is_not_read(corpus):
+    folder = corpus.path / "db" / "documents.lance" / "data"
+    before = set(folder.iterdir())
+    corpus.add([Document("c", "A third document.")])
+    added = set(folder.iterdir()) - before
+    assert texts(Corpus.open(corpus.path.parent, "c")).keys() == {"a", "b", "c"}
+    for path in added:
+        shutil.copyfile(sorted(before)[-1], path)
+    for reading in (corpus, Corpus.open(corpus.path.parent, "c")):  # the first has read the file before
+        with pytest.raises(CorpusDamaged, match=r"documents\.lance/data/.* is not what was written"):
+            reading.documents()
+    assert not corpus.verify().ok
+
+
 @pytest.mark.parametrize("head", [Head([[1]], {}), Head([], {"documents": "x"}), Head([], {"documents": None})])
 def test_a_head_with_other_types_is_damage_although_its_checksum_is_right(corpus, head):
     values = json.dumps(head._asdict(), sort_keys=True)

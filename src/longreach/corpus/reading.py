@@ -12,6 +12,7 @@ from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.head import lost_versions, read_head
 from longreach.corpus.integrity import WORK, locked, require
+from longreach.corpus.listing import Listing
 from longreach.corpus.naming import resolve
 from longreach.corpus.schema import NOTES, DocumentInfo, PassageInfo, Settings, Version, to_tensor
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
@@ -189,6 +190,10 @@ class CorpusReading:
             return verify(self.path)
 
     @cached_property
+    def _listing(self) -> Listing:
+        return Listing(self.path)
+
+    @cached_property
     def _database(self) -> Any:
         return connect(self.path)
 
@@ -215,10 +220,12 @@ class CorpusReading:
             raise CorpusNotFound(f"Corpus {self.name!r} was deleted and made anew: open it again.")
 
     def _check_newest(self) -> None:
-        """Raises CorpusDamaged where a table lost its newest version: Lance would show the one
-        before it."""
+        """Raises CorpusDamaged where Lance would show an earlier state than the newest one."""
         head = read_head(self.path)
         lost = lost_versions(self.path, head) if head else []
+        changed = self._listing.find_changed()
+        if changed is not None:
+            lost.append(f"{changed} is not what was written.")
         if lost:
             raise CorpusDamaged(
                 f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what"
