@@ -18,8 +18,9 @@ from facts import VALUES, draw, make_model, make_tokenizer, options, report, tra
 from peft import LoraConfig, get_peft_model
 
 import longreach as lr
-from longreach.training.pretrain.objective import CompressorObjective
-from longreach.training.pretrain.recipe import ADAPTED, Recipe
+from longreach.compressors.autocompressor.objective import TextObjective
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
+from longreach.compressors.recipe import ADAPTED
 
 RATIOS, RANK = (8, 16), 64
 
@@ -56,7 +57,7 @@ def recalls(model, facts, vectors):
 def learn_to_compress(base, tokenizer, folder, stages, **schedule):
     """Trains a compressor with the library's objective, and saves it."""
     tokens = stages[-1][0]
-    recipe = Recipe(
+    recipe = AutoCompressorRecipe(
         segment_tokens=tokens,
         summary_tokens=tokens // min(RATIOS),
         min_summary_tokens=tokens // max(RATIOS),
@@ -67,7 +68,7 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
         lora_dropout=0.0,
     )
     objective, chance = (
-        CompressorObjective(copy.deepcopy(base), tokenizer, recipe),
+        TextObjective(copy.deepcopy(base), tokenizer, recipe),
         torch.Generator().manual_seed(0),
     )
     # Alike, as they start otherwise, they take longer to differ.

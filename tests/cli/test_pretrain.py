@@ -64,6 +64,7 @@ def test_a_weighted_pool_answers_with_the_reader_it_was_learned_with(run, models
     "options, code, words",
     [
         (("--method", "weighted-pool"), 2, ["learned from questions"]),
+        (("--method", "weighted-pool", "--questions", 2, "--lexical", 1), 2, ["no option --lexical", "--questions"]),
         (("--method", "sum"), 2, ["autocompressor, weighted-pool"]),
         (("--min-ratio", 0), 2, ["--min-ratio"]),
         (("--max-ratio", 25), 2, ["--max-ratio", "24 tokens"]),

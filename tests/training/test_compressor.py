@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longreach import AttentionPattern, AutoCompressor, convert
+from longreach.compressors.autocompressor.objective import TextObjective, random_lengths
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from longreach.errors import ModelError, UsageError
-from longreach.training.pretrain.objective import CompressorObjective, random_lengths
-from longreach.training.pretrain.recipe import Recipe
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 MODES = ("accumulate", "independent", "replace")
@@ -19,7 +19,7 @@ SMALL = {"segment_tokens": 10, "summary_tokens": 4, "min_summary_tokens": 1, "lo
 
 def make_objective(model=None, *, trained=True, **changes):
     torch.manual_seed(11)
-    objective = CompressorObjective(model or make_model(), make_tokenizer(), Recipe(**(SMALL | changes)))
+    objective = TextObjective(model or make_model(), make_tokenizer(), AutoCompressorRecipe(**(SMALL | changes)))
     if trained:  # as if: an adapter that does something, summary tokens that differ
         with torch.no_grad():
             objective.embed_summary.normal_()
@@ -227,4 +227,4 @@ def test_refuses_models_it_cannot_train():
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UsageError, match="no EOS"):
-        CompressorObjective(make_model(), tokenizer, Recipe(**SMALL))
+        TextObjective(make_model(), tokenizer, AutoCompressorRecipe(**SMALL))

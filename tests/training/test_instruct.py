@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from longreach import AutoCompressor
+from longreach.compressors.answering import rarity
+from longreach.compressors.autocompressor.instruct import InstructObjective
+from longreach.compressors.autocompressor.lexical import lexical, parts, shares
+from longreach.compressors.autocompressor.objective import scale_to_embeddings
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from longreach.datasets.texts import Text, TextQuestion, read_texts
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.training.pretrain.instruct import InstructObjective
-from longreach.training.pretrain.lexical import lexical, parts, rarity, shares
-from longreach.training.pretrain.objective import scale_to_embeddings
 from longreach.training.pretrain.pretrain import pretrain
-from longreach.training.pretrain.recipe import Recipe, Schedule
+from longreach.training.pretrain.schedule import Schedule
 from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 
-RECIPE = Recipe(
+RECIPE = AutoCompressorRecipe(
     segment_tokens=12,
     summary_tokens=4,
     min_summary_tokens=2,

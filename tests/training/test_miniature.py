@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from longreach.training.pretrain.objective import CompressorObjective
-from longreach.training.pretrain.recipe import Recipe
+from longreach.compressors.autocompressor.objective import TextObjective
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from tests.conftest import make_model, make_tokenizer
 
 TOKENS, SYMBOLS = 4, 8  # a text is 4 of 8 letters, and comes twice: the second time it can be known
@@ -35,7 +35,7 @@ def recall(objective, k, generator):
 @pytest.mark.slow
 def test_a_text_is_recalled_from_its_own_vectors_only():
     model = make_model(hidden_size=48, intermediate_size=96, num_hidden_layers=2, head_dim=12, num_key_value_heads=4)
-    recipe = Recipe(
+    recipe = AutoCompressorRecipe(
         segment_tokens=TOKENS,
         summary_tokens=4,
         min_summary_tokens=2,
@@ -47,7 +47,7 @@ def test_a_text_is_recalled_from_its_own_vectors_only():
         lora_dropout=0.0,
     )
     torch.manual_seed(0)
-    objective, generator, steps = CompressorObjective(model, make_tokenizer(), recipe), torch.Generator(), 600
+    objective, generator, steps = TextObjective(model, make_tokenizer(), recipe), torch.Generator(), 600
     with torch.no_grad():
         objective.embed_summary.normal_(0, 0.15)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]

@@ -8,20 +8,32 @@ import pytest
 import torch
 
 from longreach import AutoCompressor, WeightedPool
+from longreach.compressors import answering
+from longreach.compressors.autocompressor.instruct import InstructObjective
+from longreach.compressors.weighted_pool.objective import PoolObjective
+from longreach.compressors.weighted_pool.recipe import WeightedPoolRecipe
 from longreach.datasets.texts import Text
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ModelError, TrainingError, UsageError
 from longreach.models.decoder import add_adapter, only_adapter
-from longreach.training.pretrain import instruct
-from longreach.training.pretrain.instruct import InstructObjective
-from longreach.training.pretrain.pooling import PoolObjective
 from longreach.training.pretrain.pretrain import pretrain
 from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 from tests.training.test_instruct import LINES, SCHEDULE
 from tests.training.test_instruct import RECIPE as SUMMARY
 
-RECIPE = replace(SUMMARY, method="weighted-pool", lexical=0.0, scaffold=0, reading=2)
+RECIPE = WeightedPoolRecipe(
+    segment_tokens=12,
+    summary_tokens=4,
+    min_summary_tokens=2,
+    questions=2,
+    reconstruction=1.0,
+    reading=2,
+    lora_r=2,
+    lora_alpha=2,
+    lora_dropout=0.0,
+    lora_targets="all",
+)
 ASKED = [[("Who?", "she"), ("Why did she do it?", "so")], [("Where?", "there, or here")], []]
 IDS = [torch.arange(40, 70), torch.arange(50, 57), torch.arange(60, 80)]
 
@@ -52,7 +64,7 @@ def test_questions_that_share_a_text_are_learned_as_if_each_were_alone(kind, att
     recipe = RECIPE if kind is PoolObjective else replace(SUMMARY, lexical=0.0, scaffold=0)
     found = []
     for masked in (("eager", "sdpa"), ()):
-        monkeypatch.setattr(instruct, "_MASKED", masked)
+        monkeypatch.setattr(answering, "_MASKED", masked)
         model = make_model()
         model.set_attn_implementation(attention)
         learner = objective(kind, recipe, model)
@@ -117,7 +129,7 @@ def test_a_long_text_is_compressed_further():
 
 def test_reading_is_learned_before_questions(base, data, tmp_path, monkeypatch):
     asked, real = [], PoolObjective.forward
-    monkeypatch.setattr(PoolObjective, "forward", lambda own, *a: asked.append(a[1]) or real(own, *a))
+    monkeypatch.setattr(PoolObjective, "forward", lambda own, **a: asked.append(a["asked"]) or real(own, **a))
     report = pretrain(base, [data], tmp_path / "out", RECIPE, SCHEDULE, device="cpu")
     assert len(asked) == 8 and not any(map(any, asked[:2])) and sum(map(any, asked[2:])) >= 3
     assert report.last_loss < report.first_loss
@@ -126,8 +138,8 @@ def test_reading_is_learned_before_questions(base, data, tmp_path, monkeypatch):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch):
     out, real, calls = tmp_path / "out", PoolObjective.forward, []
 
-    def spoiled(own, *given):
-        done = real(own, *given)
+    def spoiled(own, **given):
+        done = real(own, **given)
         calls.append(done)
         return done._replace(loss=done.loss * float("nan")) if len(calls) > 5 else done
 
@@ -166,8 +178,6 @@ def test_it_starts_from_an_earlier_pool_only(base, data, tmp_path):
     "wrong, words",
     [
         ({"questions": 0, "reading": 0}, "learned from questions"),
-        ({"lexical": 1.0}, "for summary tokens"),
-        ({"method": "sum"}, "autocompressor, weighted-pool"),
         ({"reconstruction": 0.0}, "Reading is learned from reconstruction"),
         ({"most_vectors": 0}, "at least 1"),
     ],

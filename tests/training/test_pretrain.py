@@ -16,15 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longreach import AutoCompressor, Document
+from longreach.compressors.autocompressor.objective import TextObjective
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
-from longreach.training.pretrain.objective import CompressorObjective
 from longreach.training.pretrain.pretrain import pretrain
-from longreach.training.pretrain.recipe import Recipe, Schedule
+from longreach.training.pretrain.schedule import Schedule
 from longreach.training.pretrain.trainer import checkpoints, step_of
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
-RECIPE = Recipe(segment_tokens=20, summary_tokens=5, min_summary_tokens=1, lora_r=2, lora_alpha=4)
+RECIPE = AutoCompressorRecipe(segment_tokens=20, summary_tokens=5, min_summary_tokens=1, lora_r=2, lora_alpha=4)
 SCHEDULE = Schedule(steps=6, batch_size=2, accumulate=2, lr=1e-2, save_every=2)
 
 
@@ -105,13 +106,13 @@ def test_a_model_in_bfloat16_is_trained_in_float32(base, data, whole, tmp_path):
 
 
 def test_substeps_share_a_draw_and_pass_on_vectors_without_gradients(base, data, tmp_path, monkeypatch):
-    calls, real = [], CompressorObjective.forward
+    calls, real = [], TextObjective.forward
 
     def recorded(self, ids, labels, lengths, k, vectors, teacher):
         calls.append((ids, labels, lengths, k, vectors))
         return real(self, ids, labels, lengths, k, vectors, teacher)
 
-    monkeypatch.setattr(CompressorObjective, "forward", recorded)
+    monkeypatch.setattr(TextObjective, "forward", recorded)
     train(base, data, tmp_path / "out", schedule=replace(SCHEDULE, steps=3))
     assert len(calls) == 3 * 2 * 2
     for first, second in zip(calls[::2], calls[1::2], strict=True):
@@ -206,7 +207,7 @@ def test_killed_while_the_result_of_more_steps_was_written(base, data, tmp_path,
     out, more = tmp_path / "out", replace(SCHEDULE, steps=8)
     train(base, data, out)
     before = AutoCompressor.from_pretrained(out).fingerprint
-    real = CompressorObjective.save
+    real = TextObjective.save
 
     def killed(objective, folder, *rest):
         if folder == out:
@@ -214,7 +215,7 @@ def test_killed_while_the_result_of_more_steps_was_written(base, data, tmp_path,
         real(objective, folder, *rest)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(CompressorObjective, "save", killed)
+        patched.setattr(TextObjective, "save", killed)
         train(base, data, out, schedule=more)
     again = train(base, data, out, schedule=more)
     assert (again.steps, again.tokens) == (8, 0) and AutoCompressor.from_pretrained(out).fingerprint != before
@@ -223,7 +224,7 @@ def test_killed_while_the_result_of_more_steps_was_written(base, data, tmp_path,
 @pytest.mark.parametrize("at, good", [(4, 2), (5, 2), (6, 4)])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base, data, tmp_path, monkeypatch, at, good):
     """At step 5 the weights of checkpoint-4 gave it: that one is not good."""
-    from longreach.training.pretrain import objective as compressor
+    from longreach.compressors.autocompressor import objective as compressor
 
     out, real, calls = tmp_path / "out", compressor.chunked_cross_entropy, []
 
@@ -243,16 +244,16 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
 
 
 def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, monkeypatch):
-    from longreach.training.pretrain import objective as compressor
+    from longreach.compressors.autocompressor import objective as compressor
 
-    out, real = tmp_path / "out", compressor.CompressorObjective.forward
+    out, real = tmp_path / "out", compressor.TextObjective.forward
 
     def spoiled(self, *args):
         found = real(self, *args)
         self.embed_summary.register_hook(lambda gradient: gradient / 0)
         return found
 
-    monkeypatch.setattr(compressor.CompressorObjective, "forward", spoiled)
+    monkeypatch.setattr(compressor.TextObjective, "forward", spoiled)
     with pytest.raises(TrainingError, match="gradient of step 1 is not a finite number: training stopped before"):
         train(base, data, out)
     assert not list(out.glob("checkpoint-*"))
@@ -272,7 +273,7 @@ SMALL = replace(SCHEDULE, batch_size=1)
 def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
     base, data, tmp_path, monkeypatch, recipe, schedule, lower
 ):
-    from longreach.training.pretrain import objective as compressor
+    from longreach.compressors.autocompressor import objective as compressor
 
     out, real = tmp_path / "out", compressor.chunked_cross_entropy
 
@@ -292,7 +293,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
     "where, error",
     [
         ("compressors.adapters.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
-        ("training.pretrain.objective.write_peft", OSError(28, "No space left on device")),
+        ("compressors.autocompressor.objective.write_peft", OSError(28, "No space left on device")),
     ],
 )
 def test_a_full_disk_says_so_and_the_run_goes_on(base, data, tmp_path, monkeypatch, where, error):

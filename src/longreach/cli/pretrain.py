@@ -4,11 +4,25 @@ from pathlib import Path
 
 import typer
 
+from longreach.cli.method_options import MethodCommand, given_options
 from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note, say
+from longreach.compressors.method import Option, check_options, load_object
+from longreach.compressors.registry import DEFAULT_TRAINED, find_trained, trained_methods
 from longreach.wording import counted
 
 
+class PretrainCommand(MethodCommand):
+    """The command, with the options of every method that is trained."""
+
+    after = "method"
+
+    def owners(self) -> dict[str, tuple[Option, ...]]:
+        """See `MethodCommand.owners`."""
+        return {name: method.training_options for name, method in trained_methods().items()}
+
+
 def pretrain(
+    context: typer.Context,
     model: str = typer.Argument(help="The base model: hub id, folder, .gguf file or 'smollm2'."),
     data: list[str] = typer.Argument(
         help="Text files, .jsonl and .parquet with a field 'text', folders, data sets."
@@ -17,57 +31,7 @@ def pretrain(
         help="A folder that does not exist yet or is empty, or that of this run, which is resumed."
     ),
     method: str = typer.Option(
-        "autocompressor", "--method", help="autocompressor, or weighted-pool with --questions."
-    ),
-    segment_tokens: int = typer.Option(480, "--segment-tokens", help="Tokens compressed together."),
-    min_ratio: int = typer.Option(
-        4, "--min-ratio", help="The lowest ratio that ingest may ask for."
-    ),
-    max_ratio: int = typer.Option(30, "--max-ratio", help="The highest ratio trained."),
-    whole: float = typer.Option(
-        0.0, "--whole", help="Share of the steps at the lowest ratio; the others draw one."
-    ),
-    mode: str | None = typer.Option(
-        None,
-        "--mode",
-        help="accumulate, independent or replace. [default: accumulate; --questions: independent]",
-    ),
-    segments: int = typer.Option(
-        2, "--segments", help="Segments of a substep, which gradients pass through."
-    ),
-    substeps: int = typer.Option(2, "--substeps", help="Substeps of a sequence."),
-    reconstruction: float = typer.Option(
-        0.0, "--reconstruction", help="Weight of reproducing a segment. 0: none."
-    ),
-    distillation: float = typer.Option(
-        0.0, "--distillation", help="Weight of agreeing with the text read. 0: none."
-    ),
-    questions: int = typer.Option(
-        0,
-        "--questions",
-        help=(
-            "Learn to answer: the most questions asked about a text in a step. DATA is JSON lines."
-        ),
-    ),
-    most_vectors: int = typer.Option(
-        512,
-        "--most-vectors",
-        help=(
-            "With --questions: vectors of a text at most; the ratio rises where there would be"
-            " more."
-        ),
-    ),
-    reading: int = typer.Option(
-        0, "--reading", help="With --questions: steps before them, of reconstruction alone."
-    ),
-    lexical: float = typer.Option(
-        0.0, "--lexical", help="With --questions: weight of naming a segment's words."
-    ),
-    scaffold: int = typer.Option(
-        0, "--scaffold", help="With --lexical: steps in which reading is learned beside it."
-    ),
-    scale: float = typer.Option(
-        1.0, "--scale", help="What vectors are multiplied by to be read. 0: as embeddings."
+        DEFAULT_TRAINED, "--method", help="What is trained: one of the methods named below."
     ),
     start: Path | None = typer.Option(
         None,
@@ -118,11 +82,9 @@ def pretrain(
 ) -> None:
     """Train a compressor, with which ingest turns segments into few vectors.
 
-    An autocompressor is an adapter and summary embeddings; a weighted pool sums up embeddings of
-    words, with an adapter that reads the sums.
-
-    One compressor serves every ratio from --min-ratio up, chosen with
-    `ingest --compressor OUT --ratio R`. Stopped anywhere, the same command goes on from the last
+    A method has its own options; those of another method are refused. One compressor serves every
+    ratio from --min-ratio up, chosen with
+    `ingest --compressor OUT --ratio R`. Stopped anywhere, the same command resumes from the last
     checkpoint.
 
     With --questions the data are JSON lines: {"text": "...", "questions": [{"question": "...",
@@ -130,34 +92,15 @@ def pretrain(
 
     Example: longreach pretrain smollm2 books/ my-compressor --steps 2000
     """
-    from longreach.errors import UsageError
     from longreach.training.common.trackers import check_trackers
-    from longreach.training.pretrain.recipe import Recipe, Schedule
+    from longreach.training.pretrain.schedule import Schedule
 
-    if not 1 <= min_ratio <= max_ratio <= segment_tokens:
-        raise UsageError(
-            f"The ratios are {min_ratio} to {max_ratio} at {counted(segment_tokens, 'token')} a"
-            " segment: give 1 <= --min-ratio <= --max-ratio <= --segment-tokens."
-        )
-    mode = mode or ("independent" if questions else "accumulate")
-    recipe = Recipe(
-        method=method,  # type: ignore[arg-type]  # checked there
-        segment_tokens=segment_tokens,
-        summary_tokens=segment_tokens // min_ratio,
-        min_summary_tokens=segment_tokens // max_ratio,
-        whole=whole,
-        mode=mode,  # type: ignore[arg-type]
-        segments=segments,
-        substeps=substeps,
-        reconstruction=reconstruction,
-        distillation=distillation,
-        questions=questions,
-        most_vectors=most_vectors,
-        reading=reading,
-        lexical=lexical,
-        scaffold=scaffold,
-        scale=scale or None,
-        lora_targets=lora_targets,  # type: ignore[arg-type]
+    chosen = find_trained(method)
+    given = given_options(context)
+    check_options(f"The training of '{chosen.name}'", chosen.training_options, given, flags=True)
+    recipe = load_object(chosen.training).from_options(
+        given,
+        lora_targets=lora_targets,
         lora_dropout=lora_dropout,
         lora_r=lora_r,
         lora_alpha=lora_r,
@@ -191,24 +134,11 @@ def pretrain(
         say=note,
     )
     if as_json:
-        figures = report._asdict() | {"folder": str(out)}
         per_second = report.tokens / report.seconds if report.seconds else 0.0
-        vectors = {
-            "summary_tokens": recipe.summary_tokens,
-            "min_summary_tokens": recipe.min_summary_tokens,
-        }
-        emit(
-            figures
-            | vectors
-            | {
-                "tokens_per_second": per_second,
-                "segment_tokens": segment_tokens,
-                "mode": mode,
-            }
-        )
+        figures = {"folder": str(out), "tokens_per_second": per_second}
+        emit(report._asdict() | figures | recipe.figures())
         return
     say(
         f"{out}: step {report.steps}, loss {report.first_loss:.3f} -> {report.last_loss:.3f},"
-        f" {counted(report.tokens, 'token')} in {report.seconds:.0f} s; ratio {min_ratio} and up at"
-        f" {counted(segment_tokens, 'token')} a segment."
+        f" {counted(report.tokens, 'token')} in {report.seconds:.0f} s; {recipe.summary()}."
     )

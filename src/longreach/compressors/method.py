@@ -163,16 +163,21 @@ def _widest(limits: Sequence[float | None], choose: Any) -> float | None:
 def _explain(of_owner: Mapping[str, Option], *, everywhere: int) -> str:
     """Returns the help of an option with the methods that have it and their defaults."""
     texts: dict[str, list[str]] = {}
-    defaults = []
+    defaults = {}
     for owner, option in of_owner.items():
         texts.setdefault(option.help, []).append(owner)
         if option.default is not None:
-            defaults.append(f"{owner}: {option.default}" if len(of_owner) > 1 else option.default)
+            defaults[owner] = option.default
     if len(texts) == 1 and len(of_owner) == everywhere:
         said = next(iter(texts))
     else:
         said = " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
-    return said + (f" [default: {'; '.join(map(str, defaults))}]" if defaults else "")
+    if not defaults:
+        return said
+    if len(defaults) == len(of_owner) and len(set(defaults.values())) == 1:
+        return f"{said} [default: {next(iter(defaults.values()))}]"
+    listed = "; ".join(f"{owner}: {value}" for owner, value in defaults.items())
+    return f"{said} [default: {listed}]"
 
 
 def load_object(path: str) -> Any:

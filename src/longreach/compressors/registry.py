@@ -29,11 +29,13 @@ __all__ = [
     "check_reference",
     "default_compressor",
     "find_method",
+    "find_trained",
     "make_compressor",
     "method_named",
     "methods",
     "register",
     "restore_compressor",
+    "trained_methods",
 ]
 
 ENTRY_POINTS = "longreach.compressors"
@@ -41,6 +43,8 @@ _BUILT_IN = (MEAN_POOL, AUTOCOMPRESSOR, WEIGHTED_POOL)
 # What reads a folder that does not say of which method it is: the published layouts.
 _PUBLISHED = AUTOCOMPRESSOR
 _DEFAULT = MEAN_POOL
+DEFAULT_TRAINED = AUTOCOMPRESSOR.name
+"""The method that `pretrain` trains where none is named."""
 _registered: dict[str, Method] = {}
 
 
@@ -87,6 +91,23 @@ def method_named(name: str) -> Method:
     known = methods()
     if name not in known:
         raise UsageError(f"There is no method '{name}': use one of {', '.join(known)}.")
+    return known[name]
+
+
+def trained_methods() -> dict[str, Method]:
+    """Returns the methods that can be trained, by name."""
+    return {name: method for name, method in methods().items() if method.training}
+
+
+def find_trained(name: str) -> Method:
+    """Returns the method of this name, to train a compressor.
+
+    Raises:
+        UsageError: There is none that can be trained.
+    """
+    known = trained_methods()
+    if name not in known:
+        raise UsageError(f"method is '{name}'; it must be one of {', '.join(known)}.")
     return known[name]
 
 

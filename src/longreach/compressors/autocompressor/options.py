@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 from longreach.compressors.method import Method, Option
+from longreach.compressors.recipe import ANSWER_OPTIONS
 from longreach.errors import UsageError
 
 Mode = Literal["accumulate", "independent", "replace"]
@@ -24,6 +25,32 @@ AUTOCOMPRESSOR = Method(
         ),
     ),
     changes_model=True,
+    training="longreach.compressors.autocompressor.recipe:AutoCompressorRecipe",
+    training_options=(
+        *ANSWER_OPTIONS,
+        Option(
+            "mode",
+            str,
+            "accumulate, independent or replace. [default: accumulate; --questions: independent]",
+            choices=get_args(Mode),
+        ),
+        Option(
+            "segments",
+            int,
+            "Segments of a substep, which gradients pass through.",
+            default=2,
+        ),
+        Option("substeps", int, "Substeps of a sequence.", default=2),
+        Option("distillation", float, "Weight of agreeing with the text read.", default=0.0),
+        Option("lexical", float, "With --questions: weight of naming a segment's words.", 0.0),
+        Option("scaffold", int, "With --lexical: steps in which reading is learned beside it.", 0),
+        Option(
+            "scale",
+            float,
+            "What vectors are multiplied by to be read; 0: as long as embeddings.",
+            default=1.0,
+        ),
+    ),
 )
 
 

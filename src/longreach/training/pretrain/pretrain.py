@@ -1,11 +1,8 @@
-"""`pretrain`: documents in, a compressor out; stopped anywhere, it goes on from its last
-checkpoint. Floor 5.
+"""`pretrain`: data in, a compressor out; stopped anywhere, it resumes at its last checkpoint.
 
-<out>/adapter_model.safetensors, adapter_config.json, compressor.json   the result: a folder for
-`AutoCompressor`
-      checkpoint-<step>/                                                the last two (see
-      compressor_trainer) run.json                                                          what
-      this run is: settings, base model, data
+<out>/compressor.json and what lies beside it   the result, which the compressor loads
+      checkpoint-<step>/                        the last two; see `trainer`
+      run.json                                  what this run is: settings, base model, data
 """
 
 import hashlib
@@ -19,7 +16,11 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from longreach.compressors.adapters import adapter_folder
+from longreach.compressors.adapters import ADAPTER_WEIGHTS, adapter_folder
+from longreach.compressors.method import load_object
+from longreach.compressors.objective import CompressorObjective
+from longreach.compressors.recipe import Recipe
+from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
 from longreach.errors import ModelError, UsageError
@@ -29,11 +30,8 @@ from longreach.models.loss import checkpointing
 from longreach.training.common import run
 from longreach.training.common.frame import arguments, full_said, silent, stderr
 from longreach.training.common.trackers import check_trackers
-from longreach.training.pretrain.instruct import InstructObjective, InstructTrainer
-from longreach.training.pretrain.objective import CompressorObjective
-from longreach.training.pretrain.pooling import PoolObjective
-from longreach.training.pretrain.recipe import Recipe, Schedule
 from longreach.training.pretrain.rows import Rows
+from longreach.training.pretrain.schedule import Schedule
 from longreach.training.pretrain.trainer import (
     CompressorTrainer,
     begin_with,
@@ -64,7 +62,7 @@ def pretrain(
     model: str | Path,
     data: Sequence[str | Path | Document],
     out: str | Path,
-    recipe: Recipe | None = None,
+    recipe: Recipe,
     schedule: Schedule | None = None,
     *,
     start: str | Path | None = None,
@@ -79,8 +77,8 @@ def pretrain(
 
     Args:
         model: the base model, as `longreach.load` takes it.
-        data: files, folders, Hub data sets, documents; with `recipe.questions`, JSON lines as
-            `training.texts` reads them.
+        data: files, folders, Hub data sets, documents; where the recipe learns from
+            questions, JSON lines as `datasets.texts` reads them.
         out: folder of the result; new, empty, or of this very run.
         recipe: what is trained.
         schedule: how long and how fast.
@@ -101,7 +99,8 @@ def pretrain(
         TrainingError: memory or the disk was full, or a loss was not finite; the last good
             checkpoint stays.
     """
-    recipe, schedule, folder = recipe or Recipe(), schedule or Schedule(), Path(out)
+    schedule = schedule or Schedule()
+    folder = Path(out)
     run.refuse_foreign(folder)
     check_trackers(schedule.report_to)
     check_device(device)
@@ -127,10 +126,10 @@ def pretrain(
     torch.manual_seed(schedule.seed)  # LoRA starts at random
     tell = (say or stderr) if args.process_index == 0 else silent
     objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
-    settings = {
-        **asdict(recipe),
-        **{key: value for key, value in asdict(schedule).items() if key not in _FREE},
-    }
+    settings = recipe.settings()
+    for key, value in asdict(schedule).items():
+        if key not in _FREE:
+            settings[key] = value
     settings |= {
         "base_fingerprint": objective.base_fingerprint,
         "data": learned.digest,
@@ -138,12 +137,12 @@ def pretrain(
     }
     done = _claim(folder, settings, schedule.steps, args)
     if start is not None and done is None:
-        begin_with(objective, Path(start))
+        begin_with(objective, recipe, Path(start))
     if schedule.checkpointing:
         checkpointing(base, True)
     model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
     with quiet(), full_said(_lower(recipe, schedule)):
-        trainer = learned.trainer(
+        trainer = CompressorTrainer(
             objective,
             model_ref=model_ref,
             row_tokens=learned.row_tokens,
@@ -165,7 +164,7 @@ def pretrain(
         seconds = time.perf_counter() - began
         if trainer.is_world_process_zero():
             # Of fewer steps: it says that a result is whole.
-            (folder / "compressor.json").unlink(missing_ok=True)
+            (folder / SETTINGS_FILE).unlink(missing_ok=True)
             objective.save(folder, model_ref)
     resumed_at = step_of(done) if done else 0
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [
@@ -181,7 +180,6 @@ class _Learned(NamedTuple):
     """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name
     for all of them."""
 
-    trainer: type[CompressorTrainer]
     rows: Rows | list[dict[str, Any]]
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     row_tokens: int
@@ -197,32 +195,30 @@ def _subject(
     cache: Path | None,
     note: Callable[[str], None],
 ) -> tuple[CompressorObjective, _Learned]:
-    if not recipe.questions:
-        objective = CompressorObjective(base, tokenizer, recipe)
+    kind = load_object(recipe.objective)
+    if not recipe.from_questions:
+        objective = kind(base, tokenizer, recipe)
         with args.main_process_first(local=False):
-            read = Rows.make(data, tokenizer, recipe.sequence_tokens, cache=cache, note=note)
-        return objective, _Learned(
-            CompressorTrainer, read, _stack, recipe.sequence_tokens, read.digest
-        )
-    if documents := [str(item.name) for item in data if isinstance(item, Document)]:
-        raise UsageError(
-            f"'{documents[0]}' is a document; answers are learned from JSON lines files: name"
-            " these."
-        )
+            read = Rows.make(data, tokenizer, recipe.row_tokens, cache=cache, note=note)
+        return objective, _Learned(read, _stack, recipe.row_tokens, read.digest)
+    for item in data:
+        if isinstance(item, Document):
+            raise UsageError(
+                f"'{item.name}' is a document; answers are learned from JSON lines files: name"
+                " these."
+            )
     texts = read_texts([str(item) for item in data])
-    if not recipe.lexical and not recipe.reconstruction:
+    if recipe.needs_questions:
         texts = [text for text in texts if text.questions]
     if not any(text.questions for text in texts):
-        raise UsageError("None of the texts has questions: give some, or leave --questions away.")
-    kind = PoolObjective if recipe.method == "weighted-pool" else InstructObjective
+        raise UsageError("None of the texts has questions: give some, or omit --questions.")
     asking = kind(base, tokenizer, recipe, texts)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    pairs = zip(asking.rows, texts, strict=True)
-    rows: list[dict[str, Any]] = [
-        {"texts": torch.tensor(ids), "questions": text.questions} for ids, text in pairs
-    ]
+    rows: list[dict[str, Any]] = []
+    for ids, text in zip(asking.rows, texts, strict=True):
+        rows.append({"texts": torch.tensor(ids), "questions": text.questions})
     mean = round(sum(map(len, asking.rows)) / len(rows))
-    return asking, _Learned(InstructTrainer, rows, _gather, mean, digest)
+    return asking, _Learned(rows, _gather, mean, digest)
 
 
 def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,33 +253,27 @@ def _arguments(
 
 
 def _lower(recipe: Recipe, schedule: Schedule) -> str:
-    """What takes less memory."""
+    """Returns the options that take less memory, as part of a sentence."""
     if schedule.batch_size > 1:
         return f"--batch-size (it is {schedule.batch_size})"
     if not schedule.checkpointing:
         return "memory by giving --checkpointing"
-    beside = (
-        f"--questions (it is {recipe.questions})"
-        if recipe.questions
-        else f"--segments (it is {recipe.segments})"
-    )
-    return f"--segment-tokens (it is {recipe.segment_tokens}) or {beside}"
+    return recipe.lighter
 
 
 def _named(start: str | Path | None) -> str | None:
-    """A name for what a compressor's folder holds; None for none."""
+    """Returns a name for what a compressor's folder holds; None for none."""
     if start is None:
         return None
-    try:
-        weights = (adapter_folder(Path(start)) / "adapter_model.safetensors").read_bytes()
-        beside = Path(start) / "compressor.safetensors"  # of a weighted pool
-        return hashlib.sha256(
-            weights + (beside.read_bytes() if beside.is_file() else b"")
-        ).hexdigest()[:16]
-    except OSError as error:
-        raise ModelError(
-            f"'{start}' holds no compressor to start from: give the folder of one."
-        ) from error
+    # The second is of a method that has weights beside its adapter.
+    files = (adapter_folder(Path(start)) / ADAPTER_WEIGHTS, Path(start) / "compressor.safetensors")
+    there = [path for path in files if path.is_file()]
+    if not there:
+        raise ModelError(f"'{start}' holds no compressor to start from: give the folder of one.")
+    digest = hashlib.sha256()
+    for path in there:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _claim(
@@ -298,9 +288,7 @@ def _claim(
         if args.process_index == 0:
             drop_incomplete(folder)
     done = next(reversed(checkpoints(folder)), None)
-    finished = (
-        done is not None and step_of(done) >= steps and (folder / "compressor.json").is_file()
-    )
+    finished = done is not None and step_of(done) >= steps and (folder / SETTINGS_FILE).is_file()
     if done and finished and args.process_index == 0:
         raise UsageError(
             f"'{folder}' is trained to step {step_of(done)} already: give more steps, or another"

@@ -20,15 +20,15 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from longreach.compressors.adapters import adapter_folder
+from longreach.compressors.adapters import ADAPTER_CONFIG, adapter_folder
+from longreach.compressors.objective import CompressorObjective
+from longreach.compressors.recipe import Recipe
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, TrainingError
 from longreach.jsontext import parse_object
-from longreach.models.loss import IGNORED
 from longreach.training.common import run
 from longreach.training.common.frame import clock, stderr
 from longreach.training.common.trainer import StopAtBadGradients, not_finite
-from longreach.training.pretrain.objective import CompressorObjective
 
 COMPLETE = "complete"
 _ADVICE = "Train in another folder with a lower --lr, or look at the data."
@@ -61,7 +61,7 @@ def load_compressor(objective: CompressorObjective, folder: Path) -> None:
         objective.load(folder)
 
 
-def begin_with(objective: CompressorObjective, folder: Path) -> None:
+def begin_with(objective: CompressorObjective, recipe: Recipe, folder: Path) -> None:
     """Starts from what an earlier run trained.
 
     Raises:
@@ -72,12 +72,11 @@ def begin_with(objective: CompressorObjective, folder: Path) -> None:
         settings = parse_object((folder / SETTINGS_FILE).read_bytes())
         if settings["base_fingerprint"] != objective.base_fingerprint:
             raise ValueError("it was trained on another model")
-        if settings["method"] != objective.recipe.method:
+        if settings["method"] != recipe.method:
             raise ValueError(f"it is of the method {settings['method']}")
-        lora = parse_object(
-            (adapter_folder(folder) / "adapter_config.json").read_bytes(), wide=True
-        )
-        if lora["lora_alpha"] != objective.recipe.lora_alpha:
+        adapter = adapter_folder(folder) / ADAPTER_CONFIG
+        lora = parse_object(adapter.read_bytes(), wide=True) if adapter.is_file() else {}
+        if lora.get("lora_alpha", recipe.lora_alpha) != recipe.lora_alpha:
             raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)
     except Exception as error:
@@ -151,31 +150,32 @@ class CompressorTrainer(transformers.Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward of all substeps of a batch; returns their mean loss."""
+        """Runs forward and backward of all calls of a batch; returns their mean loss."""
         model.train()
-        objective, recipe = self.objective, self.objective.recipe
-        ids = self._prepare_inputs(inputs)["ids"]
-        labels = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], dim=1)
-        draw = objective.draw(self._generator())
-        teacher = objective.teach(ids) if recipe.distillation else None
-        share = 1 / (recipe.substeps * self.current_gradient_accumulation_steps)
-        vectors, total = None, torch.zeros((), device=ids.device)
-        for number, lengths in enumerate(draw.lengths):
-            span = slice(number * recipe.substep_tokens, (number + 1) * recipe.substep_tokens)
-            taught = type(teacher)(*(part[:, span] for part in teacher)) if teacher else None
-            last = number == recipe.substeps - 1
+        batch = {name: self._on_device(value) for name, value in inputs.items()}
+        calls = self.objective.plan(batch, self._generator(), self.state.global_step)
+        share = 1 / (len(calls) * self.current_gradient_accumulation_steps)
+        total = torch.zeros((), device=self.args.device)
+        before: dict[str, torch.Tensor] = {}
+        for number, call in enumerate(calls):
+            last = number == len(calls) - 1
             # Processes meet once a batch.
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    done = model(
-                        ids[:, span], labels[:, span], lengths, draw.summary_tokens, vectors, taught
-                    )
+                    done = model(**call, **before)
                 stop_unless_finite(done.loss, self.args, self.state)
                 self.accelerator.backward(done.loss * share)
-            vectors = done.vectors.detach()
+            before = {"vectors": done.vectors.detach()}
             total = total + done.loss.detach() * share
             self.count(done.parts)
         return total
+
+    def _on_device(self, value: Any) -> Any:
+        """Returns tensors, alone or in a list, on the device of the model; all else as it is."""
+        tensors = value[:1] if isinstance(value, list) else [value]
+        if all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+            return self._prepare_input(value)
+        return value
 
     def count(self, parts: dict[str, torch.Tensor]) -> None:
         """Takes the parts of a loss into the means that are logged next."""

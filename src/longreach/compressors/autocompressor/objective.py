@@ -11,29 +11,33 @@ size.
 """
 
 import math
-import warnings
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftModel
 from torch import Tensor
 
+from longreach.compressors.answering import draw_count
 from longreach.compressors.autocompressor.checkpoint import read_peft, write_peft
-from longreach.errors import ModelError, UsageError
+from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe, longest_segment
+from longreach.compressors.objective import CompressorObjective, Substep, lay_lora
+from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of, evaluating, length_of_embeddings, window_of
-from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loss import (
+    IGNORED,
     Likeliest,
     chunked_cross_entropy,
     chunked_divergence,
     likeliest,
     softcap_of,
 )
-from longreach.training.pretrain.recipe import ADAPTED, Recipe, longest_segment
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Draw(NamedTuple):
@@ -42,20 +46,6 @@ class Draw(NamedTuple):
 
     summary_tokens: int
     lengths: tuple[tuple[int, ...], ...]
-
-
-class Substep(NamedTuple):
-    """What comes of a substep.
-
-    Attributes:
-        loss: what to go back from; the sum of the parts, weighted.
-        parts: each loss by name, a mean over the tokens it counts, detached.
-        vectors: all vectors of the document so far, [B, P, d]. Detach them before the next substep.
-    """
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    vectors: Tensor
 
 
 def random_lengths(
@@ -74,7 +64,7 @@ def random_lengths(
         )
     shortest = max(math.ceil((tokens - longest) / (segments - 1)), 2) if segments > 1 else tokens
     free = tokens - shortest * segments
-    if free < segments - 1:  # no room to cut anywhere else
+    if free < segments - 1:  # nowhere else to cut
         return tuple(tokens // segments + (i < tokens % segments) for i in range(segments))
     cuts = [
         0,
@@ -84,79 +74,33 @@ def random_lengths(
     return tuple(shortest + right - left for left, right in pairwise(cuts))
 
 
-class CompressorObjective(torch.nn.Module):
-    """A causal language model with what an AutoCompressor trains: LoRA on its attention, and
-    summary embeddings.
+class SummaryTokens:
+    """What both objectives of an AutoCompressor train beside the adapter: the summary embeddings.
 
-    The model reads [vectors so far ; segment] and predicts the next token at every position of the
-    segment, the last of which predicts the first of the next segment. Its vectors are those that
-    `AutoCompressor.compress` gives.
-
-    Args:
-        model: the base model. LoRA layers are laid over it in place, its own weights frozen.
-        tokenizer: its tokenizer, for the EOS embedding, where summary tokens start.
-        recipe: see `Recipe`.
-
-    Raises:
-        UsageError: a sequence does not fit the model's window, or the tokenizer has no EOS token.
-        ModelError: the model cannot be trained so.
+    Mixed into a `CompressorObjective` that has its adapted model already.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.longest = longest_segment(recipe, window_of(model))
-        if tokenizer.eos_token_id is None:
-            raise UsageError(
-                "The tokenizer has no EOS token to start the summary tokens from: give it one."
-            )
-        if getattr(model, "peft_config", None):
-            raise ModelError(
-                "The model carries PEFT adapters: merge or delete them before training."
-            )
-        self.base_fingerprint = base_fingerprint(model, tokenizer)
-        self._softcap = softcap_of(model)
-        lora = LoraConfig(
-            r=recipe.lora_r,
-            lora_alpha=recipe.lora_alpha,
-            lora_dropout=recipe.lora_dropout,
-            target_modules=list(ADAPTED[recipe.lora_targets]),
-            modules_to_save=None,
-        )
-        try:
-            with warnings.catch_warnings():
-                # PEFT asks transformers by a name that is going.
-                warnings.filterwarnings(
-                    "ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning
-                )
-                self.adapted = get_peft_model(model, lora)
-        except ValueError as error:
-            names = ", ".join(ADAPTED[recipe.lora_targets])
-            raise ModelError(
-                f"{type(model).__name__} has no {names} to adapt: use another."
-            ) from error
-        # Autocast does it, where PEFT would go through float32.
-        if next(model.parameters()).dtype == torch.bfloat16:
-            for module in self.adapted.modules():
-                if isinstance(module, BaseTunerLayer):
-                    module.cast_input_dtype_enabled = False  # type: ignore[assignment]
-        self.scale = recipe.scale or scale_to_embeddings(model)
-        self.cue: Tensor
-        end = model.get_input_embeddings().weight[tokenizer.eos_token_id].detach()
-        self.register_buffer("cue", end.clone(), persistent=False)
+    adapted: PeftModel
+    recipe: AutoCompressorRecipe
+    base_fingerprint: str
+    embed_summary: torch.nn.Parameter
+    scale: float
+
+    def begin_summary(self, model: "PreTrainedModel", end: Tensor) -> None:
+        """Makes summary embeddings that start as the EOS embedding [d]."""
+        self.scale = self.recipe.scale or scale_to_embeddings(model)
         # Trained in float32, whatever the model is in: the steps are smaller than bfloat16 can
         # tell.
-        self.embed_summary = torch.nn.Parameter(
-            end.float().expand(recipe.summary_tokens, -1).clone()
-        )
+        start = end.float().expand(self.recipe.summary_tokens, -1).clone()
+        self.embed_summary = torch.nn.Parameter(start)
 
     @property
     def own(self) -> Tensor:
-        """What is trained beside the adapter, at a learning rate of its own."""
+        """See `CompressorObjective.own`."""
         return self.embed_summary
 
     def save(self, folder: Path, model_ref: str) -> None:
-        """Writes what was trained, as `from_pretrained` of the compressor reads it."""
+        """See `CompressorObjective.save`."""
         settings = {
             "method": self.recipe.method,
             "summary_tokens": self.recipe.summary_tokens,
@@ -169,36 +113,87 @@ class CompressorObjective(torch.nn.Module):
         )
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote, to go on training. Errors of any kind where it is damaged or of
-        another shape."""
+        """See `CompressorObjective.load`."""
         with torch.no_grad():
             self.embed_summary.copy_(read_peft(folder, self.adapted))
+
+
+class TextObjective(SummaryTokens, CompressorObjective):
+    """A causal language model with what an AutoCompressor trains: LoRA and summary embeddings.
+
+    The model reads [vectors so far ; segment] and predicts the next token at every position of the
+    segment, the last of which predicts the first of the next segment. Its vectors are those that
+    `AutoCompressor.compress` gives.
+
+    Args:
+        model: The base model. LoRA layers are laid over it in place, its own weights frozen.
+        tokenizer: Its tokenizer, for the EOS embedding, where summary tokens start.
+        recipe: See `AutoCompressorRecipe`.
+
+    Raises:
+        UsageError: A sequence does not fit the model's window, or the tokenizer has no EOS token.
+        ModelError: The model cannot be trained so.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        recipe: AutoCompressorRecipe,
+    ) -> None:
+        super().__init__(model, tokenizer, recipe)
+        self.recipe = recipe
+        self.longest = longest_segment(recipe, window_of(model))
+        if tokenizer.eos_token_id is None:
+            raise UsageError(
+                "The tokenizer has no EOS token to start the summary tokens from: give it one."
+            )
+        self._softcap = softcap_of(model)
+        self.adapted = lay_lora(model, recipe)
+        self.cue: Tensor
+        embed: Any = model.get_input_embeddings()
+        end = embed.weight[tokenizer.eos_token_id]
+        self.register_buffer("cue", end.detach().clone(), persistent=False)
+        self.begin_summary(model, end.detach())
 
     @property
     def model(self) -> Any:
         """The causal language model, adapted."""
         return self.adapted.get_base_model()
 
-    def draw(self, generator: torch.Generator, scaffold: float = 0.0) -> Draw:
-        """Draws the number of summary tokens and the segments of a batch; on the scaffold, all
-        tokens more often."""
-        most, least = (
-            self.recipe.summary_tokens,
-            self.recipe.min_summary_tokens or self.recipe.summary_tokens,
-        )
-        share = float(torch.rand((), generator=generator, dtype=torch.float64))
-        # The outermost numbers get as much room as the others.
-        exponent = math.log(least - 0.5) + share * (math.log(most + 0.5) - math.log(least - 0.5))
-        if (whole := max(self.recipe.whole, scaffold)) and float(
-            torch.rand((), generator=generator)
-        ) < whole:
-            exponent = math.log(most)
-        tokens, segments = self.recipe.substep_tokens, self.recipe.segments
-        lengths = (
-            random_lengths(tokens, segments, self.longest, generator)
-            for _ in range(self.recipe.substeps)
-        )
-        return Draw(min(max(round(math.exp(exponent)), least), most), tuple(lengths))
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Draws the number of summary tokens and the segments of a batch."""
+        count = draw_count(self.recipe, self.recipe.whole, generator)
+        lengths = []
+        for _ in range(self.recipe.substeps):
+            drawn = random_lengths(
+                self.recipe.substep_tokens, self.recipe.segments, self.longest, generator
+            )
+            lengths.append(drawn)
+        return Draw(count, tuple(lengths))
+
+    def plan(
+        self, batch: Mapping[str, Any], chance: torch.Generator, step: int
+    ) -> list[dict[str, Any]]:
+        """See `CompressorObjective.plan`: one call for each substep of a sequence."""
+        ids = batch["ids"]
+        labels = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], dim=1)
+        draw = self.draw(chance)
+        teacher = self.teach(ids) if self.recipe.distillation else None
+        calls = []
+        for number, lengths in enumerate(draw.lengths):
+            first = number * self.recipe.substep_tokens
+            span = slice(first, first + self.recipe.substep_tokens)
+            call = {
+                "ids": ids[:, span],
+                "labels": labels[:, span],
+                "lengths": lengths,
+                "summary_tokens": draw.summary_tokens,
+            }
+            if teacher:
+                call["teacher"] = type(teacher)(*(part[:, span] for part in teacher))
+            calls.append(call)
+        return calls
 
     @torch.no_grad()
     def teach(self, ids: Tensor) -> Likeliest:

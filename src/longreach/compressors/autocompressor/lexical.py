@@ -12,7 +12,7 @@ counts most, so that all of them together divide the segment.
 Shapes: S tokens of a segment, k vectors, d hidden size, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,16 +51,6 @@ def parts(summary_tokens: int, least: int) -> list[Part]:
         Part(start, min([other for other, _ in found if start < other < stop], default=stop), stop)
         for start, stop in found
     ]
-
-
-def rarity(rows: Iterable[Sequence[int]], vocabulary: int) -> Tensor:
-    """How much each token counts, [V]: the logarithm of how seldom it is in `rows`, of mean 1 over
-    their tokens."""
-    count = torch.zeros(vocabulary)
-    for row in rows:
-        count += torch.bincount(torch.as_tensor(row, dtype=torch.long), minlength=vocabulary)
-    weight = (count.sum() / count.clamp(min=1)).log()
-    return weight / ((weight * count).sum() / count.sum()).clamp(min=1e-6)
 
 
 def shares(ids: Tensor, weight: Tensor, of: Sequence[Part]) -> Tensor:

@@ -1,40 +1,46 @@
-"""A weighted pool that learns with the adapter that reads it. Floor 5.
+"""A weighted pool that learns with the adapter that reads it.
 
-Papers: mean pooling at many ratios with a reader that learns it, arXiv 2510.20797; Ge et al. 2023,
-ICAE (arXiv 2307.06945), whose reader stays as it is, where here it is the reader that learns most.
+Papers: mean pooling at many ratios with an adapter that learns to read it, arXiv 2510.20797; Ge et
+al. 2023, ICAE (arXiv 2307.06945), where the model that reads stays as it is; here it learns most.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from longreach.compressors.adapters import READER, read_lora, write_lora
+from longreach.compressors.answering import AnswerObjective, rarity
+from longreach.compressors.objective import LearnedText
 from longreach.compressors.weighted_pool.compressor import WeightedPool, pooled, write_pool
-from longreach.datasets.texts import Text
+from longreach.compressors.weighted_pool.recipe import WeightedPoolRecipe
 from longreach.models.decoder import note_base
-from longreach.training.pretrain.instruct import InstructObjective
-from longreach.training.pretrain.lexical import rarity
-from longreach.training.pretrain.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _RARER = 1.5  # the power of a token's rarity that its weight starts from
 
 
-class PoolObjective(InstructObjective):
-    """Answers from weighted sums of embeddings. Trained: the LoRA that reads, and how loud each
-    token is.
+class PoolObjective(AnswerObjective):
+    """Answers from weighted sums of embeddings. Trained: the LoRA that reads, and each loudness.
 
     Nothing is read to make vectors, so that the model as it is, adapter off, reads raw text as
-    before. Arguments and errors as of `InstructObjective`.
+    before. Arguments and errors are those of `AnswerObjective`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, texts: Sequence[Text]) -> None:
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        recipe: WeightedPoolRecipe,
+        texts: Sequence[LearnedText],
+    ) -> None:
         super().__init__(model, tokenizer, recipe, texts)
+        self.recipe = recipe
         self._tokenizer = tokenizer
-        del self.embed_summary
-        self.scale = 1.0
         start = _RARER * rarity(self.rows, len(self._head)).clamp(min=0.01).log()
         self.token_loudness = torch.nn.Parameter(start)
 
@@ -46,8 +52,9 @@ class PoolObjective(InstructObjective):
     def vectors(
         self, segments: Sequence[Tensor], counts: Sequence[int], scaffold: float
     ) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
-        """See `InstructObjective.vectors`."""
-        embed, read = self.model.get_input_embeddings(), list[Tensor]()
+        """See `AnswerObjective.vectors`."""
+        embed = self.model.get_input_embeddings()
+        read = []
         for segment, count in zip(segments, counts, strict=True):
             ratio = -(-self.recipe.segment_tokens // count)
             vectors = pooled(embed(segment), self.token_loudness[segment], ratio, self._length)
@@ -55,16 +62,15 @@ class PoolObjective(InstructObjective):
         return read, {}, torch.zeros((), device=embed.weight.device)
 
     def save(self, folder: Path, model_ref: str) -> None:
-        """Writes the pool and its reader, a few MB whatever the model's size."""
-        settings = {"ratio": -(-self.recipe.segment_tokens // self.recipe.summary_tokens)}
-        settings["segment_tokens"] = self.recipe.segment_tokens
+        """See `CompressorObjective.save`; a few MB whatever the model's size."""
+        settings = {"ratio": self.recipe.ratio, "segment_tokens": self.recipe.segment_tokens}
         write_lora(folder / READER, self.adapted, model_ref)
         note_base(folder / READER, self.base_fingerprint, model_ref)
         # Last: then it is whole.
         write_pool(folder, self.token_loudness, settings, model_ref, self.base_fingerprint)
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote."""
+        """See `CompressorObjective.load`."""
         stored = WeightedPool.from_pretrained(folder, self.model, self._tokenizer)
         read_lora(folder / READER, self.adapted)
         with torch.no_grad():
