@@ -1,5 +1,7 @@
-"""Freeing what no document refers to: old text is gone from the disk afterwards, whatever any clock
-said."""
+"""Freeing the disk of what no document refers to.
+
+Old text is gone from the disk afterwards, whatever any clock said.
+"""
 
 import warnings
 from collections.abc import Collection, Iterator
@@ -27,8 +29,7 @@ def drop_unused(database: Any, used: Collection[str]) -> None:
 
 
 def keep_newest(folder: Path, database: Any, name: str) -> None:
-    """Merges the small files of a table, and deletes all versions but the newest, with what only
-    they hold.
+    """Merges the small files of a table, and deletes all versions but the newest.
 
     Args:
         folder: Of the corpus.
@@ -55,8 +56,10 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
 
 
 def rewrite(table: Any, batches: Iterator[pa.RecordBatch]) -> None:
-    """Replaces the rows of a table by those of `batches`, as a new version; they may come out of
-    the same table."""
+    """Replaces the rows of a table by those of `batches`, as a new version.
+
+    The batches may come out of the same table.
+    """
     table.add(pa.RecordBatchReader.from_batches(table.schema, batches), mode="overwrite")
 
 

@@ -1,5 +1,4 @@
-"""What the disk, the system and Lance throw, as one sentence that says what it means and what to
-do.
+"""What the disk, the system and Lance throw, as a sentence that says what to do.
 
 Lance's errors carry text only, so the number of the system's error is read out of it.
 """
@@ -49,8 +48,7 @@ _REFUSED_WRITES = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @contextmanager
 def storage_faults(where: Path) -> Iterator[None]:
-    """Turns what the disk and Lance throw into StorageError or CorpusDamaged, each with what to do
-    next."""
+    """Turns what the disk and Lance throw into StorageError or CorpusDamaged."""
     try:
         yield
     except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -115,6 +113,6 @@ def system_error(error: BaseException, where: Path) -> int | None:
 
 
 def refuses_writes(error: StorageError) -> bool:
-    """Whether a disk error says no more than that this place is only to be read."""
+    """Returns whether a disk error says no more than that this place is only to be read."""
     cause = error.__cause__
     return cause is not None and system_error(cause, Path()) in _REFUSED_WRITES

@@ -20,8 +20,7 @@ TABLES = ("passages", "documents")
 
 
 class Head(NamedTuple):
-    """What `files.head` says: the checksums that the log may end in, and the newest version of each
-    table."""
+    """The checksums that the log may end in, and the newest version of each table."""
 
     chains: list[str]
     tables: dict[str, int]
@@ -60,8 +59,7 @@ def newest_versions(folder: Path) -> dict[str, int]:
 
 
 def lost_versions(folder: Path, head: Head) -> list[str]:
-    """Returns one sentence for each table whose newest version, as noted in the head, is no longer
-    there."""
+    """Returns one sentence for each table that lost its newest version, as the head notes it."""
     there = newest_versions(folder)
     return [
         f"The newest version ({version}) of the table '{table}' is missing."
@@ -77,8 +75,10 @@ def manifests(folder: Path, table: str) -> list[Path]:
 
 
 def version_of(manifest: Path) -> int:
-    """Returns the version that a manifest's name stands for: Lance counts down from 2^64 - 1, and
-    once counted up."""
+    """Returns the version that a manifest's name stands for.
+
+    Lance counts down from 2^64 - 1, and earlier releases counted up.
+    """
     number = int(manifest.stem)
     return number if number < 1 << 63 else (1 << 64) - 1 - number
 
@@ -94,8 +94,7 @@ def newest_manifests(folder: Path) -> dict[str, str]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file that is either the old or the new one, whenever the process or the machine
-    ends."""
+    """Writes a file that is either the old or the new one, whenever the process ends."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
         file.write(content)

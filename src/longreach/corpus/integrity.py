@@ -63,8 +63,9 @@ def require(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
-    """Holds the one lock of the writers of a corpus; waits up to `seconds` for it, then raises
-    CorpusBusy.
+    """Holds the one lock of the writers of a corpus.
+
+    It waits up to `seconds` for the lock, then raises CorpusBusy.
 
     With `reading`, it does without a lock where that may not be written, because there are no
     writers either.
@@ -140,8 +141,10 @@ class FileLog:
         self.problems.extend(lost_versions(self.folder, head))
 
     def _write_head(self, *chains: str) -> None:
-        """Notes how far the log has come; `chains` names more than one end while the log is
-        replaced."""
+        """Notes how far the log has come.
+
+        `chains` names more than one end while the log is replaced.
+        """
         write_head(self.folder, chains or (self._chain,))
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
@@ -189,7 +192,7 @@ class FileLog:
             os.fsync(file.fileno())
 
     def present(self) -> dict[str, os.stat_result]:
-        """Every file under the folder that the log answers for, by relative path."""
+        """Returns every file under the folder that the log answers for, by relative path."""
         found = {}
         for top, folders, names in os.walk(self.folder):
             if top == str(self.folder) and WORK in folders:
@@ -203,8 +206,10 @@ class FileLog:
 
     @contextmanager
     def change(self, what: str) -> Iterator[None]:
-        """Notes the intent, lets the caller change files, and notes what is new. An error leaves
-        the intent open."""
+        """Notes the intent, lets the caller change files, and notes what is new.
+
+        An error leaves the intent open.
+        """
         before = self.present()
         if not self._headed:
             self._append({"head": HEAD})
@@ -222,8 +227,9 @@ class FileLog:
         )
 
     def recover(self) -> None:
-        """Closes the intent of a writer that was killed: its files are noted as they are, row
-        checksums cover them.
+        """Closes the intent of a writer that was killed.
+
+        Its files are noted as they are; row checksums cover them.
 
         Raises:
             CorpusDamaged: the log itself is not what was written, or a file it answers for is gone
@@ -245,8 +251,10 @@ class FileLog:
         )
 
     def _lost(self, present: dict[str, os.stat_result]) -> Iterator[str]:
-        """One sentence for each file that is seen to be damaged without reading more than the
-        newest manifests."""
+        """Yields one sentence for each file that is damaged, without reading all of them.
+
+        Only the newest manifests are read; of the other files, sizes are compared.
+        """
         newest = set(newest_manifests(self.folder).values())
         for path, recorded in self.files.items():
             if self._mutable(path):
@@ -260,15 +268,15 @@ class FileLog:
                 yield f"{path} is not what was written."
 
     def _mutable(self, path: str) -> bool:
-        """Whether the writer that was killed may have been changing this file."""
+        """Returns whether the writer that was killed may have been changing this file."""
         return self.intent is not None and (path.endswith("/" + HINT) or self._of_other_work(path))
 
     def _removable(self, path: str) -> bool:
-        """Whether the writer that was killed may have taken this file away."""
+        """Returns whether the writer that was killed may have taken this file away."""
         return self.intent == "compact" or self._of_other_work(path)
 
     def _of_other_work(self, path: str) -> bool:
-        """Whether a file belongs to work outside the database, and such work was under way."""
+        """Returns whether a file belongs to work outside the database that was under way."""
         outside = not path.startswith(DATABASE + "/") and path != SETTINGS
         return outside and self.intent is not None and self.intent.startswith(CHANGING)
 
@@ -284,8 +292,7 @@ class FileLog:
         self._write_head()
 
     def rewrite(self, files: Mapping[str, Recorded] | None = None) -> None:
-        """Replaces the log by a short one that holds only `files`, by default those it answers for
-        now."""
+        """Replaces the log by a short one of `files`, by default those it answers for now."""
         kept = dict(self.files if files is None else files)
         lines = [
             {"file": path, "bytes": size, "sha256": digest}
@@ -307,7 +314,10 @@ class FileLog:
         self._write_head()
 
     def check(self) -> list[str]:
-        """One sentence for each file that is missing, changed or unknown, and for a damaged log."""
+        """Returns one sentence for each file that is missing, changed or unknown.
+
+        A damaged log gives a sentence, too.
+        """
         problems = list(self.problems)
         present = self.present()
         for path, recorded in self.files.items():
@@ -332,8 +342,10 @@ class FileLog:
 
 
 def is_sound(entry: dict[str, Any]) -> bool:
-    """Whether an entry of a file log has the fields of its kind: its checksum alone is no proof, as
-    it has no key."""
+    """Returns whether an entry of a file log has the fields of its kind.
+
+    Its checksum alone is no proof, as it has no key.
+    """
     kinds: Kinds = {}
     if "file" in entry:
         kinds = {"file": (str,), "bytes": (int,), "sha256": (str,)}
@@ -349,8 +361,10 @@ def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
 
 
 def file_hash(path: Path, *, sync: bool = False) -> Recorded:
-    """Size and hash of a file; `sync` brings it to the disk first, because Lance leaves that to the
-    system."""
+    """Returns the size and the hash of a file.
+
+    `sync` brings the file to the disk first, because Lance leaves that to the system.
+    """
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())

@@ -20,8 +20,10 @@ _NEW, _DELETED = ".new-", ".deleted-"
 
 @contextmanager
 def drafting(store: Path) -> Iterator[Path]:
-    """Makes a folder for a corpus to be, which nobody sweeps away meanwhile; removes it where it
-    was not renamed."""
+    """Makes a folder for a corpus that is being created, which nobody sweeps away meanwhile.
+
+    It is removed if it was not renamed.
+    """
     while True:
         draft = store / f"{_NEW}{uuid.uuid4().hex}"
         draft.mkdir(parents=True)
@@ -41,8 +43,10 @@ def drafting(store: Path) -> Iterator[Path]:
 
 
 def doom(corpus: Path) -> Path:
-    """Takes a corpus away from everybody at once; what is left is to be discarded. The caller holds
-    its lock."""
+    """Takes a corpus away from everybody at once; its folder is to be discarded.
+
+    The caller holds its lock.
+    """
     real = Path(os.path.realpath(corpus))
     doomed = real.with_name(f"{_DELETED}{uuid.uuid4().hex}")
     real.rename(doomed)
@@ -52,8 +56,10 @@ def doom(corpus: Path) -> Path:
 
 
 def discard(folder: Path) -> None:
-    """Deletes a folder, its lock last, so that as long as there is something in it, it is known who
-    deletes it."""
+    """Deletes a folder, its lock last.
+
+    As long as something is in it, others can see that somebody deletes it.
+    """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -63,8 +69,10 @@ def discard(folder: Path) -> None:
 
 
 def sweep(store: Path) -> None:
-    """Deletes what processes that ended left in a store; what cannot be deleted stays for the next
-    one."""
+    """Deletes what processes that ended left in a store.
+
+    What cannot be deleted stays for the next call.
+    """
     for folder in [*store.glob(f"{_NEW}*"), *store.glob(f"{_DELETED}*")]:
         if folder.is_symlink() or not folder.is_dir():
             continue

@@ -61,12 +61,12 @@ def resolve(given: str, documents: Sequence[str], corpus: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as people compare it: composed and decomposed letters are the same."""
+    """Returns a name as people compare it: composed and decomposed letters are the same."""
     return unicodedata.normalize("NFC", name)
 
 
 def _paths(given: str) -> list[str]:
-    """The names that the file at a path would have: where links lead to, or the link itself."""
+    """Returns the names that the file at a path would have: the link, and where it leads."""
     if not given:
         return []
     try:

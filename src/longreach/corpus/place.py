@@ -9,8 +9,9 @@ from longreach.errors import UsageError
 
 
 def store_folder(given: str | Path | None = None) -> Path:
-    """Where corpora live: the folder given, else $LONGREACH_STORE, else the user's data folder; it
-    need not exist yet.
+    """Returns the folder of corpora: the one given, else $LONGREACH_STORE, else the user's.
+
+    It need not exist yet.
 
     Raises:
         UsageError: it cannot be a folder.

@@ -70,7 +70,7 @@ def find_vanished(
 
 
 def _split(sources: Sequence[str | Path | Document]) -> tuple[list[Path], set[Path]]:
-    """The real paths of the folders among the sources, the longest first, and of all else."""
+    """Returns the real paths of the folders among the sources, longest first, and the rest."""
     folders, files = set[Path](), set[Path]()
     for source in sources:
         if isinstance(source, Document) or "\0" in str(source):
@@ -84,7 +84,7 @@ def _split(sources: Sequence[str | Path | Document]) -> tuple[list[Path], set[Pa
 
 
 def is_gone(path: Path) -> bool:
-    """Whether a file is no longer there, for certain."""
+    """Returns whether a file is no longer there, for certain."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -95,8 +95,7 @@ def is_gone(path: Path) -> bool:
 
 
 def _emptied(path: Path, root: Path | None) -> Path | None:
-    """The folder above a file that is gone which is there and has nothing in it, as where no disk
-    is mounted."""
+    """Returns the empty folder above a file that is gone, as where no disk is mounted."""
     for folder in path.parents:
         if folder.is_dir():
             try:

@@ -1,5 +1,4 @@
-"""The durable store: documents as passages and vectors, in a folder that survives kill -9, a full
-disk and bit rot.
+"""The durable store: documents as passages and memory, safe from kill -9 and bit rot.
 
     <store>/<corpus>/corpus.json   what all its vectors have in common (schema.Settings)
                      db/           two LanceDB tables: `passages`, immutable and named by content;
@@ -71,7 +70,7 @@ class Corpus(CorpusReading):
 
     @classmethod
     def names(cls, path: str | Path) -> list[str]:
-        """The corpora of the store at `path`, sorted."""
+        """Returns the corpora of the store at `path`, sorted."""
         with storage_faults(Path(path)):
             found = sorted(Path(path).glob(f"*/{SETTINGS}"))
         return [file.parent.name for file in found if is_valid_name(file.parent.name)]
@@ -216,8 +215,7 @@ class Corpus(CorpusReading):
         progress: bool = False,
         batch_size: int | None = None,
     ) -> AddReport:
-        """Adds documents, and replaces those whose content has changed. Run again after a failure,
-        it resumes.
+        """Adds documents, and replaces those whose content has changed; resumes after a failure.
 
         A file that cannot be read is skipped, and its earlier state stays.
 
@@ -317,8 +315,9 @@ class Corpus(CorpusReading):
             log.rewrite()
 
     def repair(self) -> RepairReport:
-        """Rebuilds the file log, and keeps what the old log, a row's checksum or a seal proves to
-        be as written.
+        """Rebuilds the file log, and keeps what is proven to be as written.
+
+        The proof is the old log, a row's checksum or a seal.
 
         Raises:
             CorpusDamaged: the settings or the tables cannot be read at all.

@@ -26,8 +26,10 @@ class VerifyReport:
 
 
 def verify(folder: Path) -> VerifyReport:
-    """Checks files, then rows. The caller holds the lock, so that no writer is at work
-    meanwhile."""
+    """Checks files, then rows.
+
+    The caller holds the lock, so that no writer is at work meanwhile.
+    """
     try:
         with storage_faults(folder):
             log = FileLog(folder)

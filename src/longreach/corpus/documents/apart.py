@@ -1,5 +1,4 @@
-"""Conversion in processes of their own, which are started once, used for many files, and ended by
-their limits.
+"""Conversion in other processes, which are reused from file to file and ended by their limits.
 
 A process is used by one thread at a time; several threads get several processes. None outlives this
 one: each ends when the pipe to it is closed.
@@ -90,7 +89,7 @@ class _Worker:
         return answer, text
 
     def is_alive(self) -> bool:
-        """Whether the process is still there."""
+        """Returns whether the process is still there."""
         return self._process.poll() is None
 
     def _end_late(self) -> None:
@@ -110,7 +109,7 @@ class _Worker:
         return self._process.wait()
 
     def code(self) -> int:
-        """The exit code of a process that broke off; one that did not end by itself is ended."""
+        """Returns the exit code of a process that broke off, and ends it if it is still there."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         return self.end()
@@ -150,7 +149,7 @@ class _Pool:
             worker.end()
 
     def forget(self) -> None:
-        """In a fork: the workers are those of the parent."""
+        """Drops the workers in a forked process, as they belong to the parent."""
         self._lock = threading.Lock()
         self._idle = []
 
@@ -162,7 +161,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_possible() -> bool:
-    """Whether this program can start Python; one that is frozen into an executable cannot."""
+    """Returns whether this program can start Python; a frozen executable cannot."""
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
@@ -211,7 +210,7 @@ def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Conv
 
 
 def _explain(worker: _Worker, name: str, limits: Limits) -> DocumentError:
-    """Why a worker gave no answer."""
+    """Returns why a worker gave no answer."""
     code = worker.code()
     if code == OUT_OF_MEMORY:
         return too_much_memory(name, limits)

@@ -1,5 +1,4 @@
-"""What the readers of all formats share: their result, and how a converter's failure becomes one
-sentence."""
+"""What all converters share: their result, and failures as one sentence."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from longreach.corpus.documents.encodings.decode import quiet
+from longreach.corpus.documents.encodings.decode import silence_libraries
 from longreach.errors import DocumentError, out_of_memory
 
 
 class Converted(NamedTuple):
-    """The text of a file, and a sentence for each thing in it that could not be read ("Page 3 has
-    no text layer.")."""
+    """The text of a file, and a sentence for each part of it that could not be read.
+
+    A sentence is, for example, "Page 3 has no text layer."
+    """
 
     text: str
     notes: tuple[str, ...] = ()
@@ -27,7 +28,7 @@ def converting(name: str, suffix: str) -> Iterator[None]:
         DocumentError: The work inside failed.
     """
     try:
-        with quiet():
+        with silence_libraries():
             yield
     except (DocumentError, MemoryError):
         raise
@@ -46,5 +47,5 @@ def converting(name: str, suffix: str) -> Iterator[None]:
 
 
 def shown(path: str | Path) -> str:
-    """A path as it can be printed, whatever bytes are in it."""
+    """Returns a path as it can be printed, whatever bytes are in it."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,7 @@
-"""One file in, its text out: plain text exactly as it is, other formats as Markdown. Nothing is
-fetched."""
+"""One file in, its text out: plain text exactly as it is, other formats as Markdown.
+
+Nothing is fetched.
+"""
 
 from pathlib import Path
 
@@ -92,7 +94,7 @@ def _bytes(path: Path, name: str, limits: Limits) -> bytes:
 
 
 def _is_utf8(raw: bytes) -> bool:
-    """Whether a text file needs no search for its encoding, which is what takes time."""
+    """Returns whether a text file needs no search for its encoding, which is what takes time."""
     try:
         raw.decode()
     except UnicodeDecodeError:

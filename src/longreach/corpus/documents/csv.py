@@ -58,7 +58,7 @@ def convert(raw: bytes, name: str) -> Converted:
 
 
 def _find_delimiter(text: str) -> str:
-    """The sign that parts most of the first rows into equally many values."""
+    """Returns the sign that parts most of the first rows into equally many values."""
     sample = text[:_SAMPLE_CHARACTERS]
     if len(text) > len(sample):
         sample = sample[: sample.rfind("\n") + 1] or sample
@@ -79,8 +79,7 @@ def _find_delimiter(text: str) -> str:
 
 
 def _find_quoting(text: str, delimiter: str) -> _Dialect:
-    """Takes quotation marks for what they are in CSV, unless that does not work out to the end of
-    the file."""
+    """Returns how values are quoted: as usual in CSV, unless that fails before the end."""
     dialect = _Dialect(delimiter)
     try:
         for _ in _rows(text, dialect):

@@ -74,7 +74,10 @@ class Selection:
         return cls(lists[0], lists[1], follow_links)
 
     def takes(self, relative: str) -> bool:
-        """Whether a file is meant, by its path from the folder that was named, with slashes."""
+        """Returns whether a file is meant.
+
+        It is named by its path from the folder that was named, with slashes.
+        """
         if self.include and not self._included.match_file(relative):
             return False
         return not (self.exclude and self._excluded.match_file(relative))
@@ -127,8 +130,7 @@ class Listing:
 
 
 def list_files(folder: str | Path, suffixes: Collection[str], selection: Selection) -> Listing:
-    """Lists the files in a folder and below, sorted, without hidden ones and without what programs
-    leave behind.
+    """Lists the files in a folder and below, sorted, without hidden ones and litter.
 
     Args:
         folder: The folder; it may itself be a link.
@@ -196,7 +198,7 @@ def _relative(path: Path, root: str) -> str:
 
 
 def _is_inside(link: Path, root: str) -> bool:
-    """Whether a link leads to a file below `root`."""
+    """Returns whether a link leads to a file below `root`."""
     try:
         real = link.resolve(strict=True)
     except (OSError, RuntimeError):  # it leads nowhere, or in circles
@@ -224,8 +226,10 @@ def explain_link(link: Path) -> Skipped:
 
 
 def count_kinds(unread: Collection[Path]) -> dict[str, int]:
-    """Counts files by their suffix in lower case, the most frequent first; "" is for those
-    without."""
+    """Counts files by their suffix in lower case, the most frequent first.
+
+    Files without a suffix are counted under "".
+    """
     counts: dict[str, int] = {}
     for path in unread:
         suffix = shown(path.suffix.lower())

@@ -8,13 +8,12 @@ _ROOM_PER_CELL = 20
 
 
 def is_sparse(rows: int, columns: int, cells: int) -> bool:
-    """Whether a grid would be empty nearly everywhere."""
+    """Returns whether a grid would be empty nearly everywhere."""
     return rows * columns > _LEAST_ROOM + _ROOM_PER_CELL * cells
 
 
 def table_lines(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
-    """Yields a line for each row that holds text, and one below the first, which holds the
-    headings.
+    """Yields a line for each row that holds text, and a rule below the first, the headings.
 
     Args:
         rows: The texts of the cells; line breaks and blanks at their ends are no part of them.

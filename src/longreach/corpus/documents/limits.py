@@ -25,8 +25,9 @@ _MOST = 2**62  # more than any machine has, and less than what the system's call
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost at most. A file that needs more is skipped, with the limit named, and
-    the others are read.
+    """What one file may cost at most.
+
+    A file that needs more is skipped, with the limit named, and the others are read.
 
     The defaults let through what people write and scan: books of thousands of pages pass with room
     to spare.

@@ -1,5 +1,4 @@
-"""The name of a document and the file it stands for, whatever encoding the system has for file
-names.
+"""The name of a document and the file it stands for, in whatever encoding the system has.
 
 Names are text, and files have bytes. Both are UTF-8 nearly everywhere; where the locale knows ASCII
 only, Python hides the other bytes of a path in half characters, and takes no other letters.
@@ -10,8 +9,10 @@ from pathlib import Path
 
 
 def name_of(path: Path) -> str:
-    """Returns the name that a file has as a document; one that is not UTF-8 keeps its half
-    characters."""
+    """Returns the name that a file has as a document.
+
+    A name that is not UTF-8 keeps its half characters.
+    """
     text = path.as_posix()
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")

@@ -87,8 +87,9 @@ def find(sources: "Sequence[str | Path | Document]", selection: Selection | None
 def read_all(
     sources: "Found | Sequence[str | Path | Document]", limits: Limits | None = None
 ) -> Iterator[Document | Skipped]:
-    """Reads what `sources` stand for, one at a time, in the order of `find`; what cannot be read
-    comes as Skipped.
+    """Reads what `sources` stand for, one at a time, in the order of `find`.
+
+    What cannot be read comes as `Skipped`.
 
     Args:
         sources: As for `find`, or what it returned.

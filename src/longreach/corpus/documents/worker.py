@@ -1,5 +1,4 @@
-"""The process in which files are converted: it can run out of time and memory without harm to the
-one that asked.
+"""The process in which files are converted, so that it alone runs out of time or memory.
 
 It answers one request after the other. A request is a line of JSON and the bytes of a file; an
 answer is a line of JSON and the bytes of a text (see `Request` and `Answer`). Nothing is unpickled
@@ -41,7 +40,7 @@ class Request:
     limits: Limits
 
     def line(self) -> bytes:
-        """The request as it is sent."""
+        """Returns the request as it is sent."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
@@ -69,7 +68,7 @@ class Answer:
     last: bool = False
 
     def line(self) -> bytes:
-        """The answer as it is sent."""
+        """Returns the answer as it is sent."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
@@ -174,7 +173,7 @@ def _limit_cores() -> None:
 
 
 def _is_worn(limits: Limits) -> bool:
-    """Whether so much memory is held that the next file might not get its share."""
+    """Returns whether so much memory is held that the next file might not get its share."""
     # Not `ru_maxrss`: under Linux that is inherited from the process that asked.
     return psutil.Process().memory_info().rss * _KEPT_SHARE > limits.memory_bytes
 

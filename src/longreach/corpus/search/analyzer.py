@@ -1,5 +1,6 @@
-"""How texts and questions are cut into the terms that BM25 compares; the texts themselves stay as
-they are.
+"""How texts and questions are cut into the terms that BM25 compares.
+
+The texts themselves stay as they are.
 
 Words are compared as Unicode's NFKC_Casefold: "ﬁnal" is "final", "ＡＢＣ" is "abc", "STRASSE" is
 "Straße", the two ways of writing é are one, and characters that nobody sees (soft hyphens,
@@ -31,7 +32,7 @@ _IGNORED = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 
 
 def fold(text: str) -> str:
-    """A text as it is compared; it may be shorter or longer than the one given."""
+    """Returns a text as it is compared; it may be shorter or longer than the one given."""
     if text.isascii():
         return text.lower()
     seen = _IGNORED.sub("", unicodedata.normalize("NFKC", text)).casefold()
@@ -40,7 +41,7 @@ def fold(text: str) -> str:
 
 
 def passage_terms(texts: Iterable[str], *, stop_words: bool = False) -> list[list[str]]:
-    """The terms of each passage; in scripts without spaces every character and every pair.
+    """Returns the terms of each passage; in scripts without spaces every character and every pair.
 
     Args:
         texts: of the passages.
@@ -50,14 +51,18 @@ def passage_terms(texts: Iterable[str], *, stop_words: bool = False) -> list[lis
 
 
 def question_terms(question: str, *, stop_words: bool = False) -> list[str]:
-    """The terms that are looked for; in scripts without spaces pairs, and characters that stand
-    alone."""
+    """Returns the terms of a question.
+
+    In scripts without spaces these are pairs of characters, and characters that stand alone.
+    """
     return _stemmed([_terms(question, alone=False)], stop_words)[0]
 
 
 def has_content(question: str) -> bool:
-    """Whether a question has a word that says what it is about; "How is it?" and "What about them?"
-    have none."""
+    """Returns whether a question has a word that says what it is about.
+
+    "How is it?" and "What about them?" have none.
+    """
     from bm25s.stopwords import STOPWORDS_EN_PLUS  # late, as below
 
     return not set(STOPWORDS_EN_PLUS).issuperset(_terms(question, alone=False))

@@ -1,5 +1,4 @@
-"""Which passages a question is about: BM25 by default, dense embeddings as an extra, or both
-fused."""
+"""Which passages a question is about: by BM25, by dense embeddings (an extra), or both fused."""
 
 import os
 import sys
@@ -57,8 +56,10 @@ class Passage:
 
 
 class _Index:
-    """The passages of one state of a corpus and a scorer for each method used so far; threads may
-    share it."""
+    """The passages of one state of a corpus, and the scorers used so far.
+
+    Threads may share it.
+    """
 
     def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
         self.state = state
@@ -84,7 +85,7 @@ def search(
     method: str = "bm25",
     document: str | None = None,
 ) -> list[Passage]:
-    """The `k` passages that fit a query best, best first; fewer where fewer match at all.
+    """Returns the `k` passages that fit a query best, best first; fewer where fewer match at all.
     Deterministic.
 
     With `document`, only passages of that one. BM25 finds none that shares no word with the query;
@@ -140,7 +141,10 @@ def _best(scores: np.ndarray, k: int) -> list[int]:
 
 
 def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
-    """Reciprocal rank fusion: the sum over rankings of 1 / (60 + rank), rank counted from 1."""
+    """Returns the sum over rankings of 1 / (60 + rank), with ranks counted from 1.
+
+    That is reciprocal rank fusion (Cormack et al., 2009).
+    """
     scores = np.zeros(size)
     for ranking in rankings:
         for rank, i in enumerate(ranking, start=1):
@@ -178,7 +182,7 @@ def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
 def _bm25_of(
     passages: Sequence["PassageInfo"], *, stop_words: bool
 ) -> Callable[[list[str]], np.ndarray]:
-    """What scores all passages by the terms of a question."""
+    """Returns a function that scores all passages by the terms of a question."""
     import bm25s
 
     terms = passage_terms((passage.text for passage in passages), stop_words=stop_words)
@@ -221,8 +225,10 @@ def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
 
 
 def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of all passages, [W, e], and the passage of each. A revision is embedded once and
-    kept on disk."""
+    """Returns the windows of all passages, [W, e], and the passage of each.
+
+    A revision is embedded once and kept on disk.
+    """
     by_revision: dict[str, list[int]] = {}
     for i, passage in enumerate(passages):
         by_revision.setdefault(passage.revision, []).append(i)
@@ -245,7 +251,7 @@ def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray,
 def _embed_revision(
     encoder: Any, revision: str, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many windows each passage has, and their embeddings."""
+    """Returns how many windows each passage has, and their embeddings."""
     kept = cache_folder() / "dense" / f"all-minilm-l6-v2-{revision}.npz"
     try:
         with np.load(kept) as file:

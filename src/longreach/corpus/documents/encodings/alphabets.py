@@ -3,7 +3,7 @@
 import unicodedata
 
 
-def _words(words: str) -> frozenset[str]:
+def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
@@ -56,55 +56,55 @@ _LETTERS = {
 ALPHABETS = {language: frozenset(letters) for language, letters in _LETTERS.items()}
 """By the code of the language; only languages written in Latin or Cyrillic letters."""
 FUNCTION_WORDS = {
-    "da": _words(
+    "da": _split(
         "af at blev de den der det en er et for fra han har hun ikke jeg med og om sig som til var"
         " ved vi"
     ),
-    "de": _words(
+    "de": _split(
         "aber als am an auch auf aus bei bis das dem den der des die diese durch ein eine einem"
         " einen einer es hat ich im in ist man mit nach nicht noch nur oder sich sie sind so um und"
         " von vor war werden wie wird zu zum zur"
     ),
-    "en": _words(
+    "en": _split(
         "a all an and are as at be but by for from had has have he her his i in is it its my no not"
         " of on or our she so that the their there they this to was we were what which who will"
         " with would you your"
     ),
-    "es": _words(
+    "es": _split(
         "al como con de del el en entre era es esta este fue ha hasta la las le lo los muy no o"
         " para pero por que se sin sobre su sus todo un una y ya"
     ),
-    "fi": _words(
+    "fi": _split(
         "ei eli en he ja joka jos kanssa kuin kun mutta myös ne niin nyt oli olla on ovat sen se"
         " tai vain voi"
     ),
-    "fr": _words(
+    "fr": _split(
         "au aux avec ce ces cette comme dans de des du elle en est et il ils je la le les leur lui"
         " mais ne nous on ou par pas plus pour qu que qui sa sans se ses son sont sur un une vous"
     ),
-    "it": _words(
+    "it": _split(
         "al alla anche che chi come con da dei del della delle di e gli ha i il in io la le lo ma"
         " nel nella non per questo se si sono sua suo sul tra un una"
     ),
-    "nl": _words(
+    "nl": _split(
         "aan al als bij dat de den der die dit door een en er haar heeft het hij hij ik in is maar"
         " met naar niet nog of om onder ook op over te tot uit van voor was werd wordt ze zich zij"
         " zijn"
     ),
-    "no": _words(
+    "no": _split(
         "at av ble de den der det du en er et for fra han har hun ikke jeg med og om som seg til"
         " var ved vi"
     ),
-    "pt": _words(
+    "pt": _split(
         "ao as com como da das de do dos e ela ele em entre era foi mais mas na nas no nos o os ou"
         " para pela pelo por quando que se sem seu sua um uma"
     ),
-    "sv": _words(
+    "sv": _split(
         "att av de den det du en ett har hon han i inte jag kan med men och om som till var vi vid"
     ),
 }
 """The most frequent words of ASCII in western languages."""
-LOANWORDS = _words(
+LOANWORDS = _split(
     "cyclopædia cyclopædias formulæ minutiæ personæ tempêtes tempête vitæ abbé abbés adiós alençon"
     " algæ alumnæ ampère antennæ anæmia anæmic anæsthetic appliqué archæological archæologist"
     " archæology arrière arête attaché belle-mère besançon blasé bohème boëtes boötes brontë"
@@ -137,27 +137,27 @@ LOANWORDS = _words(
 )
 """Words with letters beyond ASCII in English prose."""
 COMMON_WORDS = {
-    "de": _words(
+    "de": _split(
         "für über können könnte müssen würde wäre hätte möchte während natürlich später größe"
         " größer große großen schön früher gehört häuser straße heißt weiß daß muß frühling länder"
         " männer zurück fünf zwölf tür öffnen"
     ),
-    "es": _words(
+    "es": _split(
         "él más está están también después así sí qué cómo cuándo dónde aquí allí según había día"
         " días sólo niño niña niños señor señora mañana año años español corazón razón habló quién"
         " cuál aún además todavía jamás"
     ),
-    "fr": _words(
+    "fr": _split(
         "à â été être était étaient même très après déjà où là voilà école élève père mère frère"
         " première dernière côté près ça français française après-midi aussitôt bientôt tête fête"
         " forêt hôtel supérieur supérieure général générale société république état États théâtre"
         " café thé clé année siècle lumière manière"
     ),
-    "it": _words(
+    "it": _split(
         "è perché più già così città può però sarà c'è ciò là lì giù né sì università libertà"
         " verità metà"
     ),
-    "pt": _words(
+    "pt": _split(
         "é não são está também você vocês até há já só mãe pão então avó avô três português estação"
         " água após além país através história ninguém alguém coração razão irmão irmã lá aí às à"
     ),
@@ -166,8 +166,7 @@ COMMON_WORDS = {
 
 
 def script_of(character: str) -> str:
-    """Returns the script of a letter: "LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", ""
-    for others."""
+    """Returns the script of a letter, such as "LATIN" or "GREEK"; "" for those not listed."""
     if character < "\x80":
         return "LATIN" if character.isalpha() else ""
     if not character.isalpha() or character in "ªºµ":

@@ -4,12 +4,16 @@ import codecs
 import logging
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from longreach.corpus.documents.encodings import escapes, labels
-from longreach.corpus.documents.encodings.guess import guess, has_controls, oddities
+from longreach.corpus.documents.encodings.guess import guess
+from longreach.corpus.documents.encodings.prose import (
+    count_beyond_ascii,
+    count_oddities,
+    has_controls,
+)
 from longreach.errors import DocumentError
 
 OLE = b"\xd0\xcf\x11\xe0"
@@ -32,6 +36,7 @@ _MARKS = {
 _UTF8_CHARACTER = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
+_HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 _COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
 _XML_DECLARATION = re.compile(
     rb"\s*<\?xml\b[^<>]*?\bencoding\s*=\s*[\"']\s*([\w.:-]+)", re.IGNORECASE
@@ -54,10 +59,8 @@ def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
     Raises:
         DocumentError: It is no text, or its encoding is not certain.
     """
-    kind = next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic)), None)
-    encoding = next(
-        (encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8"
-    )
+    kind = _find_by_start(raw, _MAGIC)
+    encoding = _find_by_start(raw, _MARKS) or "utf-8"
     if kind is None and encoding == "utf-8" and b"\0" in raw:
         kind = "no text: a NUL byte"
     if kind:
@@ -66,23 +69,34 @@ def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
         )
         raise DocumentError(f"{name} is a binary file, not text (it holds {kind}): {advice}")
     if encoding == "utf-8":
-        text = _seven_bit(raw, name)
+        text = _decode_seven_bit(raw, name)
         if text is not None:
             return text
     try:
-        return raw.decode(encoding).removeprefix("\ufeff" if encoding == "utf-8" else "")
+        text = raw.decode(encoding)
+        # The codecs of UTF-16 and UTF-32 remove the mark themselves.
+        return text.removeprefix("\ufeff") if encoding == "utf-8" else text
     except UnicodeDecodeError as error:
         what = f"marked as {encoding} but is not"
         if encoding == "utf-8":
             what = "neither UTF-8 nor a recognisable encoding"
-            cut = error.reason == "unexpected end of data"  # cut short inside its last character
-            guessed = None if cut else _guess(raw, markup)
-            if guessed is not None:
-                return guessed
+            # UTF-8 that was cut short inside its last character is in no other encoding.
+            if error.reason != "unexpected end of data":
+                guessed = _guess(raw, markup)
+                if guessed is not None:
+                    return guessed
         where = f"(first bad byte at offset {error.start})"
         raise DocumentError(
             f"{name} is {what} {where}: convert it to UTF-8, e.g. with iconv."
         ) from error
+
+
+def _find_by_start(raw: bytes, table: dict[bytes, str]) -> str | None:
+    """Returns the entry of a table whose key the bytes start with."""
+    for start, entry in table.items():
+        if raw.startswith(start):
+            return entry
+    return None
 
 
 def decode_html(raw: bytes, name: str) -> str:
@@ -91,7 +105,7 @@ def decode_html(raw: bytes, name: str) -> str:
     Raises:
         DocumentError: The encoding is not certain, or not the declared one.
     """
-    label = _declared(raw)
+    label = _find_declaration(raw)
     if label is None or raw.startswith((codecs.BOM_UTF8, *_MARKS)):
         return decode_text(raw, name, markup=True)
     if labels.is_seven_bit(label):
@@ -102,7 +116,7 @@ def decode_html(raw: bytes, name: str) -> str:
             )
             raise DocumentError(f"{said}: convert it to UTF-8, e.g. with iconv, and declare that.")
         return text
-    if labels.codec_of(label) in (None, "utf-8"):
+    if labels.find_codec(label) in (None, "utf-8"):
         return decode_text(raw, name, markup=True)
     if _decode_utf8(raw) is not None and not _believes(label, raw):
         return decode_text(raw, name, markup=True)
@@ -112,30 +126,27 @@ def decode_html(raw: bytes, name: str) -> str:
     return text
 
 
-def _declared(raw: bytes) -> str | None:
-    """Returns the encoding that a page names in its XML declaration, else in its first
-    `<meta charset>`."""
+def _find_declaration(raw: bytes) -> str | None:
+    """Returns the encoding that the XML declaration or the first `<meta charset>` names."""
     head = raw[:_DECLARED_WITHIN]
     found = _XML_DECLARATION.match(head) or _META.search(_COMMENT.sub(b"", head))
     return found[1].decode("latin-1") if found else None
 
 
 def _believes(label: str, raw: bytes) -> bool:
-    """Whether bytes that are UTF-8 too are rather in the encoding that they are declared to be
-    in."""
+    """Returns whether bytes that are valid UTF-8 are rather in the encoding they declare."""
     if raw.isascii() or len(_UTF8_CHARACTER.findall(raw)) >= _CLEARLY_UTF8:
         return False
     text = labels.decode(raw, label)
-    return text is not None and oddities(text) == 0
+    return text is not None and count_oddities(text) == 0
 
 
 def _is_odd(text: str) -> bool:
-    foreign = sum(character > "\x7f" for character in text)
-    odd = oddities(text)
-    return odd > 2 and odd > 0.02 * foreign
+    odd = count_oddities(text)
+    return odd > 2 and odd > 0.02 * count_beyond_ascii(text)
 
 
-def _seven_bit(raw: bytes, name: str) -> str | None:
+def _decode_seven_bit(raw: bytes, name: str) -> str | None:
     """Decodes bytes of ASCII that stand for other characters; None if they do not.
 
     Raises:
@@ -160,13 +171,11 @@ def _seven_bit(raw: bytes, name: str) -> str | None:
 
 def _guess(raw: bytes, markup: bool) -> str | None:
     """Decodes bytes that are not UTF-8, if one encoding is clearly the right one."""
-    bad = sum(
-        count for byte, count in Counter(_UTF8_CHARACTER.sub(b"", raw)).items() if byte > 0x7F
-    )
+    bad = len(_HIGH_BYTE.findall(_UTF8_CHARACTER.sub(b"", raw)))
     # Damaged UTF-8: elsewhere such sequences are rarer accidents.
     if 2 * len(_UTF8_CHARACTER.findall(raw)) >= bad:
         return None
-    with quiet():
+    with silence_libraries():
         return guess(raw, markup)
 
 
@@ -178,7 +187,7 @@ def _decode_utf8(raw: bytes) -> str | None:
 
 
 def encodable(text: str) -> bool:
-    """Whether a text has no lone surrogates."""
+    """Returns whether a text has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -187,18 +196,17 @@ def encodable(text: str) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Keeps what converters and detectors log and warn away from the user's terminal."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer", "chardet")
-    ]
-    levels = [logger.level for logger in loggers]
+    levels = {}
+    for name in ("pypdf", "markitdown", "mammoth", "charset_normalizer", "chardet"):
+        logger = logging.getLogger(name)
+        levels[logger] = logger.level
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

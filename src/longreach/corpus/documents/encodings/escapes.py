@@ -15,7 +15,7 @@ _LEAST_UTF7 = 2
 
 
 def is_escaped(raw: bytes) -> bool:
-    """Whether bytes switch to another set of characters, as ISO-2022-JP and its kind do."""
+    """Returns whether bytes switch to another set of characters, as ISO-2022-JP and its kind do."""
     return _DESIGNATION.search(raw) is not None
 
 
@@ -62,7 +62,7 @@ def _decode_run(run: bytes, mode: bytes) -> str:
         if number % 2:
             text.append(line.decode("ascii"))
         elif mode == b"\x1b(I":
-            text.append(bytes(byte | 0x80 for byte in line).decode("cp932"))
+            text.append(_set_high_bits(line).decode("cp932"))
         elif len(line) % 2:
             raise UnicodeDecodeError(
                 "iso-2022-jp", line, len(line) - 1, len(line), "half a character"
@@ -71,20 +71,26 @@ def _decode_run(run: bytes, mode: bytes) -> str:
             for place in range(0, len(line), 2):
                 pair = line[place : place + 2]
                 if mode == b"\x1b$(D":
-                    text.append((b"\x8f" + bytes(byte | 0x80 for byte in pair)).decode("euc_jp"))
+                    text.append((b"\x8f" + _set_high_bits(pair)).decode("euc_jp"))
                 else:
-                    text.append(jis_character(pair[0], pair[1]))
+                    text.append(decode_jis(pair[0], pair[1]))
     return "".join(text)
 
 
-def jis_character(row: int, cell: int) -> str:
-    """Returns a character of JIS X 0208 with the additions of NEC and IBM, by its two bytes of 7
-    bits."""
+def _set_high_bits(pair: bytes) -> bytes:
+    return bytes(byte | 0x80 for byte in pair)
+
+
+def decode_jis(row: int, cell: int) -> str:
+    """Returns a character of JIS X 0208, with the additions of NEC and IBM, by its two bytes."""
     if not (0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E):
         raise UnicodeDecodeError("jis", bytes([row & 0xFF, cell & 0xFF]), 0, 2, "no character")
     row -= 0x20
     cell -= 0x20
-    lead = (row - 1) // 2 + (0x81 if row <= 62 else 0xC1)
+    # The arithmetic between JIS X 0208 and Shift JIS: two rows share a lead byte.
+    lead = (row - 1) // 2 + 0x81
+    if row > 62:
+        lead += 0x40
     trail = cell + 0x9E
     if row % 2:
         trail = cell + 0x3F + (cell >= 64)
@@ -98,9 +104,10 @@ def decode_hz(raw: bytes) -> str | None:
         pairs = run[1]
         # Rows of punctuation and of the common characters: plain text within braces is rarely in
         # these alone.
-        if not all(0x21 <= lead <= 0x29 or 0x30 <= lead <= 0x57 for lead in pairs[::2]):
-            return None
-        characters += sum(lead >= 0x30 for lead in pairs[::2])
+        for lead in pairs[::2]:
+            if not (0x21 <= lead <= 0x29 or 0x30 <= lead <= 0x57):
+                return None
+            characters += lead >= 0x30
     if characters < _LEAST_HZ:
         return None
     try:
@@ -110,8 +117,7 @@ def decode_hz(raw: bytes) -> str | None:
 
 
 def decode_utf_7(raw: bytes) -> str | None:
-    """Decodes UTF-7; None unless it is certain that the text is in it: every plus sign must be part
-    of it."""
+    """Decodes UTF-7; None unless every plus sign is part of a valid sequence."""
     found: list[str] = []
     for run in _BASE64.finditer(raw):
         if not run[1]:
@@ -124,8 +130,10 @@ def decode_utf_7(raw: bytes) -> str | None:
         found.append(characters)
     if len(found) < _LEAST_UTF7:
         return None
-    letters = [character for character in "".join(found) if character.isalpha()]
-    scripts = {unicodedata.name(letter, "?").partition(" ")[0] for letter in letters}
+    scripts = set()
+    for letter in filter(str.isalpha, "".join(found)):
+        scripts.add(unicodedata.name(letter, "?").partition(" ")[0])
+    # Letters of several scripts come out where a plus sign was just a plus sign.
     if len(scripts) != 1:
         return None
     try:
@@ -141,7 +149,8 @@ def _decode_base64(run: bytes) -> str | None:
     except UnicodeError:
         return None
     # A writer of UTF-7 has no reason to write letters and digits of ASCII in this way.
-    plain = any(character.isascii() and character.isalnum() for character in text)
-    if plain or not text or any(unicodedata.category(character)[0] == "C" for character in text):
-        return None
-    return text
+    for character in text:
+        is_plain = character.isascii() and character.isalnum()
+        if is_plain or unicodedata.category(character)[0] == "C":
+            return None
+    return text or None

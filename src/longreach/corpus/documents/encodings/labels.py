@@ -1,5 +1,7 @@
-"""What the names of encodings mean: in pages, what the WHATWG Encoding Standard says, and in it the
-superset in use."""
+"""What the names of encodings mean: in pages, what the WHATWG Encoding Standard says.
+
+For a label it takes the superset that is in use, as browsers do.
+"""
 
 import functools
 import re
@@ -50,17 +52,15 @@ _EUC = re.compile(rb"[\x00-\x7f]+|\x8e[\xa1-\xdf]|\x8f[\xa1-\xfe]{2}|[\xa1-\xfe]
 
 
 def is_seven_bit(label: str) -> bool:
-    """Whether a label names an encoding whose bytes are all those of ASCII, but do not mean the
-    same."""
-    return _normal(label) in _SEVEN_BITS
+    """Returns whether a label names an encoding of ASCII bytes that do not mean ASCII."""
+    return _normalize(label) in _SEVEN_BITS
 
 
-def codec_of(label: str) -> str | None:
-    """Returns the codec that `decode` takes for a label, None if the label names no encoding of
-    text."""
+def find_codec(label: str) -> str | None:
+    """Returns the codec that `decode` takes for a label; None if it names no encoding of text."""
     import webencodings
 
-    name = _normal(label)
+    name = _normalize(label)
     if name in _SEVEN_BITS:
         return _SEVEN_BITS[name]
     encoding = webencodings.lookup(name)
@@ -71,7 +71,7 @@ def codec_of(label: str) -> str | None:
 
 def decode(raw: bytes, label: str) -> str | None:
     """Decodes bytes as a label says; None if it names no encoding, or the bytes are not in it."""
-    codec = codec_of(label)
+    codec = find_codec(label)
     if not codec:
         return None
     try:
@@ -85,7 +85,7 @@ def decode(raw: bytes, label: str) -> str | None:
     return text.translate(_KOI8_U) if codec == "koi8-u" else text
 
 
-def _normal(label: str) -> str:
+def _normalize(label: str) -> str:
     return label.strip("\t\n\f\r ").lower()
 
 
@@ -97,18 +97,18 @@ def _decode_euc_jp(raw: bytes) -> str:
         if piece.start() != place:
             break
         place = piece.end()
-        text.append(_euc_piece(piece[0]))
+        text.append(_decode_euc_piece(piece[0]))
     if place != len(raw):
         raise UnicodeDecodeError("euc-jp", raw, place, place + 1, "no character")
     return "".join(text)
 
 
 @functools.lru_cache(maxsize=20_000)
-def _euc_piece(piece: bytes) -> str:
+def _decode_euc_piece(piece: bytes) -> str:
     if piece[0] < 0x80:
         return piece.decode("ascii")
     if piece[0] == 0x8E:
         return piece[1:].decode("cp932")
     if piece[0] == 0x8F:
         return piece.decode("euc_jp")
-    return escapes.jis_character(piece[0] & 0x7F, piece[1] & 0x7F)
+    return escapes.decode_jis(piece[0] & 0x7F, piece[1] & 0x7F)

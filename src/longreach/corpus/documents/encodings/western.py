@@ -20,6 +20,7 @@ from longreach.corpus.documents.encodings.alphabets import (
     FUNCTION_WORDS,
     LOANWORDS,
 )
+from longreach.corpus.documents.encodings.prose import is_foreign
 
 # A language's most frequent words are this part of all its words at least, and not only one or two
 # of them over and over. Other languages have "a", "me", "no" and "was" too.
@@ -47,6 +48,7 @@ _PLAIN_WORD = re.compile(rb"(?<![^\s(\[\"'*_-])[A-Za-z]+(?![^\s)\]\"'.,;:!?*_-])
 _WORD = re.compile(r"[^\W\d_ªºµ]+")
 _FOREIGN_LETTERS = re.compile(r"[^\x00-\x7f]+")
 _ENDINGS = frozenset({"s", "ll", "re", "ve", "d", "m"})
+_FRENCH_LETTERS = frozenset("âèéê")
 _SIGNS = frozenset("‘’‚“”„«»‹›–—…£€¥¢¿¡§¶†‡©®™•·°ªº±×÷µ¹²³¼½¾\xa0\xad")
 _PRICE = re.compile(r"(?<!\w)[£€¥](?=\d)")
 _LETTER_OF_PRICE = re.compile(r"(?<!\w)[^\W\d_\x00-\x7f](?=\d)")
@@ -92,8 +94,9 @@ class _Reading(NamedTuple):
 
 
 def find_codec(raw: bytes, codecs: Sequence[str]) -> str | None:
-    """Returns the encoding that a text in a western language is proven to be in, or one that reads
-    it alike.
+    """Returns the encoding that a text in a western language is proven to be in.
+
+    It may also be another one that reads the text alike.
 
     Args:
         raw: The bytes, without tags.
@@ -101,37 +104,33 @@ def find_codec(raw: bytes, codecs: Sequence[str]) -> str | None:
             first.
     """
     words = Counter(word.decode().lower() for word in _PLAIN_WORD.findall(raw))
-    language = _language_of(words)
+    language = _find_language(words)
     if language is None:
         return None
     counts = Counter(token for token in raw.split() if not token.isascii())
-    if sum(map(len, counts)) > _MOST_TOKEN_BYTES or any(
-        len(token) > _MOST_BYTES_A_TOKEN for token in counts
-    ):
+    sizes = [len(token) for token in counts]
+    if sum(sizes) > _MOST_TOKEN_BYTES or max(sizes, default=0) > _MOST_BYTES_A_TOKEN:
         return None
     judge = _Judge(language, words)
     readings = _read(list(counts), codecs, judge)
     numbers = list(counts.values())
     for reading in readings:
-        if _is_plausible(reading, numbers) and all(
-            _is_refuted(rival, reading) for rival in readings
-        ):
+        if not _is_plausible(reading, numbers):
+            continue
+        if all(_is_refuted(rival, reading) for rival in readings):
             return reading.codec
     return None
 
 
-def _language_of(words: Counter[str]) -> str | None:
-    """The language of words of ASCII; None where it is not clear."""
+def _find_language(words: Counter[str]) -> str | None:
+    """Returns the language of words of ASCII; None where it is not clear."""
     best = None
     most = 0
     for language, frequent in FUNCTION_WORDS.items():
-        known = {word: count for word, count in words.items() if word in frequent}
-        total = sum(known.values())
-        if (
-            len(known) >= _LEAST_DISTINCT
-            and total >= _LEAST_FREQUENT * words.total()
-            and total > most
-        ):
+        known = frequent.intersection(words)
+        total = sum(words[word] for word in known)
+        is_frequent = total >= _LEAST_FREQUENT * words.total()
+        if len(known) >= _LEAST_DISTINCT and is_frequent and total > most:
             best = language
             most = total
     if best == "en" and not {"the", "of", "and"}.intersection(words):
@@ -148,16 +147,16 @@ def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_
         except (LookupError, UnicodeError):
             continue
         key = tuple(texts)
-        if key not in found and not any(_has_controls(text) for text in texts):
+        if key not in found and not any(map(_has_controls, texts)):
             found[key] = _Reading(codec, texts, [judge.judge(text) for text in texts])
     return list(found.values())
 
 
 def _has_controls(text: str) -> bool:
-    return any(
-        character > "\x7f" and unicodedata.category(character) in ("Cc", "Co", "Cn")
-        for character in text
-    )
+    for character in text:
+        if character > "\x7f" and unicodedata.category(character) in ("Cc", "Co", "Cn"):
+            return True
+    return False
 
 
 def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
@@ -171,8 +170,10 @@ def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
 
 
 def _is_refuted(rival: _Reading, reading: _Reading) -> bool:
-    """Whether a rival cannot be meant where it differs from a reading; True for the reading
-    itself."""
+    """Returns whether a rival cannot be meant where it differs from a reading.
+
+    This is true of the reading itself.
+    """
     differing = 0
     wrong = 0
     wrong_of_rival = 0
@@ -202,12 +203,14 @@ def _is_refuted(rival: _Reading, reading: _Reading) -> bool:
 
 
 class _Judge:
-    """Says what of a token is as people write it who write in a language."""
+    """Judges tokens by how people write a language."""
 
     def __init__(self, language: str, words: Counter[str]) -> None:
         self._language = language
-        self._plain = {word for word, count in words.items() if count > 1 and len(word) > 2}
-        self._plain |= FUNCTION_WORDS[language]
+        self._plain = set(FUNCTION_WORDS[language])
+        for word, count in words.items():
+            if count > 1 and len(word) > 2:
+                self._plain.add(word)
         self._known = COMMON_WORDS.get(language, frozenset())
         if language == "en":
             self._known = LOANWORDS.union(*COMMON_WORDS.values())
@@ -225,10 +228,10 @@ class _Judge:
         known = False
         mixed = False
         for character in set(token):
-            if character > "\x7f" and not _is_letter(character) and character not in _SIGNS:
+            if character > "\x7f" and not is_foreign(character) and character not in _SIGNS:
                 misplaced = True
         for word in _WORD.findall(token):
-            if word.isascii() or not any(_is_letter(character) for character in word):
+            if not any(map(is_foreign, word)):
                 continue
             small = word.lower()
             mixed = mixed or _is_mixed(small)
@@ -240,62 +243,55 @@ class _Judge:
                 strange = strange or self._is_strange(small)
         alone = token.strip("'\"()[]“”‘’.,;:!?").lower()
         # "à la" and "£5" are "ŕ la" and "Ł5" in another encoding.
-        unlikely = len(alone) == 1 and _is_letter(alone) and not _may_stand_alone(alone)
+        unlikely = len(alone) == 1 and is_foreign(alone) and not _may_stand_alone(alone)
         unlikely = unlikely or _LETTER_OF_PRICE.search(token) is not None
         likely = alone == "à" or _PRICE.search(token) is not None
         return _Verdict(misplaced, strange, known and not misplaced, likely, unlikely, mixed)
 
     def _is_split(self, word: str) -> bool:
-        """Whether letters stand where signs belong: what is left of the word without them are
-        words."""
+        """Returns whether letters stand where signs belong: the word without them is words."""
         # Of French, and where no encoding has quotation marks or dashes.
-        if any(letter in "âèéê" for letter in word):
+        if not _FRENCH_LETTERS.isdisjoint(word):
             return False
-        pieces = [piece for piece in _FOREIGN_LETTERS.split(word.lower()) if piece]
+        pieces = list(filter(None, _FOREIGN_LETTERS.split(word.lower())))
         if len(pieces) == 2 and pieces[0] in self._plain:
             before, after = pieces
-            if self._language == "en" and (
-                after in _ENDINGS or (after == "t" and before.endswith("n"))
-            ):
+            is_ending = after in _ENDINGS or (after == "t" and before.endswith("n"))
+            if self._language == "en" and is_ending:
                 return True
         return bool(pieces) and all(len(piece) > 2 and piece in self._plain for piece in pieces)
 
     def _is_strange(self, word: str) -> bool:
-        """Whether the language lacks a letter of the word; English takes words as they are."""
+        """Returns whether the language lacks a letter of the word; English lacks none."""
         if self._language == "en":
             return False
         alphabet = ALPHABETS[self._language]
-        return any(_is_letter(character) and character not in alphabet for character in word)
-
-
-def _is_letter(character: str) -> bool:
-    return character > "\x7f" and character.isalpha() and character not in "ªºµ"
+        foreign = set(filter(is_foreign, word))
+        return not foreign <= alphabet
 
 
 def _may_stand_alone(letter: str) -> bool:
-    """Whether a letter is a word somewhere, as vowels may be."""
+    """Returns whether a letter is a word somewhere, as vowels may be."""
     return unicodedata.normalize("NFD", letter)[0] in "aeiouyæøœ" and letter not in "ąęįų"
 
 
 def _is_odd(word: str) -> bool:
-    """Whether a word mixes scripts, or has a capital after a small letter where one of both is
-    beyond ASCII."""
+    """Returns whether a word mixes scripts or has a capital after a small letter.
+
+    One of the two letters is beyond ASCII.
+    """
     for before, after in itertools.pairwise(word):
         if (before > "\x7f" or after > "\x7f") and before.islower() and after.isupper():
             return True
-    return not all(_is_latin(letter) for letter in word)
+    return not all(map(_is_latin, word))
 
 
 def _is_mixed(word: str) -> bool:
-    """Whether a word has small letters of ASCII and such of another script."""
-    return any(letter.isascii() for letter in word) and not all(
-        _is_latin(letter) for letter in word
-    )
+    """Returns whether a word has small letters of ASCII and such of another script."""
+    return any(map(str.isascii, word)) and not all(map(_is_latin, word))
 
 
 def _is_latin(character: str) -> bool:
-    return (
-        character.isascii()
-        or not character.isalpha()
-        or unicodedata.name(character, "").startswith("LATIN")
-    )
+    if character.isascii() or not character.isalpha():
+        return True
+    return unicodedata.name(character, "").startswith("LATIN")

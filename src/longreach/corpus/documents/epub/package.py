@@ -1,5 +1,4 @@
-"""What an EPUB says about itself: its title and authors, and its pages in the order in which they
-are read."""
+"""What an EPUB says about itself: its title and authors, and its pages in reading order."""
 
 import posixpath
 import unicodedata
@@ -34,8 +33,7 @@ class PageItem(NamedTuple):
 
 
 class Package(NamedTuple):
-    """What one package file says: the lines about the book, its pages in order, and what is wrong
-    with it."""
+    """What one package file says: lines about the book, its pages in order, and what is wrong."""
 
     about: list[str]
     title: str
@@ -44,8 +42,7 @@ class Package(NamedTuple):
 
 
 class Members:
-    """The members of an archive by name, whatever the case, slashes and normal form in which they
-    are named."""
+    """The members of an archive by name, whatever its case, slashes and normal form."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -100,8 +97,7 @@ def read_packages(members: Members) -> list[Package]:
 
 
 def encrypted_members(members: Members) -> set[str] | None:
-    """Returns the members that cannot be read without a key; None if there may be some, but they
-    are not named."""
+    """Returns the members that need a key; None if there may be some that are not named."""
     listing = members.find(_ENCRYPTION)
     if listing is None:
         return set()

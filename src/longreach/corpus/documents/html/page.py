@@ -51,8 +51,9 @@ def check_depth(page: str, name: str) -> None:
 
 
 def markdown(page: str) -> str:
-    """Returns the text of an HTML page; headings, lists and tables as Markdown, all else as a
-    browser shows it.
+    """Returns the text of an HTML page as a browser shows it.
+
+    Headings, lists and tables are written as Markdown.
 
     The page is parsed as browsers parse it: a second `<body>`, text after `</html>` and omitted
     tags are not errors. Nothing is escaped, and words are apart or together as a browser shows

@@ -15,8 +15,7 @@ _LEAST_ROOM = 10_000
 
 
 class Cell(NamedTuple):
-    """A cell: its text, how many columns and rows it spans, and whether it is a heading or holds a
-    table."""
+    """A cell: its text, its span, and whether it is a heading or holds a table."""
 
     text: str
     columns: int
@@ -48,27 +47,31 @@ class Table:
         self.groups[-1][-1].append(cell)
 
     def rows(self) -> list[list[Cell]]:
-        """The rows of all groups."""
+        """Returns the rows of all groups."""
         return list(chain.from_iterable(self.groups))
 
     def cells(self) -> list[Cell]:
-        """The cells of all rows."""
+        """Returns the cells of all rows."""
         return list(chain.from_iterable(self.rows()))
 
     def is_layout(self) -> bool:
-        """Whether the table only places things on the page: it has one column, or cells with large
-        tables in them."""
+        """Returns whether the table only places things on the page.
+
+        Such a table has one column, or cells with large tables in them.
+        """
         if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in self.cells()):
             return True
         return all(len(row) < 2 for row in self.rows())
 
     def blocks(self) -> list[str]:
-        """The texts of all cells, one after another."""
+        """Returns the texts of all cells, one after another."""
         return [cell.text for cell in self.cells() if cell.text.strip()]
 
     def lines(self) -> list[str]:
-        """The rows as lines of a Markdown table; a cell that spans columns or rows is repeated in
-        each."""
+        """Returns the rows as lines of a Markdown table.
+
+        A cell that spans columns or rows is repeated in each.
+        """
         rows = self._placed()
         columns = sorted(set(chain.from_iterable(rows)))
         size = sum(len(cell.text) + 4 for cell in self.cells())
@@ -95,13 +98,15 @@ class Table:
         return lines
 
     def _heads(self) -> int:
-        """How many of the first rows are headings: one, or none."""
+        """Returns how many of the first rows are headings: one, or none."""
         first = next(iter(self.rows()), [])
         return 1 if first and all(cell.heading for cell in first) else 0
 
     def _placed(self) -> list[dict[int, "_Placed"]]:
-        """Each row's texts by column, cells from rows above included; columns in which no cell
-        begins are absent."""
+        """Returns each row's texts by column, with cells from the rows above.
+
+        Columns in which no cell begins are omitted.
+        """
         starts: set[int] = set()
         spans: list[list[_Span]] = []
         repeats = _LEAST_ROOM + 10 * len(self.cells())
@@ -178,8 +183,7 @@ def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list
 
 
 def _flatten(text: str) -> str:
-    """Writes the rows of a table within a cell without bars, which would be taken for those of the
-    table around it."""
+    """Writes the rows of a nested table without bars, which belong to the outer table."""
     lines = []
     for line in text.split("\n"):
         if line.startswith("| ") and line.endswith(" |"):
@@ -197,8 +201,10 @@ def _between(order: list[int], first: int, end: int) -> list[int]:
 
 
 def span_of(value: str | None, rows: bool) -> int:
-    """Returns the number in a `colspan` or `rowspan`; a `rowspan` of 0 reaches to the end of its
-    group."""
+    """Returns the number in a `colspan` or `rowspan`.
+
+    A `rowspan` of 0 reaches to the end of its group.
+    """
     most = _MOST_ROWS if rows else _MOST_COLUMNS
     digits = re.match(r"[ \t\n\r\f]*\+?(\d{1,9})", value or "", re.ASCII)
     if digits is None:

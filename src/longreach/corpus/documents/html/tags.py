@@ -30,8 +30,10 @@ PARTS = _tags("fraction-bottom fraction-top rt sub sup td th title")
 
 
 def edge(tag: str, style: str) -> str:
-    """Returns what an element begins and ends: a "paragraph", a "line", a "box" within a line, or
-    nothing ("")."""
+    """Returns what an element begins and ends: "paragraph", "line", "box" or nothing ("").
+
+    A box stands within a line.
+    """
     found = ""
     if tag in _PARAGRAPHS:
         found = "paragraph"

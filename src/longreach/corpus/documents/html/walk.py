@@ -43,7 +43,7 @@ class PageText(NamedTuple):
     headings: frozenset[str]
 
     def text(self) -> str:
-        """The text of the page, under its title unless a heading or the first line repeats it."""
+        """Returns the text of the page, under its title unless the text begins with it."""
         title = _plain(self.title)
         if not title or title in self.headings or _plain(self.body.partition("\n")[0]) == title:
             return self.body
@@ -360,5 +360,5 @@ def _attribute(node: "LexborNode", name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A line as it is compared with the title."""
+    """Returns a line as it is compared with the title."""
     return " ".join(text.lstrip("#").casefold().split())

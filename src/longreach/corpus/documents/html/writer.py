@@ -17,8 +17,7 @@ _TERM = re.compile(r"[+\-−–±]?[\w.,'′∞]+[+\-−–*]?")
 
 @dataclass
 class TextWriter:
-    """Collects one run of text: a page, a table cell, or what is raised, lowered or above a
-    character.
+    """Collects one run of text: a page, a table cell, or what is raised or lowered.
 
     Attributes:
         indent: How many lists are open around what is written.
@@ -66,8 +65,7 @@ class TextWriter:
         self._gap = max(self._gap.strip(" "), "\n" * lines, key=len)
 
     def mark(self, mark: str) -> None:
-        """Has the next text preceded by a list marker, the signs of a heading, or those of
-        struck-out text."""
+        """Puts a list marker, or the signs of a heading or a deletion, before the next text."""
         self._marks.append(mark)
 
     def unmark(self, mark: str) -> bool:
@@ -87,21 +85,21 @@ class TextWriter:
         self._address = address
 
     def base(self) -> str:
-        """The last characters of the line, empty where a line begins."""
+        """Returns the last characters of the line, empty where a line begins."""
         if "\n" in self._gap or not self._parts:
             return ""
         return self._parts[-1][-12:] + self._gap
 
     def length(self) -> int:
-        """How far it is written, for `since`."""
+        """Returns how far it is written, for `since`."""
         return len(self._parts)
 
     def since(self, length: int) -> str:
-        """What was written since `length` was this."""
+        """Returns what was written since `length` was this."""
         return "".join(self._parts[length:]).strip()
 
     def text(self) -> str:
-        """All that was written; lines do not end in spaces."""
+        """Returns all that was written; lines do not end in spaces."""
         self._flush_address()
         return "".join(self._parts)
 
@@ -144,16 +142,17 @@ class TextWriter:
 
 
 def is_wide(character: str) -> bool:
-    """Whether a character is Chinese or Japanese: they are written without spaces, and a line's end
-    adds none."""
+    """Returns whether a character is Chinese or Japanese.
+
+    These are written without spaces, and the end of a line adds none.
+    """
     if not character or unicodedata.east_asian_width(character) not in "WF":
         return False
     return not unicodedata.name(character, "").startswith("HANGUL")
 
 
 def raise_text(base: str, text: str) -> str:
-    """Returns raised text as it is written in a line: 10^6, x^(n+1), but 1st and XIXe and
-    text[1]."""
+    """Returns raised text as it stands in a line: 10^6 and x^(n+1), but 1st and text[1]."""
     if not base or not any(character.isalnum() for character in text) or text.startswith("["):
         return text
     numbered = base[-1].isdigit() or _ROMAN.search(base) is not None
@@ -165,8 +164,7 @@ def raise_text(base: str, text: str) -> str:
 
 
 def lower_text(base: str, text: str) -> str:
-    """Returns lowered text as it is written in a line: H2O and x1, but x_i, V_max, 10_2 and
-    x_(i+1)."""
+    """Returns lowered text as it stands in a line: x_i and x_(i+1), but H2O and x1."""
     if not base or not any(character.isalnum() for character in text) or "\n" in text:
         return text
     if text.isdigit() and (base[-1].isalpha() or base[-1] in ")]"):

@@ -33,7 +33,7 @@ _MOST_ADDED = 1_000_000
 
 
 def is_xml(page: str) -> bool:
-    """Whether a page begins as XML does."""
+    """Returns whether a page begins as XML does."""
     return page.lstrip("\ufeff \t\r\n").startswith("<?xml")
 
 

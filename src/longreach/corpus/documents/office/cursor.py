@@ -80,7 +80,7 @@ class Place:
             self._words.append(text)
 
     def take_boxes(self) -> "list[_Element]":
-        """The text boxes met so far, which are then forgotten."""
+        """Returns the text boxes met so far, which are then forgotten."""
         boxes = self.boxes
         self.boxes = []
         return boxes

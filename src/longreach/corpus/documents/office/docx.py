@@ -28,7 +28,7 @@ def convert(raw: bytes, name: str) -> Converted:
 
 
 def _page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
-    """The whole document as a page of HTML, and what of it could not be read."""
+    """Returns the whole document as a page of HTML, and what of it could not be read."""
     from lxml.etree import Element, SubElement
 
     main = next(iter(package.related("", "officeDocument")), "word/document.xml")
@@ -56,7 +56,7 @@ class _Parts(NamedTuple):
     main: str
 
     def only(self, kind: str) -> str:
-        """The name of the one part of a kind; the usual name where the document refers to none."""
+        """Returns the name of the one part of a kind; the usual name if there is no reference."""
         names = self.package.related(self.main, kind)
         return names[0] if names else posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
 

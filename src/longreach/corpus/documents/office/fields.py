@@ -1,5 +1,4 @@
-"""Fields of a DOCX, such as page numbers and links: a code that says what is shown, and the result
-that is shown."""
+"""Fields of a DOCX, such as page numbers and links: a code, and the result that is shown."""
 
 from typing import TYPE_CHECKING
 

@@ -11,7 +11,7 @@ _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 
 
 def to_latex(element: "_Element") -> str:
-    """A formula as LaTeX; its bare characters where the converter drops some of them."""
+    """Returns a formula as LaTeX; its bare characters where the converter drops some of them."""
     from markitdown.converter_utils.docx.math.omml import oMath2Latex
 
     characters = "".join(text.text or "" for text in element.iter(MATH + "t", _W + "t"))

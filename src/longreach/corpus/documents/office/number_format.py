@@ -16,8 +16,7 @@ _EXACT = Context(prec=3 * _MOST_DIGITS)
 
 
 def show_value(value: object, number_format: str) -> str:
-    """Returns the value of a cell as text: dates in the order of ISO 8601, truth values as TRUE and
-    FALSE."""
+    """Returns the value of a cell as text, with dates as in ISO 8601, and TRUE and FALSE."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -67,8 +66,7 @@ def _split_sections(number_format: str) -> list[str]:
 
 
 def _apply(value: int | float, section: str) -> str | None:
-    """Writes a number by one format, or returns None where the format is of a kind that is not
-    known here."""
+    """Writes a number by one format; None if the format is of an unknown kind."""
     match = re.search(r'(?:"[^"]*"|\\.|\[[^\]]*\]|_.|\*.|[^#0?"\\\[_*])*?(?=[#0?])', section)
     if "general" in section.lower():
         return None
@@ -106,7 +104,7 @@ def _apply(value: int | float, section: str) -> str | None:
 
 
 def _literals(part: str) -> str | None:
-    """The text in a part of a format without digits; None where it holds more than text."""
+    """Returns the text in a part of a format without digits; None where it holds more than text."""
     text = ""
     place = 0
     while place < len(part):
@@ -119,7 +117,7 @@ def _literals(part: str) -> str | None:
 
 
 def _plain(value: int | float) -> str:
-    """A number without a format: 15 digits are those that a spreadsheet keeps."""
+    """Returns a number without a format: 15 digits are those that a spreadsheet keeps."""
     if isinstance(value, int):
         return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"

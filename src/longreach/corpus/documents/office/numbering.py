@@ -1,5 +1,4 @@
-"""The numbers of a DOCX's paragraphs ("1.2", "(a)", "Section IV"): the file stores rules, and
-readers count."""
+"""The numbers of a DOCX's paragraphs ("1.2", "(a)"): the file stores rules, and readers count."""
 
 import re
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ class Numbering:
             self._lists[number] = _read_list(element, abstract, abstracts.get(abstract))
 
     def rule(self, number: str, level: int) -> Rule | None:
-        """The rule of a level of a list, or None where there is no such list or level."""
+        """Returns the rule of a level of a list, or None where there is no such list or level."""
         found = self._lists.get(number)
         return None if found is None else found.rules.get(level)
 
@@ -103,8 +102,7 @@ class Numbering:
 
 
 def format_number(number: int, form: str) -> str:
-    """Writes a number in one of the forms of WordprocessingML; in digits where the form has no
-    known letters."""
+    """Writes a number in a form of WordprocessingML; in digits if its letters are unknown."""
     if form == "none":
         return ""
     if form == "decimalZero":
@@ -123,13 +121,13 @@ def format_number(number: int, form: str) -> str:
 
 
 def value(element: "_Element | None", child: str) -> str:
-    """The value of a property such as `<w:start w:val="3"/>`; "" where it is not there."""
+    """Returns the value of a property such as `<w:start w:val="3"/>`; "" where it is not there."""
     found = None if element is None else element.find(f"{W}{child}")
     return "" if found is None else found.get(f"{W}val", "")
 
 
 def whole(text: str, default: int) -> int:
-    """A whole number of at most six digits, or `default`: damaged files hold other things."""
+    """Returns a whole number of at most six digits, else `default`, as in damaged files."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,6}", text) else default
 
 

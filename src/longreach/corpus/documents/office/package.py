@@ -1,5 +1,4 @@
-"""Packages of Office Open XML: their parts, how one part names another, and XML that cannot
-hurt."""
+"""Packages of Office Open XML: their parts, links between parts, and XML that cannot hurt."""
 
 import posixpath
 import zipfile
@@ -61,17 +60,17 @@ class Package:
         self._names = {member.replace("\\", "/").lower(): member for member in archive.namelist()}
 
     def read(self, part: str) -> bytes | None:
-        """The bytes of a part, or None where there is none of that name."""
+        """Returns the bytes of a part, or None where there is none of that name."""
         member = self._names.get(part.lower())
         return None if member is None else self.archive.read(member)
 
     def tree(self, part: str) -> "_Element | None":
-        """The root element of a part, or None where there is none of that name."""
+        """Returns the root element of a part, or None where there is none of that name."""
         raw = self.read(part)
         return None if raw is None else parse(raw)
 
     def links(self, part: str = "") -> dict[str, Link]:
-        """The relationships of a part by their id; those of the package itself without a name."""
+        """Returns the relationships of a part by their id; those of the package for ""."""
         folder, name = posixpath.split(part)
         root = self.tree(posixpath.join(folder, "_rels", f"{name}.rels"))
         links = {}
@@ -87,7 +86,7 @@ class Package:
         return links
 
     def related(self, part: str, kind: str) -> list[str]:
-        """The names of the parts of one kind that a part refers to."""
+        """Returns the names of the parts of one kind that a part refers to."""
         return [
             link.target
             for link in self.links(part).values()

@@ -1,5 +1,4 @@
-"""PPTX to text: slides in order, each with its shapes from the top, its tables, charts, notes and
-comments."""
+"""PPTX to text: slides in order, each with its shapes, tables, charts, notes and comments."""
 
 import io
 from collections import Counter
@@ -54,7 +53,7 @@ class _Writer:
         self._slide: Any = None
 
     def notes(self) -> tuple[str, ...]:
-        """One sentence for each kind of thing that could not be read."""
+        """Returns one sentence for each kind of thing that could not be read."""
         return tuple(
             f"{count} {what} is not read." if count == 1 else f"{count} {what}s are not read."
             for what, count in sorted(self._lost.items())
@@ -215,8 +214,7 @@ class _Writer:
 
 
 def _choose_alternatives(root: "_Element") -> None:
-    """Puts one of several ways in which the same thing is said in their place: the first with text,
-    else the first."""
+    """Replaces each choice among alternatives by the first with text, else by the first."""
     for alternatives in list(root.iter(COMPATIBILITY + "AlternateContent")):
         parent = alternatives.getparent()
         ways = list(alternatives)

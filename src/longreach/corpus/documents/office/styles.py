@@ -1,5 +1,4 @@
-"""The styles of a DOCX: which paragraphs are headings or numbered, which runs are hidden or
-raised."""
+"""The styles of a DOCX: headings, numbered paragraphs, hidden and raised runs."""
 
 import re
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class Styles:
             self._styles.setdefault(style.get(f"{W}styleId", ""), style)
 
     def list_numbers(self) -> dict[str, str]:
-        """For the id of each style that names a list, the id of that list."""
+        """Returns the id of the list that each style names, by the id of the style."""
         found = {}
         for name, style in self._styles.items():
             number = value(style.find(f"{W}pPr/{W}numPr"), "numId")
@@ -55,7 +54,7 @@ class Styles:
         return found
 
     def paragraph(self, properties: "_Element | None") -> ParagraphLook:
-        """What the paragraph with these properties is."""
+        """Returns what the paragraph with these properties is."""
         named = value(properties, "pStyle")
         heading = 0
         outline = value(properties, "outlineLvl")
@@ -80,7 +79,7 @@ class Styles:
         )
 
     def run(self, properties: "_Element | None") -> RunLook:
-        """How the run with these properties is shown."""
+        """Returns how the run with these properties is shown."""
         if properties is None:
             return RunLook()
         hidden = switch(properties, "vanish")
@@ -107,7 +106,7 @@ class Styles:
 
 
 def switch(properties: "_Element", name: str) -> bool | None:
-    """Whether a property that is on or off is on; None where it is not named."""
+    """Returns whether a property that is on or off is on; None where it is not named."""
     found = properties.find(f"{W}{name}")
     return None if found is None else found.get(f"{W}val", "1") not in ("0", "false", "off")
 

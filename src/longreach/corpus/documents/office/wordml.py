@@ -114,8 +114,10 @@ class Writer:
         }
 
     def read(self, root: "_Element", part: str, block: "_Element", label: str = "") -> None:
-        """Appends what an element of a part holds to `block`, with a label before its first
-        paragraph."""
+        """Appends what an element of a part holds to `block`.
+
+        A label stands before its first paragraph.
+        """
         self._links = self._package.links(part)
         self._codes = field_codes(root)
         self._label = label
@@ -277,7 +279,7 @@ class Writer:
         self._say(self._from_symbol_font(character, element.get(f"{W}font", "")))
 
     def _from_symbol_font(self, character: str, font: str) -> str:
-        """The character that a place in a font of symbols shows."""
+        """Returns the character that a place in a font of symbols shows."""
         from mammoth.docx.dingbats import dingbats
 
         code = ord(character)
@@ -327,8 +329,7 @@ class Writer:
         self._say(f"[{len(self.notes)}]")
 
     def _alternative(self, element: "_Element") -> None:
-        """Reads one of several ways in which the same thing is said: the first that holds text,
-        else the first."""
+        """Reads the first of several alternatives that holds text, else the first."""
         ways = [way for way in element if isinstance(way.tag, str)]
         for way in ways:
             if next(way.iter(*_TEXTS), None) is not None:
@@ -393,8 +394,10 @@ class Writer:
 
 
 def _members(element: "_Element", name: str) -> "list[_Element]":
-    """The rows of a table, or the cells of a row, also those inside content controls and tracked
-    insertions."""
+    """Yields the rows of a table or the cells of a row.
+
+    Those in content controls and tracked insertions count too.
+    """
     found: list[_Element] = []
     for child in element:
         if child.tag == W + name:

@@ -1,5 +1,4 @@
-"""XLSX to text: each sheet as a table, with the values that formulas had when the file was
-saved."""
+"""XLSX to text: each sheet as a table, with the values of formulas when the file was saved."""
 
 import bisect
 import io
@@ -38,8 +37,7 @@ class _Place(NamedTuple):
 
 
 def convert(raw: bytes, name: str) -> Converted:
-    """Reads a workbook sheet by sheet, hidden ones too; see `Format.convert` for arguments and
-    errors.
+    """Reads a workbook sheet by sheet, hidden ones too; see `Format.convert`.
 
     Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet
     that is empty nearly everywhere comes as one line for each cell: "B7: 12".
@@ -69,7 +67,7 @@ def convert(raw: bytes, name: str) -> Converted:
 
 
 def _sheet_parts(package: Package) -> dict[str, str]:
-    """The name of the part of each sheet."""
+    """Returns the name of the part of each sheet."""
     main = next(iter(package.related("", "officeDocument")), "xl/workbook.xml")
     root = package.tree(main)
     links = package.links(main)
@@ -150,7 +148,7 @@ def _repeat_merged(
 
 
 def _remarks(package: Package, part: str) -> list[str]:
-    """The notes on cells."""
+    """Returns the notes on cells."""
     remarks = []
     for comments in package.related(part, "comments") if part else []:
         root: Any = package.tree(comments)
@@ -162,7 +160,7 @@ def _remarks(package: Package, part: str) -> list[str]:
 
 
 def _drawn_text(package: Package, part: str) -> list[str]:
-    """The paragraphs of text boxes and shapes that lie on a sheet."""
+    """Returns the paragraphs of text boxes and shapes that lie on a sheet."""
     found = []
     for drawing in package.related(part, "drawing") if part else []:
         root: Any = package.tree(drawing)

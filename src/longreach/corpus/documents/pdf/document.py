@@ -26,15 +26,14 @@ _OBJECTS_LOG = "pypdf.generic._data_structures"
 
 
 class _Repairs(logging.Handler):
-    """Notices objects of which pypdf could read only a part; it says so in its log and nowhere
-    else."""
+    """Notices objects that pypdf read only in part, which it says in its log alone."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.happened = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called for each message of the log."""
+        """Notes a message of pypdf's log."""
         if record.getMessage().startswith("Pdf"):  # the name of an exception
             self.happened = True
 

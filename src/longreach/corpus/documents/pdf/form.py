@@ -1,5 +1,4 @@
-"""What stands on a PDF beside its text layer: values of form fields, notes of readers, attached
-files."""
+"""What a PDF holds beside its text layer: form fields, readers' notes, attached files."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +25,7 @@ class Form:
         self._failed = False
 
     def read(self, page: "PageObject") -> list[str]:
-        """The fields of a page as "name: value", and the notes on it, one a line."""
+        """Returns the fields of a page as "name: value", and the notes on it, one a line."""
         lines = []
         for annotation in self._list(page.get("/Annots")):
             try:
@@ -38,7 +37,7 @@ class Form:
         return [line for line in lines if line]
 
     def rest(self) -> list[str]:
-        """The fields that have no place on any page that was read."""
+        """Returns the fields that have no place on any page that was read."""
         lines = []
         try:
             for field in self._fields():
@@ -50,7 +49,7 @@ class Form:
         return [line for line in lines if line]
 
     def notes(self) -> list[str]:
-        """One sentence for each thing that could not be read."""
+        """Returns one sentence for each thing that could not be read."""
         said = []
         form = self._form()
         if "/XFA" in form and not list(_objects(form.get("/Fields"))):
@@ -84,7 +83,7 @@ class Form:
         return form if isinstance(form, dict) else {}
 
     def _fields(self) -> Iterator[Any]:
-        """The fields without fields below them."""
+        """Yields the fields without fields below them."""
         pending = list(self._list(self._form().get("/Fields")))[::-1]
         seen = set()
         while pending:
@@ -117,7 +116,7 @@ class Form:
         return f"Note by {author}: {text}" if author else f"Note: {text}"
 
     def _drawn(self, annotation: Any, page: "PageObject") -> str:
-        """The text that is drawn for an annotation which does not say it."""
+        """Returns the text that is drawn for an annotation which does not say it."""
         from pypdf.generic import StreamObject
 
         looks = annotation.get("/AP")
@@ -165,7 +164,7 @@ class Form:
 
 
 def _button(field: Any, value: Any, options: Any) -> str:
-    """What is ticked or chosen: the name of a state, "Off" for none."""
+    """Returns what is ticked or chosen: the name of a state, "Off" for none."""
     if value is None:
         states = [widget.get("/AS") for widget in (field, *_objects(field.get("/Kids")))]
         value = next((state for state in states if state not in (None, "/Off")), None) or "/Off"
@@ -175,7 +174,7 @@ def _button(field: Any, value: Any, options: Any) -> str:
 
 
 def _options(options: Any) -> Iterator[tuple[str, str]]:
-    """What the choices of a list are called where they are stored, and where they are shown."""
+    """Returns the choices of a list: their stored values, and what is shown for each."""
     for option in options if isinstance(options, list) else ():
         pair = option.get_object()
         if isinstance(pair, list) and len(pair) == 2:
@@ -183,7 +182,7 @@ def _options(options: Any) -> Iterator[tuple[str, str]]:
 
 
 def _upwards(node: Any) -> list[Any]:
-    """A field and the fields it is part of, the innermost first."""
+    """Returns a field and the fields it is part of, the innermost first."""
     nodes = [node]
     while "/Parent" in nodes[-1] and len(nodes) < _DEEPEST:
         above = nodes[-1]["/Parent"].get_object()
@@ -201,7 +200,7 @@ def _inherited(nodes: list[Any], key: str) -> Any:
 
 
 def _objects(array: Any) -> Iterator[Any]:
-    """The dictionaries in an array of a damaged or healthy file."""
+    """Yields the dictionaries in an array of a damaged or healthy file."""
     array = None if array is None else array.get_object()
     for entry in array if isinstance(array, list) else ():
         found = None if entry is None else entry.get_object()
@@ -210,7 +209,7 @@ def _objects(array: Any) -> Iterator[Any]:
 
 
 def _plain(value: Any) -> str:
-    """A string, a name, a number, or a stream of text, as text."""
+    """Returns a string, a name, a number, or a stream of text, as text."""
     value = value.get_object() if hasattr(value, "get_object") else value
     if value is None or (isinstance(value, (dict, list)) and not hasattr(value, "get_data")):
         return ""
@@ -224,7 +223,7 @@ def _plain(value: Any) -> str:
 
 
 def _rich(value: Any) -> str:
-    """The words of rich text, which is XHTML."""
+    """Returns the words of rich text, which is XHTML."""
     text = _plain(value)
     if not text.strip():
         return ""

@@ -41,8 +41,7 @@ class State(Enum):
 
 
 class PageText(NamedTuple):
-    """The text of a page, the number of letters in its text layer, and the page itself unless it is
-    missing."""
+    """The text of a page, the number of its letters, and the page unless it is missing."""
 
     text: str
     state: State
@@ -60,7 +59,7 @@ class _Fonts:
         self._kept: list[Any] = []
 
     def count(self, text: str, matrix: Any, text_matrix: Any, font: Any, size: Any) -> None:
-        """Called by pypdf for each piece of text."""
+        """Counts a piece of text, for which pypdf calls it."""
         letters = [character for character in text if not character.isspace()]
         self.letters += len(letters)
         if font is not None and id(font) not in self._readable:
@@ -105,7 +104,7 @@ def read_page(reader: "PdfReader", index: int) -> PageText:
 
 
 def _is_intact(page: "PageObject") -> bool:
-    """Whether all streams of a page's content are there and whole."""
+    """Returns whether all streams of a page's content are there and whole."""
     from pypdf.generic import ArrayObject, StreamObject
 
     if "/Contents" not in page:
@@ -120,8 +119,7 @@ def _is_intact(page: "PageObject") -> bool:
 
 
 def _is_whole(stream: Any) -> bool:
-    """Whether the packed bytes of a stream can be unpacked to their end; pypdf is content with the
-    beginning."""
+    """Returns whether a stream can be unpacked to its end; pypdf is content with the beginning."""
     from pypdf.filters import ASCII85Decode, ASCIIHexDecode
 
     filters = stream.get("/Filter", [])
@@ -155,7 +153,7 @@ def _inflates(data: bytes) -> bool:
 
 
 def _shows_something(page: "PageObject") -> bool:
-    """Whether anything but white is painted on a page."""
+    """Returns whether anything but white is painted on a page."""
     from pypdf.generic import ContentStream
 
     pending = [(page.get_contents(), page.get("/Resources"))]
@@ -195,7 +193,7 @@ def _resource(resources: Any, operands: list[Any]) -> Any:
 
 
 def _is_readable(font: Any) -> bool:
-    """Whether a font says which characters its codes stand for."""
+    """Returns whether a font says which characters its codes stand for."""
     from pypdf.generic import StreamObject
 
     if "/ToUnicode" in font:
