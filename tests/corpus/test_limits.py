@@ -24,7 +24,7 @@ from longreach.corpus.documents import (
     worker,
 )
 from longreach.corpus.documents import convert as formats
-from longreach.corpus.documents.archive import opened
+from longreach.corpus.documents.archive import open_archive
 from longreach.corpus.documents.limits import applied, current, size
 from longreach.errors import DocumentError, UsageError
 from tests.corpus.test_documents import LINE, OPF, make_docx, make_epub
@@ -139,14 +139,14 @@ def test_a_part_that_unpacks_to_too_much_is_refused(tmp_path):
     add_part(path, "big.xhtml", 40)
     raw = path.read_bytes()
     assert len(raw) < 100_000
-    with applied(Limits(unpacked_bytes=40 << 20)), opened(raw, "a.epub", ".epub") as archive:
+    with applied(Limits(unpacked_bytes=40 << 20)), open_archive(raw, "a.epub", ".epub") as archive:
         assert len(archive.read("big.xhtml")) == 40 << 20
     with pytest.raises(DocumentError, match=r"unpacks to more.*unpacked_bytes"):
         unpack(raw, "big.xhtml", (40 << 20) - 1)
 
 
 def unpack(raw, member, unpacked_bytes, times=1):
-    with applied(Limits(unpacked_bytes=unpacked_bytes)), opened(raw, "a.epub", ".epub") as archive:
+    with applied(Limits(unpacked_bytes=unpacked_bytes)), open_archive(raw, "a.epub", ".epub") as archive:
         for _ in range(times):
             archive.read(member)
 

@@ -58,7 +58,7 @@ class BoundedArchive(zipfile.ZipFile):
 
 
 @contextmanager
-def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
+def open_archive(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
     """Opens an archive whose members can be read without a password, within the limits.
 
     Raises:
@@ -69,8 +69,10 @@ def opened(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile]:
         advice = f"remove the password, or save it again as {suffix}."
         raise DocumentError(f"{name} is password-protected, or an old Office file: {advice}")
     with converting(name, suffix), BoundedArchive(raw, name) as archive:
-        if any(member.flag_bits & 1 for member in archive.infolist()):
-            raise DocumentError(locked(name))
+        for member in archive.infolist():
+            # The flag of an encrypted member.
+            if member.flag_bits & 1:
+                raise DocumentError(explain_password(name))
         yield archive
 
 
@@ -88,15 +90,14 @@ def check_unpacked(archive: zipfile.ZipFile, name: str, suffixes: tuple[str, ...
     Raises:
         DocumentError: They unpack to more than the limit.
     """
-    total = sum(
-        member.file_size
-        for member in archive.infolist()
-        if member.filename.lower().endswith(suffixes)
-    )
+    total = 0
+    for member in archive.infolist():
+        if member.filename.lower().endswith(suffixes):
+            total += member.file_size
     if total > current().unpacked_bytes:
         raise exceeded(name, "unpacks to more than is allowed", "unpacked_bytes", current())
 
 
-def locked(name: str) -> str:
-    """Says that a document needs a password."""
+def explain_password(name: str) -> str:
+    """Returns the sentence for a document that needs a password."""
     return f"{name} is password-protected: remove the password or the copy protection first."

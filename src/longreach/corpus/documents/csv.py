@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.encodings.decode import decode_text
-from longreach.corpus.documents.grid import is_sparse, table_lines
+from longreach.corpus.documents.grid import format_table, is_sparse
 
 # In the order of preference where several part the first rows equally well: a comma is often a
 # decimal sign.
@@ -54,7 +54,7 @@ def convert(raw: bytes, name: str) -> Converted:
         if size.columns < 2:
             return Converted(text)
         columns = 0 if is_sparse(size.rows, size.columns, size.cells) else size.columns
-        return Converted("\n".join(table_lines(_rows(body, dialect), columns)))
+        return Converted("\n".join(format_table(_rows(body, dialect), columns)))
 
 
 def _find_delimiter(text: str) -> str:

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 # Few cells can ask for millions of empty ones: then rows are as long as they are.
-_LEAST_ROOM = 10_000
-_ROOM_PER_CELL = 20
+_LEAST_SPARSE = 10_000
+_PLACES_PER_CELL = 20
 
 
 def is_sparse(rows: int, columns: int, cells: int) -> bool:
     """Returns whether a grid would be empty nearly everywhere."""
-    return rows * columns > _LEAST_ROOM + _ROOM_PER_CELL * cells
+    return rows * columns > _LEAST_SPARSE + _PLACES_PER_CELL * cells
 
 
-def table_lines(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
+def format_table(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
     """Yields a line for each row that holds text, and a rule below the first, the headings.
 
     Args:

@@ -3,24 +3,24 @@
 import zipfile
 import zlib
 
-from longreach.corpus.documents.archive import locked, opened
+from longreach.corpus.documents.archive import explain_password, open_archive
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.encodings.decode import decode_html, decode_text
 from longreach.corpus.documents.epub.package import (
     Members,
     Package,
     PageItem,
-    encrypted_members,
+    find_encrypted,
     read_packages,
 )
 from longreach.corpus.documents.html.page import check_depth, read_page
-from longreach.corpus.documents.html.xhtml import as_html
+from longreach.corpus.documents.html.xhtml import to_html
 from longreach.errors import DocumentError
 
 
 def convert(raw: bytes, name: str) -> Converted:
     """Reads what an EPUB says about itself, and its pages in order; see `Format.convert`."""
-    with opened(raw, name, ".epub") as archive:
+    with open_archive(raw, name, ".epub") as archive:
         book = _Book(name, Members(archive))
         try:
             packages = read_packages(book.members)
@@ -29,7 +29,9 @@ def convert(raw: bytes, name: str) -> Converted:
         for package in packages:
             book.read(package)
     if not book.pages:
-        missing = f" ({book.notes[0].removesuffix('.')})" if book.notes else ""
+        missing = ""
+        if book.notes:
+            missing = f" ({book.notes[0].removesuffix('.')})"
         raise DocumentError(
             f"{name} holds no text, only its cover or pictures{missing}: export it as text."
         )
@@ -45,7 +47,7 @@ class _Book:
         self.about: list[str] = []
         self.pages: list[str] = []
         self.notes: list[str] = []
-        self._encrypted = encrypted_members(members)
+        self._encrypted = find_encrypted(members)
         self._read: set[str] = set()
         self._titles: set[str] = set()
 
@@ -64,7 +66,7 @@ class _Book:
 
     def _read_page(self, page: PageItem, path: str) -> None:
         if self._encrypted is not None and path in self._encrypted:
-            raise DocumentError(locked(self.name))
+            raise DocumentError(explain_password(self.name))
         if page.kind.startswith(("image/", "audio/", "video/", "font/")) and "svg" not in page.kind:
             return
         try:
@@ -77,16 +79,16 @@ class _Book:
             if page.kind == "text/plain":
                 text = decode_text(raw, where)
             else:
-                text = self._text_of_markup(decode_html(raw, where), where)
+                text = self._convert_markup(decode_html(raw, where), where)
         except DocumentError as error:
             if self._encrypted is None:
-                raise DocumentError(locked(self.name)) from error
+                raise DocumentError(explain_password(self.name)) from error
             raise
         if text.strip():
             self.pages.append(text.strip("\n"))
 
-    def _text_of_markup(self, page: str, where: str) -> str:
-        page = as_html(page)
+    def _convert_markup(self, page: str, where: str) -> str:
+        page = to_html(page)
         check_depth(page, where)
         read = read_page(page)
         # Many books repeat their title as that of each page.

@@ -1,6 +1,7 @@
 """What an EPUB says about itself: its title and authors, and its pages in reading order."""
 
 import posixpath
+import re
 import unicodedata
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ _CONTAINER = "META-INF/container.xml"
 _ENCRYPTION = "META-INF/encryption.xml"
 # These only scramble fonts.
 _OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
-_MARKUP = ("xhtml", "html", "xml")
+_MARKUP = re.compile("html|xml")
 
 
 class PageItem(NamedTuple):
@@ -51,11 +52,11 @@ class Members:
             if not name.endswith(("/", "\\")):
                 self._names.setdefault(name, name)
         for name in list(self._names):
-            self._names.setdefault(_key(name), name)
+            self._names.setdefault(_normalize(name), name)
 
     def find(self, path: str) -> str | None:
         """Returns the member of that name, or None where the archive lacks it."""
-        return self._names.get(path) or self._names.get(_key(path))
+        return self._names.get(path) or self._names.get(_normalize(path))
 
     def resolve(self, base: str, href: str) -> str | None:
         """Returns the member that an address in the member `base` leads to."""
@@ -72,7 +73,7 @@ class Members:
                     return found
         return None
 
-    def named(self, suffix: str) -> list[str]:
+    def list_by_suffix(self, suffix: str) -> list[str]:
         """Returns the members with that suffix."""
         return [name for name in self._archive.namelist() if name.lower().endswith(suffix)]
 
@@ -86,17 +87,17 @@ def read_packages(members: Members) -> list[Package]:
     container = members.find(_CONTAINER)
     paths: list[str] = []
     if container is not None:
-        for rootfile in _all(_parse(members.read(container)), "rootfile"):
+        for rootfile in _iterate(_parse(members.read(container)), "rootfile"):
             path = members.resolve("", rootfile.get("full-path") or "")
             if path is not None and path not in paths and path.lower().endswith((".opf", ".xml")):
                 paths.append(path)
-    paths = paths or members.named(".opf")
+    paths = paths or members.list_by_suffix(".opf")
     if not paths:
         raise ValueError("no package")
     return [_read_package(members, path) for path in paths]
 
 
-def encrypted_members(members: Members) -> set[str] | None:
+def find_encrypted(members: Members) -> set[str] | None:
     """Returns the members that need a key; None if there may be some that are not named."""
     listing = members.find(_ENCRYPTION)
     if listing is None:
@@ -106,11 +107,11 @@ def encrypted_members(members: Members) -> set[str] | None:
         root = _parse(members.read(listing))
     except (ValueError, zipfile.BadZipFile, zlib.error):
         return None
-    for entry in _all(root, "EncryptedData"):
-        methods = [method.get("Algorithm") or "" for method in _all(entry, "EncryptionMethod")]
-        if any(method in _OBFUSCATION for method in methods):
+    for entry in _iterate(root, "EncryptedData"):
+        methods = {method.get("Algorithm") or "" for method in _iterate(entry, "EncryptionMethod")}
+        if not methods.isdisjoint(_OBFUSCATION):
             continue
-        for reference in _all(entry, "CipherReference"):
+        for reference in _iterate(entry, "CipherReference"):
             path = members.resolve("", reference.get("URI") or "")
             if path is not None:
                 encrypted.add(path)
@@ -119,55 +120,58 @@ def encrypted_members(members: Members) -> set[str] | None:
 
 def _read_package(members: Members, path: str) -> Package:
     root = _parse(members.read(path))
-    items = {item.get("id") or "": item for item in _all(root, "item")}
+    items = {item.get("id") or "": item for item in _iterate(root, "item")}
     notes: list[str] = []
     pages: list[PageItem] = []
     named: set[str] = set()
-    references = [reference.get("idref") or "" for reference in _all(root, "itemref")]
     # A page may be named any number of times; it is read once.
+    references = [reference.get("idref") or "" for reference in _iterate(root, "itemref")]
     for reference in dict.fromkeys(references):
-        item = _readable(items, reference)
+        item = _find_readable(items, reference)
         if item is None:
             notes.append(f"Chapter '{reference}' is not listed among the files of the book.")
             continue
-        pages.append(_page(members, path, item))
+        pages.append(_read_item(members, path, item))
         named.add(reference)
     # What is listed but has no place in the order, notes for example, follows at the end.
     for key, item in items.items():
         kind = item.get("media-type") or ""
         navigation = "nav" in (item.get("properties") or "").split()
         if key not in named and "html" in kind and not navigation:
-            page = _page(members, path, item)
+            page = _read_item(members, path, item)
             if page.path is not None:
                 pages.append(page)
+    titles = _read_metadata(root, "title")
+    described = {
+        "Title": titles,
+        "Authors": _read_metadata(root, "creator"),
+        "Publisher": _read_metadata(root, "publisher"),
+        # Further dates are those of changes to the file.
+        "Date": _read_metadata(root, "date")[:1],
+        "Description": _read_metadata(root, "description"),
+    }
     about = []
-    titles = _texts(root, "title")
-    for label, texts in (
-        ("Title", titles),
-        ("Authors", _texts(root, "creator")),
-        ("Publisher", _texts(root, "publisher")),
-        ("Date", _texts(root, "date")[:1]),
-        ("Description", _texts(root, "description")),
-    ):
+    for label, texts in described.items():
         if texts:
             about.append(f"{label}: {', '.join(texts)}")
-    return Package(about, titles[0] if titles else "", pages, notes)
+    return Package(about, next(iter(titles), ""), pages, notes)
 
 
-def _page(members: Members, base: str, item: "_Element") -> PageItem:
+def _read_item(members: Members, base: str, item: "_Element") -> PageItem:
     href = item.get("href") or ""
-    return PageItem(
-        href, members.resolve(base, href) if href else None, item.get("media-type") or ""
-    )
+    path = None
+    if href:
+        path = members.resolve(base, href)
+    return PageItem(href, path, item.get("media-type") or "")
 
 
-def _readable(items: dict[str, "_Element"], key: str) -> "_Element | None":
+def _find_readable(items: dict[str, "_Element"], key: str) -> "_Element | None":
     """Returns an item, or the first one with text among those that may stand for it."""
     first = items.get(key)
     item = first
     seen: set[str] = set()
     while item is not None and key not in seen:
-        if any(kind in (item.get("media-type") or "html") for kind in _MARKUP):
+        if _MARKUP.search(item.get("media-type") or "html"):
             return item
         seen.add(key)
         key = item.get("fallback") or ""
@@ -186,24 +190,29 @@ def _parse(raw: bytes) -> "_Element":
     return root
 
 
-def _all(root: "_Element", name: str) -> Iterator["_Element"]:
+def _iterate(root: "_Element", name: str) -> Iterator["_Element"]:
     """Yields the elements of that name, whatever namespace they are in."""
     for element in root.iter():
         # Comments and the like have no name that is a str.
-        if (
-            isinstance(element.tag, str)
-            and element.tag.rpartition("}")[2].rpartition(":")[2] == name
-        ):
+        if not isinstance(element.tag, str):
+            continue
+        local = element.tag.rpartition("}")[2]
+        if local.rpartition(":")[2] == name:
             yield element
 
 
-def _texts(root: "_Element", name: str) -> list[str]:
-    metadata = next(_all(root, "metadata"), None)
+def _read_metadata(root: "_Element", name: str) -> list[str]:
+    """Returns the texts of the metadata of that name, each once."""
+    metadata = next(_iterate(root, "metadata"), None)
     if metadata is None:
         return []
-    found = (" ".join("".join(element.itertext()).split()) for element in _all(metadata, name))
-    return [text for text in dict.fromkeys(found) if text]
+    found = {}
+    for element in _iterate(metadata, name):
+        text = " ".join("".join(element.itertext()).split())
+        if text:
+            found[text] = True
+    return list(found)
 
 
-def _key(name: str) -> str:
+def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/").lstrip("/")).casefold()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longreach.corpus.documents.office import roman
+from longreach.corpus.documents.numerals import may_be_roman, to_roman
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -33,30 +33,35 @@ class Numbering:
         numbering = cls(style=str(attributes.get("type") or "1"))
         if "reversed" in attributes:
             numbering.step = -1
-            numbering.number = sum(1 for child in node.iter() if child.tag == "li")
-        numbering.number = _number(attributes.get("start"), numbering.number)
+            # It counts down to 1.
+            numbering.number = [child.tag for child in node.iter()].count("li")
+        numbering.number = _parse_number(attributes.get("start"), numbering.number)
         return numbering
 
     def next(self, value: str) -> str:
         """Returns the marker of the next item, whose attribute `value` may set its number anew."""
-        number = _number(value, self.number)
+        number = _parse_number(value, self.number)
         self.number = number + self.step
-        return f"{_written(number, self.style)}. "
+        return f"{_write_number(number, self.style)}. "
 
 
-def _number(value: str | None, default: int) -> int:
+def _parse_number(value: str | None, default: int) -> int:
+    """Returns the number in an attribute, read as browsers read it."""
     digits = _NUMBER.match(value or "")
-    return int(digits[1]) if digits else default
+    if digits is None:
+        return default
+    return int(digits[1])
 
 
-def _written(number: int, style: str) -> str:
+def _write_number(number: int, style: str) -> str:
+    """Returns a number in digits, letters or Roman numerals."""
+    written = str(number)
     if style in ("a", "A") and number > 0:
-        letters = ""
+        # After z comes aa, after az comes ba.
+        written = ""
         while number > 0:
             number, letter = divmod(number - 1, 26)
-            letters = chr(ord("a") + letter) + letters
-        return letters.upper() if style == "A" else letters
-    if style in ("i", "I") and 0 < number <= roman.MOST:
-        numeral = roman.to_roman(number)
-        return numeral.upper() if style == "I" else numeral
-    return str(number)
+            written = chr(ord("a") + letter) + written
+    elif style in ("i", "I") and may_be_roman(number):
+        written = to_roman(number)
+    return written.upper() if style.isupper() else written

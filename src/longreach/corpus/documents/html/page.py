@@ -5,7 +5,7 @@ import re
 from longreach.corpus.documents.base import Converted, converting
 from longreach.corpus.documents.encodings.decode import decode_html
 from longreach.corpus.documents.html.walk import PageText, PageWalk
-from longreach.corpus.documents.html.xhtml import as_html, is_xml
+from longreach.corpus.documents.html.xhtml import is_xml, to_html
 from longreach.errors import DocumentError
 
 MOST_NESTED = 5_000
@@ -30,7 +30,7 @@ def convert(raw: bytes, name: str) -> Converted:
     """
     page = decode_html(raw, name)
     if name.lower().endswith(".xhtml") or is_xml(page):
-        page = as_html(page)
+        page = to_html(page)
     check_depth(page, name)
     with converting(name, ".html"):
         return Converted(markdown(page))
@@ -44,7 +44,11 @@ def check_depth(page: str, name: str) -> None:
     """
     depth = 0
     for tag in _DEEP.finditer(page):
-        depth = max(0, depth - 1) if tag[1] else depth + 1
+        if tag[1]:
+            # An end tag; one too many ends nothing.
+            depth = max(0, depth - 1)
+        else:
+            depth += 1
         if depth > MOST_NESTED:
             limit = f"nests more than {MOST_NESTED:,} elements in each other, which is the limit"
             raise DocumentError(f"{name} {limit}: open it in a browser and save its text.")
@@ -81,7 +85,9 @@ def read_page(page: str) -> PageText:
     depth = 0
     # A loop and no recursion: pages may be nested deeper than Python's stack.
     while node is not None:
-        child = node.first_child if walk.enter(node) else None
+        child = None
+        if walk.enter(node):
+            child = node.first_child
         if child is not None:
             depth += 1
             node = child
@@ -95,5 +101,8 @@ def read_page(page: str) -> PageText:
             node = parent
             walk.leave()
             following = node.next
-        node = following if depth > 0 else None
+        if depth == 0:
+            # What stands beside the root is no part of the page.
+            break
+        node = following
     return walk.finish()

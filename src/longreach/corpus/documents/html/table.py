@@ -11,7 +11,7 @@ _MOST_COLUMNS = 1000  # as in browsers
 _MOST_ROWS = 65534
 _LINES = re.compile(r"[ \n]{2,}|\n")
 _SMALL_CELL = 300
-_LEAST_ROOM = 10_000
+_LEAST_SPARSE = 10_000
 
 
 class Cell(NamedTuple):
@@ -59,9 +59,10 @@ class Table:
 
         Such a table has one column, or cells with large tables in them.
         """
-        if any(cell.nested and len(cell.text) > _SMALL_CELL for cell in self.cells()):
-            return True
-        return all(len(row) < 2 for row in self.rows())
+        for cell in self.cells():
+            if cell.nested and len(cell.text) > _SMALL_CELL:
+                return True
+        return max(map(len, self.rows()), default=0) < 2
 
     def blocks(self) -> list[str]:
         """Returns the texts of all cells, one after another."""
@@ -72,47 +73,47 @@ class Table:
 
         A cell that spans columns or rows is repeated in each.
         """
-        rows = self._placed()
+        rows = self._place_cells()
         columns = sorted(set(chain.from_iterable(rows)))
         size = sum(len(cell.text) + 4 for cell in self.cells())
         # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing
         # is repeated.
-        sparse = len(columns) * len(rows) > _LEAST_ROOM + 20 * size
-        room = _LEAST_ROOM + 4 * size
-        heads = self._heads()
+        sparse = len(columns) * len(rows) > _LEAST_SPARSE + 20 * size
+        left = _LEAST_SPARSE + 4 * size
+        has_headings = self._has_headings()
         lines = []
         for number, row in enumerate(rows):
             texts = []
             for column in sorted(row) if sparse else columns:
                 text, first = row.get(column, ("", True))
                 if not first:
-                    room -= len(text)
-                    if sparse or room < 0:
+                    left -= len(text)
+                    if sparse or left < 0:
                         text = ""
                 texts.append(text)
             if not any(texts):
                 continue
             lines.append("| " + " | ".join(texts) + " |")
-            if number == heads - 1:
+            if number == 0 and has_headings:
                 lines.append("| " + " | ".join(["---"] * len(texts)) + " |")
         return lines
 
-    def _heads(self) -> int:
-        """Returns how many of the first rows are headings: one, or none."""
+    def _has_headings(self) -> bool:
+        """Returns whether the first row consists of headings."""
         first = next(iter(self.rows()), [])
-        return 1 if first and all(cell.heading for cell in first) else 0
+        return bool(first) and all(cell.heading for cell in first)
 
-    def _placed(self) -> list[dict[int, "_Placed"]]:
+    def _place_cells(self) -> list[dict[int, "_Placed"]]:
         """Returns each row's texts by column, with cells from the rows above.
 
         Columns in which no cell begins are omitted.
         """
         starts: set[int] = set()
         spans: list[list[_Span]] = []
-        repeats = _LEAST_ROOM + 10 * len(self.cells())
+        repeats = _LEAST_SPARSE + 10 * len(self.cells())
         for group in self.groups:
             placed_group = _place(group, starts, repeats)
-            repeats -= sum(len(row) for row in placed_group)
+            repeats -= sum(map(len, placed_group))
             spans.extend(placed_group)
         order = sorted(starts)
         rows = []
@@ -121,9 +122,11 @@ class Table:
             for span in row:
                 # A cell over the whole width is a heading for the row, not a value of each column.
                 whole = len(row) == 1 and span.width > 1
-                for column in _between(order, span.column, span.column + span.width):
+                for column in _select_between(order, span.column, span.column + span.width):
                     begins = span.first and column == span.column
-                    text = "" if whole and column != span.column else span.text
+                    text = span.text
+                    if whole and column != span.column:
+                        text = ""
                     placed[column] = _Placed(text, begins)
             rows.append(placed)
         return rows
@@ -172,8 +175,10 @@ def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list
             width = cell.columns
             if taken:
                 width = min(width, taken[0].column - column)
-            text = _LINES.sub(" ", _flatten(cell.text) if cell.nested else cell.text)
-            span = _Span(column, width, text, True)
+            text = cell.text
+            if cell.nested:
+                text = _flatten(text)
+            span = _Span(column, width, _LINES.sub(" ", text), True)
             line.append(span)
             if cell.rows > 1:
                 above.append(_Above(span._replace(first=False), cell.rows - 1))
@@ -187,25 +192,31 @@ def _flatten(text: str) -> str:
     lines = []
     for line in text.split("\n"):
         if line.startswith("| ") and line.endswith(" |"):
-            values = [value.strip() for value in line[2:-2].split(" | ")]
-            line = ", ".join(value for value in values if value.strip("-"))
-            if not line:
+            values = []
+            for value in map(str.strip, line[2:-2].split(" | ")):
+                # Dashes alone are the rule below the headings.
+                if value.strip("-"):
+                    values.append(value)
+            if not values:
                 continue
-            line += ";"
+            line = ", ".join(values) + ";"
         lines.append(line)
     return "\n".join(lines).strip(";")
 
 
-def _between(order: list[int], first: int, end: int) -> list[int]:
+def _select_between(order: list[int], first: int, end: int) -> list[int]:
+    """Returns the numbers of a sorted list from `first` up to, and without, `end`."""
     return order[bisect.bisect_left(order, first) : bisect.bisect_left(order, end)]
 
 
-def span_of(value: str | None, rows: bool) -> int:
+def parse_span(value: str | None, rows: bool) -> int:
     """Returns the number in a `colspan` or `rowspan`.
 
     A `rowspan` of 0 reaches to the end of its group.
     """
-    most = _MOST_ROWS if rows else _MOST_COLUMNS
+    most = _MOST_COLUMNS
+    if rows:
+        most = _MOST_ROWS
     digits = re.match(r"[ \t\n\r\f]*\+?(\d{1,9})", value or "", re.ASCII)
     if digits is None:
         return 1

@@ -5,31 +5,31 @@ import re
 _STYLE = re.compile(r"(?:^|[;\s])(display|float|position)\s*:\s*([a-z-]+)", re.IGNORECASE)
 
 
-def _tags(names: str) -> frozenset[str]:
+def _split(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-UNREAD = _tags(
+UNREAD = _split(
     "script style template noscript iframe noembed noframes datalist rp annotation annotation-xml"
 )
-_PARAGRAPHS = _tags(
+_PARAGRAPHS = _split(
     "address article aside blockquote body center dialog dir div dl fieldset figcaption figure"
     " footer form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend listing main menu nav ol"
     " p plaintext pre search section table ul xmp details"
 )
-_LINES = _tags("caption dd dt li optgroup option summary tr")
-_BOXES = _tags(
+_LINES = _split("caption dd dt li optgroup option summary tr")
+_BOXES = _split(
     "audio button canvas embed input meter object progress select td text textarea th video"
 )
-PRE = _tags("listing plaintext pre textarea xmp")
-LISTS = _tags("dir menu ol ul")
-HEADINGS = _tags("h1 h2 h3 h4 h5 h6")
-STRUCK = _tags("del s strike")
-ROWS = _tags("tbody tfoot thead tr")
-PARTS = _tags("fraction-bottom fraction-top rt sub sup td th title")
+PRE = _split("listing plaintext pre textarea xmp")
+LISTS = _split("dir menu ol ul")
+HEADINGS = _split("h1 h2 h3 h4 h5 h6")
+STRUCK = _split("del s strike")
+ROWS = _split("tbody tfoot thead tr")
+PARTS = _split("fraction-bottom fraction-top rt sub sup td th title")
 
 
-def edge(tag: str, style: str) -> str:
+def find_edge(tag: str, style: str) -> str:
     """Returns what an element begins and ends: "paragraph", "line", "box" or nothing ("").
 
     A box stands within a line.
@@ -45,11 +45,13 @@ def edge(tag: str, style: str) -> str:
         name = rule[1].lower()
         value = rule[2].lower()
         if name != "display":
-            found = found if value in ("none", "static", "relative", "sticky") else found or "line"
+            # What floats or is placed elsewhere stands apart.
+            if value not in ("none", "static", "relative", "sticky"):
+                found = found or "line"
         elif value in ("inline", "contents"):
             found = ""
         elif value == "table-cell" or value.startswith("inline-"):
             found = "box"
         elif value != "none":
-            found = "paragraph" if found == "paragraph" else "line"
+            found = found if found == "paragraph" else "line"
     return found

@@ -35,7 +35,7 @@ class TextWriter:
         text = text.replace("\u00ad", "")  # a browser shows no soft hyphen inside a line
         start = _BLANKS.match(text)
         if start is not None:
-            self.space(segment_break="\n" in start[0])
+            self.add_space(segment_break="\n" in start[0])
             text = text[start.end() :]
         if not text:
             return
@@ -43,14 +43,14 @@ class TextWriter:
             text = _WIDE_BREAK.sub(_join_wide, text)
         self._append(_BLANKS.sub(" ", text).removesuffix(" "))
         if text[-1] in " \t\n\r\f":
-            self.space(segment_break="\n" in text[len(text.rstrip(" \t\n\r\f")) :])
+            self.add_space(segment_break="\n" in text[len(text.rstrip(" \t\n\r\f")) :])
 
     def write_exactly(self, text: str) -> None:
         """Appends text whose white space is kept, as that of `<pre>`."""
         if text:
             self._append(text.replace("\r\n", "\n"))
 
-    def space(self, segment_break: bool = False) -> None:
+    def add_space(self, segment_break: bool = False) -> None:
         """Sets what comes next apart, unless a space or a new line does so already."""
         if not self._gap and self._parts:
             self._gap = " "
@@ -58,7 +58,10 @@ class TextWriter:
 
     def break_line(self) -> None:
         """Ends the line, as `<br>` does: twice makes an empty line."""
-        self._gap = "\n\n" if "\n" in self._gap else "\n"
+        if "\n" in self._gap:
+            self._gap = "\n\n"
+        else:
+            self._gap = "\n"
 
     def break_block(self, lines: int) -> None:
         """Ends the line (1) or the paragraph (2)."""
@@ -84,29 +87,31 @@ class TextWriter:
         self._flush_address()
         self._address = address
 
-    def base(self) -> str:
+    def get_base(self) -> str:
         """Returns the last characters of the line, empty where a line begins."""
         if "\n" in self._gap or not self._parts:
             return ""
         return self._parts[-1][-12:] + self._gap
 
-    def length(self) -> int:
+    def measure(self) -> int:
         """Returns how far it is written, for `since`."""
         return len(self._parts)
 
-    def since(self, length: int) -> str:
+    def read_since(self, length: int) -> str:
         """Returns what was written since `length` was this."""
         return "".join(self._parts[length:]).strip()
 
-    def text(self) -> str:
+    def read(self) -> str:
         """Returns all that was written; lines do not end in spaces."""
         self._flush_address()
         return "".join(self._parts)
 
     def _append(self, text: str) -> None:
         if self._address and not self._gap:
+            # An address never stands within a word.
             rest = _WORD_REST.match(text)
-            ending = rest[0] if rest else ""
+            assert rest is not None, "the expression matches nothing at all, too"
+            ending = rest[0]
             self._parts.append(ending)
             text = text[len(ending) :]
             self._flush_address()
@@ -115,21 +120,20 @@ class TextWriter:
         self._flush_address()
         gap = self._gap
         self._gap = ""
-        if (
-            gap == " "
-            and self._segment_break
-            and is_wide(self._parts[-1][-1:])
-            and is_wide(text[0])
-        ):
-            gap = ""
+        if gap == " " and self._segment_break:
+            # A line's end between Chinese or Japanese characters is no space.
+            if is_wide(self._parts[-1][-1:]) and is_wide(text[0]):
+                gap = ""
         begins_line = "\n" in gap or not self._parts
         if begins_line and self._parts:
             self._parts[-1] = self._parts[-1].rstrip("\n")
         if self._parts:
             self._parts.append(gap)
         if begins_line:
-            is_item = any(mark.endswith(" ") for mark in self._marks)
-            inside = self.indent - 1 if is_item else self.indent
+            inside = self.indent
+            # Before the marker of an item, its own list indents nothing.
+            if any(mark.endswith(" ") for mark in self._marks):
+                inside -= 1
             self._parts.append("  " * min(max(0, inside), _DEEPEST_INDENT))
         self._parts.extend(self._marks)
         self._marks.clear()
@@ -153,7 +157,7 @@ def is_wide(character: str) -> bool:
 
 def raise_text(base: str, text: str) -> str:
     """Returns raised text as it stands in a line: 10^6 and x^(n+1), but 1st and text[1]."""
-    if not base or not any(character.isalnum() for character in text) or text.startswith("["):
+    if not base or not any(map(str.isalnum, text)) or text.startswith("["):
         return text
     numbered = base[-1].isdigit() or _ROMAN.search(base) is not None
     if (numbered and _ORDINAL.fullmatch(text)) or text in _ABBREVIATIONS:
@@ -165,7 +169,7 @@ def raise_text(base: str, text: str) -> str:
 
 def lower_text(base: str, text: str) -> str:
     """Returns lowered text as it stands in a line: x_i and x_(i+1), but H2O and x1."""
-    if not base or not any(character.isalnum() for character in text) or "\n" in text:
+    if not base or not any(map(str.isalnum, text)) or "\n" in text:
         return text
     if text.isdigit() and (base[-1].isalpha() or base[-1] in ")]"):
         return text
@@ -183,4 +187,6 @@ def _join_wide(blanks: re.Match[str]) -> str:
     """Removes a line's end between Chinese or Japanese characters, where it is no space."""
     before = blanks.string[blanks.start() - 1]
     after = blanks.string[blanks.end()]
-    return "" if is_wide(before) and is_wide(after) else " "
+    if is_wide(before) and is_wide(after):
+        return ""
+    return " "

@@ -10,23 +10,9 @@ _DOCTYPE = re.compile(r"<!DOCTYPE\b[^\[<>]*\[", re.IGNORECASE)
 _ENTITY = re.compile(r"<!ENTITY\s+([\w.-]+)\s+(?:\"([^\"<&%]*)\"|'([^'<&%]*)')\s*>")
 _REFERENCE = re.compile(r"&([A-Za-z_][\w.-]*);")
 _PREFIX = re.compile(r"<([A-Za-z][\w.-]*):html\b")
+# Elements of HTML that never have an end tag.
 _VOID = frozenset(
-    [
-        "area",
-        "base",
-        "br",
-        "col",
-        "embed",
-        "hr",
-        "img",
-        "input",
-        "link",
-        "meta",
-        "param",
-        "source",
-        "track",
-        "wbr",
-    ]
+    "area base br col embed hr img input link meta param source track wbr".split()  # noqa: SIM905
 )
 _LONGEST_ENTITY = 1_000
 _MOST_ADDED = 1_000_000
@@ -37,14 +23,14 @@ def is_xml(page: str) -> bool:
     return page.lstrip("\ufeff \t\r\n").startswith("<?xml")
 
 
-def as_html(page: str) -> str:
+def to_html(page: str) -> str:
     """Returns an XHTML page as HTML.
 
     In HTML `<script/>` has no end, `<![CDATA[` is a comment, an element with a namespace prefix is
     unknown, and a page cannot define entities. Entities that contain others are left alone: they
     can grow without bounds.
     """
-    page = _with_entities(page)
+    page = _replace_entities(page)
     # Up to the last end only: each section without an end would be looked for to the end of the
     # page.
     end = page.rfind("]]>") + 3
@@ -56,7 +42,7 @@ def as_html(page: str) -> str:
     return _EMPTY_TAG.sub(_close, page)
 
 
-def _with_entities(page: str) -> str:
+def _replace_entities(page: str) -> str:
     begin = _DOCTYPE.search(page)
     if begin is None:
         return page
@@ -65,17 +51,20 @@ def _with_entities(page: str) -> str:
         return page
     entities: dict[str, str] = {}
     for entity in _ENTITY.finditer(page, begin.end(), end.start()):
-        value = entity[2] if entity[2] is not None else entity[3]
+        value = entity[2]
+        if value is None:
+            # In single quotation marks.
+            value = entity[3]
         if len(value) <= _LONGEST_ENTITY:
             entities.setdefault(entity[1], value)
-    room = _MOST_ADDED
+    left = _MOST_ADDED
 
     def replace(reference: re.Match[str]) -> str:
-        nonlocal room
+        nonlocal left
         value = entities.get(reference[1])
-        if value is None or room < len(value):
+        if value is None or left < len(value):
             return reference[0]
-        room -= len(value)
+        left -= len(value)
         return value
 
     return _REFERENCE.sub(replace, page[end.end() :])

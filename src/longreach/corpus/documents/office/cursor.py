@@ -43,7 +43,10 @@ class Place:
         self.close()
         del self._lists[level + 1 :]
         if level >= len(self._lists):
-            parent = self._lists[-1][-1] if self._lists else self.block
+            parent = self.block
+            if self._lists:
+                # In the last item of the outer list.
+                parent = self._lists[-1][-1]
             self._lists.append(SubElement(parent, "ul"))
         self._open = [SubElement(self._lists[-1], "li")]
 

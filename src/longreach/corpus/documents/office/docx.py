@@ -5,12 +5,14 @@ after the paragraph that holds them. Deleted and hidden text is omitted.
 """
 
 import posixpath
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html.page import markdown
-from longreach.corpus.documents.office.numbering import Numbering, W
-from longreach.corpus.documents.office.package import RELATIONSHIP, Package, opened_package
+from longreach.corpus.documents.office.names import W
+from longreach.corpus.documents.office.numbering import Numbering
+from longreach.corpus.documents.office.package import RELATIONSHIP, Package, open_package
 from longreach.corpus.documents.office.styles import Styles
 from longreach.corpus.documents.office.wordml import Writer
 
@@ -22,20 +24,22 @@ def convert(raw: bytes, name: str) -> Converted:
     """Reads a DOCX file; see `Format.convert` for arguments and errors."""
     from lxml import etree
 
-    with opened_package(raw, name, ".docx") as package:
-        page, notes = _page(package)
+    with open_package(raw, name, ".docx") as package:
+        page, notes = _make_page(package)
         return Converted(markdown(etree.tostring(page, encoding="unicode", method="html")), notes)
 
 
-def _page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
+def _make_page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
     """Returns the whole document as a page of HTML, and what of it could not be read."""
     from lxml.etree import Element, SubElement
 
     main = next(iter(package.related("", "officeDocument")), "word/document.xml")
     root = package.tree(main)
-    body = None if root is None else root.find(W + "body")
-    if root is None or body is None:
+    if root is None:
         raise ValueError("no main part")
+    body = root.find(W + "body")
+    if body is None:
+        raise ValueError("no body")
     parts = _Parts(package, main)
     styles = Styles(parts.tree("styles"))
     writer = Writer(package, styles, Numbering(parts.tree("numbering"), styles.list_numbers()))
@@ -46,7 +50,7 @@ def _page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
     _read_notes(writer, parts, block)
     _read_comments(writer, parts, block)
     _read_margins(writer, parts, body, "footer", block)
-    return page, _said(writer)
+    return page, _describe_losses(writer)
 
 
 class _Parts(NamedTuple):
@@ -58,11 +62,17 @@ class _Parts(NamedTuple):
     def only(self, kind: str) -> str:
         """Returns the name of the one part of a kind; the usual name if there is no reference."""
         names = self.package.related(self.main, kind)
-        return names[0] if names else posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
+        if names:
+            return names[0]
+        return posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
 
     def tree(self, kind: str) -> "_Element | None":
         """Returns the root of the one part of a kind, or None where the document lacks it."""
         return self.package.tree(self.only(kind))
+
+    def iterate(self, kind: str, tag: str) -> "Iterator[_Element]":
+        """Yields the elements with a tag in the one part of a kind; none if it is missing."""
+        return self.package.iterate(self.only(kind), tag)
 
 
 def _read_margins(
@@ -75,8 +85,11 @@ def _read_margins(
     names = []
     for reference in body.iter(f"{W}{kind}Reference"):
         link = links.get(reference.get(RELATIONSHIP + "id", ""))
-        # A reference that leads nowhere is counted below.
-        names.append("" if link is None or link.external else link.target)
+        if link is None or link.external:
+            # A reference that leads nowhere is counted below.
+            names.append("")
+        else:
+            names.append(link.target)
     seen = {""}
     for name in dict.fromkeys(names):
         root = parts.package.tree(name)
@@ -95,8 +108,7 @@ def _read_notes(writer: Writer, parts: _Parts, block: "_Element") -> None:
     """Appends the footnotes and endnotes that the text refers to, in the order of their numbers."""
     notes: dict[tuple[str, str], _Element] = {}
     for kind in ("footnote", "endnote"):
-        root = parts.tree(f"{kind}s")
-        for element in () if root is None else root.iter(W + kind):
+        for element in parts.iterate(f"{kind}s", W + kind):
             notes[kind, element.get(f"{W}id", "")] = element
     number = 0
     # A note may refer to further notes, which join the list meanwhile.
@@ -111,26 +123,20 @@ def _read_notes(writer: Writer, parts: _Parts, block: "_Element") -> None:
 
 
 def _read_comments(writer: Writer, parts: _Parts, block: "_Element") -> None:
-    root = parts.tree("comments")
-    for comment in () if root is None else root.iter(W + "comment"):
+    for comment in parts.iterate("comments", W + "comment"):
         author = comment.get(f"{W}author", "").strip()
-        writer.read(
-            comment,
-            parts.only("comments"),
-            block,
-            label=f"Comment by {author}:" if author else "Comment:",
-        )
+        label = f"Comment by {author}:" if author else "Comment:"
+        writer.read(comment, parts.only("comments"), block, label=label)
 
 
-def _said(writer: Writer) -> tuple[str, ...]:
+def _describe_losses(writer: Writer) -> tuple[str, ...]:
     sentences = []
     for what, count in sorted(writer.lost.items()):
         if what == "hidden text":
-            sentences.append("Hidden text is omitted.")
+            sentence = "hidden text is omitted."
+        elif count == 1:
+            sentence = f"{count} {what} is not read."
         else:
-            sentences.append(
-                f"{count} {what} is not read."
-                if count == 1
-                else f"{what} ({count} times) is not read."
-            )
-    return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)
+            sentence = f"{what} ({count} times) is not read."
+        sentences.append(sentence[0].upper() + sentence[1:])
+    return tuple(sentences)

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from longreach.corpus.documents.office.numbering import W
+from longreach.corpus.documents.office.names import W
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
 
-def field_codes(root: "_Element") -> "set[_Element]":
+def find_codes(root: "_Element") -> "set[_Element]":
     """Returns the text elements that belong to the code of a field, and not to its result."""
     begun: list[_Element] = []
     coded: set[_Element] = set()

@@ -24,21 +24,30 @@ def show_value(value: object, number_format: str) -> str:
     if isinstance(value, datetime.datetime):
         if value.time() == datetime.time() and not re.search("[hs]", number_format.lower()):
             return value.date().isoformat()
-        return value.isoformat(" ", "seconds" if value.second else "minutes")
+        return value.isoformat(" ", _choose_precision(value))
     if isinstance(value, datetime.timedelta):
-        seconds = round(value.total_seconds())
-        minutes, rest = divmod(abs(seconds), 60)
-        return f"{'-' if seconds < 0 else ''}{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        return _show_duration(value)
     if isinstance(value, datetime.time):
-        return value.isoformat("seconds" if value.second else "minutes")
+        return value.isoformat(_choose_precision(value))
     if isinstance(value, (int, float)):
         return _show_number(value, number_format)
     return str(value)
 
 
+def _choose_precision(value: datetime.datetime | datetime.time) -> str:
+    return "seconds" if value.second else "minutes"
+
+
+def _show_duration(value: datetime.timedelta) -> str:
+    seconds = round(value.total_seconds())
+    minutes, rest = divmod(abs(seconds), 60)
+    sign = "-" if seconds < 0 else ""
+    return f"{sign}{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def _show_number(value: int | float, number_format: str) -> str:
     if _CONDITION.search(number_format):
-        return _plain(value)
+        return _show_plain(value)
     sections = _split_sections(number_format)
     section = sections[0]
     amount = value
@@ -49,7 +58,9 @@ def _show_number(value: int | float, number_format: str) -> str:
         section = sections[1]
         amount = -value
     shown = _apply(amount, section)
-    return _plain(value) if shown is None else shown
+    if shown is None:
+        return _show_plain(value)
+    return shown
 
 
 def _split_sections(number_format: str) -> list[str]:
@@ -71,16 +82,19 @@ def _apply(value: int | float, section: str) -> str | None:
     if "general" in section.lower():
         return None
     if match is None:
-        return _literals(section) or None
+        return _read_literals(section) or None
     core = _CORE.match(section, match.end())
-    digits = core[0] if core else ""
-    before = _literals(section[: match.end()])
-    after = _literals(section[match.end() + len(digits) :])
+    assert core is not None, "the expression matches nothing at all, too"
+    digits = core[0]
+    before = _read_literals(section[: match.end()])
+    after = _read_literals(section[match.end() + len(digits) :])
     if before is None or after is None:
         return None
-    if not digits.strip(",") or digits.endswith(","):  # thousands are cut off
+    # A comma at the end cuts thousands off.
+    if not digits.strip(",") or digits.endswith(","):
         return None
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    # `repr` gives the digits that the file has, not those of the binary fraction.
+    number = Decimal(repr(value) if isinstance(value, float) else value)
     if not number.is_finite() or number.adjusted() > _MOST_DIGITS:
         return None
     if "%" in before + after:
@@ -90,12 +104,13 @@ def _apply(value: int | float, section: str) -> str | None:
     rounded = number.quantize(last_place, ROUND_HALF_UP, _EXACT)
     size = rounded.copy_abs()
     text = f"{size:,f}" if "," in whole else f"{size:f}"
-    if decimals and decimals[-1] in "#?":
-        least = len(decimals.rstrip("#?"))
-        head, _, tail = text.partition(".")
-        tail = tail[:least] + tail[least:].rstrip("0")
-        text = f"{head}.{tail}" if tail else head
     head, dot, tail = text.partition(".")
+    if decimals and decimals[-1] in "#?":
+        # These places are shown only as far as there are digits.
+        least = len(decimals.rstrip("#?"))
+        tail = tail[:least] + tail[least:].rstrip("0")
+        if not tail:
+            dot = ""
     if head == "0" and "0" not in whole:
         head = ""
     text = head.rjust(whole.count("0"), "0") + dot + tail
@@ -103,7 +118,7 @@ def _apply(value: int | float, section: str) -> str | None:
     return f"{sign}{before.lstrip()}{text}{after}".strip() or None
 
 
-def _literals(part: str) -> str | None:
+def _read_literals(part: str) -> str | None:
     """Returns the text in a part of a format without digits; None where it holds more than text."""
     text = ""
     place = 0
@@ -116,8 +131,10 @@ def _literals(part: str) -> str | None:
     return text
 
 
-def _plain(value: int | float) -> str:
+def _show_plain(value: int | float) -> str:
     """Returns a number without a format: 15 digits are those that a spreadsheet keeps."""
     if isinstance(value, int):
         return str(value)
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.15g}"

@@ -4,13 +4,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from longreach.corpus.documents.office import roman
+from longreach.corpus.documents.numerals import may_be_roman, to_roman
+from longreach.corpus.documents.office.names import W
+from longreach.corpus.documents.office.properties import is_on, parse_whole, read_value
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _LEVELS = 9
+_ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,27 @@ class Numbering:
         self._begun: set[tuple[str, int]] = set()
         if root is None:
             return
-        abstracts = {
-            element.get(f"{W}abstractNumId", ""): element
-            for element in root.iter(f"{W}abstractNum")
-        }
-        numbers = {element.get(f"{W}numId", ""): element for element in root.iter(f"{W}num")}
+        abstracts = {}
+        for element in root.iter(f"{W}abstractNum"):
+            abstracts[element.get(f"{W}abstractNumId", "")] = element
+        numbers = {}
+        for element in root.iter(f"{W}num"):
+            numbers[element.get(f"{W}numId", "")] = element
         for number, element in numbers.items():
-            abstract = value(element, "abstractNumId")
+            abstract = read_value(element, "abstractNumId")
             # A list may be defined by a style, which names another list.
-            style = value(abstracts.get(abstract), "numStyleLink")
+            style = read_value(abstracts.get(abstract), "numStyleLink")
             other = numbers.get(list_of_style.get(style, ""))
             if other is not None:
-                abstract = value(other, "abstractNumId")
+                abstract = read_value(other, "abstractNumId")
             self._lists[number] = _read_list(element, abstract, abstracts.get(abstract))
 
     def rule(self, number: str, level: int) -> Rule | None:
         """Returns the rule of a level of a list, or None where there is no such list or level."""
         found = self._lists.get(number)
-        return None if found is None else found.rules.get(level)
+        if found is None:
+            return None
+        return found.rules.get(level)
 
     def count(self, number: str, level: int) -> str:
         """Counts a paragraph and returns its number as it is shown, such as "1.2" or "(a)"."""
@@ -84,21 +89,23 @@ class Numbering:
         self._begun.add((number, level))
         start = one.restarts_at.get(level, rule.start)
         current = counts[level]
-        counts[level] = start if current is None else current + 1
+        if current is None:
+            counts[level] = start
+        else:
+            counts[level] = current + 1
         for lower in range(level + 1, _LEVELS):
             if one.rules.get(lower, rule).restarts:
                 counts[lower] = None
 
-        def shown(match: re.Match[str]) -> str:
+        def fill(match: re.Match[str]) -> str:
             which = int(match[1]) - 1
             other = one.rules.get(which, rule)
-            count = counts[which]
-            return format_number(
-                other.start if count is None else count,
-                "decimal" if rule.only_digits else other.form,
-            )
+            number = counts[which]
+            if number is None:
+                number = other.start
+            return format_number(number, "decimal" if rule.only_digits else other.form)
 
-        return re.sub(r"%([1-9])", shown, rule.text)
+        return re.sub(r"%([1-9])", fill, rule.text)
 
 
 def format_number(number: int, form: str) -> str:
@@ -108,55 +115,43 @@ def format_number(number: int, form: str) -> str:
     if form == "decimalZero":
         return f"{number:02d}"
     if form == "ordinal":
-        teen = number % 100 in (11, 12, 13)
-        return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+        ending = _ORDINALS.get(number % 10, "th")
+        if number % 100 in (11, 12, 13):
+            ending = "th"
+        return f"{number}{ending}"
+    written = str(number)
     if form in ("lowerLetter", "upperLetter") and 0 < number <= 26 * 30:
         # After z come aa, bb, cc.
-        letters = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 + 1)
-        return letters if form == "lowerLetter" else letters.upper()
-    if form in ("lowerRoman", "upperRoman") and 0 < number <= roman.MOST:
-        letters = roman.to_roman(number)
-        return letters if form == "lowerRoman" else letters.upper()
-    return str(number)
-
-
-def value(element: "_Element | None", child: str) -> str:
-    """Returns the value of a property such as `<w:start w:val="3"/>`; "" where it is not there."""
-    found = None if element is None else element.find(f"{W}{child}")
-    return "" if found is None else found.get(f"{W}val", "")
-
-
-def whole(text: str, default: int) -> int:
-    """Returns a whole number of at most six digits, else `default`, as in damaged files."""
-    return int(text) if re.fullmatch(r"-?[0-9]{1,6}", text) else default
+        written = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 + 1)
+    elif form in ("lowerRoman", "upperRoman") and may_be_roman(number):
+        written = to_roman(number)
+    return written.upper() if form.startswith("upper") else written
 
 
 def _read_list(number: "_Element", abstract: str, definition: "_Element | None") -> _List:
-    rules = {}
-    for element in () if definition is None else definition.iter(f"{W}lvl"):
-        rules[_level(element)] = _read_rule(element)
-    one = _List(abstract, rules)
+    one = _List(abstract, {})
+    if definition is not None:
+        for element in definition.iter(f"{W}lvl"):
+            one.rules[_read_level(element)] = _read_rule(element)
     for override in number.iter(f"{W}lvlOverride"):
-        level = _level(override)
+        level = _read_level(override)
         for element in override.iter(f"{W}lvl"):
             one.rules[level] = _read_rule(element)
-        start = value(override, "startOverride")
+        start = read_value(override, "startOverride")
         if start:
-            one.restarts_at[level] = whole(start, 1)
+            one.restarts_at[level] = parse_whole(start, 1)
     return one
 
 
-def _level(element: "_Element") -> int:
-    return min(max(whole(element.get(f"{W}ilvl", ""), 0), 0), _LEVELS - 1)
+def _read_level(element: "_Element") -> int:
+    return min(max(parse_whole(element.get(f"{W}ilvl", ""), 0), 0), _LEVELS - 1)
 
 
 def _read_rule(element: "_Element") -> Rule:
-    only_digits = element.find(f"{W}isLgl")
     return Rule(
-        form=value(element, "numFmt") or "decimal",
-        text=value(element, "lvlText"),
-        start=whole(value(element, "start"), 0),
-        only_digits=only_digits is not None
-        and only_digits.get(f"{W}val", "1") not in ("0", "false"),
-        restarts=value(element, "lvlRestart") != "0",
+        form=read_value(element, "numFmt") or "decimal",
+        text=read_value(element, "lvlText"),
+        start=parse_whole(read_value(element, "start"), 0),
+        only_digits=is_on(element.find(f"{W}isLgl")),
+        restarts=read_value(element, "lvlRestart") != "0",
     )

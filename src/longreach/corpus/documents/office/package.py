@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from longreach.corpus.documents.archive import opened
+from longreach.corpus.documents.archive import open_archive
 from longreach.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -57,57 +57,75 @@ class Package:
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
-        self._names = {member.replace("\\", "/").lower(): member for member in archive.namelist()}
+        self._names = {}
+        for member in archive.namelist():
+            self._names[member.replace("\\", "/").lower()] = member
 
     def read(self, part: str) -> bytes | None:
         """Returns the bytes of a part, or None where there is none of that name."""
         member = self._names.get(part.lower())
-        return None if member is None else self.archive.read(member)
+        if member is None:
+            return None
+        return self.archive.read(member)
 
     def tree(self, part: str) -> "_Element | None":
         """Returns the root element of a part, or None where there is none of that name."""
         raw = self.read(part)
-        return None if raw is None else parse(raw)
+        if raw is None:
+            return None
+        return parse(raw)
+
+    def iterate(self, part: str, *tags: str) -> "Iterator[_Element]":
+        """Yields the elements of a part that have one of these tags; none if it is missing."""
+        root = self.tree(part)
+        if root is not None:
+            yield from root.iter(*tags)
 
     def links(self, part: str = "") -> dict[str, Link]:
         """Returns the relationships of a part by their id; those of the package for ""."""
         folder, name = posixpath.split(part)
         root = self.tree(posixpath.join(folder, "_rels", f"{name}.rels"))
-        links = {}
-        for element in () if root is None else root:
+        links: dict[str, Link] = {}
+        if root is None:
+            return links
+        for element in root:
             target = element.get("Target", "")
             external = element.get("TargetMode") == "External"
             if not external:
-                target = posixpath.normpath(posixpath.join("/", folder, unquote(target))).lstrip(
-                    "/"
-                )
+                absolute = posixpath.join("/", folder, unquote(target))
+                target = posixpath.normpath(absolute).lstrip("/")
             kind = element.get("Type", "").rsplit("/", 1)[-1]
             links[element.get("Id", "")] = Link(kind, target, external)
         return links
 
     def related(self, part: str, kind: str) -> list[str]:
         """Returns the names of the parts of one kind that a part refers to."""
-        return [
-            link.target
-            for link in self.links(part).values()
-            if link.kind == kind and not link.external
-        ]
+        names = []
+        for link in self.links(part).values():
+            if link.kind == kind and not link.external:
+                names.append(link.target)
+        return names
 
 
 @contextmanager
-def opened_package(raw: bytes, name: str, suffix: str) -> Iterator[Package]:
-    """Opens a package; see `archive.opened`.
+def open_package(raw: bytes, name: str, suffix: str) -> Iterator[Package]:
+    """Opens a package; see `open_archive`.
 
     Raises:
         DocumentError: It cannot be opened or read, or its elements are nested too deeply.
     """
-    with opened(raw, name, suffix) as archive:
+    with open_archive(raw, name, suffix) as archive:
         try:
             yield Package(archive)
         except (TooDeep, RecursionError) as error:
             raise DocumentError(
                 f"{name} nests its elements too deeply to be read: export it as text."
             ) from error
+
+
+def read_text(element: "_Element", *tags: str) -> str:
+    """Returns the text of the elements with one of these tags in an element."""
+    return "".join(piece.text or "" for piece in element.iter(*tags))
 
 
 def parse(raw: bytes) -> "_Element":
@@ -129,20 +147,22 @@ def parse(raw: bytes) -> "_Element":
             raise TooDeep from error
         raise
     if raw.find(_STRICT.encode()) >= 0:
-        _make_transitional(root)
+        _make_to_transitional(root)
     return root
 
 
-def _make_transitional(root: "_Element") -> None:
+def _make_to_transitional(root: "_Element") -> None:
     for element in root.iter("{*}*"):
-        element.tag = _transitional(element.tag)
+        element.tag = _to_transitional(element.tag)
         for name, value in element.attrib.items():
             if _STRICT in name:
                 del element.attrib[name]
-                element.set(_transitional(name), value)
+                element.set(_to_transitional(name), value)
 
 
-def _transitional(name: str) -> str:
+def _to_transitional(name: str) -> str:
     space, brace, local = name.rpartition("}")
-    known = _TRANSITIONAL.get(space.removeprefix("{" + _STRICT)) if brace else None
-    return name if known is None else f"{{{known}}}{local}"
+    known = _TRANSITIONAL.get(space.removeprefix("{" + _STRICT))
+    if not brace or known is None:
+        return name
+    return f"{{{known}}}{local}"

@@ -3,34 +3,50 @@
 import io
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html.page import markdown
 from longreach.corpus.documents.office.cursor import Place
-from longreach.corpus.documents.office.formulas import MATH, to_latex
+from longreach.corpus.documents.office.formulas import to_latex
+from longreach.corpus.documents.office.names import DIAGRAM, DRAWING, MATH, NEW_CHART, TEXTS
 from longreach.corpus.documents.office.package import (
     COMPATIBILITY,
     RELATIONSHIP,
-    opened_package,
+    open_package,
     parse,
+    read_text,
 )
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
     from pptx.slide import Slide
 
-_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
-_DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
-_NEW_CHART = "{http://schemas.microsoft.com/office/drawing/2014/chartex}chart"
-# Beside a chart of the newer kind stands a text for older programs that it cannot be shown.
-_TEXTS = (_A + "t", MATH + "t", _NEW_CHART)
+_P = DRAWING + "p"
+_T = DRAWING + "t"
+_RUNS = (DRAWING + "r", DRAWING + "fld")
+_PROPERTIES = (DRAWING + "pPr", DRAWING + "endParaRPr")
+
+
+class _Series(NamedTuple):
+    """A row of numbers in a chart."""
+
+    name: str
+    values: list[float | None]
+
+
+class _Chart(NamedTuple):
+    """What a chart shows."""
+
+    title: str
+    series: list[_Series]
+    categories: list[str]
 
 
 def convert(raw: bytes, name: str) -> Converted:
     """Reads a presentation, hidden slides too; see `Format.convert` for arguments and errors."""
-    with opened_package(raw, name, ".pptx") as package:
+    with open_package(raw, name, ".pptx") as package:
         from lxml import etree
         from pptx import Presentation
 
@@ -54,31 +70,43 @@ class _Writer:
 
     def notes(self) -> tuple[str, ...]:
         """Returns one sentence for each kind of thing that could not be read."""
-        return tuple(
-            f"{count} {what} is not read." if count == 1 else f"{count} {what}s are not read."
-            for what, count in sorted(self._lost.items())
-        )
+        sentences = []
+        for what, count in sorted(self._lost.items()):
+            if count == 1:
+                sentences.append(f"{count} {what} is not read.")
+            else:
+                sentences.append(f"{count} {what}s are not read.")
+        return tuple(sentences)
 
     def read(self, slide: "Slide", number: int) -> None:
         """Appends a slide."""
         self._slide = slide
         _choose_alternatives(slide.element)
+        heading = f"Slide {number}"
+        if slide.element.get("show") in ("0", "false"):
+            heading += " (hidden)"
+        shapes = list(slide.shapes)
         title = slide.shapes.title
-        mark = " (hidden)" if slide.element.get("show") in ("0", "false") else ""
-        words = " ".join(title.text_frame.text.split()) if title is not None else ""
-        self._place.open("h2")
-        self._place.say(f"Slide {number}{mark}" + (f": {words}" if words else ""))
-        self._place.close()
-        self._read_shapes(
-            shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id
-        )
+        if title is not None:
+            words = " ".join(title.text_frame.text.split())
+            if words:
+                heading += f": {words}"
+            shapes = [shape for shape in shapes if shape.shape_id != title.shape_id]
+        self._say_line("h2", heading)
+        self._read_shapes(shapes)
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
             frame = slide.notes_slide.notes_text_frame
             if frame.text.strip():
                 self._read_paragraphs(frame._txBody, "Notes: ")
         self._read_comments()
 
+    def _say_line(self, tag: str, text: str) -> None:
+        self._place.open(tag)
+        self._place.say(text)
+        self._place.close()
+
     def _read_shapes(self, shapes: Iterable[Any]) -> None:
+        # From the top, then from the left.
         for shape in sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0)):
             properties = shape._element._nvXxPr.cNvPr
             described = properties.get("descr", "").strip()
@@ -98,7 +126,7 @@ class _Writer:
                 self._read_frame(shape._element)
 
     def _read_paragraphs(self, frame: "_Element", label: str = "") -> None:
-        for paragraph in frame.iter(_A + "p"):
+        for paragraph in frame.iter(_P):
             self._place.open("p")
             self._place.say(label)
             label = ""
@@ -107,25 +135,19 @@ class _Writer:
 
     def _read_pieces(self, parent: "_Element") -> None:
         for piece in parent:
-            if piece.tag in (_A + "r", _A + "fld"):
-                properties = piece.find(_A + "rPr")
-                raised = 0
-                if (
-                    properties is not None
-                    and properties.get("baseline", "").lstrip("-").isdecimal()
-                ):
-                    raised = int(properties.get("baseline", "0"))
+            if piece.tag in _RUNS:
+                raised = _read_baseline(piece.find(DRAWING + "rPr"))
                 if raised:
                     self._place.enter("sup" if raised > 0 else "sub")
-                self._place.say("".join(text.text or "" for text in piece.iter(_A + "t")))
+                self._place.say(read_text(piece, _T))
                 if raised:
                     self._place.leave()
-            elif piece.tag == _A + "br":
+            elif piece.tag == DRAWING + "br":
                 self._place.enter("br")
                 self._place.leave()
             elif piece.tag == MATH + "oMath":
                 self._place.say(f"${to_latex(piece)}$")
-            elif isinstance(piece.tag, str) and piece.tag not in (_A + "pPr", _A + "endParaRPr"):
+            elif isinstance(piece.tag, str) and piece.tag not in _PROPERTIES:
                 self._read_pieces(piece)
 
     def _read_table(self, table: Any) -> None:
@@ -135,10 +157,11 @@ class _Writer:
         outer = self._place
         for number, row in enumerate(table.rows):
             line = SubElement(made, "tr")
+            kind = "th" if number == 0 and table.first_row else "td"
             for cell in row.cells:
                 if cell.is_spanned:
                     continue
-                box = SubElement(line, "td" if number or not table.first_row else "th")
+                box = SubElement(line, kind)
                 if cell.is_merge_origin:
                     box.set("colspan", str(cell.span_width))
                     box.set("rowspan", str(cell.span_height))
@@ -150,52 +173,33 @@ class _Writer:
         from lxml.etree import SubElement
 
         try:
-            title = (
-                chart.chart_title.text_frame.text
-                if chart.has_title and chart.chart_title.has_text_frame
-                else ""
-            )
-            series = []
-            for plot in chart.plots:
-                series += [(one.name, list(one.values)) for one in plot.series]
-            categories = [
-                " / ".join(map(str, levels))
-                for levels in chart.plots[0].categories.flattened_labels
-            ]
+            read = _read_chart(chart)
         except MemoryError:
             raise
         except Exception:  # kinds of charts that python-pptx does not know
             self._lost["chart"] += 1
             return
-        if title.strip():
-            self._place.open("p")
-            self._place.say(f"Chart: {title}")
-            self._place.close()
-        if series and not categories:  # the positions of points are no categories
+        if read.title.strip():
+            self._say_line("p", f"Chart: {read.title}")
+        if read.series and not read.categories:
+            # The positions of points are no categories.
             self._lost["chart"] += 1
         made = SubElement(self._body, "table")
-        rows = [["", *(name or "" for name, _ in series)]]
-        for index in range(max([len(categories), *(len(values) for _, values in series)])):
-            named = categories[index] if index < len(categories) else ""
-            numbers = [values[index] if index < len(values) else None for _, values in series]
-            rows.append(
-                [named, *("" if number is None else f"{number:.15g}" for number in numbers)]
-            )
-        for row in rows:
+        for number, row in enumerate(_tabulate(read)):
             line = SubElement(made, "tr")
             for text in row:
-                SubElement(line, "th" if row is rows[0] else "td").text = text
+                SubElement(line, "th" if number == 0 else "td").text = text
 
     def _read_frame(self, element: "_Element") -> None:
         """Reads a diagram; what else has no text is counted if it holds any."""
-        for diagram in element.iter(_DIAGRAM + "relIds"):
+        for diagram in element.iter(DIAGRAM + "relIds"):
             try:
                 part = self._slide.part.related_part(diagram.get(RELATIONSHIP + "dm", ""))
             except KeyError:
                 self._lost["diagram"] += 1
                 return
             self._read_paragraphs(parse(part.blob))
-        if next(element.iter(_NEW_CHART), None) is not None:
+        if next(element.iter(NEW_CHART), None) is not None:
             self._lost["chart"] += 1
         if next(element.iter("{*}oleObj"), None) is not None:
             self._lost["embedded object"] += 1
@@ -206,11 +210,47 @@ class _Writer:
                 continue
             root = parse(relationship.target_part.blob)
             for comment in root.iter("{*}cm"):
-                texts = [piece.text or "" for piece in comment.iter("{*}text", "{*}t")]
-                if "".join(texts).strip():
-                    self._place.open("p")
-                    self._place.say(f"Comment: {''.join(texts)}")
-                    self._place.close()
+                text = read_text(comment, "{*}text", "{*}t")
+                if text.strip():
+                    self._say_line("p", f"Comment: {text}")
+
+
+def _read_baseline(properties: "_Element | None") -> int:
+    """Returns how far a run is raised, below zero if it is lowered."""
+    if properties is None:
+        return 0
+    baseline = properties.get("baseline", "")
+    if not baseline.lstrip("-").isdecimal():
+        return 0
+    return int(baseline)
+
+
+def _read_chart(chart: Any) -> _Chart:
+    title = ""
+    if chart.has_title and chart.chart_title.has_text_frame:
+        title = chart.chart_title.text_frame.text
+    series = []
+    for plot in chart.plots:
+        for one in plot.series:
+            series.append(_Series(one.name or "", list(one.values)))
+    categories = []
+    for levels in chart.plots[0].categories.flattened_labels:
+        categories.append(" / ".join(map(str, levels)))
+    return _Chart(title, series, categories)
+
+
+def _tabulate(chart: _Chart) -> list[list[str]]:
+    """Returns a row for each category, below a row of headings."""
+    length = max([len(chart.categories), *(len(one.values) for one in chart.series)])
+    rows = [["", *(one.name for one in chart.series)]]
+    for index in range(length):
+        # A series may have more values than there are categories, or fewer.
+        row = ["".join(chart.categories[index : index + 1])]
+        for one in chart.series:
+            number = next(iter(one.values[index : index + 1]), None)
+            row.append("" if number is None else f"{number:.15g}")
+        rows.append(row)
+    return rows
 
 
 def _choose_alternatives(root: "_Element") -> None:
@@ -220,7 +260,11 @@ def _choose_alternatives(root: "_Element") -> None:
         ways = list(alternatives)
         if parent is None or not ways:
             continue
-        chosen = next((way for way in ways if next(way.iter(*_TEXTS), None) is not None), ways[0])
+        chosen = ways[0]
+        for way in ways:
+            if next(way.iter(*TEXTS), None) is not None:
+                chosen = way
+                break
         place = parent.index(alternatives)
         parent.remove(alternatives)
         for child in reversed(list(chosen)):

@@ -4,7 +4,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longreach.corpus.documents.office.numbering import W, value, whole
+from longreach.corpus.documents.office.names import W
+from longreach.corpus.documents.office.properties import (
+    find_child,
+    is_on,
+    parse_whole,
+    read_value,
+)
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -29,7 +35,7 @@ class ParagraphLook:
 
 @dataclass(frozen=True)
 class RunLook:
-    """How a run is shown: `vertical` is "superscript", "subscript" or "" """
+    """How a run is shown; `vertical` may be "superscript", "subscript" or empty."""
 
     hidden: bool = False
     vertical: str = ""
@@ -41,59 +47,59 @@ class Styles:
 
     def __init__(self, root: "_Element | None") -> None:
         self._styles: dict[str, _Element] = {}
-        for style in () if root is None else root.iter(f"{W}style"):
-            self._styles.setdefault(style.get(f"{W}styleId", ""), style)
+        if root is not None:
+            for style in root.iter(f"{W}style"):
+                self._styles.setdefault(style.get(f"{W}styleId", ""), style)
 
     def list_numbers(self) -> dict[str, str]:
         """Returns the id of the list that each style names, by the id of the style."""
         found = {}
         for name, style in self._styles.items():
-            number = value(style.find(f"{W}pPr/{W}numPr"), "numId")
+            number = read_value(style.find(f"{W}pPr/{W}numPr"), "numId")
             if number:
                 found[name] = number
         return found
 
     def paragraph(self, properties: "_Element | None") -> ParagraphLook:
         """Returns what the paragraph with these properties is."""
-        named = value(properties, "pStyle")
+        named = read_value(properties, "pStyle")
         heading = 0
-        outline = value(properties, "outlineLvl")
-        number = value(None if properties is None else properties.find(f"{W}numPr"), "numId")
-        level = value(None if properties is None else properties.find(f"{W}numPr"), "ilvl")
+        outline = read_value(properties, "outlineLvl")
+        in_list = find_child(properties, "numPr")
+        number = read_value(in_list, "numId")
+        level = read_value(in_list, "ilvl")
         for style in self._chain(named):
-            heading = heading or _heading_of(value(style, "name"))
+            heading = heading or _find_heading(read_value(style, "name"))
             own = style.find(f"{W}pPr")
             if own is not None:
-                outline = outline or value(own, "outlineLvl")
-                number = number or value(own.find(f"{W}numPr"), "numId")
-                level = level or value(own.find(f"{W}numPr"), "ilvl")
+                outline = outline or read_value(own, "outlineLvl")
+                number = number or read_value(own.find(f"{W}numPr"), "numId")
+                level = level or read_value(own.find(f"{W}numPr"), "ilvl")
         if named not in self._styles:
-            heading = _heading_of(named)
+            heading = _find_heading(named)
         if not heading and outline:
-            heading = whole(outline, 9) + 1
+            heading = parse_whole(outline, 9) + 1
         if not 0 < heading <= _MOST_HEADINGS:
             heading = 0
         # Id 0 takes a paragraph out of the list that its style puts it in.
-        return ParagraphLook(
-            heading, "" if number == "0" else number, min(max(whole(level, 0), 0), 8)
-        )
+        if number == "0":
+            number = ""
+        return ParagraphLook(heading, number, min(max(parse_whole(level, 0), 0), 8))
 
     def run(self, properties: "_Element | None") -> RunLook:
         """Returns how the run with these properties is shown."""
         if properties is None:
             return RunLook()
-        hidden = switch(properties, "vanish")
-        vertical = value(properties, "vertAlign")
-        for style in self._chain(value(properties, "rStyle")):
+        hidden = _read_switch(properties, "vanish")
+        vertical = read_value(properties, "vertAlign")
+        for style in self._chain(read_value(properties, "rStyle")):
             own = style.find(f"{W}rPr")
             if own is not None:
-                hidden = switch(own, "vanish") if hidden is None else hidden
-                vertical = vertical or value(own, "vertAlign")
-        return RunLook(
-            bool(hidden),
-            vertical,
-            bool(switch(properties, "strike") or switch(properties, "dstrike")),
-        )
+                if hidden is None:
+                    hidden = _read_switch(own, "vanish")
+                vertical = vertical or read_value(own, "vertAlign")
+        is_struck = _read_switch(properties, "strike") or _read_switch(properties, "dstrike")
+        return RunLook(bool(hidden), vertical, bool(is_struck))
 
     def _chain(self, name: str) -> "list[_Element]":
         chain: list[_Element] = []
@@ -101,18 +107,23 @@ class Styles:
         while name in self._styles and name not in seen:
             seen.add(name)
             chain.append(self._styles[name])
-            name = value(chain[-1], "basedOn")
+            name = read_value(chain[-1], "basedOn")
         return chain
 
 
-def switch(properties: "_Element", name: str) -> bool | None:
-    """Returns whether a property that is on or off is on; None where it is not named."""
+def _read_switch(properties: "_Element", name: str) -> bool | None:
+    """Returns whether a property that is on or off is on; None if it is not named."""
     found = properties.find(f"{W}{name}")
-    return None if found is None else found.get(f"{W}val", "1") not in ("0", "false", "off")
+    if found is None:
+        return None
+    return is_on(found)
 
 
-def _heading_of(name: str) -> int:
+def _find_heading(name: str) -> int:
+    """Returns the level of the heading that a style of this name makes; 0 if it makes none."""
     if name.lower() == "title":
         return 1
     match = re.fullmatch(r"heading ?([1-9])", name.lower())
-    return int(match[1]) if match else 0
+    if match is None:
+        return 0
+    return int(match[1])

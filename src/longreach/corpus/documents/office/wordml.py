@@ -5,59 +5,47 @@ moved text, symbols, mathematics. So everything is read that is not known to be 
 cannot be read is counted.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.documents.encodings.decode import decode_html
 from longreach.corpus.documents.office.cursor import Place
-from longreach.corpus.documents.office.fields import field_codes
-from longreach.corpus.documents.office.formulas import MATH, to_latex
-from longreach.corpus.documents.office.numbering import Numbering, W, value, whole
-from longreach.corpus.documents.office.package import COMPATIBILITY, RELATIONSHIP, Link, Package
+from longreach.corpus.documents.office.fields import find_codes
+from longreach.corpus.documents.office.formulas import to_latex
+from longreach.corpus.documents.office.names import (
+    CHART,
+    DIAGRAM,
+    DRAWING,
+    MATH,
+    NEW_CHART,
+    OFFICE,
+    OMITTED,
+    TEXTS,
+    VML,
+    WORD_DRAWING,
+    W,
+)
+from longreach.corpus.documents.office.numbering import Numbering
+from longreach.corpus.documents.office.package import (
+    COMPATIBILITY,
+    RELATIONSHIP,
+    Link,
+    Package,
+    read_text,
+)
+from longreach.corpus.documents.office.properties import find_child, is_on, parse_whole, read_value
 from longreach.corpus.documents.office.styles import Styles
+from longreach.corpus.documents.office.symbols import UnknownSymbol, decode_symbol
+from longreach.corpus.documents.office.table import write_table
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
-_CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
-_DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
-_OFFICE = "{urn:schemas-microsoft-com:office:office}"
-_VML = "{urn:schemas-microsoft-com:vml}"
-_PLACE = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing}"
-# Properties, codes of fields, and what a tracked change has taken away.
-_OMITTED = frozenset(
-    W + name
-    for name in (
-        "del",
-        "moveFrom",
-        "delText",
-        "delInstrText",
-        "instrText",
-        "pPr",
-        "rPr",
-        "tblPr",
-        "tblPrEx",
-        "tblGrid",
-    )
-) | frozenset(
-    W + name
-    for name in (
-        "trPr",
-        "tcPr",
-        "sectPr",
-        "sdtPr",
-        "sdtEndPr",
-        "smartTagPr",
-        "customXmlPr",
-        "rubyPr",
-    )
-)
-_NEW_CHART = "{http://schemas.microsoft.com/office/drawing/2014/chartex}chart"
-# Beside a chart of the newer kind stands a text for older programs that it cannot be shown.
-_TEXTS = (W + "t", _A + "t", MATH + "t", _NEW_CHART)
-_LONGEST_SPAN = 1000
+_INSERTED = (".html", ".htm", ".xhtml", ".txt")
+_PRIVATE_USE = re.compile("[\uf000-\uf0ff]")
+_VERTICAL = {"superscript": "sup", "subscript": "sub"}
 
 
 class Writer:
@@ -102,15 +90,13 @@ class Writer:
             COMPATIBILITY + "AlternateContent": self._alternative,
             MATH + "oMath": lambda element: self._formula(element, "$"),
             MATH + "oMathPara": self._formulas,
-            _A + "p": self._drawn_paragraph,
-            _CHART + "chart": lambda _: self._lose("chart"),
-            _NEW_CHART: lambda _: self._lose("chart"),
-            _DIAGRAM + "relIds": self._diagram,
-            _PLACE + "docPr": lambda element: self._alternative_text(element.get("descr", "")),
-            _VML + "textpath": self._word_art,
-            _OFFICE + "OLEObject": lambda element: self._lose(
-                f"embedded object ({element.get('ProgID', 'unknown')})"
-            ),
+            DRAWING + "p": self._drawn_paragraph,
+            CHART + "chart": lambda _: self._lose("chart"),
+            NEW_CHART: lambda _: self._lose("chart"),
+            DIAGRAM + "relIds": self._diagram,
+            WORD_DRAWING + "docPr": self._describe,
+            VML + "textpath": self._word_art,
+            OFFICE + "OLEObject": self._embed,
         }
 
     def read(self, root: "_Element", part: str, block: "_Element", label: str = "") -> None:
@@ -119,7 +105,7 @@ class Writer:
         A label stands before its first paragraph.
         """
         self._links = self._package.links(part)
-        self._codes = field_codes(root)
+        self._codes = find_codes(root)
         self._label = label
         self._within(root, block)
         self._label = ""
@@ -136,7 +122,7 @@ class Writer:
             handler = self._handlers.get(child.tag)
             if handler is not None:
                 handler(child)
-            elif isinstance(child.tag, str) and child.tag not in _OMITTED:
+            elif isinstance(child.tag, str) and child.tag not in OMITTED:
                 self._visit(child)
 
     def _visit_box(self, box: "_Element") -> None:
@@ -155,13 +141,12 @@ class Writer:
             self._say(self._label + " ")
             self._label = ""
         self._visit(element)
-        mark = None if properties is None else properties.find(W + "rPr")
-        if mark is not None and (
-            mark.find(W + "del") is not None or mark.find(W + "moveFrom") is not None
-        ):
-            # Without its mark a paragraph runs on into the next one.
-            place.joined = True
-            return
+        mark = find_child(properties, "rPr")
+        for change in ("del", "moveFrom"):
+            if find_child(mark, change) is not None:
+                # Without its mark a paragraph runs on into the next one.
+                place.joined = True
+                return
         place.close()
         for box in place.take_boxes():
             self._visit_box(box)
@@ -169,14 +154,17 @@ class Writer:
 
     def _open_paragraph(self, properties: "_Element | None") -> None:
         look = self._styles.paragraph(properties)
-        rule = self._numbering.rule(look.list_number, look.level) if look.list_number else None
+        rule = None
+        if look.list_number:
+            rule = self._numbering.rule(look.list_number, look.level)
         if rule is not None and rule.is_bullet:
             self._place.open_item(look.level)
             return
         self._place.open(f"h{look.heading}" if look.heading else "p")
         if rule is not None:
             number = self._numbering.count(look.list_number, look.level)
-            self._say(number + " " if number else "")
+            if number:
+                self._say(number + " ")
 
     def _table(self, element: "_Element") -> None:
         from lxml.etree import SubElement
@@ -184,47 +172,16 @@ class Writer:
         self._place.close()
         table = SubElement(self._place.block, "table")
         self._place.end_lists()
-        # For each column, the cell that one further down may continue.
-        above: dict[int, _Element] = {}
-        for row in _members(element, "tr"):
-            properties = row.find(W + "trPr")
-            if properties is not None and properties.find(W + "del") is not None:
-                continue
-            line = SubElement(table, "tr")
-            kind = "td"
-            if properties is not None and properties.find(W + "tblHeader") is not None:
-                kind = "th"
-            column = _skip(line, value(properties, "gridBefore"))
-            for cell in _members(row, "tc"):
-                look = cell.find(W + "tcPr")
-                span = min(max(whole(value(look, "gridSpan"), 1), 1), _LONGEST_SPAN)
-                merge = None if look is None else look.find(W + "vMerge")
-                if merge is not None and merge.get(f"{W}val") != "restart" and column in above:
-                    first = above[column]
-                    first.set("rowspan", str(int(first.get("rowspan", "1")) + 1))
-                elif value(look, "hMerge") == "continue" and len(line):
-                    line[-1].set("colspan", str(int(line[-1].get("colspan", "1")) + span))
-                else:
-                    made = SubElement(line, kind)
-                    if span > 1:
-                        made.set("colspan", str(span))
-                    self._within(cell, made)
-                    above.pop(column, None)
-                    if merge is not None:
-                        above[column] = made
-                column += span
-            _skip(line, value(properties, "gridAfter"))
+        write_table(element, table, self._within)
 
     def _inserted(self, element: "_Element") -> None:
         from lxml import html
 
         link = self._links.get(element.get(RELATIONSHIP + "id", ""))
-        raw = None if link is None or link.external else self._package.read(link.target)
-        if (
-            link is None
-            or raw is None
-            or not link.target.lower().endswith((".html", ".htm", ".xhtml", ".txt"))
-        ):
+        raw = None
+        if link is not None and not link.external:
+            raw = self._package.read(link.target)
+        if link is None or raw is None or not link.target.lower().endswith(_INSERTED):
             self._lose("inserted file")
             return
         text = decode_html(raw, link.target)
@@ -232,11 +189,11 @@ class Writer:
             self._place.open("p")
             self._say(text)
         else:
-            body = html.document_fromstring(
-                text.encode(), parser=html.HTMLParser(encoding="utf-8")
-            ).find("body")
+            parser = html.HTMLParser(encoding="utf-8")
+            body = html.document_fromstring(text.encode(), parser=parser).find("body")
             self._place.close()
-            self._place.block.extend(() if body is None else [body])
+            if body is not None:
+                self._place.block.append(body)
         self._place.close()
 
     # Pieces of a line
@@ -245,29 +202,35 @@ class Writer:
         properties = element.find(W + "rPr")
         look = self._styles.run(properties)
         if look.hidden:
-            if any(text.text for text in element.iter(W + "t")):
+            # A run without text, such as the mark of a page break, loses nothing.
+            if read_text(element, W + "t"):
                 self._lose("hidden text")
             return
-        fonts = None if properties is None else properties.find(W + "rFonts")
-        self._font = "" if fonts is None else fonts.get(f"{W}ascii", fonts.get(f"{W}hAnsi", ""))
-        marks = [
-            {"superscript": "sup", "subscript": "sub"}.get(look.vertical),
-            "s" if look.struck else None,
-        ]
-        entered = [mark for mark in marks if mark]
-        for mark in entered:
+        fonts = find_child(properties, "rFonts")
+        self._font = ""
+        if fonts is not None:
+            self._font = fonts.get(f"{W}ascii", fonts.get(f"{W}hAnsi", ""))
+        marks = []
+        if look.vertical in _VERTICAL:
+            marks.append(_VERTICAL[look.vertical])
+        if look.struck:
+            marks.append("s")
+        for mark in marks:
             self._place.enter(mark)
         self._visit(element)
-        for _ in entered:
+        for _ in marks:
             self._place.leave()
 
     def _text(self, element: "_Element") -> None:
         if element in self._codes:
             return
         text = element.text or ""
-        if any("\uf000" <= character <= "\uf0ff" for character in text):
-            text = "".join(self._from_symbol_font(character, self._font) for character in text)
-        self._say(text)
+        # Fonts of symbols put them into the private use area of Unicode.
+        if not _PRIVATE_USE.search(text):
+            self._say(text)
+            return
+        for character in text:
+            self._say_symbol(character, self._font)
 
     def _symbol(self, element: "_Element") -> None:
         code = element.get(f"{W}char", "")
@@ -276,33 +239,27 @@ class Writer:
         except (ValueError, OverflowError):
             self._lose("symbol")
             return
-        self._say(self._from_symbol_font(character, element.get(f"{W}font", "")))
+        self._say_symbol(character, element.get(f"{W}font", ""))
 
-    def _from_symbol_font(self, character: str, font: str) -> str:
-        """Returns the character that a place in a font of symbols shows."""
-        from mammoth.docx.dingbats import dingbats
-
-        code = ord(character)
-        known = dingbats.get((font, code - 0xF000 if 0xF000 <= code <= 0xF0FF else code))
-        if known is not None:
-            return chr(known)
-        if 0xE000 <= code <= 0xF8FF or 0xD800 <= code < 0xE000:
-            self._lose(f"symbol of the font {font or 'that is not named'}")
-            return ""
-        return character
+    def _say_symbol(self, character: str, font: str) -> None:
+        try:
+            self._say(decode_symbol(character, font))
+        except UnknownSymbol as unknown:
+            self._lose(str(unknown))
 
     def _field(self, element: "_Element") -> None:
         # The older kind of form keeps what was ticked or chosen in the field itself.
         box = element.find(f"{W}ffData/{W}checkBox")
         if box is not None:
-            checked = box.find(W + "checked")
-            chosen = box.find(W + "default") if checked is None else checked
-            on = chosen is not None and chosen.get(f"{W}val", "1") not in ("0", "false")
-            self._say("☒" if on else "☐")
+            chosen = box.find(W + "checked")
+            if chosen is None:
+                chosen = box.find(W + "default")
+            self._say("☒" if is_on(chosen) else "☐")
         choices = element.find(f"{W}ffData/{W}ddList")
         if choices is not None:
             entries = [entry.get(f"{W}val", "") for entry in choices.iter(W + "listEntry")]
-            chosen_index = whole(value(choices, "result") or value(choices, "default"), 0)
+            index = read_value(choices, "result") or read_value(choices, "default")
+            chosen_index = parse_whole(index, 0)
             if 0 <= chosen_index < len(entries):
                 self._say(entries[chosen_index])
 
@@ -332,7 +289,7 @@ class Writer:
         """Reads the first of several alternatives that holds text, else the first."""
         ways = [way for way in element if isinstance(way.tag, str)]
         for way in ways:
-            if next(way.iter(*_TEXTS), None) is not None:
+            if next(way.iter(*TEXTS), None) is not None:
                 self._visit(way)
                 return
         if ways:
@@ -360,13 +317,18 @@ class Writer:
             self._place.boxes.append(element)
             return
         self._place.open("p")
-        for piece in element.iter(_A + "t", _A + "br"):
-            self._say(" " if piece.tag == _A + "br" else piece.text or "")
+        for piece in element.iter(DRAWING + "t", DRAWING + "br"):
+            if piece.tag == DRAWING + "br":
+                self._say(" ")
+            else:
+                self._say(piece.text or "")
         self._place.close()
 
     def _diagram(self, element: "_Element") -> None:
         link = self._links.get(element.get(RELATIONSHIP + "dm", ""))
-        root = None if link is None or link.external else self._package.tree(link.target)
+        root = None
+        if link is not None and not link.external:
+            root = self._package.tree(link.target)
         if root is None:
             self._lose("diagram")
         else:
@@ -377,10 +339,14 @@ class Writer:
         if text.strip():
             self._say(f" {text} ")
 
-    def _alternative_text(self, text: str) -> None:
+    def _describe(self, element: "_Element") -> None:
+        text = element.get("descr", "")
         if text.strip():
             self._place.enter("img", alt=" ".join(text.split()))
             self._place.leave()
+
+    def _embed(self, element: "_Element") -> None:
+        self._lose(f"embedded object ({element.get('ProgID', 'unknown')})")
 
     def _lose(self, what: str) -> None:
         self.lost[what] += 1
@@ -391,26 +357,3 @@ class Writer:
     def _break(self) -> None:
         self._place.enter("br")
         self._place.leave()
-
-
-def _members(element: "_Element", name: str) -> "list[_Element]":
-    """Yields the rows of a table or the cells of a row.
-
-    Those in content controls and tracked insertions count too.
-    """
-    found: list[_Element] = []
-    for child in element:
-        if child.tag == W + name:
-            found.append(child)
-        elif isinstance(child.tag, str) and child.tag not in _OMITTED and child.tag != W + "tbl":
-            found += _members(child, name)
-    return found
-
-
-def _skip(row: "_Element", count: str) -> int:
-    from lxml.etree import SubElement
-
-    skipped = min(max(whole(count, 0), 0), _LONGEST_SPAN)
-    if skipped:
-        SubElement(row, "td", {"colspan": str(skipped)} if skipped > 1 else {})
-    return skipped

@@ -3,18 +3,18 @@
 import bisect
 import io
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
-from longreach.corpus.documents.grid import is_sparse, table_lines
+from longreach.corpus.documents.grid import format_table, is_sparse
+from longreach.corpus.documents.office.names import DRAWING
 from longreach.corpus.documents.office.number_format import show_value
-from longreach.corpus.documents.office.package import Package, opened_package
+from longreach.corpus.documents.office.package import Package, open_package, read_text
 
 if TYPE_CHECKING:
     from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
-_DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 # A formula without a stored result. An empty text is a result: its cell is of the kind "str".
 _UNCOMPUTED = re.compile(
     rb"<(?:\w+:)?c\b(?![^>]*\bt=\"str\")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)"
@@ -42,11 +42,11 @@ def convert(raw: bytes, name: str) -> Converted:
     Empty rows and columns are omitted. A merged cell is repeated in each of its places. A sheet
     that is empty nearly everywhere comes as one line for each cell: "B7: 12".
     """
-    with opened_package(raw, name, ".xlsx") as package:
+    with open_package(raw, name, ".xlsx") as package:
         from openpyxl import load_workbook
 
         check_unpacked(package.archive, name, (".xml", ".rels"))
-        parts = _sheet_parts(package)
+        parts = _find_parts(package)
         # Read row by row: the other way makes a cell of each place that a merged area covers, which
         # may be billions.
         workbook = load_workbook(io.BytesIO(raw), data_only=True, read_only=True)
@@ -63,35 +63,36 @@ def convert(raw: bytes, name: str) -> Converted:
                     f"Sheet {sheet.title} has {many} without a stored result: open the file in a"
                     " spreadsheet program, save it, and add it again."
                 )
-        return Converted("\n\n".join(block for block in blocks if block), tuple(notes))
+        return Converted("\n\n".join(filter(None, blocks)), tuple(notes))
 
 
-def _sheet_parts(package: Package) -> dict[str, str]:
+def _find_parts(package: Package) -> dict[str, str]:
     """Returns the name of the part of each sheet."""
     main = next(iter(package.related("", "officeDocument")), "xl/workbook.xml")
-    root = package.tree(main)
     links = package.links(main)
     parts = {}
-    for sheet in () if root is None else root.iter("{*}sheet"):
-        identity = next((value for key, value in sheet.attrib.items() if key.endswith("}id")), "")
-        link = links.get(identity)
-        if link is not None and not link.external:
-            parts[sheet.get("name", "")] = link.target
+    for sheet in package.iterate(main, "{*}sheet"):
+        for key, identity in sheet.attrib.items():
+            if key.endswith("}id"):
+                link = links.get(identity)
+                if link is not None and not link.external:
+                    parts[sheet.get("name", "")] = link.target
+                break
     return parts
 
 
 def _read_sheet(sheet: "ReadOnlyWorksheet", package: Package, part: str, source: bytes) -> str:
     values = _read_values(sheet)
-    parts = [
-        "\n".join(_table(values, source)),
-        *_drawn_text(package, part),
-        *_remarks(package, part),
-    ]
-    parts = [text for text in parts if text]
+    parts = ["\n".join(_format_table(values, source))]
+    parts += _read_shapes(package, part)
+    parts += _read_remarks(package, part)
+    parts = list(filter(None, parts))
     if not parts:
         return ""
-    mark = "" if sheet.sheet_state == "visible" else " (hidden)"
-    return "\n\n".join([f"## {sheet.title}{mark}", *parts])
+    title = f"## {sheet.title}"
+    if sheet.sheet_state != "visible":
+        title += " (hidden)"
+    return "\n\n".join([title, *parts])
 
 
 def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_Place, str]:
@@ -109,19 +110,21 @@ def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_Place, str]:
     return values
 
 
-def _table(values: dict[_Place, str], source: bytes) -> list[str]:
+def _format_table(values: dict[_Place, str], source: bytes) -> list[str]:
     rows = sorted({place.row for place in values})
     columns = sorted({place.column for place in values})
     if is_sparse(len(rows), len(columns), len(values)):
         from openpyxl.utils import get_column_letter
 
-        return [
-            f"{get_column_letter(place.column)}{place.row}: {text}"
-            for place, text in values.items()
-        ]
+        lines = []
+        for place, text in values.items():
+            lines.append(f"{get_column_letter(place.column)}{place.row}: {text}")
+        return lines
     _repeat_merged(source, values, rows, columns)
-    table = ([values.get(_Place(row, column), "") for column in columns] for row in rows)
-    return list(table_lines(table, len(columns)))
+    table = []
+    for row in rows:
+        table.append([values.get(_Place(row, column), "") for column in columns])
+    return list(format_table(table, len(columns)))
 
 
 def _repeat_merged(
@@ -129,7 +132,7 @@ def _repeat_merged(
 ) -> None:
     from openpyxl.utils import range_boundaries
 
-    room = _LEAST_REPEATS + _REPEATS_PER_CELL * len(values)
+    left_over = _LEAST_REPEATS + _REPEATS_PER_CELL * len(values)
     for area in _MERGED.finditer(source):
         left, top, right, bottom = range_boundaries(area[1].decode())
         text = values.get(_Place(top, left), "")
@@ -139,33 +142,38 @@ def _repeat_merged(
         down = rows[bisect.bisect_left(rows, top) : bisect.bisect_right(rows, bottom)]
         if len(across) == len(columns) > 1:  # a heading over the whole sheet
             continue
-        room -= len(across) * len(down)
-        if room < 0:
+        left_over -= len(across) * len(down)
+        if left_over < 0:
             return
         for row in down:
             for column in across:
                 values.setdefault(_Place(row, column), text)
 
 
-def _remarks(package: Package, part: str) -> list[str]:
+def _read_remarks(package: Package, part: str) -> list[str]:
     """Returns the notes on cells."""
     remarks = []
-    for comments in package.related(part, "comments") if part else []:
-        root: Any = package.tree(comments)
-        for comment in () if root is None else root.iter("{*}comment"):
-            text = " ".join("".join(piece.text or "" for piece in comment.iter("{*}t")).split())
+    for comments in _find_related(package, part, "comments"):
+        for comment in package.iterate(comments, "{*}comment"):
+            text = " ".join(read_text(comment, "{*}t").split())
             if text:
                 remarks.append(f"Note on {comment.get('ref', 'a cell')}: {text}")
     return remarks
 
 
-def _drawn_text(package: Package, part: str) -> list[str]:
+def _read_shapes(package: Package, part: str) -> list[str]:
     """Returns the paragraphs of text boxes and shapes that lie on a sheet."""
     found = []
-    for drawing in package.related(part, "drawing") if part else []:
-        root: Any = package.tree(drawing)
-        for paragraph in () if root is None else root.iter(_DRAWING + "p"):
-            text = "".join(piece.text or "" for piece in paragraph.iter(_DRAWING + "t")).strip()
+    for drawing in _find_related(package, part, "drawing"):
+        for paragraph in package.iterate(drawing, DRAWING + "p"):
+            text = read_text(paragraph, DRAWING + "t").strip()
             if text:
                 found.append(text)
     return found
+
+
+def _find_related(package: Package, part: str, kind: str) -> list[str]:
+    """Returns the parts of a kind that a sheet refers to; none if its own part is not known."""
+    if not part:
+        return []
+    return package.related(part, kind)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 # A file ends with this; what is written after it by accident is short.
 _END = b"%%EOF"
 _TAIL_BYTES = 2048
-
-
 # Where pypdf says that it read an object only up to the damage in it.
 _OBJECTS_LOG = "pypdf.generic._data_structures"
 
@@ -39,7 +37,7 @@ class _Repairs(logging.Handler):
 
 
 @contextmanager
-def _watched() -> Iterator[_Repairs]:
+def _watch_repairs() -> Iterator[_Repairs]:
     log = logging.getLogger(_OBJECTS_LOG)
     level = log.level
     propagate = log.propagate
@@ -56,7 +54,7 @@ def _watched() -> Iterator[_Repairs]:
 
 
 class _Problem(NamedTuple):
-    """What is said about pages in one state, and about a file where no page is in a better one."""
+    """What is said about pages in a state, and about a file without a page in a better one."""
 
     pages: str
     file: str
@@ -89,10 +87,12 @@ def convert(raw: bytes, name: str) -> Converted:
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DependencyError
 
-    with converting(name, ".pdf"), _watched() as repairs:
+    with converting(name, ".pdf"), _watch_repairs() as repairs:
         try:
             is_cut_off = _END not in raw[-_TAIL_BYTES:]
-            reader = PdfReader(io.BytesIO(_with_end(raw) if is_cut_off else raw))
+            if is_cut_off:
+                raw = _append_end(raw)
+            reader = PdfReader(io.BytesIO(raw))
             if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
                 raise DocumentError(
                     f"{name} is password-protected: remove the password, e.g. with qpdf --decrypt."
@@ -123,9 +123,9 @@ def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:
         lines = [page.text]
         if page.page is not None:
             lines += form.read(page.page)
-        texts.append("\n".join(line for line in lines if line))
-    texts.append("\n".join(form.rest()))
-    text = "\n\n".join(text for text in texts if text)
+        texts.append("\n".join(filter(None, lines)))
+    texts.append("\n".join(form.read_rest()))
+    text = "\n\n".join(filter(None, texts))
     garbled = letters[State.GARBLED]
     if garbled > sum(letters.values()) - garbled:
         raise DocumentError(f"{name} {_PROBLEMS[State.GARBLED].file}")
@@ -134,25 +134,26 @@ def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:
         if pages[State.DAMAGED] and not pages[State.NO_TEXT]:
             worst = State.DAMAGED
         raise DocumentError(f"{name} {_PROBLEMS[worst].file}")
-    notes = [
-        problem.pages.format(_name_pages(pages[state]))
-        for state, problem in _PROBLEMS.items()
-        if pages[state]
-    ]
-    notes += _said_of_file(reader, found, is_cut_off)
+    notes = []
+    for state, problem in _PROBLEMS.items():
+        if pages[state]:
+            notes.append(problem.pages.format(_name_pages(pages[state])))
+    notes += _describe_file(reader, found, is_cut_off)
     return Converted(text, (*notes, *form.notes()))
 
 
-def _with_end(raw: bytes) -> bytes:
+def _append_end(raw: bytes) -> bytes:
     """Gives a file that was cut off an end, so that pypdf looks for the objects itself."""
     before = raw[: max(raw.rfind(b"/Catalog"), 0)]
     number = re.search(rb"([0-9]{1,10}\s{1,4}[0-9]{1,5}) obj[^j]*$", before[-_TAIL_BYTES:])
-    trailer = b"trailer\n<</Root %s R>>\n" % number[1] if number else b""
+    trailer = b""
+    if number is not None:
+        trailer = b"trailer\n<</Root %s R>>\n" % number[1]
     # The place of the table of objects is wrong on purpose: it is made anew from the objects.
     return raw + b"\n" + trailer + b"startxref\n0\n%%EOF\n"
 
 
-def _said_of_file(reader: "PdfReader", found: int, is_cut_off: bool) -> list[str]:
+def _describe_file(reader: "PdfReader", found: int, is_cut_off: bool) -> list[str]:
     notes = []
     listed = reader.root_object.get("/Pages", {}).get_object().get("/Count")
     if isinstance(listed, int) and listed > found:
@@ -164,11 +165,15 @@ def _said_of_file(reader: "PdfReader", found: int, is_cut_off: bool) -> list[str
 
 def _name_pages(numbers: list[int]) -> str:
     """Names pages with a verb: "Page 3 has", "Pages 3, 7-9 have"."""
-    spans: list[list[int]] = []
+    if len(numbers) == 1:
+        return f"Page {numbers[0]} has"
+    spans: list[range] = []
     for number in numbers:
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1] = [spans[-1][0], number]
+        if spans and number == spans[-1].stop:
+            spans[-1] = range(spans[-1].start, number + 1)
         else:
-            spans.append([number])
-    shown = ", ".join("-".join(str(end) for end in span) for span in spans)
-    return f"Page {shown} has" if len(numbers) == 1 else f"Pages {shown} have"
+            spans.append(range(number, number + 1))
+    names = []
+    for span in spans:
+        names.append(str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}")
+    return f"Pages {', '.join(names)} have"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from longreach.corpus.documents.pdf.objects import resolve
+
 if TYPE_CHECKING:
     from pypdf import PageObject, PdfReader
 
@@ -15,6 +17,7 @@ _MOST_BYTES = 75_000_000
 _PAINTING = frozenset(
     {b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"sh", b"INLINE IMAGE"}
 )
+_FILLING = frozenset({b"f", b"F", b"f*"})
 _SHOWING = frozenset({b"Tj", b"TJ", b"'", b'"'})
 _WHITE = {b"g": [1], b"rg": [1, 1, 1], b"k": [0, 0, 0, 0]}
 # Encodings of composite fonts that lead to characters without a table of the font's own.
@@ -60,20 +63,22 @@ class _Fonts:
 
     def count(self, text: str, matrix: Any, text_matrix: Any, font: Any, size: Any) -> None:
         """Counts a piece of text, for which pypdf calls it."""
-        letters = [character for character in text if not character.isspace()]
+        letters = "".join(text.split())
         self.letters += len(letters)
         if font is not None and id(font) not in self._readable:
             self._readable[id(font)] = _is_readable(font)
-            self._kept.append(font)  # so that no other font gets its id
+            # No other font can get its id while it is kept.
+            self._kept.append(font)
         if font is not None and not self._readable[id(font)]:
             self.unreadable += len(letters)
             return
-        odd = sum(
-            unicodedata.category(character) in ("Cc", "Co", "Cn") or character == "\ufffd"
-            for character in letters
-        )
+        odd = sum(map(_is_odd, letters))
         if odd > _ODD_SHARE * len(letters) and len(letters) > 1:
             self.unreadable += odd
+
+
+def _is_odd(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Co", "Cn") or character == "\ufffd"
 
 
 def read_page(reader: "PdfReader", index: int) -> PageText:
@@ -96,11 +101,17 @@ def read_page(reader: "PdfReader", index: int) -> PageText:
     if fonts.unreadable > _GARBLED_SHARE * letters:
         return PageText("", State.GARBLED if intact else State.DAMAGED, letters, page)
     if text.strip():
-        state = State.PARTLY_GARBLED if fonts.unreadable > 0 else State.FINE
-        return PageText(text, state if intact else State.PARTLY_DAMAGED, letters, page)
+        state = State.FINE
+        if not intact:
+            state = State.PARTLY_DAMAGED
+        elif fonts.unreadable > 0:
+            state = State.PARTLY_GARBLED
+        return PageText(text, state, letters, page)
     if not intact:
         return PageText("", State.DAMAGED, page=page)
-    return PageText("", State.NO_TEXT if _shows_something(page) else State.FINE, page=page)
+    if _shows_something(page):
+        return PageText("", State.NO_TEXT, page=page)
+    return PageText("", State.FINE, page=page)
 
 
 def _is_intact(page: "PageObject") -> bool:
@@ -109,10 +120,10 @@ def _is_intact(page: "PageObject") -> bool:
 
     if "/Contents" not in page:
         return True
-    contents = page["/Contents"].get_object()
+    contents = resolve(page["/Contents"])
     streams = list(contents) if isinstance(contents, ArrayObject) else [contents]
     for reference in streams:
-        stream = reference.get_object() if reference is not None else None
+        stream = resolve(reference)
         if not isinstance(stream, StreamObject) or not _is_whole(stream):
             return False
     return True
@@ -122,23 +133,26 @@ def _is_whole(stream: Any) -> bool:
     """Returns whether a stream can be unpacked to its end; pypdf is content with the beginning."""
     from pypdf.filters import ASCII85Decode, ASCIIHexDecode
 
-    filters = stream.get("/Filter", [])
-    filters = filters.get_object() if hasattr(filters, "get_object") else filters
+    filters = resolve(stream.get("/Filter", []))
+    if not isinstance(filters, list):
+        filters = [filters]
     data = stream._data
-    for name in filters if isinstance(filters, list) else [filters]:
+    for name in filters:
         if name in ("/ASCII85Decode", "/A85"):
             data = ASCII85Decode.decode(data)
         elif name in ("/ASCIIHexDecode", "/AHx"):
             data = ASCIIHexDecode.decode(data)
-            data = data.encode("latin-1") if isinstance(data, str) else data
+            if isinstance(data, str):
+                data = data.encode("latin-1")
         elif name in ("/FlateDecode", "/Fl"):
-            return _inflates(data)
+            return _can_inflate(data)
         else:
+            # Filters of images: pypdf reads these whole, or says that it cannot.
             return True
     return True
 
 
-def _inflates(data: bytes) -> bool:
+def _can_inflate(data: bytes) -> bool:
     # Some writers cut the checksum off, so the packed data are judged without it, and by it where
     # it is there.
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -168,28 +182,32 @@ def _shows_something(page: "PageObject") -> bool:
                 white = list(operands) == _WHITE[operator]
             elif operator in (b"cs", b"sc", b"scn", b"Q"):
                 white = False
-            elif operator in _SHOWING or (
-                operator in _PAINTING and not (white and operator in (b"f", b"F", b"f*"))
-            ):
+            elif operator in _SHOWING:
                 return True
+            elif operator in _PAINTING:
+                if not white or operator not in _FILLING:
+                    return True
             elif operator == b"Do":
-                drawn = _resource(resources, operands)
+                drawn = _find_drawn(resources, operands)
                 if drawn is None:
                     continue
                 if drawn.get("/Subtype") != "/Form":
                     return True
                 if id(drawn) not in seen:
                     seen.add(id(drawn))
-                    pending.append(
-                        (ContentStream(drawn, page.pdf), drawn.get("/Resources", resources))
-                    )
+                    inner = ContentStream(drawn, page.pdf)
+                    pending.append((inner, drawn.get("/Resources", resources)))
     return False
 
 
-def _resource(resources: Any, operands: list[Any]) -> Any:
-    found = resources.get_object().get("/XObject") if resources is not None else None
-    named = found.get_object().get(operands[0]) if found is not None and operands else None
-    return None if named is None else named.get_object()
+def _find_drawn(resources: Any, operands: list[Any]) -> Any:
+    """Returns the form or the image that an operator draws; None if it is missing."""
+    if resources is None or not operands:
+        return None
+    found = resolve(resolve(resources).get("/XObject"))
+    if found is None:
+        return None
+    return resolve(found.get(operands[0]))
 
 
 def _is_readable(font: Any) -> bool:
@@ -199,17 +217,18 @@ def _is_readable(font: Any) -> bool:
     if "/ToUnicode" in font:
         table = font["/ToUnicode"].get_object()
         return not isinstance(table, StreamObject) or _is_whole(table)
-    encoding = font.get("/Encoding")
-    encoding = None if encoding is None else encoding.get_object()
+    encoding = resolve(font.get("/Encoding"))
     if font.get("/Subtype") == "/Type0":
         return isinstance(encoding, str) and bool(_KNOWN_ENCODING.fullmatch(encoding))
-    names = list(_glyph_names(encoding))
-    nameless = sum(bool(_NAMELESS.fullmatch(name)) for name in names)
+    names = list(_iterate_glyphs(encoding))
+    nameless = len(list(filter(_NAMELESS.fullmatch, names)))
     return "Dingbats" in str(font.get("/BaseFont", "")) or 2 * nameless <= len(names)
 
 
-def _glyph_names(encoding: Any) -> Iterator[str]:
-    differences = encoding.get("/Differences") if isinstance(encoding, dict) else None
-    for entry in differences.get_object() if differences is not None else ():
+def _iterate_glyphs(encoding: Any) -> Iterator[str]:
+    """Yields the names of the glyphs by which an encoding differs from a usual one."""
+    if not isinstance(encoding, dict):
+        return
+    for entry in resolve(encoding.get("/Differences")) or ():
         if isinstance(entry, str):
             yield entry

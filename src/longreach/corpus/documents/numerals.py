@@ -1,4 +1,4 @@
-"""Roman numerals."""
+"""Numbers as Roman numerals, which lists of HTML and of DOCX use."""
 
 _VALUES = {
     "m": 1000,
@@ -15,13 +15,18 @@ _VALUES = {
     "iv": 4,
     "i": 1,
 }
-MOST = 3999
+_MOST_ROMAN = 3999
 
 
 def to_roman(number: int) -> str:
-    """Returns a number from 1 to `MOST` as a Roman numeral in lower case."""
+    """Returns a number from 1 to 3,999 as a Roman numeral in lower case."""
     numeral = ""
     for letters, value in _VALUES.items():
         numeral += letters * (number // value)
         number %= value
     return numeral
+
+
+def may_be_roman(number: int) -> bool:
+    """Returns whether a number has a Roman numeral."""
+    return 0 < number <= _MOST_ROMAN

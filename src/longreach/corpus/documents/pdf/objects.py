@@ -1,0 +1,47 @@
+"""Objects of PDF files, damaged ones too, as plain values."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def resolve(value: Any) -> Any:
+    """Returns the object that a reference leads to; other values, None too, as they are."""
+    if hasattr(value, "get_object"):
+        return value.get_object()
+    return value
+
+
+def iterate_dicts(array: Any) -> Iterator[dict[str, Any]]:
+    """Yields the dictionaries in an array; none if it is no array."""
+    found = resolve(array)
+    if not isinstance(found, list):
+        return
+    for entry in found:
+        value = resolve(entry)
+        if isinstance(value, dict):
+            yield value
+
+
+def to_text(value: Any) -> str:
+    """Returns a string, a name, a number, or a stream of text, as text."""
+    value = resolve(value)
+    is_stream = hasattr(value, "get_data")
+    if value is None or (isinstance(value, (dict, list)) and not is_stream):
+        return ""
+    if is_stream:
+        value = value.get_data()
+    if isinstance(value, bytes):
+        is_wide = value.startswith((b"\xfe\xff", b"\xff\xfe"))
+        return value.decode("utf-16" if is_wide else "latin-1", "replace")
+    return str(value).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def rich_to_text(value: Any) -> str:
+    """Returns the words of rich text, which is XHTML."""
+    text = to_text(value)
+    if not text.strip():
+        return ""
+    from lxml import html
+
+    root = html.fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8"))
+    return " ".join(" ".join(root.itertext()).split())
