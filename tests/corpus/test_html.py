@@ -1,13 +1,13 @@
 import pytest
 
 from longreach.corpus.documents import convert as formats
-from longreach.corpus.documents.html.page import markdown
+from longreach.corpus.documents.html.page import to_markdown
 from longreach.errors import DocumentError
 
 
 def rows(page):
     """The cells of each line of a table."""
-    lines = [line for line in markdown(page).splitlines() if line.startswith("| ")]
+    lines = [line for line in to_markdown(page).splitlines() if line.startswith("| ")]
     return [line[2:-2].split(" | ") for line in lines if not line.startswith("| ---")]
 
 
@@ -41,7 +41,7 @@ def rows(page):
     ],
 )
 def test_everything_shown_is_read_once_and_in_order(page, text):
-    assert markdown(page) == text
+    assert to_markdown(page) == text
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_everything_shown_is_read_once_and_in_order(page, text):
     ],
 )
 def test_words_are_apart_or_together_as_a_browser_shows_them(page, text):
-    assert markdown(page) == text
+    assert to_markdown(page) == text
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_words_are_apart_or_together_as_a_browser_shows_them(page, text):
     ],
 )
 def test_what_is_raised_lowered_or_struck_out_is_told_apart(page, text):
-    assert markdown(page) == text
+    assert to_markdown(page) == text
 
 
 # --- lists and tables -------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_what_is_raised_lowered_or_struck_out_is_told_apart(page, text):
     ],
 )
 def test_lists_and_headings_are_markdown(page, text):
-    assert markdown(page) == text
+    assert to_markdown(page) == text
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_rows_have_equal_width_and_values_stand_under_their_headings(cells, page
 
 def test_a_table_has_its_caption_and_the_signs_of_its_header():
     page = "<table><caption>Rent</caption><thead><tr><th>Month<th>Euro</thead><tr><td>May<td>900|90</table>"
-    assert markdown(page) == "Rent\n\n| Month | Euro |\n| --- | --- |\n| May | 900|90 |"
+    assert to_markdown(page) == "Rent\n\n| Month | Euro |\n| --- | --- |\n| May | 900|90 |"
 
 
 def test_tables_that_only_place_things_are_paragraphs():
-    assert markdown("<table><tr><td><h1>A</h1><tr><td><p>b<p>c</table>") == "# A\n\nb\n\nc"
+    assert to_markdown("<table><tr><td><h1>A</h1><tr><td><p>b<p>c</table>") == "# A\n\nb\n\nc"
     inner = "<table><tr><td>x<td>" + "long " * 100 + "</table>"
-    text = markdown(f"<table><tr><td>menu<td>{inner}</table>")
+    text = to_markdown(f"<table><tr><td>menu<td>{inner}</table>")
     assert text.startswith("menu\n\n| x | long long")
 
 
@@ -172,10 +172,10 @@ def test_nothing_is_escaped(text):
     import html
 
     page = html.escape(text)
-    assert markdown(f"<p>{page}</p>") == text
-    assert markdown(f"<p><b>{page}</b></p>") == text
+    assert to_markdown(f"<p>{page}</p>") == text
+    assert to_markdown(f"<p><b>{page}</b></p>") == text
     assert rows(f"<table><tr><td>{page}<td>x</table>")[0][-1] == "x"
-    assert text in markdown(f"<table><tr><td>{page}<td>x</table>")
+    assert text in to_markdown(f"<table><tr><td>{page}<td>x</table>")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_nothing_is_escaped(text):
     ],
 )
 def test_links_to_other_sites_have_their_address_behind_the_word(page, text):
-    assert markdown(page) == text
+    assert to_markdown(page) == text
 
 
 # --- hostile pages ----------------------------------------------------------------------------------------------------
@@ -224,5 +224,5 @@ def test_a_page_nested_too_deep_is_refused_with_the_limit(tmp_path, count):
     ],
 )
 def test_hostile_pages_are_read_without_recursion_and_stay_small(page, length):
-    text = markdown(page)
+    text = to_markdown(page)
     assert length is None or len(text) <= length

@@ -25,7 +25,7 @@ from longreach.corpus.documents import (
 )
 from longreach.corpus.documents import convert as formats
 from longreach.corpus.documents.archive import open_archive
-from longreach.corpus.documents.limits import applied, current, size
+from longreach.corpus.documents.limits import apply_limits, format_bytes, get_limits
 from longreach.errors import DocumentError, UsageError
 from tests.corpus.test_documents import LINE, OPF, make_docx, make_epub
 
@@ -139,14 +139,14 @@ def test_a_part_that_unpacks_to_too_much_is_refused(tmp_path):
     add_part(path, "big.xhtml", 40)
     raw = path.read_bytes()
     assert len(raw) < 100_000
-    with applied(Limits(unpacked_bytes=40 << 20)), open_archive(raw, "a.epub", ".epub") as archive:
+    with apply_limits(Limits(unpacked_bytes=40 << 20)), open_archive(raw, "a.epub", ".epub") as archive:
         assert len(archive.read("big.xhtml")) == 40 << 20
     with pytest.raises(DocumentError, match=r"unpacks to more.*unpacked_bytes"):
         unpack(raw, "big.xhtml", (40 << 20) - 1)
 
 
 def unpack(raw, member, unpacked_bytes, times=1):
-    with applied(Limits(unpacked_bytes=unpacked_bytes)), open_archive(raw, "a.epub", ".epub") as archive:
+    with apply_limits(Limits(unpacked_bytes=unpacked_bytes)), open_archive(raw, "a.epub", ".epub") as archive:
         for _ in range(times):
             archive.read(member)
 
@@ -277,9 +277,9 @@ def test_an_answer_that_is_none_is_refused(line):
 def test_answers_and_requests_come_back_as_they_were():
     html = Format("HTML", (".html", ".htm"), "package.module:convert")
     request = worker.Request("a\udcff\n", html, 3, Limits(seconds=7))
-    assert worker.Request.parse(request.line()) == request and request.line().count(b"\n") == 1
+    assert worker.Request.parse(request.to_line()) == request and request.to_line().count(b"\n") == 1
     answer = worker.Answer(None, ("é\n",), 5, True)
-    assert worker.Answer.parse(answer.line()) == answer
+    assert worker.Answer.parse(answer.to_line()) == answer
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------
@@ -437,10 +437,10 @@ def test_wrong_limits_are_refused(text):
         Limits.parse([text])
 
 
-def test_limits_hold_where_they_are_applied():
-    with applied(Limits(members=3)):
-        assert current().members == 3
-    assert current() == Limits()
+def test_limits_hold_where_they_are_apply_limits():
+    with apply_limits(Limits(members=3)):
+        assert get_limits().members == 3
+    assert get_limits() == Limits()
 
 
 @pytest.mark.parametrize(
@@ -448,4 +448,4 @@ def test_limits_hold_where_they_are_applied():
     [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1 KiB"), (1_500_000, "1.4 MiB"), (20 * GIB, "20 GiB")],
 )
 def test_sizes_are_written_for_people(count, text):
-    assert size(count) == text
+    assert format_bytes(count) == text

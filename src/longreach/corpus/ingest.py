@@ -16,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from longreach.corpus.documents import Document, Found, Limits, Skipped, read_all
-from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.base import show_path
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import (
@@ -208,7 +208,9 @@ class Ingest:
                         if not str(error)
                         else str(error)
                     )
-                    self.report.skipped.append(Skipped(item.name, f"{shown(item.name)}: {said}"))
+                    self.report.skipped.append(
+                        Skipped(item.name, f"{show_path(item.name)}: {said}")
+                    )
                     self.report.notes.pop(item.name, None)
                     continue
                 work = self._work[revision] = _Work(revision, item.text, pieces, [item])

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from longreach.corpus.documents.names import file_of, name_of
+from longreach.corpus.documents.names import to_name, to_path
 from longreach.errors import UsageError
 
 _MOST_NAMED = 3
@@ -70,10 +70,10 @@ def _paths(given: str) -> list[str]:
     if not given:
         return []
     try:
-        path = file_of(given)
+        path = to_path(given)
         return [
-            name_of(Path(os.path.realpath(path))),
-            name_of(Path(os.path.realpath(path.parent), path.name)),
+            to_name(Path(os.path.realpath(path))),
+            to_name(Path(os.path.realpath(path.parent), path.name)),
         ]
     except (OSError, ValueError):  # no path can be written so: it holds a NUL or half a character
         return []

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from longreach.corpus.documents import Document
-from longreach.corpus.documents.base import shown
-from longreach.corpus.documents.names import file_of
+from longreach.corpus.documents.base import show_path
+from longreach.corpus.documents.names import to_path
 from longreach.errors import UsageError
 from longreach.wording import counted
 
@@ -47,7 +47,7 @@ def find_vanished(
     folders, files = _split(sources)
     places: dict[Path, _Place] = {}
     for name in names:
-        path = file_of(name)
+        path = to_path(name)
         if not path.is_absolute():
             continue
         root = next((folder for folder in folders if path.is_relative_to(folder)), None)
@@ -113,8 +113,9 @@ def _check(folder: Path, place: _Place, *, named: bool) -> None:
     # A file or two of those that were named one by one is what was asked for.
     if not most or (named and count == 1):
         return
+    documents = counted(total, "document")
     raise UsageError(
-        f"--prune would remove {count:,} of the {counted(total, 'document')} of {shown(folder)},"
+        f"--prune would remove {count:,} of the {documents} of {show_path(folder)},"
         " whose files are no longer there: nothing was changed; check that its disk is mounted, or"
         " confirm with --force (force=True)."
     )

@@ -26,7 +26,7 @@ import pyarrow as pa
 from longreach.corpus.artefacts import Artefacts, find_adapter, finish_swap
 from longreach.corpus.compaction import drop_unused, keep_newest
 from longreach.corpus.documents import Document, Limits, Selection, find
-from longreach.corpus.documents.names import file_of
+from longreach.corpus.documents.names import to_path
 from longreach.corpus.faults import storage_faults
 from longreach.corpus.ingest import Ingest
 from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked
@@ -256,7 +256,7 @@ class Corpus(CorpusReading):
             found = find(sources, selection)
             report = ingest.run(found, limits or Limits(), progress=progress, batch_size=batch_size)
             if prune:
-                gone = [name for name in gone if is_gone(file_of(name))]
+                gone = [name for name in gone if is_gone(to_path(name))]
                 with storage_faults(self.path):
                     self._drop(log, gone)
                 report.removed.extend(gone)

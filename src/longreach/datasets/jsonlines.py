@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-from longreach.corpus.documents.base import shown
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.base import show_path
+from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.errors import DataError
 from longreach.jsontext import NotJson, parse_json
 
@@ -103,7 +103,7 @@ def read_records(path: str | Path) -> Iterator[Record]:
         DataError: The file cannot be read, or a line is longer than 512 MiB, is not UTF-8, is not
             JSON, names a field twice or is no object. The file and the line are named.
     """
-    name = shown(path)
+    name = show_path(path)
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(_lines(file, name), 1):
@@ -122,7 +122,7 @@ def holds_text(value: object) -> TypeGuard[str]:
 
 
 def _is_encodable(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and encodable(value)
+    return isinstance(value, str) and is_encodable(value)
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.base import show_path
 from longreach.corpus.naming import fitting
 from longreach.datasets.jsonlines import Record, holds_text, read_records
 from longreach.errors import DataError, UsageError
@@ -61,7 +61,7 @@ def read_questions(path: str | Path, documents: Sequence[str], corpus: str) -> l
         found.append(_question(record, documents, corpus))
     if not found:
         raise DataError(
-            f"'{shown(path)}' holds no questions: give lines such as"
+            f"'{show_path(path)}' holds no questions: give lines such as"
             ' {"question": "...", "answer": "..."}.'
         )
     return found

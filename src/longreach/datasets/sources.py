@@ -12,9 +12,9 @@ from pathlib import Path
 
 from longreach.corpus.documents import Document, Selection, Skipped, apart
 from longreach.corpus.documents import find as find_documents
-from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.base import show_path
 from longreach.corpus.documents.convert import read
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.corpus.documents.folders import Listing, explain_link, list_files
 from longreach.corpus.documents.formats import list_suffixes
 from longreach.datasets.hub import load_hub_rows
@@ -75,12 +75,12 @@ def find(given: str | Path) -> Source:
     except OSError as error:
         reason = error.strerror or error
         raise DocumentError(
-            f"{shown(path)} cannot be read ({reason}): check the path and its permissions."
+            f"{show_path(path)} cannot be read ({reason}): check the path and its permissions."
         ) from error
     if not files:
         listed = ", ".join(sorted(kinds))
         raise DocumentError(
-            f"{shown(path)} holds no file to train on; the kinds that are read are {listed}."
+            f"{show_path(path)} holds no file to train on; the kinds that are read are {listed}."
         )
 
     def texts(note: Callable[[str], None]) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str
             note(f"Left out: {error}")
             return
         for sentence in notes:
-            note(f"Incomplete: {shown(path)}: {sentence}")
+            note(f"Incomplete: {show_path(path)}: {sentence}")
         yield text
 
 
@@ -192,7 +192,7 @@ def _parquet(path: Path) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
-    name = shown(path)
+    name = show_path(path)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
@@ -218,6 +218,6 @@ def _text_of(record: Record) -> str:
     if not isinstance(text, str):
         kind = type(text).__name__
         raise record.error(f"has a value of type {kind} as its '{FIELD}': give a string")
-    if not encodable(text):
+    if not is_encodable(text):
         raise record.error("holds half characters (lone surrogates): write it again as UTF-8")
     return text

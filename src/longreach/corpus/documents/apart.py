@@ -15,13 +15,13 @@ from pathlib import Path
 
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.formats import Format
-from longreach.corpus.documents.limits import Limits, exceeded
+from longreach.corpus.documents.limits import Limits, explain_excess
 from longreach.corpus.documents.worker import (
     MOST_HEADER_BYTES,
     OUT_OF_MEMORY,
     Answer,
     Request,
-    too_much_memory,
+    explain_memory,
 )
 from longreach.errors import DocumentError
 
@@ -43,10 +43,16 @@ class _Worker:
     """A process that converts files, and the pipes to it."""
 
     def __init__(self) -> None:
-        isolation = "-I" if sys.flags.isolated else "-P"
-        paths = [path or str(Path.cwd()) for path in sys.path]  # "" is wherever a process is
+        isolation = "-P"
+        if sys.flags.isolated:
+            isolation = "-I"
+        # "" is wherever a process is.
+        paths = [path or str(Path.cwd()) for path in sys.path]
         # A group of its own: Ctrl-C is for the process that asked, which then ends this one.
-        apart = {"process_group": 0} if os.name == "posix" else {"creationflags": _windows_flags()}
+        if os.name == "posix":
+            apart = {"process_group": 0}
+        else:
+            apart = {"creationflags": _get_windows_flags()}
         self._process = subprocess.Popen(
             [sys.executable, isolation, "-c", _START, *paths],
             stdin=subprocess.PIPE,
@@ -72,7 +78,7 @@ class _Worker:
         watch.daemon = True
         watch.start()
         try:
-            requests.write(request.line())
+            requests.write(request.to_line())
             requests.write(raw)
             requests.flush()
             answer = Answer.parse(answers.readline(MOST_HEADER_BYTES))
@@ -104,21 +110,22 @@ class _Worker:
             try:
                 if pipe is not None:
                     pipe.close()
-            except OSError:  # what was not sent yet has nobody to go to
+            except OSError:
+                # What was not sent yet has nobody to go to.
                 pass
         return self._process.wait()
 
-    def code(self) -> int:
+    def end_and_get_code(self) -> int:
         """Returns the exit code of a process that broke off, and ends it if it is still there."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         return self.end()
 
 
-def _windows_flags() -> int:
-    return getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
-        subprocess, "CREATE_NO_WINDOW", 0
-    )
+def _get_windows_flags() -> int:
+    group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+    return int(group | window)
 
 
 class _Pool:
@@ -131,12 +138,14 @@ class _Pool:
     def take(self) -> _Worker:
         while True:
             with self._lock:
-                worker = self._idle.pop() if self._idle else None
-            if worker is None:
-                return _Worker()
+                if not self._idle:
+                    break
+                worker = self._idle.pop()
             if worker.is_alive():
                 return worker
-            worker.end()  # somebody killed it while it waited
+            # Somebody killed it while it waited.
+            worker.end()
+        return _Worker()
 
     def put_back(self, worker: _Worker) -> None:
         with self._lock:
@@ -144,7 +153,8 @@ class _Pool:
 
     def close(self) -> None:
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle = self._idle
+            self._idle = []
         for worker in idle:
             worker.end()
 
@@ -194,12 +204,14 @@ def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Conv
         answer, text = worker.ask(Request(name, format, len(raw), limits), raw)
     except _Broken as error:
         raise _explain(worker, name, limits) from error
-    except RuntimeError as error:  # the watch cannot start
+    except RuntimeError as error:
+        # The watch cannot start.
         advice = "close other programs and try again."
         raise DocumentError(
             f"{name} cannot be read, its converter does not start ({error}): {advice}"
         ) from error
-    finally:  # also for Ctrl-C: a worker in the middle of a file is not used again
+    finally:
+        # Also for Ctrl-C: a worker in the middle of a file is not used again.
         if worker.is_usable:
             _POOL.put_back(worker)
         else:
@@ -211,14 +223,17 @@ def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Conv
 
 def _explain(worker: _Worker, name: str, limits: Limits) -> DocumentError:
     """Returns why a worker gave no answer."""
-    code = worker.code()
+    code = worker.end_and_get_code()
     if code == OUT_OF_MEMORY:
-        return too_much_memory(name, limits)
+        return explain_memory(name, limits)
     if worker.is_late or code == -getattr(signal, "SIGXCPU", 0):
-        return exceeded(name, "takes too long to be converted", "seconds", limits)
-    if code == -getattr(signal, "SIGKILL", 0):  # the system does so where memory runs out
-        return too_much_memory(name, limits)
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return explain_excess(name, "takes too long to be converted", "seconds", limits)
+    # The system kills a process when memory runs out.
+    if code == -getattr(signal, "SIGKILL", 0):
+        return explain_memory(name, limits)
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"signal {-code}"
     advice = "open it in its own program and save it again, or export it as text."
     return DocumentError(
         f"{name} makes its converter crash ({how}), it is damaged or too complex: {advice}"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from longreach.corpus.documents.base import converting
+from longreach.corpus.documents.base import explain_failures
 from longreach.corpus.documents.encodings.decode import OLE
-from longreach.corpus.documents.limits import current, exceeded
+from longreach.corpus.documents.limits import explain_excess, get_limits
 from longreach.errors import DocumentError
 from longreach.wording import counted
 
@@ -25,12 +25,11 @@ class BoundedArchive(zipfile.ZipFile):
     def __init__(self, raw: bytes, name: str) -> None:
         super().__init__(io.BytesIO(raw))
         self._named = name
-        self._limits = current()
+        self._limits = get_limits()
         self._unpacked_bytes = 0
         if len(self.filelist) > self._limits.members:
-            raise exceeded(
-                name, f"has {counted(len(self.filelist), 'part')}", "members", self._limits
-            )
+            parts = counted(len(self.filelist), "part")
+            raise explain_excess(name, f"has {parts}", "members", self._limits)
 
     def open(
         self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False
@@ -46,7 +45,7 @@ class BoundedArchive(zipfile.ZipFile):
                 # Counted as it comes: the sizes in the headers may be lies.
                 self._unpacked_bytes += len(chunk)
                 if self._unpacked_bytes > self._limits.unpacked_bytes:
-                    raise exceeded(
+                    raise explain_excess(
                         self._named,
                         "unpacks to more than is allowed",
                         "unpacked_bytes",
@@ -68,7 +67,7 @@ def open_archive(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile
     if raw.startswith(OLE):
         advice = f"remove the password, or save it again as {suffix}."
         raise DocumentError(f"{name} is password-protected, or an old Office file: {advice}")
-    with converting(name, suffix), BoundedArchive(raw, name) as archive:
+    with explain_failures(name, suffix), BoundedArchive(raw, name) as archive:
         for member in archive.infolist():
             # The flag of an encrypted member.
             if member.flag_bits & 1:
@@ -94,8 +93,9 @@ def check_unpacked(archive: zipfile.ZipFile, name: str, suffixes: tuple[str, ...
     for member in archive.infolist():
         if member.filename.lower().endswith(suffixes):
             total += member.file_size
-    if total > current().unpacked_bytes:
-        raise exceeded(name, "unpacks to more than is allowed", "unpacked_bytes", current())
+    limits = get_limits()
+    if total > limits.unpacked_bytes:
+        raise explain_excess(name, "unpacks to more than is allowed", "unpacked_bytes", limits)
 
 
 def explain_password(name: str) -> str:

@@ -21,7 +21,7 @@ class Converted(NamedTuple):
 
 
 @contextmanager
-def converting(name: str, suffix: str) -> Iterator[None]:
+def explain_failures(name: str, suffix: str) -> Iterator[None]:
     """Silences the converters, and turns whatever they raise into one sentence.
 
     Raises:
@@ -46,6 +46,6 @@ def converting(name: str, suffix: str) -> Iterator[None]:
         ) from error
 
 
-def shown(path: str | Path) -> str:
+def show_path(path: str | Path) -> str:
     """Returns a path as it can be printed, whatever bytes are in it."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()

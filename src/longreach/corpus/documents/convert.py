@@ -6,10 +6,10 @@ Nothing is fetched.
 from pathlib import Path
 
 from longreach.corpus.documents import apart
-from longreach.corpus.documents.base import Converted, shown
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.base import Converted, show_path
+from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.corpus.documents.formats import find_format
-from longreach.corpus.documents.limits import Limits, applied, exceeded, size
+from longreach.corpus.documents.limits import Limits, apply_limits, explain_excess, format_bytes
 from longreach.errors import DocumentError
 from longreach.wording import counted
 
@@ -31,34 +31,30 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
             costs too much.
     """
     limits = limits or Limits()
-    name = shown(path)
-    raw = _bytes(path, name, limits)
+    name = show_path(path)
+    raw = _read_bytes(path, name, limits)
     if not raw:
         raise DocumentError(f"{name} is empty: give it content, or omit it.")
     format = find_format(path.suffix)
     is_simple = not format.isolated and _is_utf8(raw)
     if is_simple or not apart.is_possible():
-        with applied(limits):
+        with apply_limits(limits):
             converted = format.convert(raw, name)
     else:
         converted = apart.convert_apart(format, raw, name, limits)
     if len(converted.text) > limits.text_characters:
-        raise exceeded(
-            name,
-            f"has a text of {counted(len(converted.text), 'character')}",
-            "text_characters",
-            limits,
-        )
+        characters = counted(len(converted.text), "character")
+        raise explain_excess(name, f"has a text of {characters}", "text_characters", limits)
     if not converted.text.strip():
         raise DocumentError(f"{name} is empty, it holds no text: give it content, or omit it.")
-    if not encodable(converted.text):
+    if not is_encodable(converted.text):
         raise DocumentError(
             f"{name} holds half characters (lone surrogates): save it again as UTF-8 text."
         )
     return converted
 
 
-def _bytes(path: Path, name: str, limits: Limits) -> bytes:
+def _read_bytes(path: Path, name: str, limits: Limits) -> bytes:
     try:
         if path.is_dir():
             raise DocumentError(
@@ -69,17 +65,17 @@ def _bytes(path: Path, name: str, limits: Limits) -> bytes:
                 f"{name} is not a regular file: save its content to a file and name that."
             )
         length = path.stat().st_size
-        if length > limits.file_bytes:  # before one byte of it is read
-            raise exceeded(name, f"has {size(length)}", "file_bytes", limits)
+        # Before one byte of it is read.
+        if length > limits.file_bytes:
+            raise explain_excess(name, f"has {format_bytes(length)}", "file_bytes", limits)
         pieces = []
         with path.open("rb") as file:
             # Some files claim to have no size, or grow meanwhile.
             while piece := file.read(max(length + 1, _PIECE_BYTES)):
                 pieces.append(piece)
                 if sum(map(len, pieces)) > limits.file_bytes:
-                    raise exceeded(
-                        name, f"has more than {size(limits.file_bytes)}", "file_bytes", limits
-                    )
+                    more = f"has more than {format_bytes(limits.file_bytes)}"
+                    raise explain_excess(name, more, "file_bytes", limits)
     except FileNotFoundError as error:
         raise DocumentError(f"{name} does not exist: check the path.") from error
     except PermissionError as error:

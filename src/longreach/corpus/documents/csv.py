@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from longreach.corpus.documents.base import Converted, converting
+from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.corpus.documents.encodings.decode import decode_text
 from longreach.corpus.documents.grid import format_table, is_sparse
 
@@ -48,13 +48,16 @@ def convert(raw: bytes, name: str) -> Converted:
         delimiter = "\t"
     else:
         delimiter = _find_delimiter(text)
-    with converting(name, ".csv"), _any_length():
+    with explain_failures(name, ".csv"), _allow_any_length():
         dialect = _find_quoting(body, delimiter)
         size = _measure(body, dialect)
         if size.columns < 2:
             return Converted(text)
-        columns = 0 if is_sparse(size.rows, size.columns, size.cells) else size.columns
-        return Converted("\n".join(format_table(_rows(body, dialect), columns)))
+        columns = size.columns
+        if is_sparse(size.rows, size.columns, size.cells):
+            # Rows are not filled up.
+            columns = 0
+        return Converted("\n".join(format_table(_read_rows(body, dialect), columns)))
 
 
 def _find_delimiter(text: str) -> str:
@@ -66,12 +69,17 @@ def _find_delimiter(text: str) -> str:
     most = 0.0
     for delimiter in _DELIMITERS:
         widths: Counter[int] = Counter()
-        for row in _rows(sample, _Dialect(delimiter, strict=False)):
+        for row in _read_rows(sample, _Dialect(delimiter, strict=False)):
             widths[len(row)] += 1
             if widths.total() == _SAMPLE_ROWS:
                 break
-        parted = [(count, width) for width, count in widths.items() if width > 1]
-        share = max(parted)[0] / widths.total() if parted else 0.0
+        rows = widths.total()
+        # Rows of one value are not parted at all.
+        widths.pop(1, None)
+        widths.pop(0, None)
+        if not widths:
+            continue
+        share = max(widths.values()) / rows
         if share > most:
             most = share
             best = delimiter
@@ -82,7 +90,7 @@ def _find_quoting(text: str, delimiter: str) -> _Dialect:
     """Returns how values are quoted: as usual in CSV, unless that fails before the end."""
     dialect = _Dialect(delimiter)
     try:
-        for _ in _rows(text, dialect):
+        for _ in _read_rows(text, dialect):
             pass
     except csv.Error:
         if text.count('"') % 2 == 0:
@@ -96,14 +104,14 @@ def _measure(text: str, dialect: _Dialect) -> _Size:
     rows = 0
     columns = 0
     cells = 0
-    for row in _rows(text, dialect):
+    for row in _read_rows(text, dialect):
         rows += 1
         cells += len(row)
         columns = max(columns, len(row))
     return _Size(rows, columns, cells)
 
 
-def _rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
+def _read_rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
     lines = io.StringIO(text, newline="")
     return csv.reader(
         lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=dialect.strict
@@ -111,7 +119,7 @@ def _rows(text: str, dialect: _Dialect) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _any_length() -> Iterator[None]:
+def _allow_any_length() -> Iterator[None]:
     """Lets values be longer than 128 KB."""
     before = csv.field_size_limit(sys.maxsize)
     try:

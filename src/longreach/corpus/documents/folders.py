@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.base import show_path
 from longreach.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class Selection:
         cls, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False
     ) -> "Selection":
         """Returns a selection by patterns in lists, or by one pattern that is not in a list."""
-        lists = []
-        for patterns in (include, exclude):
-            lists.append((patterns,) if isinstance(patterns, str) else tuple(patterns))
-        return cls(lists[0], lists[1], follow_links)
+        if isinstance(include, str):
+            include = [include]
+        if isinstance(exclude, str):
+            exclude = [exclude]
+        return cls(tuple(include), tuple(exclude), follow_links)
 
     def takes(self, relative: str) -> bool:
         """Returns whether a file is meant.
@@ -84,14 +85,14 @@ class Selection:
 
     @cached_property
     def _included(self) -> "PathSpec":
-        return _spec(self.include)
+        return _parse_patterns(self.include)
 
     @cached_property
     def _excluded(self) -> "PathSpec":
-        return _spec(self.exclude)
+        return _parse_patterns(self.exclude)
 
 
-def _spec(patterns: tuple[str, ...]) -> "PathSpec":
+def _parse_patterns(patterns: tuple[str, ...]) -> "PathSpec":
     from pathspec import GitIgnoreSpec
 
     for pattern in patterns:
@@ -140,22 +141,21 @@ def list_files(folder: str | Path, suffixes: Collection[str], selection: Selecti
     root = os.path.realpath(folder)
     listing = Listing()
     followed = list[Path]()
-    walk = os.walk(root, onerror=_refused(listing), followlinks=selection.follow_links)
+    walk = os.walk(root, onerror=_make_noter(listing), followlinks=selection.follow_links)
     for top, folders, files in walk:
         real = os.path.realpath(top)
-        if real in listing.folders:  # a link that leads back, or to where another leads
+        if real in listing.folders:
+            # A link that leads back, or to where another one leads.
             folders.clear()
             continue
         listing.folders.add(real)
-        folders[:] = sorted(
-            name for name in folders if not _is_hidden(name) and name.lower() not in _LITTER_FOLDERS
-        )
+        folders[:] = sorted(filter(_is_meant, folders))
         for name in sorted(files):
             path = Path(top, name)
             if _is_hidden(name) or _LITTER.fullmatch(name):
                 continue
             listing.is_empty = False
-            if not selection.takes(_relative(path, root)):
+            if not selection.takes(_make_relative(path, root)):
                 continue
             if path.suffix.lower() not in suffixes:
                 listing.unread.append(path)
@@ -171,10 +171,12 @@ def list_files(folder: str | Path, suffixes: Collection[str], selection: Selecti
     return listing
 
 
-def _refused(listing: Listing) -> Callable[[OSError], None]:
+def _make_noter(listing: Listing) -> Callable[[OSError], None]:
+    """Returns what notes a folder that may not be listed."""
+
     def note(error: OSError) -> None:
         listing.is_empty = False
-        name = shown(error.filename)
+        name = show_path(error.filename)
         reason = f"{name} may not be listed ({error.strerror}): ask for permission, or omit it."
         listing.skipped.append(Skipped(name, reason))
 
@@ -185,15 +187,19 @@ def _note_links(listing: Listing, folders: list[Path], root: str, selection: Sel
     for path in folders:
         if path.is_symlink():
             listing.is_empty = False
-            if not selection.exclude or selection.takes(_relative(path, root)):
+            if not selection.exclude or selection.takes(_make_relative(path, root)):
                 listing.links.append(path)
+
+
+def _is_meant(folder: str) -> bool:
+    return not _is_hidden(folder) and folder.lower() not in _LITTER_FOLDERS
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _relative(path: Path, root: str) -> str:
+def _make_relative(path: Path, root: str) -> str:
     return path.relative_to(root).as_posix()
 
 
@@ -201,23 +207,23 @@ def _is_inside(link: Path, root: str) -> bool:
     """Returns whether a link leads to a file below `root`."""
     try:
         real = link.resolve(strict=True)
-    except (OSError, RuntimeError):  # it leads nowhere, or in circles
+    except (OSError, RuntimeError):
+        # It leads nowhere, or in circles.
         return False
     return real.is_file() and real.is_relative_to(root)
 
 
 def explain_link(link: Path) -> Skipped:
     """Says of a link that was not followed what to do to have it read."""
-    name = shown(link)
+    name = show_path(link)
     try:
         link.stat()
     except (OSError, ValueError) as error:
-        reason = (
-            f"{name} is a link that leads nowhere ({getattr(error, 'strerror', None) or error}):"
-            " check the path."
-        )
-        return Skipped(name, reason)
-    kind = "a folder" if link.is_dir() else "a file outside the folder"
+        why = getattr(error, "strerror", None) or error
+        return Skipped(name, f"{name} is a link that leads nowhere ({why}): check the path.")
+    kind = "a file outside the folder"
+    if link.is_dir():
+        kind = "a folder"
     return Skipped(
         name,
         f"{name} is a link to {kind}, not followed: allow it with --follow-links, or name the"
@@ -232,6 +238,6 @@ def count_kinds(unread: Collection[Path]) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     for path in unread:
-        suffix = shown(path.suffix.lower())
+        suffix = show_path(path.suffix.lower())
         counts[suffix] = counts.get(suffix, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

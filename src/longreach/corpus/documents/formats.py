@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from longreach.corpus.documents.base import Converted, converting
+from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.errors import UsageError, reason_of
 
 ENTRY_POINTS = "longreach.formats"
@@ -79,7 +79,7 @@ class Format:
             UsageError: The converter cannot be imported, or returns something else.
         """
         convert = import_converter(self.converter)
-        with converting(name, self.suffixes[0]):
+        with explain_failures(name, self.suffixes[0]):
             found = convert(data, name)
         if not isinstance(found, Converted) or not isinstance(found.text, str):
             raise UsageError(

@@ -21,7 +21,7 @@ def format_table(rows: Iterable[Sequence[str]], columns: int) -> Iterator[str]:
     """
     first = True
     for row in rows:
-        texts = [" ".join(text.split("\n")).strip() for text in row]
+        texts = [text.replace("\n", " ").strip() for text in row]
         if not any(texts):
             continue
         texts += [""] * (columns - len(texts))

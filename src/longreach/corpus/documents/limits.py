@@ -77,15 +77,18 @@ class Limits:
                 raise UsageError(
                     f"There is no limit '{name}': give NAME=VALUE with one of {', '.join(known)}."
                 )
-            changes[name] = _amount(name, value)
+            changes[name] = _parse_amount(name, value)
         return cls(**changes)
 
 
-def _amount(name: str, value: str) -> int:
+def _parse_amount(name: str, value: str) -> int:
     found = re.fullmatch(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([a-z]*)", value.strip().lower())
-    units = _UNITS if name.endswith("_bytes") else {"": 1}
+    units = {"": 1}
+    example = "300"
+    if name.endswith("_bytes"):
+        units = _UNITS
+        example = "2GiB"
     if found is None or found[2] not in units:
-        example = "2GiB" if name.endswith("_bytes") else "300"
         raise UsageError(f"The limit {name} is '{value}': give a number, such as {name}={example}.")
     return int(float(found[1]) * units[found[2]])
 
@@ -94,8 +97,8 @@ _CURRENT: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B
 
 
 @contextmanager
-def applied(limits: Limits) -> Iterator[None]:
-    """Makes `limits` what `current` returns inside the block."""
+def apply_limits(limits: Limits) -> Iterator[None]:
+    """Makes `limits` what `get_limits` returns inside the block."""
     token = _CURRENT.set(limits)
     try:
         yield
@@ -103,12 +106,12 @@ def applied(limits: Limits) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def current() -> Limits:
+def get_limits() -> Limits:
     """Returns the limits of the file that is being converted."""
     return _CURRENT.get()
 
 
-def exceeded(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
+def explain_excess(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
     """Returns the error for a file that needs more than a limit allows.
 
     Args:
@@ -119,7 +122,7 @@ def exceeded(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
     """
     value = getattr(limits, limit)
     if limit.endswith("_bytes"):
-        allowed = size(value)
+        allowed = format_bytes(value)
     elif limit == "seconds":
         allowed = f"{value:,} s"
     else:
@@ -131,10 +134,12 @@ def exceeded(name: str, what: str, limit: str, limits: Limits) -> DocumentError:
     return DocumentError(f"{name} {what}, and the limit {limit} is {allowed}: {advice}")
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Returns a number of bytes for people, such as "20.0 GiB"."""
     for unit, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
-        if count >= unit:
-            digits = 0 if count % unit == 0 else 1
-            return f"{count / unit:,.{digits}f} {name}"
-    return f"{counted(count, 'byte')}"
+        if count < unit:
+            continue
+        if count % unit == 0:
+            return f"{count // unit:,} {name}"
+        return f"{count / unit:,.1f} {name}"
+    return counted(count, "byte")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 
-def name_of(path: Path) -> str:
+def to_name(path: Path) -> str:
     """Returns the name that a file has as a document.
 
     A name that is not UTF-8 keeps its half characters.
@@ -20,7 +20,7 @@ def name_of(path: Path) -> str:
         return text
 
 
-def file_of(name: str) -> Path:
+def to_path(name: str) -> Path:
     """Returns the path of the file that a document's name stands for, as the system takes it."""
     try:
         return Path(os.fsdecode(name.encode("utf-8", "surrogateescape")))

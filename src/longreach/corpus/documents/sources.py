@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longreach.corpus.documents import apart
-from longreach.corpus.documents.base import shown
+from longreach.corpus.documents.base import show_path
 from longreach.corpus.documents.convert import read
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.corpus.documents.folders import (
     Selection,
     Skipped,
@@ -24,7 +23,7 @@ from longreach.corpus.documents.folders import (
 )
 from longreach.corpus.documents.formats import list_suffixes
 from longreach.corpus.documents.limits import Limits
-from longreach.corpus.documents.names import name_of
+from longreach.corpus.documents.names import to_name
 from longreach.errors import DocumentError, UsageError
 
 
@@ -77,7 +76,7 @@ def find(sources: "Sequence[str | Path | Document]", selection: Selection | None
         UsageError: A source is none of these.
     """
     finder = _Finder(selection or Selection())
-    listed: Sequence[Any] = [sources] if isinstance(sources, (str, Path, Document)) else sources
+    listed = [sources] if isinstance(sources, (str, Path, Document)) else sources
     for source in listed:
         for item in _expand(source, finder):
             finder.take(item)
@@ -96,15 +95,16 @@ def read_all(
         limits: What one file may cost; None for the defaults.
     """
     try:
-        for item in sources if isinstance(sources, Found) else find(sources):
+        found = sources if isinstance(sources, Found) else find(sources)
+        for item in found:
             if not isinstance(item, Path):
                 yield item
                 continue
             try:
                 text, notes = read(item, limits)
-                yield Document(name_of(item), text, notes)
+                yield Document(to_name(item), text, notes)
             except DocumentError as error:
-                yield Skipped(shown(item), str(error))
+                yield Skipped(show_path(item), str(error))
     finally:
         apart.close()
 
@@ -137,12 +137,15 @@ class _Finder:
     def look_into(self, folder: Path) -> Iterator[Path | Skipped]:
         listing = list_files(folder, list_suffixes(), self._selection)
         for path in listing.files:
-            yield _named(path)
+            yield _resolve(path)
         yield from listing.skipped
         if listing.is_empty:
-            yield Skipped(shown(folder), f"{shown(folder)} holds no files: check the folder.")
-        self._unread.update((os.path.realpath(path), path) for path in listing.unread)
-        self._links.update((str(path), path) for path in listing.links)
+            name = show_path(folder)
+            yield Skipped(name, f"{name} holds no files: check the folder.")
+        for path in listing.unread:
+            self._unread[os.path.realpath(path)] = path
+        for path in listing.links:
+            self._links[str(path)] = path
         self._folders |= listing.folders
 
     def finish(self) -> Found:
@@ -151,61 +154,74 @@ class _Finder:
             # What a link leads to may be read all the same: then nothing is missing.
             if target not in self._folders and target not in self._found:
                 self.take(explain_link(link))
+        # Some were named themselves, and are read as plain text.
         unread = [path for real, path in self._unread.items() if real not in self._found]
         return Found(self._found.values(), count_kinds(unread))
 
 
-def _expand(source: str | Path | Document, finder: _Finder) -> Iterator[Path | Document | Skipped]:
+def _expand(source: object, finder: _Finder) -> Iterator[Path | Document | Skipped]:
+    """Yields the files and documents that one source stands for."""
     if isinstance(source, str):
-        if _exists(source):
-            source = Path(source)
-        elif re.match(r"https?://\S+$", source):
-            yield Skipped(
-                source,
-                f"{source} is a web address and nothing is fetched: download it and name the file.",
-            )
-            return
-        elif _looks_like_path(source):
-            reason = (
-                "does not exist: check the path, or wrap it in a Document if it is itself the text."
-            )
-            yield Skipped(shown(source), f"{shown(source)} {reason}")
-            return
-        else:
-            digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
-            source = Document(f"text-{digest[:12]}", source)
-    if isinstance(source, Document):
-        if not source.text.strip():
-            yield Skipped(
-                source.name,
-                f"{source.name} is empty, it holds no text: give it content, or omit it.",
-            )
-        elif not encodable(source.name + source.text):
-            reason = "holds half characters (lone surrogates): decode it from its bytes again."
-            yield Skipped(shown(source.name), f"{shown(source.name)} {reason}")
-        else:
-            yield source
-    elif not isinstance(source, Path):
+        yield from _expand_text(source, finder)
+    elif isinstance(source, Document):
+        yield _check(source)
+    elif isinstance(source, Path):
+        yield from _expand_path(source, finder)
+    else:
         raise UsageError(
             f"a source is a path, a text or a Document, not {type(source).__name__}: convert it"
             " first."
         )
+
+
+def _expand_text(source: str, finder: _Finder) -> Iterator[Path | Document | Skipped]:
+    if _exists(source):
+        yield from _expand_path(Path(source), finder)
+    elif re.match(r"https?://\S+$", source):
+        yield Skipped(
+            source,
+            f"{source} is a web address and nothing is fetched: download it and name the file.",
+        )
+    elif _looks_like_path(source):
+        name = show_path(source)
+        reason = "check the path, or wrap it in a Document if it is itself the text."
+        yield Skipped(name, f"{name} does not exist: {reason}")
     else:
-        try:
-            yield from finder.look_into(source) if source.is_dir() else [_named(source)]
-        except (OSError, ValueError) as error:
-            yield Skipped(
-                shown(source), f"{shown(source)} cannot be reached ({error}): check the path."
-            )
+        digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        yield _check(Document(f"text-{digest[:12]}", source))
 
 
-def _named(path: Path) -> Path | Skipped:
+def _expand_path(path: Path, finder: _Finder) -> Iterator[Path | Document | Skipped]:
+    try:
+        if path.is_dir():
+            yield from finder.look_into(path)
+        else:
+            yield _resolve(path)
+    except (OSError, ValueError) as error:
+        name = show_path(path)
+        yield Skipped(name, f"{name} cannot be reached ({error}): check the path.")
+
+
+def _check(document: Document) -> Document | Skipped:
+    name = document.name
+    if not document.text.strip():
+        return Skipped(name, f"{name} is empty, it holds no text: give it content, or omit it.")
+    if not is_encodable(name + document.text):
+        name = show_path(name)
+        reason = "holds half characters (lone surrogates): decode it from its bytes again."
+        return Skipped(name, f"{name} {reason}")
+    return document
+
+
+def _resolve(path: Path) -> Path | Skipped:
+    """Returns where a path leads to, unless its name cannot be that of a document."""
     real = Path(os.path.realpath(path))
     # paper.pdf -> blobs/3f2a: only the link's name tells the format.
     if real.suffix.lower() != path.suffix.lower():
         real = Path(os.path.realpath(path.parent), path.name)
-    if not encodable(name_of(real)):
-        return Skipped(shown(real), f"{shown(real)} has a name that is not valid text: rename it.")
+    if not is_encodable(to_name(real)):
+        name = show_path(real)
+        return Skipped(name, f"{name} has a name that is not valid text: rename it.")
     return real
 
 
@@ -214,15 +230,17 @@ def _exists(path: str) -> bool:
         return bool(path) and Path(path).exists()
     except PermissionError:
         return True
-    except (OSError, ValueError):  # too long for a path, or it holds a NUL
+    except (OSError, ValueError):
+        # It is too long for a path, or holds a NUL.
         return False
 
 
 def _looks_like_path(text: str) -> bool:
     if not 0 < len(text) < 4096 or len(text.splitlines()) > 1 or not text.isprintable():
         return False
+    parts = re.split(r"[/\\]", text)
     # Longer than a file's name can be.
-    if max(len(os.fsencode(part)) for part in re.split(r"[/\\]", text)) > 255:
+    if max(len(os.fsencode(part)) for part in parts) > 255:
         return False
     if Path(text).suffix.lower() in list_suffixes():
         return True

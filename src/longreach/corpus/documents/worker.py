@@ -13,14 +13,16 @@ from typing import IO
 import psutil
 
 from longreach.corpus.documents.formats import Format
-from longreach.corpus.documents.limits import Limits, applied, exceeded
+from longreach.corpus.documents.limits import Limits, apply_limits, explain_excess
 from longreach.errors import DocumentError, LongreachError
 from longreach.wording import counted
 
 _SPARE_SECONDS = 5
-_KEPT_SHARE = 4  # a worker that holds more than this part of its memory is not used again
+# A worker that holds more than this part of its memory is not used again.
+_KEPT_SHARE = 4
 MOST_HEADER_BYTES = 16 << 20
-OUT_OF_MEMORY = 86  # the exit code of a worker that has no memory left to say so
+OUT_OF_MEMORY = 86
+"""The exit code of a worker that has no memory left to say so."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Request:
     size: int
     limits: Limits
 
-    def line(self) -> bytes:
+    def to_line(self) -> bytes:
         """Returns the request as it is sent."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> "Request":
-        """Reads what `line` returned."""
+        """Reads what `to_line` returned."""
         values = json.loads(line)
         format = Format(**values["format"] | {"suffixes": tuple(values["format"]["suffixes"])})
         return cls(values["name"], format, values["size"], Limits(**values["limits"]))
@@ -67,13 +69,13 @@ class Answer:
     size: int = 0
     last: bool = False
 
-    def line(self) -> bytes:
+    def to_line(self) -> bytes:
         """Returns the answer as it is sent."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> "Answer":
-        """Reads what `line` returned, and trusts nothing in it.
+        """Reads what `to_line` returned, and trusts nothing in it.
 
         Raises:
             ValueError: It is no answer.
@@ -81,15 +83,16 @@ class Answer:
         values = json.loads(line)
         if not isinstance(values, dict) or values.keys() != asdict(cls()).keys():
             raise ValueError("not the fields of an answer")
-        error, notes, size, last = (values[key] for key in ("error", "notes", "size", "last"))
-        right = (error is None or isinstance(error, str)) and isinstance(last, bool)
-        right = right and isinstance(size, int) and not isinstance(size, bool) and size >= 0
-        if (
-            not right
-            or not isinstance(notes, list)
-            or not all(isinstance(note, str) for note in notes)
-        ):
-            raise ValueError("not the values of an answer")
+        error = values["error"]
+        notes = values["notes"]
+        size = values["size"]
+        last = values["last"]
+        if not isinstance(error, str | None) or not isinstance(last, bool):
+            raise ValueError("not the error of an answer")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ValueError("not the size of an answer")
+        if not isinstance(notes, list) or set(map(type, notes)) - {str}:
+            raise ValueError("not the notes of an answer")
         return cls(error, tuple(notes), size, last)
 
 
@@ -111,12 +114,13 @@ def main() -> None:
 
 
 def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer:
-    _limit(request.limits)
+    _limit_process(request.limits)
     raw = requests.read(request.size)
-    if len(raw) < request.size:  # the process that asked is gone
+    if len(raw) < request.size:
+        # The process that asked is gone.
         return Answer(last=True)
     answer, text = _convert(request, raw)
-    answers.write(answer.line())
+    answers.write(answer.to_line())
     answers.write(text)
     answers.flush()
     return answer
@@ -125,26 +129,25 @@ def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer
 def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
     name, limits = request.name, request.limits
     try:
-        with applied(limits):
+        with apply_limits(limits):
             text, notes = request.format.convert(raw, name)
         if len(text) > limits.text_characters:
-            raise exceeded(
-                name, f"has a text of {counted(len(text), 'character')}", "text_characters", limits
-            )
+            characters = counted(len(text), "character")
+            raise explain_excess(name, f"has a text of {characters}", "text_characters", limits)
         encoded = text.encode("utf-8", "surrogatepass")
         return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
     except LongreachError as error:
         return Answer(str(error), last=_is_worn(limits)), b""
     except MemoryError:
-        return Answer(str(too_much_memory(name, limits)), last=True), b""
+        return Answer(str(explain_memory(name, limits)), last=True), b""
 
 
-def too_much_memory(name: str, limits: Limits) -> DocumentError:
+def explain_memory(name: str, limits: Limits) -> DocumentError:
     """Returns the error for a file whose conversion needs too much memory."""
-    return exceeded(name, "needs too much memory to be converted", "memory_bytes", limits)
+    return explain_excess(name, "needs too much memory to be converted", "memory_bytes", limits)
 
 
-def _limit(limits: Limits) -> None:
+def _limit_process(limits: Limits) -> None:
     """Bounds the memory of this process, and its time should nobody be there to end it."""
     try:
         import resource

@@ -186,7 +186,7 @@ def _decode_utf8(raw: bytes) -> str | None:
         return None
 
 
-def encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Returns whether a text has no lone surrogates."""
     try:
         text.encode()

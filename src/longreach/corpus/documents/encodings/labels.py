@@ -82,7 +82,10 @@ def decode(raw: bytes, label: str) -> str | None:
         text = raw.decode(codec)
     except (LookupError, UnicodeError):
         return None
-    return text.translate(_KOI8_U) if codec == "koi8-u" else text
+    # In pages it has two letters of Belarusian more.
+    if codec == "koi8-u":
+        return text.translate(_KOI8_U)
+    return text
 
 
 def _normalize(label: str) -> str:

@@ -95,4 +95,4 @@ class _Book:
         if read.title in self._titles:
             return read.body
         self._titles.add(read.title)
-        return read.text()
+        return read.join()

@@ -2,7 +2,7 @@
 
 import re
 
-from longreach.corpus.documents.base import Converted, converting
+from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.corpus.documents.encodings.decode import decode_html
 from longreach.corpus.documents.html.walk import PageText, PageWalk
 from longreach.corpus.documents.html.xhtml import is_xml, to_html
@@ -32,8 +32,8 @@ def convert(raw: bytes, name: str) -> Converted:
     if name.lower().endswith(".xhtml") or is_xml(page):
         page = to_html(page)
     check_depth(page, name)
-    with converting(name, ".html"):
-        return Converted(markdown(page))
+    with explain_failures(name, ".html"):
+        return Converted(to_markdown(page))
 
 
 def check_depth(page: str, name: str) -> None:
@@ -54,7 +54,7 @@ def check_depth(page: str, name: str) -> None:
             raise DocumentError(f"{name} {limit}: open it in a browser and save its text.")
 
 
-def markdown(page: str) -> str:
+def to_markdown(page: str) -> str:
     """Returns the text of an HTML page as a browser shows it.
 
     Headings, lists and tables are written as Markdown.
@@ -73,7 +73,7 @@ def markdown(page: str) -> str:
 
     Scripts, style sheets, templates and comments are not read, and nothing is fetched.
     """
-    return read_page(page).text()
+    return read_page(page).join()
 
 
 def read_page(page: str) -> PageText:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.html import tags
 from longreach.corpus.documents.html.list import Numbering
-from longreach.corpus.documents.html.table import Cell, Table, span_of
+from longreach.corpus.documents.html.table import Cell, Table, parse_span
 from longreach.corpus.documents.html.writer import TextWriter, enclose, lower_text, raise_text
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
 _MOST_WRITERS = 200
-
-
+# What a child of an element of MathML is, by its place.
 _SCRIPTS = {
     ("msup", 1): "sup",
     ("msub", 1): "sub",
@@ -42,12 +41,14 @@ class PageText(NamedTuple):
     body: str
     headings: frozenset[str]
 
-    def text(self) -> str:
+    def join(self) -> str:
         """Returns the text of the page, under its title unless the text begins with it."""
-        title = _plain(self.title)
-        if not title or title in self.headings or _plain(self.body.partition("\n")[0]) == title:
+        title = _normalize(self.title)
+        if not title or title in self.headings or _normalize(self.body.partition("\n")[0]) == title:
             return self.body
-        return f"{self.title}\n\n{self.body}" if self.body else self.title
+        if not self.body:
+            return self.title
+        return f"{self.title}\n\n{self.body}"
 
 
 @dataclass
@@ -109,7 +110,7 @@ class PageWalk:
 
     def finish(self) -> PageText:
         """Returns what was read."""
-        return PageText(self._title or "", self._writer.text(), frozenset(self._headings))
+        return PageText(self._title or "", self._writer.read(), frozenset(self._headings))
 
     def _write(self, text: str) -> None:
         if self._inside["pre"]:
@@ -153,7 +154,7 @@ class PageWalk:
 
     def _break(self) -> None:
         if self._inside["heading"]:
-            self._writer.space()
+            self._writer.add_space()
         else:
             self._writer.break_line()
 
@@ -163,7 +164,7 @@ class PageWalk:
         self._writer.break_block(2)
 
     def _write_image(self, node: "LexborNode") -> None:
-        alternative = _attribute(node, "alt").strip()
+        alternative = _get_attribute(node, "alt").strip()
         # A single character is a drop capital or an emoji, part of the word that it stands in.
         if len(alternative) == 1:
             self._writer.write(alternative)
@@ -171,16 +172,16 @@ class PageWalk:
             self._write_apart(alternative)
 
     def _write_input(self, node: "LexborNode") -> None:
-        kind = _attribute(node, "type").lower()
+        kind = _get_attribute(node, "type").lower()
         if kind == "image":
             self._write_image(node)
         elif kind in _SHOWN_INPUTS:
-            self._write_apart(_attribute(node, "value"))
+            self._write_apart(_get_attribute(node, "value"))
 
     def _write_apart(self, text: str) -> None:
-        self._writer.space()
+        self._writer.add_space()
         self._writer.write(text)
-        self._writer.space()
+        self._writer.add_space()
 
     def _count(self, tag: str) -> Callable[[], None]:
         self._inside[tag] += 1
@@ -192,11 +193,11 @@ class PageWalk:
 
     def _begin_link(self, node: "LexborNode") -> Callable[[], None]:
         writer = self._writer
-        length = writer.length()
-        address = _attribute(node, "href").strip()
+        length = writer.measure()
+        address = _get_attribute(node, "href").strip()
 
         def end() -> None:
-            shown = writer.since(length)
+            shown = writer.read_since(length)
             bare = re.sub(r"^(mailto|tel):|/$", "", address)
             if shown and _ADDRESS.match(address) and bare not in shown:
                 writer.link(re.sub(r"^mailto:", "", address))
@@ -224,15 +225,15 @@ class PageWalk:
         return end.get(tag) or partial(self._end_cell, tag, node)
 
     def _end_part(self) -> str:
-        return self._writers.pop().text().strip(" \n")
+        return self._writers.pop().read().strip(" \n")
 
     def _end_sup(self) -> None:
         text = self._end_part()
-        self._write_exactly(raise_text(self._writer.base(), text))
+        self._write_exactly(raise_text(self._writer.get_base(), text))
 
     def _end_sub(self) -> None:
         text = self._end_part()
-        self._write_exactly(lower_text(self._writer.base(), text))
+        self._write_exactly(lower_text(self._writer.get_base(), text))
 
     def _end_ruby(self) -> None:
         text = self._end_part()
@@ -241,12 +242,12 @@ class PageWalk:
 
     def _end_top(self) -> None:
         text = self._end_part()
-        self._writer.space()
+        self._writer.add_space()
         self._write_exactly(enclose(text) + "/")
 
     def _end_bottom(self) -> None:
         self._write_exactly(enclose(self._end_part()))
-        self._writer.space()
+        self._writer.add_space()
 
     def _end_title(self) -> None:
         text = self._end_part()
@@ -258,8 +259,8 @@ class PageWalk:
 
     def _end_cell(self, tag: str, node: "LexborNode") -> None:
         text = self._end_part()
-        columns = span_of(_attribute(node, "colspan"), rows=False)
-        rows = span_of(_attribute(node, "rowspan"), rows=True)
+        columns = parse_span(_get_attribute(node, "colspan"), rows=False)
+        rows = parse_span(_get_attribute(node, "rowspan"), rows=True)
         nested = self._with_table.pop(len(self._writers), False)
         if self._tables:
             self._tables[-1].add(Cell(text, columns, rows, tag == "th", nested))
@@ -283,7 +284,7 @@ class PageWalk:
 
     def _begin_box(self, tag: str, node: "LexborNode") -> Callable[[], None] | None:
         """Begins a block, a line, a box within a line, or an element that changes nothing."""
-        edge = tags.edge(tag, _attribute(node, "style"))
+        edge = tags.find_edge(tag, _get_attribute(node, "style"))
         if edge == "paragraph" and tag in tags.LISTS and self._lists:
             edge = "line"
         self._end_box(edge)
@@ -297,7 +298,7 @@ class PageWalk:
         elif tag in tags.PRE:
             closes.append(self._count("pre"))
         elif tag == "optgroup":
-            self._writer.write(_attribute(node, "label"))
+            self._writer.write(_get_attribute(node, "label"))
             self._writer.break_block(1)
         if not closes and not edge:
             return None
@@ -315,10 +316,12 @@ class PageWalk:
         elif edge == "line":
             self._writer.break_block(1)
         elif edge == "box":
-            self._writer.space()
+            self._writer.add_space()
 
     def _begin_list(self, tag: str, node: "LexborNode") -> Callable[[], None]:
-        numbering = Numbering.of(node) if tag == "ol" else None
+        numbering = None
+        if tag == "ol":
+            numbering = Numbering.of(node)
         self._lists.append(numbering)
         writer = self._writer
         writer.indent += 1
@@ -330,8 +333,13 @@ class PageWalk:
         return end
 
     def _begin_item(self, node: "LexborNode") -> Callable[[], None]:
-        numbering = self._lists[-1] if self._lists else None
-        mark = "- " if numbering is None else numbering.next(_attribute(node, "value"))
+        # An item outside of any list has a bullet, too.
+        numbering = None
+        if self._lists:
+            numbering = self._lists[-1]
+        mark = "- "
+        if numbering is not None:
+            mark = numbering.next(_get_attribute(node, "value"))
         writer = self._writer
         writer.mark(mark)
 
@@ -344,21 +352,21 @@ class PageWalk:
         writer = self._writer
         mark = "#" * int(tag[1]) + " "
         writer.mark(mark)
-        length = writer.length()
+        length = writer.measure()
         count_down = self._count("heading")
 
         def end() -> None:
             count_down()
             writer.unmark(mark)
-            self._headings.add(_plain(writer.since(length)))
+            self._headings.add(_normalize(writer.read_since(length)))
 
         return end
 
 
-def _attribute(node: "LexborNode", name: str) -> str:
+def _get_attribute(node: "LexborNode", name: str) -> str:
     return str(node.attributes.get(name) or "")
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     """Returns a line as it is compared with the title."""
     return " ".join(text.lstrip("#").casefold().split())

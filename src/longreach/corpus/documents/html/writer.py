@@ -120,10 +120,9 @@ class TextWriter:
         self._flush_address()
         gap = self._gap
         self._gap = ""
-        if gap == " " and self._segment_break:
+        if gap == " " and self._segment_break and is_wide(text[0]):
             # A line's end between Chinese or Japanese characters is no space.
-            if is_wide(self._parts[-1][-1:]) and is_wide(text[0]):
-                gap = ""
+            gap = "" if is_wide(self._parts[-1][-1:]) else " "
         begins_line = "\n" in gap or not self._parts
         if begins_line and self._parts:
             self._parts[-1] = self._parts[-1].rstrip("\n")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.base import Converted
-from longreach.corpus.documents.html.page import markdown
+from longreach.corpus.documents.html.page import to_markdown
 from longreach.corpus.documents.office.names import W
 from longreach.corpus.documents.office.numbering import Numbering
 from longreach.corpus.documents.office.package import RELATIONSHIP, Package, open_package
@@ -26,7 +26,8 @@ def convert(raw: bytes, name: str) -> Converted:
 
     with open_package(raw, name, ".docx") as package:
         page, notes = _make_page(package)
-        return Converted(markdown(etree.tostring(page, encoding="unicode", method="html")), notes)
+        html = etree.tostring(page, encoding="unicode", method="html")
+        return Converted(to_markdown(html), notes)
 
 
 def _make_page(package: Package) -> "tuple[_Element, tuple[str, ...]]":

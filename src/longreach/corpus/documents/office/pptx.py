@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
-from longreach.corpus.documents.html.page import markdown
+from longreach.corpus.documents.html.page import to_markdown
 from longreach.corpus.documents.office.cursor import Place
 from longreach.corpus.documents.office.formulas import to_latex
 from longreach.corpus.documents.office.names import DIAGRAM, DRAWING, MATH, NEW_CHART, TEXTS
@@ -55,7 +55,7 @@ def convert(raw: bytes, name: str) -> Converted:
         writer = _Writer(etree.SubElement(page, "body"))
         for number, slide in enumerate(Presentation(io.BytesIO(raw)).slides, 1):
             writer.read(slide, number)
-        text = markdown(etree.tostring(page, encoding="unicode", method="html"))
+        text = to_markdown(etree.tostring(page, encoding="unicode", method="html"))
         return Converted(text, writer.notes())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from longreach.corpus.documents.base import Converted, converting
+from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.corpus.documents.pdf.form import Form
 from longreach.corpus.documents.pdf.page import State, read_page
 from longreach.errors import DocumentError
@@ -87,7 +87,7 @@ def convert(raw: bytes, name: str) -> Converted:
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DependencyError
 
-    with converting(name, ".pdf"), _watch_repairs() as repairs:
+    with explain_failures(name, ".pdf"), _watch_repairs() as repairs:
         try:
             is_cut_off = _END not in raw[-_TAIL_BYTES:]
             if is_cut_off:
