@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
-from longreach.corpus.documents.encodings.decode import encodable
+from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.corpus.schema import DocumentInfo, PassageInfo
 from longreach.corpus.search.retrieval import Passage
 from longreach.engine.sampling import REQUEST
@@ -141,7 +141,7 @@ class Planner:
             CorpusError: The corpus holds no documents.
         """
         began = time.perf_counter()
-        if not encodable(question):
+        if not is_encodable(question):
             raise UsageError("The question holds bytes that are not text: write it in UTF-8.")
         last, request = (question, REQUEST) if words is None else (words, "")
         budget = self._budget(policy, max_new_tokens)
