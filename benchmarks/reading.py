@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 
 import longreach as lr
+from longreach.compressors.registry import make_compressor
 from longreach.datasets.questions import read_questions
 from longreach.engine.prompt import PromptBuilder
 from longreach.evals.run.scores import interval, token_f1
 from longreach.models.machine import record
-from longreach.session import make_compressor
 
 FULL = {
     "no context": lr.Policy(raw=0, compressed="none", adapter=False),

@@ -21,11 +21,13 @@ _HOMES = {
     "Policy": "reading.policy",
     "Reader": "reading.reader",
     "Sampling": "engine.sampling",
+    "Session": "session",
     "Steps": "models.steps",
     "WeightedPool": "compressors.weighted_pool.compressor",
     "convert": "models.hybrid.convert",
     "errors": "",
     "load": "models.loading.load",
+    "open": "session",
     "sparse_attention": "kernels.api",
 }
 
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from longreach.reading.answer import Answer as Answer
     from longreach.reading.policy import Policy as Policy
     from longreach.reading.reader import Reader as Reader
+    from longreach.session import Session as Session
+    from longreach.session import open as open
 
 __all__ = sorted(_HOMES)
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longreach import Corpus, Document, MeanPool, Policy, Reader, WeightedPool
+from longreach.compressors.registry import make_compressor
 from longreach.compressors.weighted_pool.compressor import shared, write_pool
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import length_of_embeddings, note_base
 from longreach.models.fingerprint import base_fingerprint
-from longreach.session import make_compressor, open_or_create, open_workspace
+from longreach.session import open_or_create, open_workspace
 from longreach.training.extend.adapter import lora
 from longreach.training.study.study import study
 from tests.compressors.test_autocompressor import random_ids

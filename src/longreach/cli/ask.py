@@ -66,10 +66,10 @@ def ask(
 
     Example: longreach ask library "Who stole the tarts?"
     """
-    from longreach.corpus.store import Corpus
     from longreach.engine.sampling import Sampling
     from longreach.errors import UsageError
     from longreach.reading.policy import Policy
+    from longreach.session import open as open_session
 
     if not question.strip():
         raise UsageError("The question is empty: ask one.")
@@ -87,27 +87,22 @@ def ask(
     own = Policy(**changes)  # before torch and a model are loaded for nothing
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
 
-    from longreach.corpus.place import store_folder
-    from longreach.reading.reader import Reader
-    from longreach.session import open_workspace
-
-    folder = store_folder(store)
-    if document is not None:
-        document = Corpus.open(folder, corpus).resolve(document)
-    workspace = open_workspace(folder, corpus, model_ref=model, device=device, compressing=False)
-    reader = Reader(workspace.corpus, workspace.model, workspace.tokenizer, adapter)
-    policy = (
-        replace(reader.policy, budget=budget or reader.policy.budget)
-        if changes.keys() <= {"budget"}
-        else own
-    )
-    stream = reader.stream(question, document=document, policy=policy, sampling=sampling)
-    for piece in stream:
-        if not as_json:
-            say(piece, end="")
+    with open_session(corpus, store, model, adapter=adapter, device=device) as session:
+        if document is not None:
+            # Before a model is loaded for a document that is not there.
+            document = session.corpus.resolve(document)
+        policy = own
+        if changes.keys() <= {"budget"}:
+            measured_best = session.reader.policy
+            policy = replace(measured_best, budget=budget or measured_best.budget)
+        stream = session.stream(question, document=document, policy=policy, sampling=sampling)
+        for piece in stream:
+            if not as_json:
+                say(piece, end="")
+        card = session.reader.scorecard
     answer = stream.answer
     assert answer is not None
-    row = reader.scorecard.row_of(policy) if reader.scorecard else None
+    row = card.row_of(policy) if card else None
     if as_json:
         score = {"f1": row.f1, "questions": row.questions} if row else None
         emit({"corpus": corpus, "question": question, **answer.to_dict(), "gate": score})

@@ -1,7 +1,7 @@
 """`longreach ingest`: documents into a corpus."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -18,10 +18,6 @@ from longreach.cli.output import (
 from longreach.compressors.method import Option
 from longreach.compressors.registry import find_method, methods
 from longreach.wording import counted
-
-if TYPE_CHECKING:
-    from longreach.corpus.documents import Limits, Selection
-    from longreach.corpus.schema import AddReport
 
 _MOST_KINDS = 10  # that are named one by one
 
@@ -119,11 +115,12 @@ def ingest(
     from longreach.corpus.documents import Limits, Selection
     from longreach.corpus.schema import valid_name
     from longreach.errors import UsageError
+    from longreach.session import open as open_session
 
     if not all(path.strip() for path in paths):
         raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
     valid_name(corpus)
-    settings = given_options(context)
+    settings: dict[str, Any] = dict(given_options(context))
     if compressor is not None:
         find_method(compressor).check(settings, flags=True)
     if force and not prune:
@@ -131,22 +128,12 @@ def ingest(
     limits = Limits.parse(limit)
     selection = Selection.of(include, exclude, follow_links)
 
-    from longreach.corpus.place import store_folder
-    from longreach.corpus.store import Corpus
-    from longreach.session import open_or_create
-
-    folder = store_folder(store)
     # Web addresses are refused by that name.
     sources = [path if "://" in path else Path(path) for path in paths]
-    report = None
-    # A mistyped path makes no empty corpus that holds on to these settings.
-    if corpus not in Corpus.names(folder):
-        report = _report_if_nothing_is_readable(sources, selection, limits)
-    if report is None:
-        opened = open_or_create(
-            folder, corpus, model_ref=model, compressor_ref=compressor, device=device, **settings
-        )
-        report = opened.corpus.add(
+    with open_session(
+        corpus, store, model, create=True, compressor=compressor, device=device, **settings
+    ) as session:
+        report = session.add(
             sources,
             prune=prune,
             force=force,
@@ -196,22 +183,6 @@ def ingest(
         note(f"skipped: {item.reason}")
     if report.skipped:
         raise typer.Exit(1)
-
-
-def _report_if_nothing_is_readable(
-    sources: list[str | Path], selection: "Selection", limits: "Limits"
-) -> "AddReport | None":
-    """Says why nothing of `sources` can be read; None where one document can."""
-    from longreach.corpus.documents import Skipped, find, read_all
-    from longreach.corpus.schema import AddReport
-
-    found = find(sources, selection)
-    report = AddReport(unread=found.unread)
-    for item in read_all(found, limits):
-        if not isinstance(item, Skipped):
-            return None
-        report.skipped.append(item)
-    return report
 
 
 def _said_of_kinds(unread: dict[str, int]) -> str:

@@ -21,6 +21,8 @@ from longreach.wording import counted
 
 if TYPE_CHECKING:
     from longreach.reading.scorecard import Scorecard
+    from longreach.training.study.study import StudyReport
+    from longreach.training.study.undo import Undone
 
 
 def study(
@@ -111,10 +113,10 @@ def study(
 
     Example: longreach study library --questions questions.jsonl
     """
-    from longreach.datasets.questions import check_share, hold_out, read_questions, without
     from longreach.errors import UsageError
+    from longreach.session import open as open_session
     from longreach.training.common.trackers import check_trackers
-    from longreach.training.study.asking import check_per_passage
+    from longreach.training.study.questions import StudyQuestions
     from longreach.training.study.settings import StudySettings
 
     settings = StudySettings(
@@ -135,110 +137,49 @@ def study(
             raise UsageError(
                 "--undo trains nothing: omit --questions, --evaluation, --teacher and --gate-only."
             )
-        _undo(corpus, store, as_json)
+        with open_session(corpus, store) as session:
+            _print_undone(corpus, session.undo_study(), as_json)
         return
     check_trackers(settings.report_to)
-    if teacher and questions:
-        raise UsageError(
-            "--teacher makes questions and --questions gives them: leave one of them out."
-        )
-    check_share(held_out)
-    check_per_passage(per_passage)
-
-    from longreach.corpus.place import store_folder
-    from longreach.corpus.store import Corpus
-    from longreach.engine.sampling import Sampling
-    from longreach.evals.systems.gate import gate
-    from longreach.models.decoder import window_of
-    from longreach.reading.policy import DEFAULT_BUDGET, Policy
-    from longreach.reading.reader import Reader
-    from longreach.session import open_workspace
-    from longreach.training.study.folder import QUESTIONS, working
-    from longreach.training.study.selfstudy import Author, OwnModel, make_questions
-    from longreach.training.study.study import study as run
-    from longreach.training.study.teacher import Endpoint
-    from longreach.training.study.undo import keep_state, last_kept
-
-    endpoint: Author | None = Endpoint(teacher, teacher_model) if teacher else None
-    folder = store_folder(store)
-    names = [document.document for document in Corpus.open(folder, corpus).documents()]
-    # Before a model is loaded, or questions are made, for nothing.
-    asked = read_questions(questions, names, corpus) if questions else None
-    tested = read_questions(evaluation, names, corpus) if evaluation else None
-    if asked and not tested:
-        hold_out(asked, held_out, seed)
-    dropped: dict[str, int] = {}  # of the questions that are made
-    note(f"study: loading the model of '{corpus}'")
-    opened = open_workspace(
-        folder, corpus, model_ref=model, device=device, compressing=False, dtype=dtype
+    sources = StudyQuestions(
+        learned=questions,
+        tested=evaluation,
+        per_passage=per_passage,
+        teacher=teacher,
+        teacher_model=teacher_model,
+        held_out=held_out,
     )
-    library = opened.corpus
-    window = window_of(opened.model)
-    if budget != DEFAULT_BUDGET and window and budget > (room := window - Sampling.max_new_tokens):
-        raise UsageError(
-            f"--budget is {budget}; the model's window of {window} leaves {room} beside an answer."
-        )
-    if asked is None and not (gate_only and tested):
-        own = OwnModel(
-            opened.model, opened.tokenizer, library.settings.model_fingerprint, batch_size=batch
-        )
-        author = endpoint or own
-        with working(library) as work:
-            made = make_questions(
-                library, author, work / QUESTIONS, per_passage=per_passage, seed=seed, say=note
-            )
-        asked, dropped = made.questions, made.dropped
-    learned, tested = (
-        (without(asked or [], tested), tested) if tested else hold_out(asked or [], held_out, seed)
-    )
-    report = None
-    kept = last_kept(library)
-    if not gate_only:
-        note(f"study: {counted(len(learned), 'question')} to learn, {len(tested):,} to test on")
-        report = run(library, opened.model, opened.tokenizer, learned, settings, say=note)
-    reader = Reader(library, opened.model, opened.tokenizer, policy=Policy())
-    card = gate(reader, tested, budget, seed=seed, batch_size=batch, say=note)
-    if last_kept(library) == kept:  # no other adapter came in, so nothing was kept yet
-        with library.changing("study") as artefacts:
-            keep_state(artefacts)
-    card.save(library)
+    with open_session(corpus, store, model, device=device, dtype=dtype) as session:
+        result = session.study(sources, settings=settings, gate_only=gate_only, say=note)
     if as_json:
-        figures = report._asdict() | {"adapter": str(report.adapter)} if report else None
-        emit(
-            {"corpus": corpus, "dropped": dropped, "training": figures, "scorecard": card.to_dict()}
-        )
+        emit({"corpus": corpus, **result.to_dict()})
         return
-    if report:
-        rate = (
-            f"{report.tokens / report.seconds:,.0f} positions/s"
-            if report.seconds
-            else "done before"
-        )
-        losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
-        size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
-        say(f"{corpus}: {size}, {losses}, {rate}.\n")
-    print_scorecard(card)
+    if result.training:
+        _print_training(corpus, result.training)
+    print_scorecard(result.scorecard)
 
 
-def _undo(name: str, store: Path | None, as_json: bool) -> None:
-    """Takes the last study of a corpus back."""
-    from longreach.corpus.place import store_folder
-    from longreach.corpus.store import Corpus
-    from longreach.training.study.folder import working
-    from longreach.training.study.undo import undo
+def _print_training(corpus: str, report: "StudyReport") -> None:
+    rate = "done before"
+    if report.seconds:
+        rate = f"{report.tokens / report.seconds:,.0f} positions/s"
+    losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
+    size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
+    say(f"{corpus}: {size}, {losses}, {rate}.\n")
 
-    corpus = Corpus.open(store_folder(store), name)
-    with working(corpus):
-        found = undo(corpus)
+
+def _print_undone(corpus: str, undone: "Undone", as_json: bool) -> None:
     if as_json:
-        adapter = str(found.adapter) if found.adapter else None
-        emit({"corpus": name, "undone": True, "adapter": adapter, "scorecard": found.scorecard})
+        adapter = str(undone.adapter) if undone.adapter else None
+        emit({"corpus": corpus, "undone": True, "adapter": adapter, "scorecard": undone.scorecard})
         return
-    adapter = (
-        "without an adapter" if found.adapter is None else f"with the adapter in {found.adapter}"
-    )
-    policy = "the policy that was measured with it" if found.scorecard else "the default policy"
-    say(f"{name}: the last study is taken back; ask reads {adapter}, by {policy}.")
+    adapter = "without an adapter"
+    if undone.adapter is not None:
+        adapter = f"with the adapter in {undone.adapter}"
+    policy = "the default policy"
+    if undone.scorecard:
+        policy = "the policy that was measured with it"
+    say(f"{corpus}: the last study is taken back; ask reads {adapter}, by {policy}.")
 
 
 def print_scorecard(card: "Scorecard") -> None:

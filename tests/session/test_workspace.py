@@ -46,7 +46,7 @@ def test_a_trained_compressor_brings_its_own_model(tmp_path, base, include_model
 
 
 def test_a_corpus_made_in_bfloat16_is_read_and_continued_in_float32(tmp_path, base, monkeypatch):
-    import longreach.session as workspace
+    import longreach.session.workspace as workspace
 
     real = workspace.load
     half = lambda ref, **options: real(ref, **(options | {"dtype": "bfloat16"}))  # noqa: E731 (as on a GPU)
@@ -75,7 +75,7 @@ def test_another_model_is_refused(tmp_path, base):
 def test_a_folder_of_another_model_is_refused_before_its_weights_are_read(tmp_path, base, monkeypatch):
     import json
 
-    import longreach.session as workspace
+    import longreach.session.workspace as workspace
     from longreach.errors import ModelError
 
     open_or_create(tmp_path / "s", "c", model_ref=base, segment_tokens=50).corpus.add(TEXT)

@@ -1,5 +1,4 @@
-"""A corpus together with the model and the compressor it was made with: what commands and servers
-open. Floor 5."""
+"""A corpus together with the model and the compressor that it was made with."""
 
 import os
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ def open_workspace(
     device: str | None = None,
     compressing: bool = True,
     dtype: str | None = None,
+    loaded: Workspace | None = None,
 ) -> Workspace:
     """Opens a corpus with the model and, unless it is only read, the compressor that it was made
     with.
@@ -57,6 +57,8 @@ def open_workspace(
         device: where to put the model; None takes the GPU where there is one.
         compressing: make the compressor too, so that documents can be added.
         dtype: of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
+        loaded: the same corpus as it was opened to read; its model is used again where it has the
+            dtype that documents are added in.
 
     Raises:
         CorpusNotFound: there is no such corpus.
@@ -82,7 +84,12 @@ def open_workspace(
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
     bring = load if model_ref else load_named
     _check_outline(corpus, Path(base))
-    model, tokenizer = bring(base, device=device, dtype=settings.dtype if compressing else dtype)
+    if loaded and not method.changes_model and dtype_of(loaded.model) == settings.dtype:
+        model, tokenizer = loaded.model, loaded.tokenizer
+    else:
+        model, tokenizer = bring(
+            base, device=device, dtype=settings.dtype if compressing else dtype
+        )
     PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
     if not needed:
         return Workspace(corpus, model, tokenizer)
@@ -120,6 +127,7 @@ def open_or_create(
     model_ref: str | None = None,
     compressor_ref: str | None = None,
     device: str | None = None,
+    loaded: Workspace | None = None,
     **settings: Any,
 ) -> Workspace:
     """Opens a corpus to add documents, or makes it with the compressor described. Arguments and
@@ -154,7 +162,9 @@ def open_or_create(
                 f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or"
                 " name another corpus."
             )
-        return open_workspace(store, name, model_ref=model_ref, compressor_ref=moved, device=device)
+        return open_workspace(
+            store, name, model_ref=model_ref, compressor_ref=moved, device=device, loaded=loaded
+        )
     check_device(device)
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
     find_method(ref).check(settings)
@@ -169,6 +179,11 @@ def open_or_create(
         store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or ""
     )
     return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def dtype_of(model: Any) -> str:
+    """Returns the dtype of a model as a corpus names it, such as "float32"."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _check_writable(store: Path) -> None:

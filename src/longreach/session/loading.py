@@ -1,0 +1,165 @@
+"""What of a session is loaded when: the corpus at once, its model and its compressor when needed.
+
+Imports no torch.
+"""
+
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from longreach.corpus.store import Corpus
+from longreach.errors import UsageError
+from longreach.reading.policy import Policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from longreach.reading.reader import Reader
+    from longreach.session.workspace import Workspace
+
+
+class OpenCorpus:
+    """A corpus with what is loaded for it, once, whichever threads ask for it.
+
+    Attributes:
+        name: The corpus.
+        store: Where corpora live.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Path,
+        *,
+        model: str | None,
+        compressor: str | None,
+        settings: dict[str, Any],
+        create: bool,
+        adapter: Path | None,
+        policy: Policy | None,
+        device: str | None,
+        dtype: str | None,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self._model_ref = model
+        self._compressor_ref = compressor
+        self._settings = settings
+        self._adapter = adapter
+        self._policy = policy
+        self._device = device
+        self._dtype = dtype
+        self._closed = False
+        # What is loaded late is loaded once, whichever threads ask for it.
+        self._loading = RLock()
+        self._workspace: Workspace | None = None
+        self._reader: Reader | None = None
+        self._corpus: Corpus | None = None
+        if not create or name in Corpus.names(store):
+            self._corpus = Corpus.open(store, name)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus.
+
+        Raises:
+            CorpusNotFound: It is to be made, and `add` has not made it yet.
+        """
+        self.check_open()
+        return self._corpus or Corpus.open(self.store, self.name)
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The model that answers, loaded at the first need."""
+        return self._load().model
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Its tokenizer."""
+        return self._load().tokenizer
+
+    @property
+    def reader(self) -> "Reader":
+        """What answers questions, with the adapter and the policy that `study` found best."""
+        from longreach.reading.reader import Reader
+
+        with self._loading:
+            if self._reader is None:
+                loaded = self._load()
+                self._reader = Reader(
+                    self.corpus,
+                    loaded.model,
+                    loaded.tokenizer,
+                    self._adapter,
+                    policy=self._policy,
+                )
+            return self._reader
+
+    def close(self) -> None:
+        """Releases the model. The corpus is whole on the disk at any time; closing writes nothing.
+
+        Answers that are being written in other threads are written to their end.
+        """
+        with self._loading:
+            self._closed = True
+            self._workspace = None
+            self._reader = None
+
+    def check_open(self) -> None:
+        """Raises UsageError where the session is closed."""
+        if self._closed:
+            raise UsageError(f"The session of corpus '{self.name}' is closed: open another one.")
+
+    def _load(self) -> "Workspace":
+        """Returns the corpus with the model it is read with, which is loaded now if it was not."""
+        from longreach.session.workspace import open_workspace
+
+        with self._loading:
+            corpus = self.corpus
+            if self._workspace is None:
+                self._workspace = open_workspace(
+                    self.store,
+                    self.name,
+                    model_ref=self._model_ref,
+                    compressor_ref=self._trained_compressor(),
+                    device=self._device,
+                    compressing=False,
+                    dtype=self._dtype,
+                )
+                self._corpus = self._corpus or corpus
+            return self._workspace
+
+    def open_to_add(self) -> Corpus:
+        """Returns the corpus with its compressor, which is loaded now if it was not."""
+        from longreach.session.workspace import open_or_create
+
+        with self._loading:
+            self.check_open()
+            if self._corpus is None or self._corpus.compressor is None:
+                opened = open_or_create(
+                    self.store,
+                    self.name,
+                    model_ref=self._model_ref,
+                    compressor_ref=self._compressor_ref,
+                    device=self._device,
+                    loaded=self._workspace,
+                    **self._settings,
+                )
+                if self._workspace is None or opened.model is not self._workspace.model:
+                    self._reader = None
+                self._workspace = opened
+                self._corpus = opened.corpus
+            return self._corpus
+
+    def _trained_compressor(self) -> str | None:
+        """Returns the reference of a trained compressor that `open` was given, if it was."""
+        from longreach.compressors.registry import is_untrained
+
+        if self._compressor_ref is None or is_untrained(self._compressor_ref):
+            return None
+        return self._compressor_ref
+
+    def forget_reader(self) -> None:
+        """Has the next question read with the adapter and the scorecard that are there then."""
+        with self._loading:
+            self._reader = None
