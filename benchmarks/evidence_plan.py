@@ -88,16 +88,16 @@ def steps(given: argparse.Namespace) -> tuple[list[Step], dict[str, str]]:
         ]
         if given.haystack and suite in ("niah", "ruler", "babilong"):
             words.append(f"--haystack={given.haystack}")
-        name, readers = (part if suite == part else f"{suite}-{part}"), _readers(suite, given)
+        name, systems = (part if suite == part else f"{suite}-{part}"), _systems(suite, given)
         chosen = (
             [f"--compressor={given.compressor}"] if suite == "docqa" and given.compressor else []
         )
-        whole = [f"--readers={','.join(readers)}", *chosen]
+        whole = [f"--systems={','.join(systems)}", *chosen]
         found.append(
             Step(
                 name,
                 ["eval", suite, given.model, *words, *whole],
-                _seconds(given, part, options, readers),
+                _seconds(given, part, options, systems),
             )
         )
         if given.hybrid:
@@ -105,14 +105,14 @@ def steps(given: argparse.Namespace) -> tuple[list[Step], dict[str, str]]:
             found.append(
                 Step(
                     f"{name}-trained",
-                    ["eval", suite, given.hybrid, *words, "--readers=hybrid"],
+                    ["eval", suite, given.hybrid, *words, "--systems=hybrid"],
                     seconds,
                 )
             )
     return found, left_out
 
 
-def _readers(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
+def _systems(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
     """Of documents also the ways of reading a part; mean pooling once, where it is the compressor
     itself.
 
@@ -127,7 +127,7 @@ def _readers(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _seconds(
-    given: argparse.Namespace, part: str, options: Mapping[str, Any], readers: tuple[str, ...]
+    given: argparse.Namespace, part: str, options: Mapping[str, Any], systems: tuple[str, ...]
 ) -> float | None:
     """Those on one idle core, as if every way of attending took what full attention takes."""
     if given.device != "cpu":
@@ -139,11 +139,11 @@ def _seconds(
 
     if part in DOCUMENTS:
         tokens = DOCUMENTS[part]
-        few = set(readers) - {"full", "hybrid", "trained"}
+        few = set(systems) - {"full", "hybrid", "trained"}
         whole = [
-            reader
-            for reader in readers
-            if reader not in few and (tokens <= WINDOW or reader == "trained")
+            system
+            for system in systems
+            if system not in few and (tokens <= WINDOW or system == "trained")
         ]
         asked = len(whole) * reading(tokens) + len(few) * reading(640)
         written = (len(whole) + len(few)) * SECONDS_TO_WRITE * options.get("max_new_tokens", 64)
@@ -152,7 +152,7 @@ def _seconds(
     tasks = {"niah": 1, "ruler": 13, "babilong": 5, "perplexity": 1}[part]
     if "tasks" in options:
         tasks = len(options["tasks"].split(","))
-    prompts = len(readers) * tasks * options["samples"] * options.get("depths", 1)
+    prompts = len(systems) * tasks * options["samples"] * options.get("depths", 1)
     lengths = [int(length) for length in options["lengths"].split(",")]
     return SECONDS_TO_START + prompts * sum(
         reading(length) + SECONDS_TO_WRITE * ANSWER[part] for length in lengths

@@ -29,7 +29,8 @@ import longreach as lr
 from longreach.compressors.registry import make_compressor
 from longreach.datasets.questions import read_questions
 from longreach.engine.prompt import PromptBuilder
-from longreach.evals.run.scores import interval, token_f1
+from longreach.evals.scores.intervals import interval
+from longreach.evals.scores.overlap import token_f1
 from longreach.models.machine import record
 
 FULL = {

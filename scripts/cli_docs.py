@@ -25,8 +25,11 @@ def commands(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str,
     """The path and the help of a command and of all below it."""
     context = command.make_context(path.rsplit(" ")[-1], [], parent=parent, resilient_parsing=True)
     yield path, command.get_help(context)
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, f"{path} {name}", context)
+    if not hasattr(command, "list_commands"):
+        return
+    # Asked for by name: the commands of `eval` are made of the suites that are registered.
+    for name in command.list_commands(context):
+        yield from commands(command.get_command(context, name), f"{path} {name}", context)
 
 
 def markdown() -> str:

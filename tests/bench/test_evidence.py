@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from longreach.cli.app import app
-from longreach.evals.suites.choice import DOCQA, PERPLEXITY, Choice, check_readers
+from longreach.evals.suites.registry import find_suite
 from tests.conftest import make_model, make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,22 +48,22 @@ def asked(**changes):
 def test_every_plan_is_one_that_eval_understands(plan, device, quick, compressor):
     steps, left_out = plan.steps(asked(device=device, quick=quick, compressor=compressor))
     assert not left_out and len({step.name for step in steps}) == len(steps) == 14
-    command = typer.main.get_command(app).commands["eval"]
+    group = typer.main.get_command(app).commands["eval"]
     for step in steps:
-        values = command.make_context("eval", [*step.words[1:], "--out", "out"]).params
-        readers = tuple(values["readers"].split(","))
-        check_readers(readers, values["suite"])
-        assert step.words[2] == "trained" and readers == ("hybrid",) if "trained" in step.name else "full" in readers
+        name = step.words[1]
+        command = group.get_command(None, name)
+        values = command.make_context(name, [*step.words[2:], "--out", "out"]).params
+        systems = tuple(values["systems"].split(","))
+        find_suite(name).check_systems(systems)
+        assert step.words[2] == "trained" and systems == ("hybrid",) if "trained" in step.name else "full" in systems
         assert (values["device"], values["dtype"]) == (device, "bfloat16")
-        assert values["compressor"] == (compressor if values["suite"] == DOCQA and "full" in readers else None)
-        assert ("compressed" in readers) == (values["suite"] == DOCQA and "full" in readers)  # one ships for the model
-        lengths = tuple(int(length) for length in values["lengths"].split(","))
-        data = {} if values["suite"] == PERPLEXITY else dict(one.split("=") for one in values["data"])
-        tasks = tuple(filter(None, (values["tasks"] or "").split(",")))
-        Choice(values["suite"], tasks=tasks, lengths=lengths, samples=values["samples"], data=data)
-        if values["suite"] != DOCQA:
-            assert max(lengths) <= (4096 if device == "cpu" or quick else 32768)
-            assert values["beyond_window"] == (max(lengths) > plan.WINDOW)
+        of_parts = name == "docqa" and "full" in systems
+        assert values.get("compressor") == (compressor if of_parts else None)
+        assert ("compressed" in systems) == of_parts  # one ships for the model
+        suite = find_suite(name).from_words(values | {"compressor": None})
+        if name != "docqa":
+            assert max(suite.lengths) <= (4096 if device == "cpu" or quick else 32768)
+            assert values["beyond_window"] == (max(suite.lengths) > plan.WINDOW)
 
 
 def test_the_time_is_that_of_two_cores(plan):

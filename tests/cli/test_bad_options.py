@@ -93,8 +93,10 @@ eval niah smollm2 --out out --lengths 0
 eval niah smollm2 --out out --samples 0
 eval niah smollm2 --out out --seed -1
 eval ruler smollm2 --out out --tasks foo
+eval niah smollm2 --out out --systems foo
 eval niah smollm2 --out out --readers foo
-eval docqa smollm2 --out out --readers foo
+eval niah smollm2 --out out --ratio 3
+eval docqa smollm2 --out out --systems foo
 eval niah smollm2 --out out --depths 0
 eval niah smollm2 --out out --batch-size 0
 eval niah smollm2 --out out --dtype foo

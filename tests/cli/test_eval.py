@@ -56,16 +56,16 @@ def test_niah_in_three_ways_and_again(run, models, prose, tmp_path):
 
 
 def test_ruler_asks_the_tasks_that_are_named(run, models, prose, tmp_path):
-    options = (*TINY, "--lengths", 900, "--samples", 1, "--readers", "full", "--haystack", prose)
+    options = (*TINY, "--lengths", 900, "--samples", 1, "--systems", "full", "--haystack", prose)
     tasks = ("--tasks", "niah_single_1,fwe")
     done = run("eval", "ruler", models / "one", *options, *tasks, "--out", tmp_path / "a", "--json")
     assert done.code == 0, done
     assert [row["task"] for row in done.json["rows"]] == ["niah_single_1", "fwe", "mean"]
-    assert "left out" not in done.err
+    assert "omitted" not in done.err
 
 
 def test_babilong(run, models, prose, tmp_path):
-    options = (*TINY, "--lengths", 1500, "--samples", 1, "--readers", "sink-window", "--tasks", "qa1")
+    options = (*TINY, "--lengths", 1500, "--samples", 1, "--systems", "sink-window", "--tasks", "qa1")
     done = run("eval", "babilong", models / "one", *options, "--haystack", prose, "--out", tmp_path / "a", "--json")
     assert done.code == 0, done
     assert [(row["reader"], row["task"], row["metric"]) for row in done.json["rows"]] == [
@@ -98,7 +98,7 @@ def test_documents_in_every_way(run, models, texts, questions, tmp_path):
 
 def test_another_compressor_and_mean_pooling_at_its_ratio(run, models, texts, questions, tmp_path):
     options = (*TINY, "--questions", questions, "--documents", texts, "--max-new-tokens", 4, "--batch-size", 2)
-    chosen = ("--compressor", "autocompressor", "--readers", "mean-pool,compressed,hybrid")
+    chosen = ("--compressor", "autocompressor", "--systems", "mean-pool,compressed,hybrid")
     done = run("eval", "docqa", models / "one", *options, *chosen, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done
     assert list(by_reader(done.json)) == ["mean-pool", "compressed", "hybrid, untrained"]
@@ -171,7 +171,7 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
     (tmp_path / "hotpotqa.jsonl").write_text(
         f"{json.dumps(row)}\n{json.dumps(row | {'context': 'short', '_id': 'l2'})}"
     )
-    options = (*TINY, "--readers", "full", "--max-new-tokens", 4)
+    options = (*TINY, "--systems", "full", "--max-new-tokens", 4)
     done = run(
         "eval", "docqa", models / "one", *options, "--data", f"longbench={tmp_path}", "--tasks", "longbench-hotpotqa",
         "--out", tmp_path / "out", "--json",
@@ -186,7 +186,7 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
     (tmp_path / "quality.jsonl").write_text("\n".join(map(json.dumps, both)))
     given = ("--data", f"quality={tmp_path / 'quality.jsonl'}")
     done = run("eval", "docqa", models / "one", *options, *given, "--out", tmp_path / "other", "--json")
-    assert "full: 1 of 2 samples are longer than the window; they are left out." in done.err
+    assert "full: 1 of 2 samples are longer than the window; they are omitted." in done.err
     assert [line["document"] for line in lines(tmp_path / "other")] == ["quality/8"]
 
 
@@ -196,8 +196,8 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("sudoku", (), 2, ["no suite 'sudoku'", "niah, ruler, babilong, docqa, perplexity"]),
         ("ruler", ("--tasks", "vt,chess"), 2, ["no task 'chess' of ruler", "niah_single_1"]),
         ("docqa", ("--tasks", "chess"), 2, ["no task 'chess' of docqa", "longbench-lcc"]),
-        ("niah", ("--readers", "bm25"), 2, ["no reader 'bm25' of niah", "full, hybrid, sink-window"]),
-        ("docqa", ("--readers", "compressed+adapter"), 2, ["no reader 'compressed+adapter' of docqa", "bm25+adapter"]),
+        ("niah", ("--systems", "bm25"), 2, ["no system 'bm25' of niah", "full, hybrid, sink-window"]),
+        ("docqa", ("--systems", "compressed+adapter"), 2, ["no system 'compressed+adapter' of docqa", "bm25+adapter"]),
         ("niah", ("--lengths", "9000"), 2, ["9,000 is beyond the model's window of 4,096", "--beyond-window"]),
         ("perplexity", ("--lengths", "9000", "--data", "{prose}"), 2, ["9,000", "4,096", "--beyond-window"]),
         ("niah", ("--lengths", "4k"), 2, ["--lengths is '4k'", "2048,4096"]),
@@ -216,21 +216,23 @@ def test_longbench_is_cut_aloud_and_others_are_left_out_aloud(run, models, tmp_p
         ("docqa", ("--questions", "{bad}"), 2, ["no corpus", "--documents"]),
         ("docqa", ("--data", "squality={bad}"), 2, ["Line 1 of", "'metadata.passage_id'"]),
         ("docqa", ("--data", "narrativeqa=nobody/nothing"), 1, ["no file or folder 'nobody/nothing'"]),
-        ("docqa", ("--questions", "{bad}", "--data", "qmsum=x"), 2, ["leave one of them out"]),
-        ("docqa", ("--documents", "{prose}"), 2, ["--questions", "leave --documents out"]),
+        ("docqa", ("--questions", "{bad}", "--data", "qmsum=x"), 2, ["omit one of them"]),
+        ("docqa", ("--documents", "{prose}"), 2, ["--questions", "omit --documents"]),
         ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--tasks", "qmsum"), 2, ["--tasks and --split"]),
         ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--haystack", "{prose}"), 2, ["--haystack"]),
         ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--ratio", 0), 2, ["ratio is 0"]),
         ("docqa", ("--questions", "{good}", "--documents", "{prose}", "--max-new-tokens", 0), 2, ["is 0; give at"]),
-        ("niah", ("--ratio", 0), 2, ["--ratio", "belong to docqa"]),
-        ("niah", ("--max-new-tokens", 9), 2, ["--max-new-tokens belong to docqa"]),
+        ("niah", ("--ratio", 0), 2, ["no option '--ratio' (it belongs to docqa)", "--haystack, --depths"]),
+        ("niah", ("--max-new-tokens", 9), 2, ["no option '--max-new-tokens' (it belongs to docqa)"]),
+        ("perplexity", ("--tasks", "x"), 2, ["no option '--tasks'", "--lengths, --data"]),
+        ("docqa", ("--lengths", "9"), 2, ["no option '--lengths' (it belongs to niah, ruler, babilong, perplexity)"]),
         ("babilong", ("--lengths", "1500", "--haystack", "{words}"), 2, ["'{words}' is shorter than the length"]),
         ("babilong", ("--tasks", "qa1", "--data", "babi={folder}"), 2, ["qa1_x_test.txt", "not UTF-8"]),
         ("ruler", ("--tasks", "cwe", "--lengths", "1"), 2, ["cwe at 1 token", "greater length"]),
         ("niah", ("--device", "abacus"), 2, ["no device 'abacus'"]),
         ("niah", ("--dtype", "int3"), 2, ["float32, bfloat16"]),
-        ("niah", ("--readers", "kvpress", "--depths", 2), 1, ["kvpress is not installed", "pip install kvpress=="]),
-        ("perplexity", ("--readers", "kvpress", "--data", "{prose}"), 2, ["no reader 'kvpress' of perplexity"]),
+        ("niah", ("--systems", "kvpress", "--depths", 2), 1, ["kvpress is not installed", "pip install kvpress=="]),
+        ("perplexity", ("--systems", "kvpress", "--data", "{prose}"), 2, ["no system 'kvpress' of perplexity"]),
         ("niah", ("--batch-size", 0, "--lengths", "600", "--haystack", "{prose}"), 2, ["batch_size is 0"]),
     ],
 )
@@ -269,7 +271,7 @@ def test_a_corpus_has_its_own_documents_and_vectors(wrong, library, questions, t
 
 
 def test_a_folder_of_other_settings_or_of_something_else(wrong, run, models, prose, tmp_path):
-    options = (*TINY, "--depths", 2, "--haystack", prose, "--readers", "full", "--out", tmp_path / "out")
+    options = (*TINY, "--depths", 2, "--haystack", prose, "--systems", "full", "--out", tmp_path / "out")
     assert run("eval", "niah", models / "one", "--lengths", "600", *options).code == 0
     words = ["belongs to another run", "settings.lengths is [600] there and [700] here"]
     wrong(2, words, "eval", "niah", models / "one", "--lengths", "700", *options)
@@ -282,7 +284,7 @@ def test_a_folder_of_other_settings_or_of_something_else(wrong, run, models, pro
 
 
 def test_beyond_the_window_where_it_is_asked_for(run, models, prose, tmp_path):
-    options = (*TINY, "--lengths", "4300", "--depths", 2, "--haystack", prose, "--readers", "full", "--beyond-window")
+    options = (*TINY, "--lengths", "4300", "--depths", 2, "--haystack", prose, "--systems", "full", "--beyond-window")
     done = run("eval", "niah", models / "one", *options, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done
     assert done.json["rows"][0]["positions"] > 4096

@@ -22,7 +22,7 @@ ASKED = [
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """The random model never stops by itself: what it writes is cut."""
-    from longreach.evals.systems import gate
+    from longreach.evals.gate import gate
     from longreach.training.study import selfstudy
 
     monkeypatch.setitem(gate.gate.__kwdefaults__, "max_new_tokens", 4)

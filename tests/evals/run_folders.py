@@ -5,7 +5,7 @@ import math
 import random
 from statistics import fmean
 
-from longreach.evals.run.scores import SCORING
+from longreach.evals.scores.overlap import SCORING
 
 QUALITY = {"full": 0.9, "hybrid": 0.8, "sink-window": 0.25}
 """How often the readers of the length suites are right."""

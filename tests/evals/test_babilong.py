@@ -6,10 +6,10 @@ import re
 import pytest
 
 from longreach.errors import ContextError, UsageError
-from longreach.evals.run.metrics import METRICS
 from longreach.evals.run.sample import Sample
-from longreach.evals.suites import babilong
-from longreach.evals.suites.babi import GIVERS, OBJECTS, read_stories, tell_story
+from longreach.evals.scores.metrics import METRICS
+from longreach.evals.suites.babilong import samples as babilong
+from longreach.evals.suites.babilong.babi import GIVERS, OBJECTS, read_stories, tell_story
 from tests.evals.samples import guess, left, prose
 
 LENGTH = 6000

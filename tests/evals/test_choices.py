@@ -2,7 +2,7 @@
 
 import pytest
 
-from longreach.evals.run.choices import chosen, options_of
+from longreach.evals.scores.choices import chosen, options_of
 
 OPTIONS = {"A": "Berlin", "B": "Paris", "C": "London", "D": "The city of Tokyo"}
 

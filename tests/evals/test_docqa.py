@@ -6,9 +6,10 @@ import pytest
 
 from longreach.corpus.documents import Document
 from longreach.errors import DocumentError, MissingDependency, UsageError
-from longreach.evals.run.metrics import METRICS
-from longreach.evals.suites.docqa import PRESETS, own_samples, preset_samples, read_documents
-from longreach.evals.suites.longbench import TASKS
+from longreach.evals.scores.metrics import METRICS
+from longreach.evals.suites.docqa.longbench import TASKS
+from longreach.evals.suites.docqa.presets import PRESETS
+from longreach.evals.suites.docqa.samples import own_samples, preset_samples, read_documents
 
 QASPER = {
     "1909.1": {

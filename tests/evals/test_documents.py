@@ -13,11 +13,12 @@ from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ContextError, UsageError
 from longreach.evals.run.runner import evaluate
-from longreach.evals.suites.choice import WAYS
-from longreach.evals.suites.docqa import own_samples
-from longreach.evals.suites.registry import whole_readers
-from longreach.evals.systems.documents import DocumentReader, Library, words_of
-from longreach.evals.systems.models import ModelReader
+from longreach.evals.suites.docqa.samples import own_samples
+from longreach.evals.systems.corpus import SampleCorpus
+from longreach.evals.systems.documents import DocumentSystem, words_of
+from longreach.evals.systems.models import ModelSystem
+from longreach.evals.systems.names import WAYS
+from longreach.evals.systems.registry import make_model_systems
 from tests.conftest import make_model
 from tests.reading.test_reader import make_adapter
 
@@ -41,7 +42,7 @@ def asked(tmp_path):
 
 def library(asked, model, tokenizer, ratio=10, **more):
     compressor = lr.MeanPool(model, tokenizer, ratio=ratio, segment_tokens=60)
-    return Library(asked, model, tokenizer, compressor=compressor, **more)
+    return SampleCorpus(asked, model, tokenizer, compressor=compressor, **more)
 
 
 def said(reader, asked, folder):
@@ -51,7 +52,7 @@ def said(reader, asked, folder):
 
 def test_each_way_reads_what_it_says_at_the_positions_of_the_vectors(asked, model, tokenizer, tmp_path):
     books = library(asked, model, tokenizer)
-    found = {way: said(DocumentReader(way, books), asked, tmp_path) for way in WAYS}
+    found = {way: said(DocumentSystem(way, books), asked, tmp_path) for way in WAYS}
     corpus, builder = books.reader.corpus, PromptBuilder(model, tokenizer)
     for i, sample in enumerate(asked):
         vectors = sum(p.n_vectors for p in corpus.passages(sample.document))
@@ -75,14 +76,14 @@ def test_each_way_reads_what_it_says_at_the_positions_of_the_vectors(asked, mode
 def test_mixed_reads_the_best_passage_as_text_and_the_next_best_as_vectors(asked, model, tokenizer, tmp_path):
     books, king = library(asked, model, tokenizer, ratio=4), asked[2:]  # whom every passage names
     ways = "bm25", "compressed", "mixed"
-    text, whole, both = (said(DocumentReader(way, books), king, tmp_path)[0] for way in ways)
+    text, whole, both = (said(DocumentSystem(way, books), king, tmp_path)[0] for way in ways)
     assert text.read_tokens + 60 < both.read_tokens < whole.read_tokens
     assert both.positions <= whole.positions
 
 
 def test_truncated_is_both_ends_and_compressed_is_what_the_reader_answers(asked, model, tokenizer, tmp_path):
     books = library(asked, model, tokenizer)
-    reader = DocumentReader("compressed", books)
+    reader = DocumentSystem("compressed", books)
     answers = said(reader, asked, tmp_path)
     policy = lr.Policy(raw=0, compressed="document")
     for sample, prediction in zip(asked, answers, strict=True):
@@ -95,7 +96,7 @@ def test_truncated_is_both_ends_and_compressed_is_what_the_reader_answers(asked,
     prompt = f"<|user|>{ends}{asked[0].after}<|end|><|assistant|>"
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
     wanted = tokenizer.decode(model.generate(ids, max_new_tokens=8)[0, ids.shape[1] :], skip_special_tokens=True)
-    truncated = said(DocumentReader("truncated", books), asked, tmp_path)[0]
+    truncated = said(DocumentSystem("truncated", books), asked, tmp_path)[0]
     assert truncated.positions == ids.shape[1] and truncated.text == wanted.strip()
 
 
@@ -105,36 +106,36 @@ def test_the_whole_document_is_asked_in_the_same_words(asked, model, tokenizer, 
     books.prepare(tmp_path)
     policy = lr.Policy(raw="document", compressed="none", budget=1500)
     own = books.reader.ask(asked[0].question, document="tarts", policy=policy, sampling=lr.Sampling(max_new_tokens=8))
-    whole = next(ModelReader("full", model, tokenizer).answer(asked[:1]))
+    whole = next(ModelSystem("full", model, tokenizer).answer(asked[:1]))
     assert (whole.text.strip(), whole.positions) == (own.text, own.usage.positions)
 
 
 def test_the_adapter_is_on_for_vectors_and_where_it_is_asked_for(asked, model, tokenizer, tmp_path):
     make_adapter(tmp_path / "lora")
-    full = whole_readers(["full"], model, tokenizer, "refuse")[0]
+    full = make_model_systems(["full"], model, tokenizer, "refuse")[0]
     before = [prediction.text for prediction in full.answer(asked)]
     plain = library(asked, make_model(), tokenizer)
     books = library(asked, model, tokenizer, adapter=tmp_path / "lora")
     names = ("none", "truncated", "bm25", "compressed", "mixed")
-    off = {name: [p.text for p in said(DocumentReader(name, plain), asked, tmp_path)] for name in names}
-    on = {name: [p.text for p in said(DocumentReader(name, books), asked, tmp_path)] for name in names}
+    off = {name: [p.text for p in said(DocumentSystem(name, plain), asked, tmp_path)] for name in names}
+    on = {name: [p.text for p in said(DocumentSystem(name, books), asked, tmp_path)] for name in names}
     assert all(on[name] == off[name] for name in names[:3]) and all(on[name] != off[name] for name in names[3:])
     for name in names[:3]:
-        adapted = DocumentReader(f"{name}+adapter", books)
+        adapted = DocumentSystem(f"{name}+adapter", books)
         assert [p.text for p in said(adapted, asked, tmp_path)] != off[name]
-        assert adapted.identity()["adapter"] == books.adapter != DocumentReader(name, books).identity()["adapter"]
+        assert adapted.identity()["adapter"] == books.adapter != DocumentSystem(name, books).identity()["adapter"]
     assert [prediction.text for prediction in full.answer(asked)] == before
     with pytest.raises(UsageError, match="needs an adapter"):
-        DocumentReader("bm25+adapter", plain)
+        DocumentSystem("bm25+adapter", plain)
     for unknown in ("compressed+adapter", "psychic"):
-        with pytest.raises(UsageError, match=f"no reader '{unknown.replace('+', '.')}' of documents"):
-            DocumentReader(unknown, books)
+        with pytest.raises(UsageError, match=f"no system '{unknown.replace('+', '.')}' of documents"):
+            DocumentSystem(unknown, books)
 
 
 def test_a_corpus_is_made_once_and_its_cost_noted_where_vectors_are_read(asked, tokenizer, tmp_path):
     def run(model):
         books = library(asked, model, tokenizer)
-        readers = [DocumentReader(name, books) for name in ("none", "compressed")]
+        readers = [DocumentSystem(name, books) for name in ("none", "compressed")]
         evaluate(asked, readers, tmp_path / "out", suite="docqa", settings={}, say=lambda text: None)
         return json.loads((tmp_path / "out" / "run.json").read_text())["readers"]
 
@@ -159,7 +160,7 @@ def test_what_a_study_took_is_noted_where_its_adapter_is_read(asked, model, toke
 
     def costs(way, **report):
         (run / "training.json").write_text(json.dumps({"seconds": 12.5, "resumed_at": 0} | report))
-        return DocumentReader(way, Library(asked, model, tokenizer, corpus=corpus)).prepare(tmp_path)
+        return DocumentSystem(way, SampleCorpus(asked, model, tokenizer, corpus=corpus)).prepare(tmp_path)
 
     assert costs("compressed") == {"study_seconds": 12.5} and costs("none") == {}
     assert costs("compressed", resumed_at=7) == {}  # nobody knows what came before
@@ -172,19 +173,19 @@ def test_a_question_alone_beyond_the_window_and_vectors_that_do_not_fit(asked, t
     """What does not fit as vectors is read as far as it does: positions say so."""
     model = make_model(max_position_embeddings=160)
     books = library(asked, model, tokenizer)
-    (prediction,) = said(DocumentReader("compressed", books), asked[:1], tmp_path)
+    (prediction,) = said(DocumentSystem("compressed", books), asked[:1], tmp_path)
     assert prediction.positions <= 152 and prediction.read_tokens < len(asked[0].context)
     model = make_model(max_position_embeddings=100)
     books = library(asked, model, tokenizer)
     with pytest.raises(lr.errors.ContextError, match="The question takes"):
-        said(DocumentReader("none", books), asked[:1], tmp_path)
+        said(DocumentSystem("none", books), asked[:1], tmp_path)
 
 
 def test_weights_stay_what_they_were(asked, model, tokenizer, tmp_path):
     ids = torch.arange(30)[None]
     before = model(ids).logits
     make_adapter(tmp_path / "lora")
-    said(DocumentReader("mixed", library(asked, model, tokenizer, adapter=tmp_path / "lora")), asked, tmp_path)
+    said(DocumentSystem("mixed", library(asked, model, tokenizer, adapter=tmp_path / "lora")), asked, tmp_path)
     assert torch.equal(model(ids).logits, before)
 
 
@@ -192,12 +193,12 @@ def test_the_adapter_that_a_compressor_came_with_is_the_librarys(asked, tokenize
     model = make_model()
     make_adapter(tmp_path / "reader")
     compressor = lr.WeightedPool(model, tokenizer, 10, segment_tokens=60, reader=tmp_path / "reader")
-    books = Library(asked, model, tokenizer, compressor=compressor)
-    compressed, plain = (DocumentReader(way, books) for way in ("compressed", "bm25"))
+    books = SampleCorpus(asked, model, tokenizer, compressor=compressor)
+    compressed, plain = (DocumentSystem(way, books) for way in ("compressed", "bm25"))
     assert compressed.identity()["adapter"] == books.adapter is not None and plain.identity()["adapter"] is None
     compressed.prepare(tmp_path / "run")
     assert books.reader.adapter == books.adapter
-    assert DocumentReader("bm25+adapter", books).identity()["adapter"] == books.adapter
+    assert DocumentSystem("bm25+adapter", books).identity()["adapter"] == books.adapter
 
 
 def test_no_way_reads_beyond_the_window(asked, tokenizer, tmp_path):
@@ -206,4 +207,4 @@ def test_no_way_reads_beyond_the_window(asked, tokenizer, tmp_path):
     long = replace(asked[0], max_new_tokens=200)
     for way in WAYS:
         with pytest.raises(ContextError):
-            said(DocumentReader(way, books), [long], tmp_path)
+            said(DocumentSystem(way, books), [long], tmp_path)

@@ -10,8 +10,8 @@ from longreach.corpus.artefacts import Artefacts
 from longreach.datasets.questions import Question
 from longreach.engine.generate import Written
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.evals.run.verdict import DEFAULT
-from longreach.evals.systems.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
+from longreach.evals.gate.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
+from longreach.evals.gate.verdict import DEFAULT
 from longreach.models.steps import Steps
 from longreach.reading.scorecard import Scorecard
 from longreach.training.study.study import study
@@ -23,8 +23,8 @@ BUDGET = 300
 
 def enough(patch, count=2):
     """Lets few questions tell one way of reading from another, so that tests take no minutes."""
-    patch.setattr("longreach.evals.run.verdict.FEWEST_QUESTIONS", count)
-    patch.setattr("longreach.evals.run.scores.FEWEST", count)
+    patch.setattr("longreach.evals.gate.verdict.FEWEST_QUESTIONS", count)
+    patch.setattr("longreach.evals.scores.intervals.FEWEST", count)
 
 
 @pytest.fixture(scope="module")

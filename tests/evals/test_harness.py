@@ -9,10 +9,10 @@ import torch
 import longreach
 from longreach.errors import MissingDependency
 from longreach.evals.peers import harness
-from longreach.evals.run.metrics import METRICS
 from longreach.evals.run.sample import Sample
-from longreach.evals.suites import ruler
+from longreach.evals.scores.metrics import METRICS
 from longreach.evals.suites.draw import count_tokens
+from longreach.evals.suites.ruler import samples as ruler
 from tests.conftest import make_model, make_tokenizer
 
 NO_DOWNLOAD = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from longreach.errors import ContextError, MissingDependency, ModelError, UsageError
-from longreach.evals.peers.kvpress import PYTHON, KvpressReader
-from longreach.evals.systems.models import ModelReader
+from longreach.evals.peers.kvpress import PYTHON, KvpressSystem
+from longreach.evals.systems.models import ModelSystem
 from longreach.models.loading.load import load
 from tests.conftest import make_model, make_tokenizer
 from tests.evals.test_readers import hybrid, sample
@@ -65,8 +65,8 @@ def loaded(tmp_path):
 @pytest.mark.slow
 def test_with_nothing_dropped_it_is_full_attention(loaded, python):
     asked = [sample(index, chat=bool(index)) for index in range(2)]
-    reader = KvpressReader("kvpress:SnapKVPress:0", *loaded, python=python)
-    said, full = list(reader.answer(asked)), [next(ModelReader("full", *loaded).answer([one])) for one in asked]
+    reader = KvpressSystem("kvpress:SnapKVPress:0", *loaded, python=python)
+    said, full = list(reader.answer(asked)), [next(ModelSystem("full", *loaded).answer([one])) for one in asked]
     reader.close()
     assert [one.text for one in said] == [one.text for one in full]
     assert [one.positions for one in said] == [one.positions for one in full]
@@ -78,7 +78,7 @@ def test_with_nothing_dropped_it_is_full_attention(loaded, python):
 @pytest.mark.slow
 def test_what_is_dropped_is_gone_and_part_of_the_identity(loaded, python, monkeypatch):
     monkeypatch.setenv(PYTHON, python)
-    half, default = (KvpressReader(name, *loaded) for name in ("kvpress:SnapKVPress:0.5", "kvpress"))
+    half, default = (KvpressSystem(name, *loaded) for name in ("kvpress:SnapKVPress:0.5", "kvpress"))
     (said,) = half.answer([sample(words=50)])
     half.close()
     kept = said.kv_bytes / (2 * 3 * 2 * 8 * 4) - 7
@@ -90,40 +90,40 @@ def test_what_is_dropped_is_gone_and_part_of_the_identity(loaded, python, monkey
 def test_what_is_missing_or_cannot_be(loaded, python, tmp_path, monkeypatch):
     monkeypatch.delenv(PYTHON, raising=False)
     with pytest.raises(MissingDependency, match=r"pip install kvpress==.*\$LONGREACH_KVPRESS"):
-        KvpressReader("kvpress", *loaded)
+        KvpressSystem("kvpress", *loaded)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "kvpress.py").write_text("import no_such_package")
     bare = wrapper(tmp_path / "bare", tmp_path / "empty")
     with pytest.raises(MissingDependency, match=r"has no kvpress \(No module named 'no_such_package'\): .*pip install"):
-        next(KvpressReader("kvpress", *loaded, python=bare).answer([sample()]))
+        next(KvpressSystem("kvpress", *loaded, python=bare).answer([sample()]))
     with pytest.raises(UsageError, match="no press 'FastPress': use one of SnapKVPress"):
-        next(KvpressReader("kvpress:FastPress", *loaded, python=python).answer([sample()]))
+        next(KvpressSystem("kvpress:FastPress", *loaded, python=python).answer([sample()]))
     for name, words in (
-        ("kvpress:SnapKVPress:most", "is none"),
-        ("kvpress:A:0.5:x", "is none"),
+        ("kvpress:SnapKVPress:most", "does not exist"),
+        ("kvpress:A:0.5:x", "does not exist"),
         ("kvpress:A:1", "ratio"),
     ):
         with pytest.raises(UsageError, match=words):
-            KvpressReader(name, *loaded, python=python)
+            KvpressSystem(name, *loaded, python=python)
     with pytest.raises(UsageError, match="reads stock models"):
-        KvpressReader("kvpress", hybrid(), loaded[1], python=python)
+        KvpressSystem("kvpress", hybrid(), loaded[1], python=python)
     (tmp_path / "site" / "kvpress" / "__init__.py").write_text("raise SystemExit(3)")
     with pytest.raises(ModelError, match="kvpress ended with code 3"):
-        next(KvpressReader("kvpress", *loaded, python=python).answer([sample()]))
+        next(KvpressSystem("kvpress", *loaded, python=python).answer([sample()]))
     model, tokenizer = loaded
     model.config.max_position_embeddings = 50
     with pytest.raises(ContextError, match="window of 50"):
-        next(KvpressReader("kvpress", model, tokenizer, python=python).answer([sample()]))
+        next(KvpressSystem("kvpress", model, tokenizer, python=python).answer([sample()]))
 
 
 @pytest.mark.skipif(PYTHON not in os.environ, reason="needs an environment with kvpress")
 def test_the_real_one_with_nothing_dropped_is_full_attention(loaded):
     asked = replace(sample(words=60), chat=False)
-    reader = KvpressReader("kvpress:StreamingLLMPress:0", *loaded)
-    (said,), (full,) = reader.answer([asked]), ModelReader("full", *loaded).answer([asked])
+    reader = KvpressSystem("kvpress:StreamingLLMPress:0", *loaded)
+    (said,), (full,) = reader.answer([asked]), ModelSystem("full", *loaded).answer([asked])
     reader.close()
     assert said.text == full.text
-    half = KvpressReader("kvpress:StreamingLLMPress:0.5", *loaded)
+    half = KvpressSystem("kvpress:StreamingLLMPress:0.5", *loaded)
     (less,) = half.answer([asked])
     half.close()
     assert less.kv_bytes < 0.7 * said.kv_bytes and json.dumps(half.identity())

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from longreach.evals.run.metrics import CLASSES, METRICS
+from longreach.evals.scores.metrics import CLASSES, METRICS
 from tests.evals.scripted import samples
 
 

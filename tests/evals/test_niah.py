@@ -5,8 +5,8 @@ import re
 import pytest
 
 from longreach.errors import ContextError, UsageError
-from longreach.evals.run.metrics import METRICS
-from longreach.evals.suites import niah
+from longreach.evals.scores.metrics import METRICS
+from longreach.evals.suites.niah import samples as niah
 from tests.evals.samples import guess, left, oracle, prose
 
 LENGTHS = (1000, 3000)

@@ -9,9 +9,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from longreach.errors import ContextError, UsageError
-from longreach.evals.suites.perplexity import measure, texts
-from longreach.evals.suites.registry import whole_readers
-from longreach.evals.systems.models import ModelReader
+from longreach.evals.suites.perplexity.measure import measure
+from longreach.evals.suites.perplexity.texts import read_texts
+from longreach.evals.systems.models import ModelSystem
+from longreach.evals.systems.registry import make_model_systems
 from longreach.models import perplexity as arithmetic
 from longreach.models.hybrid.convert import convert
 from longreach.pattern import AttentionPattern
@@ -25,8 +26,8 @@ def held_out(tmp_path, tokenizer):
         chance = random.Random(n)
         (tmp_path / "data" / f"{n}.txt").write_text("".join(chance.choices("abcdefgh .", k=400 + 1000 * n)))
     said = []
-    found = texts([tmp_path / "data"], tokenizer, 1300, say=said.append)
-    assert said == ["Texts of fewer than 1,300 tokens are left out: 1 of them."]
+    found = read_texts([tmp_path / "data"], tokenizer, 1300, say=said.append)
+    assert said == ["Texts of fewer than 1,300 tokens are omitted: 1 of them."]
     return found
 
 
@@ -37,7 +38,7 @@ def test_no_more_texts_are_read_than_are_asked_for(held_out, tmp_path, tokenizer
         read.append(len(text))
         return tokenizer(text, **options)
 
-    assert texts([tmp_path / "data"], reading, 1300, samples=1, say=lambda text: None) == held_out[:1]
+    assert read_texts([tmp_path / "data"], reading, 1300, samples=1, say=lambda text: None) == held_out[:1]
     assert read == [400, 1400]
 
 
@@ -49,7 +50,7 @@ def test_it_is_that_of_the_models_own_logits(held_out, tokenizer, tmp_path, monk
     monkeypatch.setattr(arithmetic, "_FIRST_BUCKET", 300)
     pattern = AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
     hybrid = convert(make_model(), pattern, [1], 4096)
-    readers = whole_readers(["full", "hybrid", "sink-window"], hybrid, tokenizer, "refuse")
+    readers = make_model_systems(["full", "hybrid", "sink-window"], hybrid, tokenizer, "refuse")
     rows = run(held_out, readers, tmp_path / "out")["rows"]
     assert rows == json.loads((tmp_path / "out" / "scores.json").read_text())["rows"]
     spans = [(0, 300), (300, 600), (600, 1200), (1200, 1300)]
@@ -71,7 +72,7 @@ def test_it_is_that_of_the_models_own_logits(held_out, tokenizer, tmp_path, monk
 
 
 def test_lines_and_a_run_that_goes_on(held_out, tokenizer, tmp_path):
-    readers = [ModelReader("full", make_model(), tokenizer)]
+    readers = [ModelSystem("full", make_model(), tokenizer)]
     first = run(held_out, readers, tmp_path / "out")
     log = tmp_path / "out" / "predictions.jsonl"
     whole = log.read_text()
@@ -91,18 +92,18 @@ def test_lines_and_a_run_that_goes_on(held_out, tokenizer, tmp_path):
 def test_what_cannot_be(held_out, tokenizer, tmp_path):
     model = make_model(max_position_embeddings=1200)
     with pytest.raises(ContextError, match=r"1,300 tokens are more than the model's window of 1,200"):
-        run(held_out, [ModelReader("full", model, tokenizer)], tmp_path / "out")
+        run(held_out, [ModelSystem("full", model, tokenizer)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert run(held_out, [ModelReader("full", model, tokenizer, too_long="read")], tmp_path / "out")["rows"]
+    assert run(held_out, [ModelSystem("full", model, tokenizer, too_long="read")], tmp_path / "out")["rows"]
     with pytest.raises(UsageError, match="None of the texts has 9,000 tokens"):
-        texts([tmp_path / "data"], tokenizer, 9000, say=lambda text: None)
+        read_texts([tmp_path / "data"], tokenizer, 9000, say=lambda text: None)
     with pytest.raises(UsageError, match="at least 2 tokens"):
-        texts([tmp_path / "data"], tokenizer, 1)
-    some = texts([tmp_path / "data"], tokenizer, 20, samples=2, say=lambda text: None)
+        read_texts([tmp_path / "data"], tokenizer, 1)
+    some = read_texts([tmp_path / "data"], tokenizer, 20, samples=2, say=lambda text: None)
     assert [text.name for text in some] == ["data#0", "data#1"]
     assert tokenizer.decode(some[0].ids) == (tmp_path / "data" / "0.txt").read_text()[:20]
 
-    assert len(texts([tmp_path / "data"], tokenizer, 300, samples=2, say=lambda text: None)) == 2
+    assert len(read_texts([tmp_path / "data"], tokenizer, 300, samples=2, say=lambda text: None)) == 2
 
 
 def test_texts_of_one_name_and_readers_of_one_name(tokenizer, tmp_path):
@@ -110,13 +111,13 @@ def test_texts_of_one_name_and_readers_of_one_name(tokenizer, tmp_path):
     for path, letter in zip(given, "xy", strict=True):
         path.parent.mkdir()
         path.write_text(letter * 60)
-    found = texts(given, tokenizer, 50)
+    found = read_texts(given, tokenizer, 50)
     assert [text.name for text in found] == ["book.txt#0", "book.txt (2)#0"]
-    full = ModelReader("full", make_model(), tokenizer)
+    full = ModelSystem("full", make_model(), tokenizer)
     run(found, [full], tmp_path / "out")
     said = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [line["task"] for line in said] == [text.name for text in found] and said[0]["nll"] != said[1]["nll"]
-    with pytest.raises(UsageError, match="Two readers are called 'full'"):
+    with pytest.raises(UsageError, match="Two systems are called 'full'"):
         run(found, [full, full], tmp_path / "other")
     with pytest.raises(UsageError, match=r"Two texts are called 'book\.txt#0'"):
         run([found[0], found[0]], [full], tmp_path / "other")

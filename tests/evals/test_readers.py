@@ -9,8 +9,8 @@ import longreach as lr
 from longreach.errors import ContextError, UsageError
 from longreach.evals.run.runner import evaluate
 from longreach.evals.run.sample import Sample
-from longreach.evals.suites.registry import whole_readers
-from longreach.evals.systems.models import ModelReader, cut_middle
+from longreach.evals.systems.models import ModelSystem, cut_middle
+from longreach.evals.systems.registry import make_model_systems
 from tests.conftest import make_model, make_tokenizer
 
 PATTERN = lr.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=2, stride=0)
@@ -36,7 +36,7 @@ def test_it_reads_the_prompt_and_writes_what_generate_writes(make, tokenizer, ch
     text = asked.before + asked.context + asked.after
     text = f"<|user|>{text}<|end|><|assistant|>" if chat else text
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    (said,) = ModelReader("full", model, tokenizer).answer([asked])
+    (said,) = ModelSystem("full", model, tokenizer).answer([asked])
     wanted = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
     assert said.text == tokenizer.decode(wanted, skip_special_tokens=True) and said.text
     assert said.positions == ids.shape[1] and said.read_tokens == ids.shape[1] - (3 if chat else 0)
@@ -46,7 +46,7 @@ def test_it_reads_the_prompt_and_writes_what_generate_writes(make, tokenizer, ch
 
 def test_without_a_template_a_sample_that_asks_for_one_is_gone_on_with():
     model, bare = make_model(), make_tokenizer(chat=False)
-    texts = [next(ModelReader("full", model, bare).answer([sample(chat=chat)])).text for chat in (False, True)]
+    texts = [next(ModelSystem("full", model, bare).answer([sample(chat=chat)])).text for chat in (False, True)]
     assert texts[0] == texts[1]
 
 
@@ -54,18 +54,18 @@ def test_without_a_template_a_sample_that_asks_for_one_is_gone_on_with():
 def test_in_chunks_and_in_a_batch_equals_alone_and_at_once(make, tokenizer):
     model = make()
     asked = [sample(index, words) for index, words in enumerate((30, 12, 44))]
-    whole = ModelReader("full", model, tokenizer)
+    whole = ModelSystem("full", model, tokenizer)
     alone = [next(whole.answer([one])) for one in asked]
-    for reader in (whole, ModelReader("full", model, tokenizer, chunk_tokens=37)):
+    for reader in (whole, ModelSystem("full", model, tokenizer, chunk_tokens=37)):
         together = list(reader.answer(asked))
         assert [said.text for said in together] == [said.text for said in alone]
         assert [said.positions for said in together] == [said.positions for said in alone]
-    assert next(ModelReader("full", model, tokenizer, chunk_tokens=37).answer(asked[2:])).text == alone[2].text
+    assert next(ModelSystem("full", model, tokenizer, chunk_tokens=37).answer(asked[2:])).text == alone[2].text
 
 
 def test_the_three_ways_of_attending_share_weights_and_differ(tokenizer):
     model = make_model()
-    full, untrained, window = whole_readers(["full", "hybrid", "sink-window"], model, tokenizer, "refuse")
+    full, untrained, window = make_model_systems(["full", "hybrid", "sink-window"], model, tokenizer, "refuse")
     assert (full.name, untrained.name, window.name) == ("full", "hybrid, untrained", "sink-window")
     assert full.model is model
     assert untrained.model.lm_head.weight is window.model.lm_head.weight is model.lm_head.weight
@@ -75,12 +75,12 @@ def test_the_three_ways_of_attending_share_weights_and_differ(tokenizer):
     assert len({identity["model_fingerprint"] for identity in known}) == 3
     assert known[0]["pattern"] is None and known[2]["pattern"]["stride"] == 0
     trained = hybrid()
-    full, same, window = whole_readers(["full", "hybrid", "sink-window"], trained, tokenizer, "refuse")
+    full, same, window = make_model_systems(["full", "hybrid", "sink-window"], trained, tokenizer, "refuse")
     assert same.name == "hybrid" and same.model is trained and full.model.config.full_layers == [0, 1, 2]
     assert window.model.config.sparse_attention["local_blocks"] == 2
     asked = sample(words=60)
     said = {reader.name: next(reader.answer([asked])) for reader in (full, same, window)}
-    assert said["full"].text == next(ModelReader("full", make_model(), tokenizer).answer([asked])).text
+    assert said["full"].text == next(ModelSystem("full", make_model(), tokenizer).answer([asked])).text
     assert said["full"].text != said["sink-window"].text
     assert said["full"].kv_bytes > said["hybrid"].kv_bytes > said["sink-window"].kv_bytes
     # Two sparse blocks of a ring and one of sink, in keys and values of 3 layers, 2 heads of 8, in float32.
@@ -90,16 +90,16 @@ def test_the_three_ways_of_attending_share_weights_and_differ(tokenizer):
 def test_a_prompt_beyond_the_window(tokenizer):
     model = make_model(max_position_embeddings=300)
     long, short = sample(0, 60), sample(1, 20)
-    refusing = ModelReader("full", model, tokenizer)
+    refusing = ModelSystem("full", model, tokenizer)
     excess = refusing.excess(long)
     text = long.before + long.context + long.after
     assert excess == len(text) + 8 - 300 > 0 and refusing.excess(short) <= 0
     with pytest.raises(ContextError, match=f"'s0' takes {excess} tokens more than the model's window of 300"):
         next(refusing.answer([long]))
-    assert next(ModelReader("full", model, tokenizer, too_long="read").answer([long])).positions == len(text)
-    leaving = ModelReader("full", model, tokenizer, too_long="leave out")
+    assert next(ModelSystem("full", model, tokenizer, too_long="read").answer([long])).positions == len(text)
+    leaving = ModelSystem("full", model, tokenizer, too_long="leave out")
     assert leaving.reads(short) and not leaving.reads(long)
-    cutting = ModelReader("full", model, tokenizer, too_long="cut")
+    cutting = ModelSystem("full", model, tokenizer, too_long="cut")
     assert next(cutting.answer([long])).positions == 292
     kept = len(long.context) - excess
     half = (kept + 1) // 2
@@ -118,7 +118,7 @@ def test_one_run_of_three_readers_twice_gives_the_same_to_the_letter(tokenizer, 
     asked = [sample(index, 40) for index in range(4)]
 
     def run(out):
-        readers = whole_readers(["full", "hybrid", "sink-window"], make_model(), tokenizer, "refuse")
+        readers = make_model_systems(["full", "hybrid", "sink-window"], make_model(), tokenizer, "refuse")
         evaluate(asked, readers, out, suite="scripted", settings={}, batch_size=2, say=lambda text: None)
         return [line.split('"read_tokens"')[0] for line in (out / "predictions.jsonl").read_text().splitlines()]
 
@@ -126,14 +126,14 @@ def test_one_run_of_three_readers_twice_gives_the_same_to_the_letter(tokenizer, 
 
 
 def test_unknown_readers_and_families(tokenizer):
-    with pytest.raises(UsageError, match="no reader 'fast' of whole texts"):
-        whole_readers(["fast"], make_model(), tokenizer, "refuse")
+    with pytest.raises(UsageError, match="no system 'fast' of whole texts"):
+        make_model_systems(["fast"], make_model(), tokenizer, "refuse")
     with pytest.raises(UsageError, match="cannot become hybrid"):
-        whole_readers(["hybrid"], make_model("gemma"), tokenizer, "refuse")
+        make_model_systems(["hybrid"], make_model("gemma"), tokenizer, "refuse")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_memory_is_what_was_allocated(tokenizer):
     model = make_model().cuda()
-    (said,) = ModelReader("full", model, tokenizer).answer([sample()])
+    (said,) = ModelSystem("full", model, tokenizer).answer([sample()])
     assert sum(p.nbytes for p in model.parameters()) < said.peak_bytes < 2**30

@@ -519,7 +519,7 @@ def test_one_task_of_documents_is_a_table_by_task(tmp_path):
     assert list(Page(text).table("Score by task, whole documents")) == ["qmsum"]
     cells = list(Page(text).table("Seconds spent once")["compressed"].values())
     assert cells[-1]["text"] == "1 question" and "Score by length" not in text
-    assert "| reader | qmsum | positions |" in markdown(report_of(folder))
+    assert "| system | qmsum | positions |" in markdown(report_of(folder))
 
 
 def test_runs_about_other_documents_keep_their_names_where_there_is_no_mean(tmp_path):
@@ -535,7 +535,7 @@ def test_runs_about_other_documents_keep_their_names_where_there_is_no_mean(tmp_
         assert took["positions read"]["values"] == [row["positions"]]
         assert took["whole answer"]["values"] == [row["seconds"]]
     head = markdown(told).splitlines()[2]
-    assert head == "| reader | fairytaleqa | squality | positions, squality | first token, squality | KV, squality |"
+    assert head == "| system | fairytaleqa | squality | positions, squality | first token, squality | KV, squality |"
 
 
 def test_what_no_mean_and_no_last_column_say_is_not_made_up(tmp_path):
@@ -544,6 +544,6 @@ def test_what_no_mean_and_no_last_column_say_is_not_made_up(tmp_path):
     )
     two = length_run(tmp_path / "two", "ruler", tasks=("vt",), lengths=(1024,), readers=("hybrid",))
     _, _, head, _, full, hybrid, *_ = markdown(report_of(one, two)).splitlines()
-    assert head.startswith("| reader | a | b |") and head.endswith("| vt | positions, vt | first token, vt | KV, vt |")
+    assert head.startswith("| system | a | b |") and head.endswith("| vt | positions, vt | first token, vt | KV, vt |")
     assert full.endswith("| not measured | not measured | not measured | not measured |")
     assert hybrid.split("|")[2] == " not measured " and "984" in hybrid

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from longreach.errors import ContextError, DocumentError, UsageError
-from longreach.evals.run.metrics import METRICS
-from longreach.evals.suites import ruler
+from longreach.evals.scores.metrics import METRICS
 from longreach.evals.suites.draw import count_tokens
+from longreach.evals.suites.ruler import samples as ruler
 from tests.evals.samples import guess, left, oracle, prose
 
 LENGTH = 8192  # a byte is a token of the tests' tokenizer
@@ -173,10 +173,10 @@ def test_questions_stand_among_numbered_documents_those_of_their_article_first(m
 
 
 def test_where_all_english_words_fit_lists_are_made_of_compounds(files, tokenizer, monkeypatch):
-    from longreach.evals.suites import ruler_lists
+    from longreach.evals.suites.ruler import lists
 
-    few = ruler_lists.words()[:60]
-    monkeypatch.setattr(ruler_lists, "words", lambda: few)
+    few = lists.words()[:60]
+    monkeypatch.setattr(lists, "words", lambda: few)
     (sample,) = generate(tokenizer, files, LENGTH * 2, tasks=["cwe"], samples=1)
     assert all("-" in answer for answer in sample.answers) and left(sample, tokenizer) < 120
 
@@ -249,9 +249,9 @@ def test_words_that_are_not_installed_are_named_with_the_command(tokenizer, monk
     import sys
 
     from longreach.errors import MissingDependency
-    from longreach.evals.suites import ruler_words
+    from longreach.evals.suites.ruler import words
 
-    ruler_words._english.cache_clear()
+    words._english.cache_clear()
     monkeypatch.setitem(sys.modules, "wonderwords", None)
     with pytest.raises(MissingDependency, match=r"pip install 'longreach\[evals\]'"):
         next(ruler.generate(tokenizer, 4096, tasks=["niah_single_1"]))

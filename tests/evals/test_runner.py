@@ -17,8 +17,9 @@ from longreach.evals.report.page import page
 from longreach.evals.report.parts import RESCORED
 from longreach.evals.report.report import figures
 from longreach.evals.report.runs import read_run
-from longreach.evals.run.runner import batches
-from longreach.evals.run.scores import SCORING, interval
+from longreach.evals.run.runner import cut_batches
+from longreach.evals.scores.intervals import interval
+from longreach.evals.scores.overlap import SCORING
 from tests.evals.scripted import Scripted, guessing, oracle, run, samples
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_predictions(tmp_path):
     run(whole)
     assert lines(killed) == lines(whole) and header(killed).keys() == header(whole).keys()
     assert (killed / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
-    whole_batches = [batch for batch in batches(samples(), 3) if {sample.id for sample in batch} <= set(there)]
+    whole_batches = [batch for batch in cut_batches(samples(), 3) if {sample.id for sample in batch} <= set(there)]
     assert whole_batches and not {sample.id for batch in whole_batches for sample in batch} & set(reader.asked)
 
 
@@ -134,7 +135,7 @@ def test_what_is_there_is_never_asked_again_and_batches_stay_what_they_were(tmp_
 def test_batches_hold_one_task_length_and_limit():
     asked = samples()
     asked[1] = replace(asked[1], max_new_tokens=9)
-    found = batches(asked, 3)
+    found = cut_batches(asked, 3)
     assert [sample for batch in found for sample in batch] == asked
     assert [len(batch) for batch in found[:4]] == [1, 1, 3, 3]
     assert all(len({(s.task, s.length, s.max_new_tokens) for s in batch}) == 1 for batch in found)
@@ -203,7 +204,7 @@ def test_folders_that_are_no_run_of_this_kind(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"readers": [oracle(), oracle()]}, "Two readers are called 'oracle'"),
+        ({"readers": [oracle(), oracle()]}, "Two systems are called 'oracle'"),
         ({"samples": samples() + samples()[:1]}, "Two samples have the id 'one-64-0'"),
         ({"samples": [replace(samples()[0], metric="vibes")]}, "no metric 'vibes'"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -218,7 +219,7 @@ def test_calls_that_cannot_be(tmp_path, change, words):
 def test_nothing_to_ask_and_nobody_to_answer(tmp_path):
     from longreach.evals.run.runner import evaluate
 
-    for asked, readers, words in (([], [oracle()], "no samples"), (samples(), [], "no readers")):
+    for asked, readers, words in (([], [oracle()], "no samples"), (samples(), [], "no systems")):
         with pytest.raises(UsageError, match=words):
             evaluate(asked, readers, tmp_path / "out", suite="scripted", settings={})
 

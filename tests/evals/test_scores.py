@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longreach.evals.run.scores import exact_match, interval, mean_interval, rouge_l, token_f1
+from longreach.evals.scores.intervals import interval, mean_interval
+from longreach.evals.scores.overlap import exact_match, rouge_l, token_f1
 from longreach.plain import words
 
 

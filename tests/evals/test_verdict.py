@@ -1,6 +1,6 @@
 """Whether a way of reading takes the place of the default one: only where it is better beyond chance."""
 
-from longreach.evals.run.verdict import DEFAULT, verdict
+from longreach.evals.gate.verdict import DEFAULT, verdict
 from longreach.reading.policy import Policy
 from longreach.reading.scorecard import Row
 

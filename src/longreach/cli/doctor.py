@@ -29,7 +29,7 @@ def doctor(
     from longreach.corpus.search.retrieval import DENSE_INSTALL
     from longreach.datasets.hub import HUB_INSTALL
     from longreach.evals.peers.harness import HARNESS_INSTALL
-    from longreach.evals.suites.ruler_words import WORDS_INSTALL
+    from longreach.evals.suites.ruler.words import WORDS_INSTALL
     from longreach.models.gpu import check_gpu, gpu_names
     from longreach.models.loading.places import (
         DEFAULT_MODEL,

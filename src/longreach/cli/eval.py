@@ -1,105 +1,163 @@
-"""`longreach eval`: how good answers are and what they take, in every way of reading, in one
-run."""
+"""`longreach eval SUITE`: how good answers are and what they take, in several ways of reading.
 
+Each suite is a command with the options that the suite declares, made when it is asked for.
+"""
+
+import inspect
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from longreach.cli.output import (
     DeviceOption,
     JsonOption,
     StoreOption,
     at_least_one,
-    check_at_least_one,
     dtype_checked,
     emit,
     memory_said,
     note,
     table,
 )
+from longreach.errors import UsageError
 
 if TYPE_CHECKING:
-    from longreach.evals.suites.choice import Choice
+    from longreach.evals.run.rows import Row
+    from longreach.evals.suites.base import Suite
+    from longreach.evals.suites.option import Option
+
+_HELP = """Ask the questions of a suite in several ways of reading, and score the answers.
+
+Predictions go to RUN/predictions.jsonl as they come, scores with 95% intervals to RUN/scores.json.
+Stopped anywhere, the same command resumes the run, and no question is asked twice. Every suite has
+options of its own: see longreach eval SUITE --help.
+
+Example: longreach eval ruler smollm2 --lengths 2048,4096 --tasks niah_single_1,vt --out runs/ruler
+"""
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_MODEL = typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file or 'smollm2'.")
 
 
-def evaluate(
-    suite: str = typer.Argument(help="niah, ruler, babilong, docqa or perplexity."),
+class SuiteGroup(TyperGroup):
+    """The commands of all suites that are registered, whenever that was."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns the names of the suites."""
+        from longreach.evals.suites.registry import suite_names
+
+        return list(suite_names())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Returns the command of a suite; raises UsageError where there is none."""
+        from longreach.evals.suites.registry import find_suite
+
+        return make_command(find_suite(cmd_name))
+
+
+class SuiteCommand(TyperCommand):
+    """The command of one suite, which says what it has where it lacks an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words of the command line; raises UsageError for an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # Which package its class lies in depends on typer's release.
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            flag = str(getattr(error, "option_name", ""))
+            raise UsageError(explain_unknown_option(str(self.name), flag)) from error
+
+
+app = typer.Typer(
+    cls=SuiteGroup,
+    help=_HELP,
+    no_args_is_help=True,
+    subcommand_metavar="SUITE {MODEL|CORPUS}",
+)
+
+
+def explain_unknown_option(name: str, flag: str) -> str:
+    """Returns the sentence that says which options a suite has, and whose the unknown one is."""
+    from longreach.evals.suites.registry import find_option_owners, find_suite
+
+    own = ", ".join(option.flag for option in find_suite(name).options())
+    owners = ", ".join(find_option_owners(flag))
+    elsewhere = f" (it belongs to {owners})" if owners else ""
+    return f"The suite '{name}' has no option '{flag}'{elsewhere}: its own are {own}."
+
+
+def make_command(suite: "type[Suite]") -> Any:
+    """Returns the command of a suite, with its own options and those that all suites have."""
+    options = suite.options()
+
+    def run(**words: Any) -> None:
+        own = {option.name: words.pop(option.name) for option in options}
+        run_suite(suite, own, **words)
+
+    # The first two are not of the command; the model and --out come before what the suite adds.
+    shared = list(inspect.signature(run_suite).parameters.values())[2:]
+    named = {}
+    for parameter in [*shared[:2], *map(make_parameter, options), *shared[2:]]:
+        named[parameter.name] = parameter.replace(kind=_KEYWORD)
+    named["systems"] = named["systems"].replace(default=_systems_option(suite))
+    if not suite.about_documents:
+        del named["store"]
+        named["target"] = named["target"].replace(default=_MODEL)
+    run.__signature__ = inspect.Signature(list(named.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in named.items()}
+    text = suite.summary
+    if suite.example:
+        text += f"\n\nExample: longreach eval {suite.example}"
+    made = typer.Typer(add_completion=False, rich_markup_mode=None)
+    made.command(suite.name, cls=SuiteCommand, help=text)(run)
+    return typer.main.get_command(made)
+
+
+def _systems_option(suite: "type[Suite]") -> Any:
+    known = list(suite.systems)
+    if suite.takes_peers:
+        known.append("kvpress[:PRESS:RATIO]")
+    return typer.Option(
+        None,
+        "--systems",
+        help=f"Ways of answering to compare: {', '.join(known)}. [default: by the suite]",
+    )
+
+
+def make_parameter(option: "Option") -> inspect.Parameter:
+    """Returns the parameter of a command that is an option of a suite."""
+    # What is not given has no value here: its default is the suite's.
+    default: object = None
+    annotation: Any = option.value_type | None
+    if option.repeated:
+        default = []
+        annotation = list[option.value_type]  # type: ignore[name-defined]
+    elif option.value_type is bool:
+        default = False
+        annotation = bool
+    declared = typer.Option(
+        default, option.flag, help=option.help, metavar=option.metavar, show_default=False
+    )
+    return inspect.Parameter(option.name, _KEYWORD, default=declared, annotation=annotation)
+
+
+def run_suite(
+    suite: "type[Suite]",
+    words: Mapping[str, object],
     target: str = typer.Argument(
         metavar="MODEL|CORPUS",
-        help="Hub id, folder, .gguf file or 'smollm2'; of docqa also a corpus of the store.",
+        help="Hub id, folder, .gguf file or 'smollm2'; or a corpus of the store.",
     ),
     out: Path = typer.Option(
         ..., "--out", metavar="RUN", help="Folder of the run; the same command resumes it."
     ),
-    lengths: str = typer.Option(
-        "4096", "--lengths", help="Tokens of prompt and answer: 2048,4096. Not of docqa."
-    ),
-    samples: int | None = typer.Option(
-        None,
-        "--samples",
-        help=(
-            "Samples of each task and length. [default: niah 1 a depth; ruler, babilong 20; others"
-            " all]"
-        ),
-    ),
-    seed: int = typer.Option(42, "--seed", min=0, help="Seed of everything that is drawn."),
-    tasks: str | None = typer.Option(
-        None, "--tasks", help="Tasks of the suite: vt,cwe. [default: all that there are data for]"
-    ),
-    readers: str | None = typer.Option(
-        None,
-        "--readers",
-        help=(
-            "full, hybrid, sink-window, kvpress[:PRESS:RATIO]; of docqa also none, truncated, bm25,"
-            " mean-pool, compressed, mixed, and none, truncated, bm25 with +adapter behind."
-            " [default: by the suite]"
-        ),
-    ),
-    data: list[str] = typer.Option(
-        [],
-        "--data",
-        metavar="[NAME=]PATH",
-        help=(
-            "ruler: qa_1=FILE, qa_2=FILE. babilong: babi=FOLDER. docqa: fairytaleqa=FOLDER,"
-            " qmsum=FILE, longbench=FOLDER or a Hub id, ... perplexity: held-out texts, as extend"
-            " reads them. Several times."
-        ),
-    ),
-    haystack: str | None = typer.Option(
-        None,
-        "--haystack",
-        help="Prose of niah, ruler, babilong. [default: a novel that comes with longreach]",
-    ),
-    depths: int = typer.Option(11, "--depths", min=1, help="niah: depths of the needle."),
-    questions: Path | None = typer.Option(
-        None, "--questions", help="docqa: JSON lines, as study reads them."
-    ),
-    documents: list[Path] = typer.Option(
-        [], "--documents", help="docqa: the documents that they are about; may be repeated."
-    ),
-    split: str | None = typer.Option(
-        None, "--split", help="docqa: split of the data. [default: the one for validation]"
-    ),
-    max_new_tokens: int | None = typer.Option(
-        None, "--max-new-tokens", help="docqa: length of an answer. [default: by task]"
-    ),
-    compressor: str | None = typer.Option(
-        None,
-        "--compressor",
-        help="docqa: compressor, named as in `ingest`. [default: by the model]",
-    ),
-    ratio: int | None = typer.Option(
-        None, "--ratio", help="docqa: tokens a vector, as in `ingest`."
-    ),
-    adapter: Path | None = typer.Option(
-        None,
-        "--adapter",
-        exists=True,
-        file_okay=False,
-        help="docqa: PEFT folder. [default: the corpus's own]",
-    ),
+    systems: str | None = typer.Option(None, "--systems"),
+    readers: str | None = typer.Option(None, "--readers", hidden=True),
     beyond_window: bool = typer.Option(
         False, "--beyond-window", help="Read lengths that the model was not made for."
     ),
@@ -116,148 +174,47 @@ def evaluate(
     device: str | None = DeviceOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Ask the questions of a suite in several ways of reading, and score the answers.
-
-    Predictions go to RUN/predictions.jsonl as they come, scores with 95% intervals to
-    RUN/scores.json. Stopped anywhere, the same command goes on, and no question is asked twice.
-    docqa compares, at equal positions: nothing, the ends of the document, BM25 passages, mean
-    pooling, compressed, mixed; and the whole document where it fits.
-
-    Example: longreach eval ruler smollm2 --lengths 2048,4096 --tasks niah_single_1,vt --samples 10
-    --out runs/ruler
-    """
-    from longreach.compressors.registry import check_reference
-    from longreach.evals.suites.choice import DOCQA, PERPLEXITY, Choice, check_readers
+    """Runs a suite on a model or a corpus, and prints its scores."""
+    from longreach.evals.run.subject import RunOptions
+    from longreach.evals.suites.docqa.suite import DocumentSuite
+    from longreach.evals.suites.option import split_names
     from longreach.training.common.run import refuse_foreign
 
-    refuse_foreign(out)  # before a model is loaded for nothing
-    choice = Choice(
-        suite,
-        tasks=_names(tasks),
-        lengths=_lengths(lengths),
-        samples=samples,
-        seed=seed,
-        depths=depths,
-        haystack=haystack,
-        data={} if suite == PERPLEXITY else _data(data),
-        split=split,
-        max_new_tokens=max_new_tokens,
-    )
-    names = _names(readers)
-    check_readers(names, suite)
-    if compressor is not None:
-        check_reference(compressor)
-    _check_options(choice, questions, documents, data, compressor, ratio, adapter)
-    check_at_least_one("ratio", ratio)
-    with memory_said("--lengths or --batch-size", as_json):
-        if suite == DOCQA:
-            from longreach.cli.eval_documents import Options, read_documents
-
-            options = Options(
-                questions,
-                documents,
-                compressor,
-                ratio,
-                adapter,
-                beyond_window=beyond_window,
-                batch_size=batch_size,
-                dtype=dtype,
-                store=store,
-                device=device,
-            )
-            scores = read_documents(choice, target, names, out, options)
-        else:
-            scores = _read_texts(
-                choice, target, names, out, data, beyond_window, batch_size, dtype, device
-            )
-    if as_json:
-        emit({"run": str(out), "suite": suite, **scores})
-    else:
-        print_scores(scores)
-
-
-def _read_texts(
-    choice: "Choice",
-    target: str,
-    names: tuple[str, ...],
-    out: Path,
-    data: list[str],
-    beyond_window: bool,
-    batch_size: int,
-    dtype: str | None,
-    device: str | None,
-) -> dict[str, Any]:
-    """Asks one model, in several ways of attending, a suite that is read whole."""
-    from longreach.evals.run import runner
-    from longreach.evals.suites import perplexity
-    from longreach.evals.suites.choice import PERPLEXITY, default_readers
-    from longreach.evals.suites.registry import check_window, name_of, samples_of, whole_readers
-    from longreach.models.device import check_device
-    from longreach.models.loading.load import load
-
-    if device:
-        check_device(device)
-    model, tokenizer = load(target, device=device, dtype=dtype)
-    check_window(choice, model, beyond=beyond_window)
-    names = names or default_readers(choice.suite, mean_pool=False, adapter=False)
-    readers = whole_readers(names, model, tokenizer, "read" if beyond_window else "refuse")
-    settings = {"model": name_of(target)} | choice.settings()
-    common: dict[str, Any] = {
-        "settings": settings,
-        "seed": choice.seed,
-        "arguments": sys.argv[1:],
-        "say": note,
-    }
-    if choice.suite == PERPLEXITY:
-        texts = perplexity.texts(
-            data, tokenizer, max(choice.lengths), samples=choice.samples, say=note
-        )
-        return perplexity.measure(texts, readers, out, **common)
-    samples = samples_of(choice, tokenizer, note)
-    return runner.evaluate(
-        samples,
-        readers,
+    # All of this before a model is loaded for nothing.
+    refuse_foreign(out)
+    asked = suite.from_words(words)
+    names = split_names("systems", systems or readers or "")
+    suite.check_systems(names)
+    options = RunOptions(
         out,
-        suite=choice.suite,
+        note,
         batch_size=batch_size,
-        device=model.device,
-        **common,
+        beyond_window=beyond_window,
+        arguments=sys.argv[1:],
     )
+    with memory_said("--lengths or --batch-size", as_json):
+        if isinstance(asked, DocumentSuite):
+            from longreach.cli.eval_documents import open_documents
+
+            opened = open_documents(asked, target, dtype, store, device)
+            scores = asked.evaluate(opened.subject, names, options, opened.samples)
+        else:
+            from longreach.evals.run.opening import open_model
+
+            scores = asked.evaluate(open_model(target, dtype, device), names, options)
+    if as_json:
+        emit({"run": str(out), "suite": suite.name, **scores})
+    else:
+        print_scores(scores["rows"])
 
 
-def print_scores(scores: dict[str, Any]) -> None:
-    """Prints what is in scores.json as a table."""
-    from longreach.evals.report.parts import has_interval, too_few
-
-    rows = scores["rows"]
+def print_scores(rows: "Sequence[Row]") -> None:
+    """Prints the rows of scores.json as a table."""
     if rows and "bucket" in rows[0]:
-        spans = (
-            (
-                row["reader"],
-                f"{row['bucket'][0]:,}-{row['bucket'][1]:,}",
-                f"{row['perplexity']:.2f}",
-                row["tokens"],
-            )
-            for row in rows
-        )
-        table(("reader", "positions", "perplexity", "tokens"), spans)
+        table(("system", "positions", "perplexity", "tokens"), _bucket_cells(rows))
         return
-    cells = [
-        (
-            row["reader"],
-            row["task"],
-            row["length"] or "",
-            f"{row['score']:.1f}",
-            f"[{row['low']:.1f}, {row['high']:.1f}]" if has_interval(row) else too_few(row),
-            row["samples"],
-            round(row["positions"]),
-            f"{row['first_token_seconds']:.2f}",
-            f"{row['kv_bytes'] / 2**20:.1f}",
-        )
-        for row in rows
-    ]
     head = (
-        "reader",
+        "system",
         "task",
         "length",
         "score",
@@ -267,65 +224,31 @@ def print_scores(scores: dict[str, Any]) -> None:
         "first token s",
         "KV MiB",
     )
-    table(head, cells)
+    table(head, _score_cells(rows))
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+def _bucket_cells(rows: "Sequence[Row]") -> Iterator[tuple[Any, ...]]:
+    for row in rows:
+        start, stop = row["bucket"]
+        span = f"{start:,}-{stop:,}"
+        yield row["reader"], span, f"{row['perplexity']:.2f}", row["tokens"]
 
 
-def _lengths(text: str) -> tuple[int, ...]:
-    from longreach.errors import UsageError
+def _score_cells(rows: "Sequence[Row]") -> Iterator[tuple[Any, ...]]:
+    from longreach.evals.report.parts import has_interval, too_few
 
-    try:
-        return tuple(int(part) for part in _names(text))
-    except ValueError as error:
-        raise UsageError(
-            f"--lengths is '{text}'; give numbers of tokens such as 2048,4096."
-        ) from error
-
-
-def _data(given: list[str]) -> dict[str, str]:
-    from longreach.errors import UsageError
-
-    found: dict[str, str] = {}
-    for one in given:
-        name, equals, path = one.partition("=")
-        if not equals or not name or not path or name in found:
-            raise UsageError(
-                f"--data is '{one}'; give NAME=PATH, each name once, such as fairytaleqa=FOLDER."
-            )
-        found[name] = path
-    return found
-
-
-def _check_options(
-    choice: "Choice", questions: Any, documents: Any, data: Any, *of_documents: Any
-) -> None:
-    """Refuses options that would do nothing, and data that are missing."""
-    from longreach.errors import UsageError
-    from longreach.evals.suites.choice import DOCQA, PERPLEXITY
-
-    suite, of_docqa = choice.suite, (*of_documents, choice.split, choice.max_new_tokens)
-    if suite != DOCQA and (questions or documents or any(one is not None for one in of_docqa)):
-        raise UsageError(
-            "--questions, --documents, --compressor, --ratio, --adapter, --split and"
-            " --max-new-tokens belong to docqa: leave them out."
-        )
-    if suite in (DOCQA, PERPLEXITY) and choice.haystack:
-        raise UsageError("--haystack belongs to niah, ruler and babilong: leave it out.")
-    if documents and not questions:
-        raise UsageError(
-            "--documents are what --questions asks about: give these too, or leave --documents out."
-        )
-    if questions and (choice.tasks or choice.split):
-        raise UsageError(
-            "--tasks and --split choose from published data, not from --questions: leave them out."
-        )
-    if suite == PERPLEXITY and not data:
-        raise UsageError("Perplexity is measured on held-out texts: give some with --data PATH.")
-    if questions and data:
-        raise UsageError(
-            "--questions asks about --documents and --data is a published set: leave one of them"
-            " out."
+    for row in rows:
+        sure = too_few(row)
+        if has_interval(row):
+            sure = f"[{row['low']:.1f}, {row['high']:.1f}]"
+        yield (
+            row["reader"],
+            row["task"],
+            row["length"] or "",
+            f"{row['score']:.1f}",
+            sure,
+            row["samples"],
+            round(row["positions"]),
+            f"{row['first_token_seconds']:.2f}",
+            f"{row['kv_bytes'] / 2**20:.1f}",
         )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
-from longreach.evals.systems.gate import gate
+from longreach.evals.gate.gate import gate
 from longreach.models.decoder import window_of
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.reader import Reader

@@ -1,5 +1,4 @@
-"""NVIDIA's kvpress as an outside peer: the KV cache of a stock model, compressed after the context
-was read.
+"""NVIDIA's kvpress as an outside peer: the KV cache of a stock model, compressed after the context.
 
 kvpress needs an older transformers than longreach, so it lives in an environment of its own and
 answers there. Its press sees the context and not the question, which is its authors' way to
@@ -15,56 +14,53 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.errors import MissingDependency, ModelError, UsageError
 from longreach.evals.run.sample import Prediction, Sample
-from longreach.evals.suites.choice import KVPRESS
-from longreach.evals.systems.models import ModelReader
+from longreach.evals.systems.models import ModelSystem, TooLong
+from longreach.evals.systems.names import KVPRESS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PYTHON = "LONGREACH_KVPRESS"
 _INSTALL = "python -m venv kvpress && kvpress/bin/pip install kvpress==0.5.4"
 _WORKER = Path(__file__).with_name("kvpress_worker.py")
-_PRESS, _RATIO = "SnapKVPress", 0.65  # about what a hybrid model saves
+_PRESS = "SnapKVPress"
+_RATIO = 0.65  # about what a hybrid model saves
 
 
-class KvpressReader(ModelReader):
-    """A press of kvpress around a stock model, by the name "kvpress", "kvpress:PRESS" or
-    "kvpress:PRESS:RATIO".
+class KvpressSystem(ModelSystem):
+    """A press of kvpress around a stock model.
 
     Args:
-        name: Of the press, and the share of keys and values that it drops.
+        name: kvpress, kvpress:PRESS or kvpress:PRESS:RATIO: the press, and the share of keys and
+            values that it drops.
         model: The model as longreach loaded it: prompts are made for it, and its folder is what
             kvpress loads.
         tokenizer: Its tokenizer.
-        python: Of kvpress' environment; None for $LONGREACH_KVPRESS.
-        **more: As in `ModelReader`.
+        python: Of kvpress's environment; None for $LONGREACH_KVPRESS.
+        too_long: As in `ModelSystem`.
 
     Raises:
         MissingDependency: There is no such environment.
-        UsageError: The name is none, or the model is hybrid.
+        UsageError: The name is not understood, or the model is hybrid.
     """
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any, *, python: str | None = None, **more: Any
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        python: str | None = None,
+        too_long: TooLong = "refuse",
     ) -> None:
-        super().__init__(name, model, tokenizer, **more)
-        parts = name.split(":")
-        try:
-            press, ratio = (*parts[1:], *(_PRESS, str(_RATIO))[len(parts) - 1 :])
-            self._press, self._ratio = press, float(ratio)
-        except ValueError as error:
-            raise UsageError(
-                f"The reader '{name}' is none: give kvpress:PRESS:RATIO, such as {_named()}."
-            ) from error
-        if not 0 <= self._ratio < 1:
-            raise UsageError(
-                f"The ratio of '{name}' is {ratio}; give the share to drop, from 0 to below 1."
-            )
+        super().__init__(name, model, tokenizer, too_long=too_long)
+        self._press, self._ratio = parse_name(name)
         if getattr(model.config, "sparse_attention", None) is not None:
-            raise UsageError(
-                "kvpress reads stock models and this one is hybrid: leave its reader out."
-            )
+            raise UsageError("kvpress reads stock models and this one is hybrid: omit its system.")
         self._python = python or os.environ.get(PYTHON, "")
         if not Path(self._python).is_file():
             raise MissingDependency(
@@ -73,55 +69,35 @@ class KvpressReader(ModelReader):
         self._process: subprocess.Popen[str] | None = None
 
     def identity(self) -> Mapping[str, object]:
-        """See `Answering`."""
+        """See `System`."""
         return {**super().identity(), "kind": "kvpress", "press": self._press, "ratio": self._ratio}
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        """See `Answering`; one sample after the other."""
+        """See `System`; one sample after the other."""
         for sample in samples:
             before, after = self.halves(self.fitted(sample))
             asked = {"context": before, "question": after, "max_new_tokens": sample.max_new_tokens}
-            yield Prediction(**self._reply(asked))
+            if self._process is None:
+                self._start()
+            yield Prediction(**self._ask(asked))
 
-    def _reply(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends one line and waits for one; the first call starts the process."""
-        if self._process is None:
-            # Its folder is not where to look for modules.
-            command = [self._python, "-P", str(_WORKER)]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            model = {
-                "model": str(self.model.config.name_or_path),
-                "dtype": str(self.model.dtype).split(".")[-1],
-            }
-            self._checked(
-                self._ask(
-                    {
-                        **model,
-                        "device": str(self.model.device),
-                        "press": self._press,
-                        "ratio": self._ratio,
-                    }
-                )
-            )
-        return self._ask(asked)
-
-    def _ask(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process and self._process.stdin and self._process.stdout
-        try:
-            self._process.stdin.write(json.dumps(value) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; it is said below
-        line = self._process.stdout.readline()
-        if not line:
-            raise ModelError(
-                f"kvpress ended with code {self._process.wait()}: what it said stands above."
-            )
-        return dict(json.loads(line))
-
-    def _checked(self, reply: Mapping[str, Any]) -> None:
+    def _start(self) -> None:
+        """Starts the process, and waits until it has its model."""
+        # -P: its own folder is not where to look for modules.
+        self._process = subprocess.Popen(
+            [self._python, "-P", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        setup = {
+            "model": str(self.model.config.name_or_path),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "press": self._press,
+            "ratio": self._ratio,
+        }
+        reply = self._ask(setup)
         if "missing" in reply:
             raise MissingDependency(
                 f"'{self._python}' has no kvpress ({reply['missing']}): {_INSTALL}."
@@ -131,6 +107,21 @@ class KvpressReader(ModelReader):
                 f"There is no press '{self._press}': use one of {', '.join(reply['unknown'])}."
             )
 
+    def _ask(self, value: Mapping[str, object]) -> dict[str, Any]:
+        """Sends one line of JSON and waits for one."""
+        assert self._process and self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which the next line finds out
+        line = self._process.stdout.readline()
+        if not line:
+            raise ModelError(
+                f"kvpress ended with code {self._process.wait()}: what it said stands above."
+            )
+        return dict(json.loads(line))
+
     def close(self) -> None:
         """Ends the process."""
         if self._process is not None:
@@ -138,5 +129,29 @@ class KvpressReader(ModelReader):
             self._process = None
 
 
-def _named() -> str:
-    return f"{KVPRESS}:{_PRESS}:{_RATIO}"
+def parse_name(name: str) -> tuple[str, float]:
+    """Returns the press and the ratio in a name like "kvpress:SnapKVPress:0.65".
+
+    Raises:
+        UsageError: It has more parts, or the ratio is not a share.
+    """
+    press = _PRESS
+    ratio = _RATIO
+    parts = name.split(":")[1:]
+    try:
+        if len(parts) > 2:
+            raise ValueError
+        if parts:
+            press = parts[0]
+        if len(parts) == 2:
+            ratio = float(parts[1])
+    except ValueError as error:
+        example = f"{KVPRESS}:{_PRESS}:{_RATIO}"
+        raise UsageError(
+            f"The system '{name}' does not exist: give kvpress:PRESS:RATIO, such as {example}."
+        ) from error
+    if not 0 <= ratio < 1:
+        raise UsageError(
+            f"The ratio of '{name}' is {ratio}; give the share to drop, from 0 to below 1."
+        )
+    return press, ratio

@@ -1,4 +1,4 @@
-"""The other end of `evals.kvpress`: answers samples with kvpress, in an environment of its own.
+"""The other end of `peers.kvpress`: answers samples with kvpress, in an environment of its own.
 
 Run as a script by that environment's Python; it imports nothing of longreach. It reads a JSON line
 with the model and the press, says its versions, and then answers each line with one.
@@ -36,35 +36,28 @@ def main(asked: TextIO, said: TextIO) -> None:
     _say(said, {"versions": versions})
     for line in asked:
         with torch.no_grad():
-            _say(
-                said,
-                _answer(
-                    json.loads(line), model, tokenizer, press(compression_ratio=setup["ratio"])
-                ),
-            )
+            made = press(compression_ratio=setup["ratio"])
+            _say(said, _answer(json.loads(line), model, tokenizer, made))
 
 
 def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> dict[str, Any]:
-    """The context is read and compressed before the question is known; then the question, and
-    greedy tokens."""
+    """Reads and compresses the context, then reads the question and writes greedy tokens."""
     import torch
     from transformers import DynamicCache
 
     began = time.perf_counter()
-    context, question = (
-        tokenizer(sample[part], add_special_tokens=False, return_tensors="pt")["input_ids"].to(
-            model.device
-        )
-        for part in ("context", "question")
-    )
-    stops = model.generation_config.eos_token_id
-    known = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id}
+    context = _encode(tokenizer, sample["context"], model.device)
+    question = _encode(tokenizer, sample["question"], model.device)
+    stops = _stop_tokens(model, tokenizer)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     cache: Any = DynamicCache()
     with press(model):
         model.model(input_ids=context, past_key_values=cache)
-    tokens, times, position = list[int](), list[float](), context.shape[1]
+    tokens = list[int]()
+    times = list[float]()
+    # The press drops entries of the cache; positions go on after the whole context.
+    position = context.shape[1]
     ids = question
     while len(tokens) < sample["max_new_tokens"]:
         positions = torch.arange(position, position + ids.shape[1], device=model.device)[None]
@@ -73,7 +66,7 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
         ).logits
         position += ids.shape[1]
         token = int(logits[0, -1].argmax())
-        if token in known:
+        if token in stops:
             break
         tokens.append(token)
         times.append(time.perf_counter() - began)
@@ -91,17 +84,31 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
     }
 
 
+def _encode(tokenizer: Any, text: str, device: Any) -> Any:
+    """Returns the token ids of a text, [1, T]."""
+    encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    return encoded["input_ids"].to(device)
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    stops = model.generation_config.eos_token_id
+    if not isinstance(stops, list):
+        stops = [stops]
+    return {*stops, tokenizer.eos_token_id}
+
+
 def _peak_bytes(device: Any) -> int:
+    """Returns the most memory in use so far; 0 where the system does not keep it."""
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    lines = (
-        Path("/proc/self/status").read_text().splitlines()
-        if Path("/proc/self/status").exists()
-        else []
-    )
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def _say(said: TextIO, value: dict[str, Any]) -> None:
@@ -110,5 +117,7 @@ def _say(said: TextIO, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    replies, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no reply
+    # What libraries print is no reply.
+    replies = sys.stdout
+    sys.stdout = sys.stderr
     main(sys.stdin, replies)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-COLOURS, _WIDTH, _HEIGHT = 8, 400, 260
+COLORS, _WIDTH, _HEIGHT = 8, 400, 260
 _TOP, _BOTTOM, _RIGHT, _LETTER = 12, 44, 24, 6.6
 _MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z",
@@ -206,7 +206,7 @@ def _drawn(
     series: Series, place: Callable[[float, float], tuple[float, float]], joined: bool
 ) -> Iterator[str]:
     points = [place(point.x, point.y) for point in series.points]
-    yield f'<g class="s{series.style % COLOURS}">'
+    yield f'<g class="s{series.style % COLORS}">'
     if joined and len(points) > 1:
         yield f'<path class="line" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
     for (x, y), point in zip(points, series.points, strict=True):
@@ -220,7 +220,7 @@ def _drawn(
 
 def _mark(style: int, *, wrapped: bool = True) -> str:
     mark = f'<path class="mark" d="{_MARKERS[style % len(_MARKERS)]}"/>'
-    return f'<g class="s{style % COLOURS}">{mark}</g>' if wrapped else mark
+    return f'<g class="s{style % COLORS}">{mark}</g>' if wrapped else mark
 
 
 def _words(series: Sequence[Series], x: Axis, y: Axis) -> str:

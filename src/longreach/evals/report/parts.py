@@ -3,15 +3,19 @@ their own."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
 
-from longreach.evals.run.scores import FEWEST
+from longreach.evals.run.rows import Row
+from longreach.evals.scores.intervals import FEWEST
 from longreach.wording import counted, noun_of
 
-Row = Mapping[str, Any]
 NOT_MEASURED = "not measured"
 RESCORED = "its answers are scored by the rules of this release"
 """Said of a run that an earlier release scored by others."""
+
+
+def name_column(system: str, label: str) -> str:
+    """Returns what a column is called: by its system, and by its run where that has a label."""
+    return f"{system} ({label})" if label else system
 
 
 def tokens(length: float) -> str:

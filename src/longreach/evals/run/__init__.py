@@ -1,1 +1,1 @@
-"""Runs of evaluations: samples, predictions, scores and their folder."""
+"""The run of an evaluation: samples, predictions, their folder."""

@@ -1,14 +1,13 @@
-"""Readers asked the samples of a suite, in one run that goes on where it was stopped.
+"""Systems asked the samples of a suite, in one run that is resumed where it was stopped.
 
-The life of a run: `run.json` says what is asked of whom; batches are asked reader by reader, and
+The life of a run: `run.json` says what is asked of whom; batches are asked system by system, and
 each prediction is a line in `predictions.jsonl` as soon as it is there; `scores.json` comes last.
-Batches are cut from all samples before anything is asked, so that a run that went on predicts what
-an uninterrupted one does: rounding depends on a batch.
+Batches are cut from all samples before anything is asked, so that a run that was resumed predicts
+what an uninterrupted one does: rounding depends on a batch.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -19,112 +18,151 @@ import torch
 
 from longreach.errors import UsageError
 from longreach.evals.run import folder as run
-from longreach.evals.run.metrics import METRICS, scored
-from longreach.evals.run.sample import Answering, Prediction, Sample
-from longreach.evals.run.scores import SCORING
-from longreach.training.common.frame import clock, stderr
+from longreach.evals.run.predictions import Line, Predictions
+from longreach.evals.run.progress import Progress
+from longreach.evals.run.rows import score_rows
+from longreach.evals.run.sample import Prediction, Sample
+from longreach.evals.scores.metrics import METRICS, Metrics, rescore
+from longreach.evals.scores.overlap import SCORING
+from longreach.evals.systems.base import System
+from longreach.training.common.frame import stderr
 
 _PREDICTED = (
-    "read_tokens", "positions", "new_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes",
-)  # fmt: skip
+    "read_tokens",
+    "positions",
+    "new_tokens",
+    "first_token_seconds",
+    "seconds",
+    "kv_bytes",
+    "peak_bytes",
+)
+Batch = list[Sample]
 
 
 def evaluate(
     samples: Sequence[Sample],
-    readers: Sequence[Answering],
+    systems: Sequence[System],
     folder: str | Path,
     *,
     suite: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     seed: int = 0,
     batch_size: int = 1,
     arguments: Sequence[str] = (),
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = stderr,
+    metrics: Metrics = METRICS,
 ) -> dict[str, Any]:
-    """Asks every reader every sample that it can read, and scores the answers.
+    """Asks every system every sample that it can read, and scores the answers.
 
-    A reader may have more methods than `Answering`: `reads(sample)` says whether it is asked a
-    sample at all, `prepare(folder)` is called before it is asked, with the folder of the run, and
-    returns what that took, by the names of `run.COSTS`, and `close()` is called after its last
-    answer. Of a batch that was cut short, what is there stays and the rest is asked in the same
-    company.
+    Of a batch that was cut short, what is there stays and the rest is asked in the same company.
 
     Args:
         samples: The suite's, in order.
-        readers: Each with its own name.
+        systems: Each with its own name.
         folder: Of the run: a new one, or the same run's.
         suite: Its name.
         settings: What the samples were made with, as JSON.
         seed: Of the samples.
         batch_size: Samples of one task and length that are asked together.
         arguments: Of the command line, for the record.
-        device: Where readers work, for the record.
+        device: Where systems work, for the record.
         say: Is told how far it is.
+        metrics: Score answers, by the names that samples give.
 
     Returns:
-        What is in scores.json: {"rows": [...]}, see `run.score_rows`.
+        What is in scores.json: {"rows": [...]}, see `rows.score_rows`.
 
     Raises:
-        UsageError: There are no samples or readers, two of them share a name, or the folder is
+        UsageError: There are no samples or systems, two of them share a name, or the folder is
             another run's.
     """
-    _check(samples, readers, batch_size)
-    folder, settings = Path(folder), {**settings, "batch_size": batch_size}
-    asked, known = (run.digest_of(map(asdict, samples)), len(samples)), _identities(readers)
-    header = run.header(suite, settings, seed, asked, known, arguments, torch.device(device))
+    _check(samples, systems, batch_size, metrics)
+    folder = Path(folder)
+    header = run.make_header(
+        suite,
+        {**settings, "batch_size": batch_size},
+        seed,
+        run.digest_of(map(asdict, samples)),
+        len(samples),
+        {system.name: system.identity() for system in systems},
+        arguments,
+        torch.device(device),
+    )
     with run.opened(folder, header) as predictions:
-        work = {reader.name: batches(readable(reader, samples), batch_size) for reader in readers}
-        missing = {
-            name: [
-                batch
-                for batch in asked
-                if any((name, sample.id) not in predictions.lines for sample in batch)
-            ]
-            for name, asked in work.items()
-        }
-        progress = Progress(
-            [_weight(sample) for own in missing.values() for batch in own for sample in batch], say
-        )
-        for reader in readers:
-            for said in ask(reader, missing[reader.name], predictions, folder):
+        work = {}
+        missing = {}
+        for system in systems:
+            asked = cut_batches(readable(system, samples), batch_size)
+            work[system.name] = asked
+            missing[system.name] = _drop_answered(system.name, asked, predictions)
+        progress = Progress([_weight(sample) for sample in _walk(missing)], say)
+        for system in systems:
+            for said in ask(system, missing[system.name], predictions, folder, metrics):
                 at = f" at {said.length:,}" if said.length else ""
-                progress.done(f"{reader.name}, {said.task}{at}")
-        order = [
-            (name, sample.id) for name, asked in work.items() for batch in asked for sample in batch
-        ]
-        return run.write_scores(
-            folder, run.score_rows([scored(predictions.lines[key]) for key in order])
-        )
+                progress.done(f"{system.name}, {said.task}{at}")
+        lines = []
+        for name, asked in work.items():
+            for sample in _walk({name: asked}):
+                lines.append(rescore(predictions.lines[name, sample.id], metrics))
+        return run.write_scores(folder, score_rows(lines))
+
+
+def _walk(batches: Mapping[str, Sequence[Batch]]) -> Iterator[Sample]:
+    """Yields the samples of batches, system by system."""
+    for own in batches.values():
+        for batch in own:
+            yield from batch
+
+
+def _drop_answered(system: str, batches: Sequence[Batch], predictions: Predictions) -> list[Batch]:
+    """Returns the batches of which some prediction is not there yet."""
+    found = []
+    for batch in batches:
+        if not all(predictions.has(system, sample.id) for sample in batch):
+            found.append(batch)
+    return found
 
 
 def ask(
-    reader: Answering,
-    missing: Sequence[Sequence[Sample]],
-    predictions: run.Predictions,
+    system: System,
+    missing: Sequence[Batch],
+    predictions: Predictions,
     folder: Path,
+    metrics: Metrics = METRICS,
 ) -> Iterator[Sample]:
-    """Asks one reader batches of samples, and keeps the predictions that are not there yet."""
-    if missing and hasattr(reader, "prepare"):
-        costs = reader.prepare(folder)
+    """Asks a system batches of samples, and keeps the predictions that are not there yet.
+
+    Args:
+        system: Is asked.
+        missing: Batches of which some predictions are not there.
+        predictions: Those of the run.
+        folder: Of the run.
+        metrics: Score answers, by the names that samples give.
+
+    Yields:
+        Each sample, when it was answered.
+    """
+    if missing and hasattr(system, "prepare"):
+        costs = system.prepare(folder)
         if costs:
-            run.note_costs(folder, reader.name, costs)
+            run.note_costs(folder, system.name, costs)
     try:
         for batch in missing:
-            for sample, prediction in zip(batch, reader.answer(batch), strict=True):
-                if (reader.name, sample.id) not in predictions.lines:
-                    predictions.add(line_of(reader.name, sample, prediction))
+            for sample, prediction in zip(batch, system.answer(batch), strict=True):
+                if not predictions.has(system.name, sample.id):
+                    value = metrics[sample.metric](prediction.text, sample)
+                    predictions.add(make_line(system.name, sample, prediction, value))
                 yield sample
     finally:
-        if hasattr(reader, "close"):
-            reader.close()
+        if hasattr(system, "close"):
+            system.close()
 
 
-def line_of(reader: str, sample: Sample, prediction: Prediction) -> dict[str, Any]:
-    """A prediction and its score as a line of predictions.jsonl."""
-    said = asdict(prediction)
-    return {
-        "reader": reader,
+def make_line(system: str, sample: Sample, prediction: Prediction, score: float) -> Line:
+    """Returns a prediction and its score as a line of predictions.jsonl."""
+    line = {
+        "reader": system,
         "suite": sample.suite,
         "task": sample.task,
         "id": sample.id,
@@ -135,22 +173,30 @@ def line_of(reader: str, sample: Sample, prediction: Prediction) -> dict[str, An
         "answers": list(sample.answers),
         "prediction": prediction.text,
         "metric": sample.metric,
-        "score": METRICS[sample.metric](prediction.text, sample),
+        "score": score,
         "scoring": SCORING,
-        **{key: said[key] for key in _PREDICTED},
     }
+    for key in _PREDICTED:
+        line[key] = getattr(prediction, key)
+    return line
 
 
-def readable(reader: Answering, samples: Sequence[Sample]) -> list[Sample]:
-    """Those that a reader can read; all, where it has no say."""
-    reads: Callable[[Sample], bool] = getattr(reader, "reads", lambda sample: True)
-    return [sample for sample in samples if reads(sample)]
+def readable(system: System, samples: Sequence[Sample]) -> list[Sample]:
+    """Returns those samples that a system can read; all, where it does not say."""
+    reads: Callable[[Sample], bool] | None = getattr(system, "reads", None)
+    if reads is None:
+        return list(samples)
+    return list(filter(reads, samples))
 
 
-def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Samples in their order, at most so many together, and only those of one task, length and way
-    of asking."""
-    found: list[list[Sample]] = []
+def cut_batches(samples: Sequence[Sample], size: int) -> list[Batch]:
+    """Returns samples in batches, in order; those of a batch are asked in the same way.
+
+    Args:
+        samples: In order.
+        size: Samples of a batch at most.
+    """
+    found = list[Batch]()
     for sample in samples:
         if found and len(found[-1]) < size and _kind(found[-1][0]) == _kind(sample):
             found[-1].append(sample)
@@ -159,59 +205,34 @@ def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     return found
 
 
-def _kind(sample: Sample) -> tuple[Any, ...]:
+def _kind(sample: Sample) -> tuple[object, ...]:
     return sample.task, sample.length, sample.max_new_tokens, sample.chat
 
 
-def _identities(readers: Sequence[Answering]) -> dict[str, dict[str, object]]:
-    return {reader.name: dict(reader.identity()) for reader in readers}
+def _weight(sample: Sample) -> int:
+    """Returns about how much work a sample is: characters to read and tokens to write."""
+    text = len(sample.before) + len(sample.context) + len(sample.after)
+    return text + sample.max_new_tokens
 
 
-def _check(samples: Sequence[Sample], readers: Sequence[Answering], batch_size: int) -> None:
+def _check(
+    samples: Sequence[Sample], systems: Sequence[System], batch_size: int, metrics: Metrics
+) -> None:
     if not samples:
         raise UsageError("There are no samples: ask for at least one task, length and sample.")
-    if not readers:
-        raise UsageError("There are no readers: name at least one with --readers.")
+    if not systems:
+        raise UsageError("There are no systems: name at least one with --systems.")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-    check_names("readers are called", [reader.name for reader in readers])
+    check_names("systems are called", [system.name for system in systems])
     check_names("samples have the id", [sample.id for sample in samples])
-    unknown = {sample.metric for sample in samples} - METRICS.keys()
+    unknown = {sample.metric for sample in samples} - metrics.keys()
     if unknown:
-        raise UsageError(f"There is no metric '{min(unknown)}': use one of {', '.join(METRICS)}.")
+        raise UsageError(f"There is no metric '{min(unknown)}': use one of {', '.join(metrics)}.")
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
-    """Raises UsageError where two of them are the same: predictions are kept by them."""
+    """Raises UsageError where two names are the same: predictions are kept by them."""
     twice, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise UsageError(f"Two {what} '{twice}': give each a name of its own.")
-
-
-class Progress:
-    """Says how much is done and how long the rest takes.
-
-    Args:
-        weights: Of each piece of work, in order; such as the characters that are read.
-        say: Is told a line at a time.
-    """
-
-    def __init__(self, weights: Sequence[int], say: Callable[[str], None]) -> None:
-        self._weights, self._say = list(weights), say
-        self._done = 0
-        self._began = self._spoke = time.perf_counter()
-
-    def done(self, what: str, every_seconds: float = 5.0) -> None:
-        """Counts one more."""
-        self._done += 1
-        now, whole = time.perf_counter(), self._done == len(self._weights)
-        if now - self._spoke < every_seconds and not whole:
-            return
-        self._spoke = now
-        weight = sum(self._weights[: self._done])
-        seconds = (now - self._began) * (sum(self._weights) - weight) / weight
-        self._say(f"{self._done}/{len(self._weights)}  {what}  {clock(seconds)} left")
-
-
-def _weight(sample: Sample) -> int:
-    return len(sample.before) + len(sample.context) + len(sample.after) + sample.max_new_tokens

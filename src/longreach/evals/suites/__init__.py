@@ -1,1 +1,1 @@
-"""What evaluations ask: one suite a module."""
+"""What is asked: a suite is a class with its options, its samples and its report."""

@@ -1,8 +1,7 @@
-"""Readers of whole texts: one model's weights under full attention, as a hybrid, or with sink and
-window everywhere.
+"""Systems of whole texts: one model's weights under full attention, as a hybrid, or with a window.
 
 Papers: LongGen, "A Little Goes a Long Way" (hybrid); Xiao et al. 2023, StreamingLLM (arXiv
-2309.17453).
+2309.17453): attention sink and local window in every layer.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from longreach.engine.generate import stop_tokens, write_all
 from longreach.engine.prompt import Prompt, PromptBuilder
 from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, UsageError
+from longreach.evals.run.memory import peak_memory
 from longreach.evals.run.sample import Prediction, Sample
-from longreach.evals.suites.choice import FULL, HYBRID, SINK_WINDOW
-from longreach.evals.systems.memory import peak_memory
+from longreach.evals.systems.names import FULL, HYBRID, SINK_WINDOW
 from longreach.models.decoder import window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.convert import convert
@@ -27,12 +26,15 @@ from longreach.models.sharing import decode
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 UNTRAINED = "hybrid, untrained"
 CHUNK_TOKENS = 16384
 TooLong = Literal["refuse", "leave out", "cut", "read"]
 
 
-class ModelReader:
+class ModelSystem:
     """A model that reads `before + context + after` of a sample and writes on, greedily.
 
     A sample that asks for it is put into the model's chat template, where there is one; BOS comes
@@ -41,7 +43,7 @@ class ModelReader:
     what both take.
 
     Args:
-        name: Of the reader.
+        name: Of the system.
         model: A causal language model.
         tokenizer: Its tokenizer.
         too_long: What becomes of a sample beyond the window: "refuse" it, "leave out" (it is not
@@ -52,53 +54,61 @@ class ModelReader:
     def __init__(
         self,
         name: str,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         too_long: TooLong = "refuse",
         chunk_tokens: int = CHUNK_TOKENS,
     ) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
-        self.too_long, self.chunk_tokens = too_long, chunk_tokens
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.too_long = too_long
+        self.chunk_tokens = chunk_tokens
         self._builder = PromptBuilder(model, tokenizer)
         self._stops = stop_tokens(model, tokenizer)
         self._window = window_of(model)
 
     def identity(self) -> Mapping[str, object]:
-        """See `Answering`."""
-        config = self.model.config
-        sparse = getattr(config, "sparse_attention", None) is not None
+        """See `System`."""
+        pattern = None
+        full_layers = None
+        if getattr(self.model.config, "sparse_attention", None) is not None:
+            pattern = asdict(pattern_of(self.model.config))
+            full_layers = list(plan_of(self.model.config).full)
         return {
             "kind": "model",
             "model_fingerprint": base_fingerprint(self.model, self.tokenizer),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "window": self._window,
-            "pattern": asdict(pattern_of(config)) if sparse else None,
-            "full_layers": list(plan_of(config).full) if sparse else None,
+            "pattern": pattern,
+            "full_layers": full_layers,
             "too_long": self.too_long,
             "chunk_tokens": self.chunk_tokens,
         }
 
     def reads(self, sample: Sample) -> bool:
-        """Whether it is asked a sample: not where that is too long and to be left out."""
+        """Whether it is asked a sample: not where that is too long and to be omitted."""
         return self.too_long != "leave out" or self.excess(sample) <= 0
 
     def excess(self, sample: Sample) -> int:
-        """Tokens by which a sample exceeds the window; 0 or less where it fits."""
+        """Returns the tokens by which a sample exceeds the window; 0 or less where it fits."""
         if self._window is None:
             return 0
-        positions = len(self._ids(sample)) + (
-            self._builder.fixed("", "") if self._chat(sample) else 0
-        )
-        return max(positions, sample.length or positions + sample.max_new_tokens) - self._window
+        positions = len(self._ids(sample))
+        if self._chat(sample):
+            positions += self._builder.fixed("", "")
+        wanted = sample.length or positions + sample.max_new_tokens
+        return max(positions, wanted) - self._window
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        """See `Answering`.
+        """See `System`.
 
         Raises:
             ContextError: A sample does not fit the window.
         """
-        sampling, began = Sampling(samples[0].max_new_tokens), time.perf_counter()
+        began = time.perf_counter()
+        sampling = Sampling(samples[0].max_new_tokens)
         prompts = [self._prompt(sample) for sample in samples]
         with peak_memory(self.model.device) as peak:
             written = write_all(
@@ -126,18 +136,21 @@ class ModelReader:
         return sample.chat and bool(self.tokenizer.chat_template)
 
     def halves(self, sample: Sample) -> tuple[str, str]:
-        """The prompt as text, in what comes before the question is known and what comes after."""
-        bos = self.tokenizer.bos_token if len(self._builder.continuation("")) else ""
-        before, after = self._builder.frame if self._chat(sample) else (bos, "")
+        """Returns the prompt as text: what comes before the question is known, and what after."""
+        if self._chat(sample):
+            before, after = self._builder.frame
+        else:
+            before = self.tokenizer.bos_token if len(self._builder.continuation("")) else ""
+            after = ""
         return before + sample.before + sample.context, sample.after + after
 
     def _ids(self, sample: Sample) -> list[int]:
-        """What is read, without what the chat template puts around it."""
+        """Returns what is read, without what the chat template puts around it."""
         text = sample.before + sample.context + sample.after
         return self._builder.plain(text) if self._chat(sample) else self._builder.continuation(text)
 
     def fitted(self, sample: Sample) -> Sample:
-        """The sample as it is read: cut where it is too long and to be cut.
+        """Returns the sample as it is read: cut where it is too long and to be cut.
 
         Raises:
             ContextError: It is too long and to be refused.
@@ -159,15 +172,28 @@ class ModelReader:
         return self._builder.of_ids(self._ids(self.fitted(sample)), chat=self._chat(sample))
 
 
-def cut_middle(ids: Sequence[int], room: int) -> tuple[list[int], list[int]]:
-    """The first and the last of `ids`, `room` together; those in the middle go."""
-    room = max(0, min(room, len(ids)))
-    head = (room + 1) // 2
-    return list(ids[:head]), list(ids[len(ids) - (room - head) :])
+def cut_middle(ids: Sequence[int], kept: int) -> tuple[list[int], list[int]]:
+    """Returns the first and the last of `ids`, `kept` of them together; the middle goes."""
+    kept = max(0, min(kept, len(ids)))
+    head = (kept + 1) // 2
+    tail = kept - head
+    return list(ids[:head]), list(ids[len(ids) - tail :])
 
 
-def attending(name: str, model: Any) -> tuple[str, Any]:
-    """The name and the model of a way of attending: the same weights, sharing their memory.
+def is_hybrid(model: PreTrainedModel) -> bool:
+    """Whether a model attends by a pattern."""
+    return getattr(model.config.get_text_config(), "sparse_attention", None) is not None
+
+
+class Attending(NamedTuple):
+    """A way of attending: what it is called, and the model that does it."""
+
+    name: str
+    model: PreTrainedModel
+
+
+def attending(name: str, model: PreTrainedModel) -> Attending:
+    """Returns the model of a way of attending: the same weights, sharing their memory.
 
     Of a stock model "hybrid" is its conversion, whose weights have not learned to do with less and
     which is called so; of a hybrid model "full" has full attention in every layer.
@@ -177,25 +203,30 @@ def attending(name: str, model: Any) -> tuple[str, Any]:
         model: A causal language model, stock or hybrid.
 
     Raises:
-        UsageError: There is no such reader, or the model's family cannot become hybrid.
+        UsageError: There is no such system, or the model's family cannot become hybrid.
     """
     config = model.config.get_text_config()
-    hybrid = getattr(config, "sparse_attention", None) is not None
+    hybrid = is_hybrid(model)
     if name == FULL:
-        return name, (
-            _converted(model, pattern_of(config), config.num_hidden_layers) if hybrid else model
-        )
+        if not hybrid:
+            return Attending(name, model)
+        every_layer = config.num_hidden_layers
+        return Attending(name, _convert(model, pattern_of(config), every_layer))
     if name == HYBRID:
-        return (name, model) if hybrid else (UNTRAINED, _converted(model, None, None))
+        if hybrid:
+            return Attending(name, model)
+        return Attending(UNTRAINED, _convert(model, None, None))
     if name == SINK_WINDOW:
         pattern = pattern_of(config) if hybrid else AttentionPattern.preset("sink-window")
-        return name, _converted(model, replace(pattern, stride=0), 0)
+        return Attending(name, _convert(model, replace(pattern, stride=0), 0))
     raise UsageError(
-        f"There is no reader '{name}' of whole texts: use {FULL}, {HYBRID} or {SINK_WINDOW}."
+        f"There is no system '{name}' of whole texts: use {FULL}, {HYBRID} or {SINK_WINDOW}."
     )
 
 
-def _converted(model: Any, pattern: AttentionPattern | None, full_layers: int | None) -> Any:
+def _convert(
+    model: PreTrainedModel, pattern: AttentionPattern | None, full_layers: int | None
+) -> PreTrainedModel:
     window = window_of(model)
     assert window is not None, "families that become hybrid know their window"
     return convert(model, pattern, full_layers, window)

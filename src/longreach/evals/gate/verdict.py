@@ -9,7 +9,7 @@ it to mean something.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from longreach.evals.run.scores import mean_interval
+from longreach.evals.scores.intervals import mean_interval
 from longreach.reading.scorecard import Row
 from longreach.wording import counted
 

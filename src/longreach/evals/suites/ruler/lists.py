@@ -12,8 +12,8 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
-from longreach.evals.suites.ruler_needles import NOISE
-from longreach.evals.suites.ruler_words import code, compound, distinct, words
+from longreach.evals.suites.ruler.needles import NOISE
+from longreach.evals.suites.ruler.words import code, compound, distinct, words
 
 _HOPS = 4
 _EXAMPLE_TOKENS = 500  # of variable tracking's worked example, about

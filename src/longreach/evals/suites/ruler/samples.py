@@ -17,9 +17,9 @@ from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
 from longreach.evals.suites.draw import Drawn, check
 from longreach.evals.suites.haystack import Prose, read_prose
-from longreach.evals.suites.ruler_documents import documents
-from longreach.evals.suites.ruler_lists import common_words, frequent_words, variable_tracking
-from longreach.evals.suites.ruler_needles import Needles, needles
+from longreach.evals.suites.ruler.documents import documents
+from longreach.evals.suites.ruler.lists import common_words, frequent_words, variable_tracking
+from longreach.evals.suites.ruler.needles import Needles, needles
 from longreach.wording import counted
 
 _NEEDLES = {

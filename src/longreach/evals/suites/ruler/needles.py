@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from longreach.evals.suites.draw import Drawn, Parts, fit, piece_tokens
 from longreach.evals.suites.haystack import Prose
-from longreach.evals.suites.ruler_words import compound, distinct, number, random_uuid
+from longreach.evals.suites.ruler.words import compound, distinct, number, random_uuid
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."

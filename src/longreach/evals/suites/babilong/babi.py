@@ -1,7 +1,7 @@
 """Stories of bAbI's tasks one to five: read from its files, or told by a small world of persons,
 places and objects.
 
-Paper: Weston et al. 2015, Towards AI-Complete Question Answering (arXiv 1502.05698). The world here
+Paper: Weston et al. 2015, Towards AI-Complete Question System (arXiv 1502.05698). The world here
 tells stories of the same kinds, words and labels; they are not bAbI's own, and figures of the two
 are not to be mixed.
 """

@@ -140,7 +140,7 @@ TASKS: dict[str, LongBenchTask] = {
 }
 
 
-def longbench(given: str, task: str) -> Iterator[Item]:
+def read_longbench(given: str, task: str) -> Iterator[Item]:
     """The records of one task.
 
     Args:

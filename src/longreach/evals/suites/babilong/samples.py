@@ -17,8 +17,8 @@ from typing import Any
 
 from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
-from longreach.evals.suites.babi import Story, read_stories, tell_story
-from longreach.evals.suites.babilong_prompts import PROMPTS
+from longreach.evals.suites.babilong.babi import Story, read_stories, tell_story
+from longreach.evals.suites.babilong.prompts import PROMPTS
 from longreach.evals.suites.draw import Parts, check, count_tokens, fit
 from longreach.evals.suites.haystack import Prose, read_prose
 from longreach.wording import counted

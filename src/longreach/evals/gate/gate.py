@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from longreach.datasets.questions import Question
 from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, NothingFound, UsageError, out_of_memory
-from longreach.evals.run.scores import exact_match, interval, rouge_l, token_f1
-from longreach.evals.run.verdict import DEFAULT, verdict
+from longreach.evals.gate.verdict import DEFAULT, verdict
+from longreach.evals.scores.intervals import interval
+from longreach.evals.scores.overlap import exact_match, rouge_l, token_f1
 from longreach.models.decoder import window_of
 from longreach.reading.answer import Answer
 from longreach.reading.policy import DEFAULT_BUDGET, Policy

@@ -1,0 +1,1 @@
+"""How answers are scored: metrics by name, overlap of words, intervals."""

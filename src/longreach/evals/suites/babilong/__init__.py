@@ -1,0 +1,1 @@
+"""BABILong: bAbI's facts in prose."""
