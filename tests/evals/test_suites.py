@@ -10,7 +10,7 @@ from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.suite import DocumentSuite
 from longreach.evals.suites.niah.suite import NeedleSuite
 from longreach.evals.suites.perplexity.suite import PerplexitySuite
-from longreach.evals.suites.registry import find_suite, register, suite_names
+from longreach.evals.suites.registry import find_suite, register, suites
 from longreach.evals.suites.ruler.samples import TASKS
 from longreach.evals.suites.ruler.suite import RulerSuite
 from longreach.evals.systems.names import MODELS
@@ -79,9 +79,9 @@ def test_words_become_values_and_what_is_not_given_keeps_its_default():
 
 
 def test_every_option_is_a_field_whose_default_is_allowed():
-    for name in suite_names():
+    for name, made in suites().items():
         if name != "perplexity":  # which needs texts
-            suite = find_suite(name)()
+            suite = made()
             assert {option.name for option in suite.options()} <= set(vars(suite))
     assert "tasks" not in {option.name for option in PerplexitySuite.options()}
 

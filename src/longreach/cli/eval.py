@@ -28,7 +28,7 @@ from longreach.errors import UsageError
 if TYPE_CHECKING:
     from longreach.evals.run.rows import Row
     from longreach.evals.suites.base import Suite
-    from longreach.evals.suites.option import Option
+    from longreach.evals.suites.option import SuiteOption
 
 _HELP = """Ask the questions of a suite in several ways of reading, and score the answers.
 
@@ -47,9 +47,9 @@ class SuiteGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Returns the names of the suites."""
-        from longreach.evals.suites.registry import suite_names
+        from longreach.evals.suites.registry import suites
 
-        return list(suite_names())
+        return list(suites())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Returns the command of a suite; raises UsageError where there is none."""
@@ -129,7 +129,7 @@ def _systems_option(suite: "type[Suite]") -> Any:
     )
 
 
-def make_parameter(option: "Option") -> inspect.Parameter:
+def make_parameter(option: "SuiteOption") -> inspect.Parameter:
     """Returns the parameter of a command that is an option of a suite."""
     # What is not given has no value here: its default is the suite's.
     default: object = None

@@ -1,9 +1,11 @@
 """A suite that is registered from outside is a command of `longreach eval` and a part of `longreach report`."""
 
 import json
+from importlib import metadata
 
 import pytest
 
+from longreach.evals.suites import registry
 from longreach.evals.suites.registry import register, unregister
 from tests.cli.conftest import models, run, wrong  # noqa: F401
 from tests.extension.suite.ages import AgeSuite, score_nearness
@@ -57,7 +59,7 @@ def test_it_is_resumed_where_it_was_stopped(run, asked, tmp_path):  # noqa: F811
     kept = [{key: line[key] for key in ("id", "prediction", "score")} for line in map(json.loads, whole)]
     assert [{key: line[key] for key in ("id", "prediction", "score")} for line in read_lines(tmp_path / "out")] == kept
     other = run(*asked, *options, "--greeting", "Hi.")
-    assert other.code == 2 and "settings.greeting is Hello. there and Hi. here" in other.sentence
+    assert other.code == 2 and 'settings.greeting is "Hello." there and "Hi." here' in other.sentence
 
 
 def test_its_help_is_made_of_its_options(run):  # noqa: F811
@@ -91,6 +93,18 @@ def test_its_runs_are_reported_under_its_title(run, asked, tmp_path):  # noqa: F
     done = run("report", tmp_path / "out", "--out", page, "--json")
     assert done.code == 0 and done.json["suites"][0]["rows"] == found["rows"]
     assert "<h2>ages</h2>" in page.read_text()
+
+
+def test_installed_packages_announce_theirs_as_entry_points(run, monkeypatch):  # noqa: F811
+    unregister("ages")
+    place = "tests.extension.suite.ages:AgeSuite"
+    points = [metadata.EntryPoint("ages", place, registry.ENTRY_POINTS)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry._announced.cache_clear()
+    try:
+        assert "--people" in run("eval", "ages", "--help").out
+    finally:
+        registry._announced.cache_clear()
 
 
 def test_without_it_there_is_no_such_command(wrong, models, tmp_path):  # noqa: F811

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from longreach.errors import UsageError
-from longreach.evals.suites.option import Option, at_least, option, options_of, split_names
+from longreach.evals.suites.option import SuiteOption, at_least, option, options_of, split_names
 from longreach.evals.systems.names import MODELS, is_peer
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Suite:
         """Raises UsageError where options do not go together."""
 
     @classmethod
-    def options(cls) -> tuple[Option, ...]:
+    def options(cls) -> tuple[SuiteOption, ...]:
         """Returns the options of the command; a suite without tasks offers none to choose."""
         found = []
         for one in options_of(cls):

@@ -17,7 +17,7 @@ _KEY = "option"
 
 
 @dataclass(frozen=True)
-class Option:
+class SuiteOption:
     """One option, as the command offers it.
 
     Attributes:
@@ -72,7 +72,7 @@ def option(
     metavar: str | None = None,
     record: Callable[..., object] | None = as_json,
 ) -> Value:
-    """Returns the field of a suite that is an option of its command; see `Option`.
+    """Returns the field of a suite that is an option of its command; see `SuiteOption`.
 
     Args:
         default: The value where the option is not given.
@@ -107,12 +107,12 @@ def option(
     return cast(Value, made)
 
 
-def options_of(suite: type[object]) -> tuple[Option, ...]:
+def options_of(suite: type[object]) -> tuple[SuiteOption, ...]:
     """Returns the options of a dataclass, in the order of its fields."""
     found = []
     for one in fields(suite):  # type: ignore[arg-type]
         if _KEY in one.metadata:
-            found.append(Option(name=one.name, default=one.default, **one.metadata[_KEY]))
+            found.append(SuiteOption(name=one.name, default=one.default, **one.metadata[_KEY]))
     return tuple(found)
 
 

@@ -1,10 +1,16 @@
-"""The suites by their names."""
+"""The suites by their names.
+
+A package of your own adds a suite either with `register`, or for every process with an entry point
+of the group `longreach.suites` that names a subclass of `Suite`.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from longreach.errors import UsageError
+from longreach.errors import ModelError, UsageError
 from longreach.evals.suites.babilong.suite import BabilongSuite
 from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.suite import DocumentSuite
@@ -15,33 +21,57 @@ from longreach.evals.suites.ruler.suite import RulerSuite
 if TYPE_CHECKING:
     from longreach.evals.report.base import SuiteReport
 
-_SUITES: dict[str, type[Suite]] = {
-    suite.name: suite
-    for suite in (NeedleSuite, RulerSuite, BabilongSuite, DocumentSuite, PerplexitySuite)
-}
+ENTRY_POINTS = "longreach.suites"
+_BUILT_IN: tuple[type[Suite], ...] = (
+    NeedleSuite,
+    RulerSuite,
+    BabilongSuite,
+    DocumentSuite,
+    PerplexitySuite,
+)
+_registered: dict[str, type[Suite]] = {}
 
 
 def register(suite: type[Suite]) -> type[Suite]:
-    """Adds a suite, so that `longreach eval` and `longreach report` know it; returns it.
+    """Adds a suite for this process, so that `longreach eval` and `report` know it; returns it.
 
     It can stand above a class as a decorator.
 
     Raises:
         UsageError: Another suite has this name.
     """
-    if _SUITES.setdefault(suite.name, suite) is not suite:
+    if suites().get(suite.name, suite) is not suite:
         raise UsageError(f"There is a suite '{suite.name}' already: give yours another name.")
+    _registered[suite.name] = suite
     return suite
 
 
 def unregister(name: str) -> None:
-    """Removes a suite, where there is one of this name."""
-    _SUITES.pop(name, None)
+    """Removes a suite that was registered, where there is one of this name."""
+    _registered.pop(name, None)
 
 
-def suite_names() -> tuple[str, ...]:
-    """Returns the names of all suites, in the order they were registered."""
-    return tuple(_SUITES)
+def suites() -> dict[str, type[Suite]]:
+    """Returns all suites by name: those of the package, of entry points, and registered ones."""
+    found = {suite.name: suite for suite in (*_BUILT_IN, *_announced())}
+    return found | _registered
+
+
+@cache
+def _announced() -> tuple[type[Suite], ...]:
+    """Returns the suites that installed packages announce as entry points."""
+    found = []
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            suite = point.load()
+        except Exception as error:
+            raise ModelError(
+                f"The suite '{point.name}' of an installed package cannot be loaded ({error}):"
+                " repair or remove that package."
+            ) from error
+        if isinstance(suite, type) and issubclass(suite, Suite):
+            found.append(suite)
+    return tuple(found)
 
 
 def find_suite(name: str) -> type[Suite]:
@@ -50,15 +80,16 @@ def find_suite(name: str) -> type[Suite]:
     Raises:
         UsageError: There is none.
     """
-    if name not in _SUITES:
-        raise UsageError(f"There is no suite '{name}': use one of {', '.join(_SUITES)}.")
-    return _SUITES[name]
+    known = suites()
+    if name not in known:
+        raise UsageError(f"There is no suite '{name}': use one of {', '.join(known)}.")
+    return known[name]
 
 
 def find_option_owners(flag: str) -> list[str]:
     """Returns the names of the suites that have an option, as a user types it."""
     found = []
-    for suite in _SUITES.values():
+    for suite in suites().values():
         if any(option.flag == flag for option in suite.options()):
             found.append(suite.name)
     return found
@@ -69,6 +100,7 @@ def find_report(name: str) -> SuiteReport:
     from longreach.evals.report.answers import AnswerReport
     from longreach.evals.scores.metrics import METRICS
 
-    if name in _SUITES:
-        return _SUITES[name].report()
-    return AnswerReport(name, METRICS)
+    suite = suites().get(name)
+    if suite is None:
+        return AnswerReport(name, METRICS)
+    return suite.report()
