@@ -63,7 +63,7 @@ def learn_to_compress(base, tokenizer, folder, stages, **schedule):
         min_summary_tokens=tokens // max(RATIOS),
         substeps=1,
         longest_segment=tokens,
-        lora_r=RANK,
+        lora_rank=RANK,
         lora_alpha=RANK,
         lora_dropout=0.0,
     )

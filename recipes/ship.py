@@ -5,8 +5,8 @@ trained them.
     python recipes/ship.py FOLDER models/NAME --base smollm2
 
 FOLDER is what `longreach pretrain --method weighted-pool` made, and N the ratio taken where none is
-asked for; or, with `--base`, a hybrid that `longreach extend --lora` made of that model. The model
-card is written by hand.
+asked for; or, with `--base`, a hybrid that `longreach extend` made of that model with a LoRA. The
+model card is written by hand.
 """
 
 import argparse

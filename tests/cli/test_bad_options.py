@@ -51,10 +51,10 @@ plan --shape smollm2 --length 0
 plan --shape smollm2 --hardware 0xh100
 plan --shape smollm2 --full-layers 99
 extend smollm2 data out --length 0
-extend smollm2 data out --length 64 --max-steps 0
+extend smollm2 data out --length 64 --steps 0
 extend smollm2 data out --length 64 --tokens 0
-extend smollm2 data out --length 64 --rows 0
-extend smollm2 data out --length 64 --lora -1
+extend smollm2 data out --length 64 --batch-size 0
+extend smollm2 data out --length 64 --lora-rank -1
 extend smollm2 data out --length 64 --train-norms
 extend smollm2 data out --length 64 --learning-rate 0
 extend smollm2 data out --length 64 --learning-rate nan
@@ -77,9 +77,9 @@ pretrain smollm2 data out --lora-targets foo
 pretrain smollm2 data out --questions -1
 pretrain smollm2 data out --report-to foo
 study lib --epochs 0
-study lib --lr nan
+study lib --learning-rate nan
 study lib --loss foo
-study lib --batch 0
+study lib --batch-size 0
 study lib --per-passage 0
 study lib --per-passage 9
 study lib --budget 0

@@ -10,7 +10,7 @@ import pytest
 import longreach
 
 SMALL = ("--block-size", 8, "--local-blocks", 2, "--full-layers", 1)
-RUN = ("--length", 128, "--max-steps", 2, "--batch-tokens", 256, "--held-out", 2, "--device", "cpu")
+RUN = ("--length", 128, "--steps", 2, "--batch-tokens", 256, "--held-out", 2, "--device", "cpu")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_stock_model_is_converted_and_trained(run, models, data, tmp_path):
 
 
 def test_lora_on_a_full_model(run, models, data, tmp_path):
-    options = ("--lora", 2, "--train-norms", "--train-embeddings", "--schedule", "constant")
+    options = ("--lora-rank", 2, "--train-norms", "--train-embeddings", "--schedule", "constant")
     result = run("extend", models / "one", data, tmp_path / "out", *RUN, *options)
     assert result.code == 0 and "held-out perplexity" in result.out
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
@@ -42,7 +42,7 @@ def test_lora_on_a_full_model(run, models, data, tmp_path):
 
 def test_several_sources_and_others_for_testing(run, models, data, tmp_path):
     (tmp_path / "more.txt").write_text("off with his head " * 40)
-    options = ("--eval-data", tmp_path / "more.txt", "--json")
+    options = ("--evaluation", tmp_path / "more.txt", "--json")
     result = run("extend", models / "one", data, tmp_path / "more.txt", tmp_path / "out", *RUN, *options)
     assert result.code == 0 and result.json["held_out_documents"] == 1
     first, second = result.json["sources"]
@@ -120,7 +120,7 @@ def test_bad_input_is_one_sentence(wrong, models, data, tmp_path):
     wrong(1, ["empty.jsonl holds no text"], "extend", one, tmp_path / "empty.jsonl", out, *RUN)
     wrong(1, ["nowhere.txt"], "extend", one, tmp_path / "nowhere.txt", out, *RUN)
     wrong(2, ["local window"], "extend", one, data, out, "--pattern", "strided", *RUN)
-    wrong(2, ["max_steps is 0"], "extend", one, data, out, "--length", 64, "--max-steps", 0)
+    wrong(2, ["steps is 0"], "extend", one, data, out, "--length", 64, "--steps", 0)
     wrong(2, ["no tracker 'nope'"], "extend", one, data, out, *RUN, "--report-to", "nope")
     wrong(2, ["--length"], "extend", one, data, out)
     wrong(2, ["no run"], "extend", one, data, models, *RUN)

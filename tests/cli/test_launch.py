@@ -27,7 +27,7 @@ from tests.training.test_extend import losses
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml"))
 RUN = ("--block-size", 8, "--local-blocks", 2, "--full-layers", 1, "--length", 128, "--held-out", 2, "--device", "cpu")
-LEARN = ("--max-steps", 3, "--learning-rate", 1e-2, "--eval-every", 100)
+LEARN = ("--steps", 3, "--learning-rate", 1e-2, "--eval-every", 100)
 
 
 class Reached(Exception):
@@ -141,7 +141,20 @@ def test_two_processes_on_cpus_learn_what_one_learns(run, models, texts, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_on_cpus_train_a_compressor(models, texts, tmp_path):
-    few = ("--segment-tokens", 24, "--max-ratio", 12, "--lora-r", 2, "--steps", 2, "--accumulate", 1, "--device", "cpu")
+    few = (
+        "--segment-tokens",
+        24,
+        "--max-ratio",
+        12,
+        "--lora-rank",
+        2,
+        "--steps",
+        2,
+        "--accumulate",
+        1,
+        "--device",
+        "cpu",
+    )
     arguments = ("pretrain", models / "one", texts, tmp_path / "out", *few, "--json")
     done = accelerate(tmp_path, "two_cpu_processes.yaml", *arguments)
     (line,) = done.stdout.splitlines()
@@ -169,7 +182,7 @@ deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("also", [(), ("--lora", 2, "--train-norms", "--train-embeddings")], ids=["all", "lora"])
+@pytest.mark.parametrize("also", [(), ("--lora-rank", 2, "--train-norms", "--train-embeddings")], ids=["all", "lora"])
 @pytest.mark.parametrize("recipe", ON_CPUS)
 def test_parts_of_weights_and_of_rows_learn_what_whole_ones_learn(run, models, texts, tmp_path, recipe, also):
     two = ["--num_processes", "2", "--mixed_precision", "no"]

@@ -6,7 +6,20 @@ import pytest
 
 from tests.cli.conftest import TEXTS
 
-FEW = ("--segment-tokens", 24, "--lora-r", 2, "--steps", 2, "--accumulate", 1, "--lr", 0.01, "--device", "cpu")
+FEW = (
+    "--segment-tokens",
+    24,
+    "--lora-rank",
+    2,
+    "--steps",
+    2,
+    "--accumulate",
+    1,
+    "--learning-rate",
+    0.01,
+    "--device",
+    "cpu",
+)
 
 
 def test_train_ingest_at_a_ratio_and_ask(run, models, texts, tmp_path):
@@ -72,7 +85,7 @@ def test_a_weighted_pool_answers_with_the_reader_it_was_learned_with(run, models
         (("--steps", 0), 2, ["at least 1"]),
         (("--substeps", 0), 2, ["at least 1"]),
         (("--segment-tokens", 4090), 2, ["window of 4096", "lower segment_tokens"]),
-        (("--lr", -1), 2, ["above 0"]),
+        (("--learning-rate", -1), 2, ["above 0"]),
         (("--reconstruction", -1), 2, ["at least 0"]),
         (("--dtype", "int8"), 2, ["float32, bfloat16"]),
         (("--device", "abacus"), 2, ["no device 'abacus'"]),
@@ -99,7 +112,9 @@ def test_wrong_data_and_folders_get_a_sentence(wrong, models, texts, tmp_path):
 
 @pytest.mark.parametrize("every", [1, 9])
 def test_a_run_that_diverges_keeps_nothing_bad(run, models, texts, tmp_path, every):
-    options = ("--max-ratio", 12, "--lr", 1e38, "--steps", 9, "--warmup", 0, "--save-every", every)
+    options = ("--max-ratio", 12, "--learning-rate", 1e38, "--steps", 9, "--warmup", 0, "--save-every", every)
     result = run("pretrain", models / "one", texts, tmp_path / "out", *FEW, *options)
     assert result.code == 1 and "loss of step 2 is not a finite" in result.sentence
-    assert "lower --lr" in result.sentence and [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
+    assert "lower --learning-rate" in result.sentence and [path.name for path in (tmp_path / "out").iterdir()] == [
+        "run.json"
+    ]

@@ -11,7 +11,7 @@ from tests.cli.conftest import TEXTS
 from tests.cli.test_extend import TENSORBOARD
 from tests.training.test_selfstudy import Served
 
-FEW = ("--lora", 2, "--epochs", 1, "--device", "cpu")
+FEW = ("--lora-rank", 2, "--epochs", 1, "--device", "cpu")
 ASKED = [
     {"question": f"Question {number}: who?", "answer": "The Knave.", "document": name}
     for number in range(3)

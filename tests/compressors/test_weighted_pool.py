@@ -159,7 +159,7 @@ def test_a_corpus_takes_the_reader_along_and_study_goes_on_from_it(folder, tmp_p
     with_it = Reader(corpus, make_model(), make_tokenizer())
     assert with_it.adapter is not None
     kept = (corpus.path / "reader" / "adapter_model.safetensors").read_bytes()
-    begun = study(corpus, make_model(), make_tokenizer(), studied.QUESTIONS, studied.settings(1, lr=1e-9))
+    begun = study(corpus, make_model(), make_tokenizer(), studied.QUESTIONS, studied.settings(1, learning_rate=1e-9))
     assert corpus.adapter_path == corpus.path / "adapter" == begun.adapter and corpus.verify().ok
     config = json.loads((begun.adapter / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (3, 5)

@@ -30,7 +30,7 @@ def enough(patch, count=2):
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     corpus, model, said = make_corpus(tmp_path_factory.mktemp("store")), make_model(), []
-    chosen = settings(50, lora=16, alpha=32, dropout=0.0, batch=5, accumulate=1, save_every=1000)
+    chosen = settings(50, lora_rank=16, lora_alpha=32, lora_dropout=0.0, batch_size=5, accumulate=1, save_every=1000)
     study(corpus, model, make_tokenizer(), QUESTIONS, chosen, say=said.append)
     reader = Reader(corpus, model, make_tokenizer(), policy=Policy())
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from longreach.errors import ModelError
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.hybrid import adapted as folders
 from longreach.training.extend import adapter
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.conftest import make_model, make_tokenizer
 
 SHIP = Path(__file__).resolve().parents[2] / "recipes" / "ship.py"
@@ -22,13 +22,13 @@ PATTERN = longreach.AttentionPattern(block_size=16, sink_blocks=1, local_blocks=
 
 @pytest.fixture(params=[("theta", False), ("yarn", False), ("theta", True)], ids=["plain", "yarn", "tied embeddings"])
 def shipped(request, tmp_path, monkeypatch):
-    """What `longreach extend --lora --train-norms` writes, and the folder that ships of it."""
+    """What `longreach extend --lora-rank --train-norms` writes, and the folder that ships of it."""
     rope, tied = request.param
     stock, tokenizer = make_model(max_position_embeddings=128, tie_word_embeddings=tied), make_tokenizer()
     stock.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     model = longreach.convert(stock, PATTERN, max_length=512, rope=rope)
-    settings = Settings(length=512, lora=4, train_norms=True, train_embeddings=tied)
+    settings = ExtendSettings(length=512, lora_rank=4, train_norms=True, train_embeddings=tied)
     trained = adapter.attach(model, settings, torch.float32)
     for parameter in trained.parameters():
         if parameter.requires_grad:

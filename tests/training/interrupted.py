@@ -5,14 +5,14 @@ import sys
 import torch
 
 from longreach.training.extend.extend import extend
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.conftest import make_tokenizer
 from tests.training.conftest import make_hybrid
 
 
 def settings_of(steps):
-    return Settings(
-        length=128, max_steps=steps, batch_tokens=256, held_out=2, save_every=2, eval_every=1000, learning_rate=1e-2
+    return ExtendSettings(
+        length=128, steps=steps, batch_tokens=256, held_out=2, save_every=2, eval_every=1000, learning_rate=1e-2
     )
 
 

@@ -15,11 +15,11 @@ from torch.distributed.fsdp import fully_shard
 from longreach.models.loss import checkpointing
 from longreach.training.extend import adapter
 from longreach.training.extend.objective import chunked_loss, put_together
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.training.conftest import make_hybrid
 from tests.training.interrupted import train
 
-SETTINGS = Settings(length=128, lora=2, train_norms=True, train_embeddings=True)
+SETTINGS = ExtendSettings(length=128, lora_rank=2, train_norms=True, train_embeddings=True)
 
 
 def make(lora, tied):

@@ -24,7 +24,7 @@ def make_corpus(store, name="c", model=None):
 
 
 def settings(epochs, **more):
-    few = {"lr": 1e-2, "batch": 4, "accumulate": 2, "save_every": 2}
+    few = {"learning_rate": 1e-2, "batch_size": 2, "accumulate": 2, "save_every": 2}
     return StudySettings(epochs=epochs, **(few | more))
 
 

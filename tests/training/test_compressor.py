@@ -14,7 +14,7 @@ from longreach.errors import ModelError, UsageError
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 MODES = ("accumulate", "independent", "replace")
-SMALL = {"segment_tokens": 10, "summary_tokens": 4, "min_summary_tokens": 1, "lora_r": 2, "lora_dropout": 0.0}
+SMALL = {"segment_tokens": 10, "summary_tokens": 4, "min_summary_tokens": 1, "lora_rank": 2, "lora_dropout": 0.0}
 
 
 def make_objective(model=None, *, trained=True, **changes):

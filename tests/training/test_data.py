@@ -71,7 +71,7 @@ def test_few_documents_are_not_taken_away_for_testing(tokenizer, tmp_path):
     made = Data.make([tmp_path / "one.txt"], tokenizer, MIX, held_out=1, cache=tmp_path / "cache", note=said.append)
     assert made.held_out == [] and made.order.rectangles() >= 1
     assert said[-1] == (
-        "No document is held out for testing: there is 1 document in all; give others with --eval-data."
+        "No document is held out for testing: there is 1 document in all; give others with --evaluation."
     )
 
 

@@ -20,13 +20,13 @@ from longreach.training.common.trainer import LongTrainer
 from longreach.training.extend.data import Data, Samples
 from longreach.training.extend.extend import extend
 from longreach.training.extend.objective import chunked_loss
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.conftest import SHAPE, make_model, make_tokenizer
 from tests.training import interrupted
 from tests.training.conftest import make_hybrid, write_texts
 
 ROOT = Path(__file__).parents[2]
-FAST = {"length": 128, "max_steps": 5, "batch_tokens": 512, "held_out": 2, "learning_rate": 1e-2, "eval_every": 100}
+FAST = {"length": 128, "steps": 5, "batch_tokens": 512, "held_out": 2, "learning_rate": 1e-2, "eval_every": 100}
 
 
 def start(script, *arguments, processes=1):
@@ -60,7 +60,7 @@ def train(texts, tmp_path):
             make_tokenizer(),
             [texts],
             tmp_path / name,
-            Settings(**(FAST | settings)),
+            ExtendSettings(**(FAST | settings)),
             device="cpu",
             cache=tmp_path / "cache",
             say=lambda text: None,
@@ -71,7 +71,7 @@ def train(texts, tmp_path):
 
 def test_it_learns_and_the_result_is_a_model(train, tmp_path):
     before = make_hybrid().state_dict()
-    report = train(max_steps=8)
+    report = train(steps=8)
     assert report["perplexity"]["after"]["all"] < 0.5 * report["perplexity"]["before"]["all"]
     assert report["loss"]["last"] < report["loss"]["first"] - 1 and report["steps"] == 8
     assert report["peak_memory_bytes"] is None and 0 < report["padding_share"] < 0.5
@@ -86,7 +86,7 @@ def test_it_learns_and_the_result_is_a_model(train, tmp_path):
 @pytest.mark.parametrize("also", [(), ("norms",), ("embeddings",)])
 def test_lora_trains_what_it_is_asked_to_and_nothing_else(train, tmp_path, also):
     before = make_hybrid().state_dict()
-    report = train(lora=2, train_norms="norms" in also, train_embeddings="embeddings" in also)
+    report = train(lora_rank=2, train_norms="norms" in also, train_embeddings="embeddings" in also)
     assert report["loss"]["last"] < report["loss"]["first"]
     model, _ = longreach.load(tmp_path / "out", device="cpu")
     for name, weight in model.state_dict().items():
@@ -121,13 +121,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses(texts, tmp_path):
 @pytest.mark.parametrize(
     "settings, shape",
     [
-        ({"lora": 2, "train_norms": True, "train_embeddings": True}, {"tie_word_embeddings": True}),
-        ({"lora": 2, "train_norms": True, "train_embeddings": True, "dtype": "bfloat16"}, {}),
-        ({"dtype": "bfloat16", "rows": 2}, {"tie_word_embeddings": True}),
+        ({"lora_rank": 2, "train_norms": True, "train_embeddings": True}, {"tie_word_embeddings": True}),
+        ({"lora_rank": 2, "train_norms": True, "train_embeddings": True, "dtype": "bfloat16"}, {}),
+        ({"dtype": "bfloat16", "batch_size": 2}, {"tie_word_embeddings": True}),
     ],
 )
 def test_adapters_and_low_precision_go_on_to_the_same_losses(train, tmp_path, monkeypatch, settings, shape):
-    settings |= {"max_steps": 6, "save_every": 3}
+    settings |= {"steps": 6, "save_every": 3}
     train(model=make_hybrid(**shape), name="whole", **settings)
     step = LongTrainer.training_step
 
@@ -177,8 +177,8 @@ def test_parts_of_weights_learn_and_save_what_whole_ones_do(ranks):
 
 
 def test_every_token_of_a_step_counts_alike(train, texts, tmp_path):
-    settings = Settings(**(FAST | {"batch_tokens": 1024}))
-    report = train(batch_tokens=1024, max_steps=1)
+    settings = ExtendSettings(**(FAST | {"batch_tokens": 1024}))
+    report = train(batch_tokens=1024, steps=1)
     data = Data.make([texts], make_tokenizer(), settings.mix, held_out=2, cache=tmp_path / "cache")
     total = count = 0
     with chunked_loss(make_hybrid()) as model, torch.no_grad():
@@ -205,7 +205,7 @@ def test_bfloat16_on_every_layer(train, tmp_path, monkeypatch):
         return attend(self, q, k, v, *rest)
 
     monkeypatch.setattr(SparseAttention, "_attend", watch)
-    for name, options in (("full", {}), ("lora", {"lora": 4, "train_norms": True, "train_embeddings": True})):
+    for name, options in (("full", {}), ("lora_rank", {"lora_rank": 4, "train_norms": True, "train_embeddings": True})):
         report = train(name=name, dtype="bfloat16", **options)
         assert seen == {torch.bfloat16} and report["loss"]["last"] < report["loss"]["first"] - 0.3
     kept = load_file(tmp_path / "full" / "model.safetensors")
@@ -225,7 +225,7 @@ def test_a_full_model_gets_a_longer_window(train, tmp_path):
 
 @pytest.mark.parametrize("amount, steps", [({"tokens": 2000}, range(4, 7)), ({}, range(2, 12))])
 def test_tokens_or_the_data_once_decide_how_many_steps(train, amount, steps):
-    report = train(max_steps=None, **amount)
+    report = train(steps=None, **amount)
     assert report["steps"] in steps and report["tokens"] >= amount.get("tokens", 0)
     if not amount:
         assert 1 <= report["epochs"] < 1.4
@@ -239,11 +239,11 @@ def test_what_is_done_is_not_done_again(train, tmp_path):
 
 
 def test_a_run_that_was_killed_while_its_result_was_written_writes_it_again(train, tmp_path, monkeypatch):
-    first = train(lora=2)
+    first = train(lora_rank=2)
     for name in ("training.json", "config.json", "model.safetensors"):
         (tmp_path / "out" / name).unlink()
     monkeypatch.setattr(LongTrainer, "training_step", None)  # nothing is left to learn
-    again = train(lora=2)
+    again = train(lora_rank=2)
     different = {key for key in first if first[key] != again[key]}
     assert different == {"seconds", "resumed_from_step"} and again["resumed_from_step"] == 5
     longreach.load(tmp_path / "out", device="cpu")
@@ -267,9 +267,9 @@ def test_another_model_is_another_run(train):
 @pytest.mark.parametrize(
     "options, lower",
     [
-        ({"rows": 3}, r"lower --rows \(it is 3\)"),
-        ({}, r"--lora 16, or --length \(it is 128\)"),
-        ({"lora": 2}, r"lower --length"),
+        ({"batch_size": 3}, r"lower --batch-size \(it is 3\)"),
+        ({}, r"--lora-rank 16, or --length \(it is 128\)"),
+        ({"lora_rank": 2}, r"lower --length"),
         ({"checkpointing": False}, "--no-checkpointing"),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_length_below_the_local_window_is_refused(train, tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"max_steps": 0}, "max_steps is 0"),
+        ({"steps": 0}, "steps is 0"),
         ({"tokens": 5}, "give one of them"),
         ({"schedule": "linear"}, "cosine or constant"),
         ({"train_norms": True}, "go with lora"),
@@ -319,10 +319,10 @@ def test_a_length_below_the_local_window_is_refused(train, tmp_path):
 )
 def test_wrong_settings_are_refused(change, words):
     with pytest.raises(UsageError, match=words):
-        Settings(**(FAST | change))
+        ExtendSettings(**(FAST | change))
 
 
 def test_a_device_that_is_not_there_is_refused(texts, tmp_path):
     for device in ("cuda:1", "tpu") if torch.cuda.is_available() else ("cuda:1", "tpu", "cuda"):
         with pytest.raises(UsageError, match="device"):
-            extend(make_hybrid(), make_tokenizer(), [texts], tmp_path / "o", Settings(**FAST), device=device)
+            extend(make_hybrid(), make_tokenizer(), [texts], tmp_path / "o", ExtendSettings(**FAST), device=device)

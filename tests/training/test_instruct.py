@@ -37,12 +37,12 @@ RECIPE = AutoCompressorRecipe(
     scaffold=4,
     scale=None,
     reconstruction=1.0,
-    lora_r=2,
+    lora_rank=2,
     lora_alpha=2,
     lora_dropout=0.0,
     lora_targets="all",
 )
-SCHEDULE = Schedule(steps=8, batch_size=2, accumulate=1, lr=1e-2, summary_lr=3e-2, save_every=4)
+SCHEDULE = Schedule(steps=8, batch_size=2, accumulate=1, learning_rate=1e-2, summary_learning_rate=3e-2, save_every=4)
 LINES = [
     {"text": "The Queen made tarts, a dozen.", "questions": [{"question": "Who?", "answers": ["A queen", "She"]}]},
     {"text": "The Knave took them.", "questions": [{"question": "What?", "answer": "Tarts"}]},
@@ -210,11 +210,11 @@ def test_it_learns_and_goes_on_with_the_same_losses(base, data, tmp_path):
 
 def test_it_starts_from_an_earlier_compressor(base, data, tmp_path):
     first = pretrain(base, [data], tmp_path / "a", RECIPE, SCHEDULE, device="cpu")
-    short = replace(SCHEDULE, steps=1, lr=1e-9, summary_lr=1e-9)
+    short = replace(SCHEDULE, steps=1, learning_rate=1e-9, summary_learning_rate=1e-9)
     pretrain(base, [data], tmp_path / "b", RECIPE, short, start=first.folder, device="cpu")
     one, two = (AutoCompressor.from_pretrained(tmp_path / name).compress([[50] * 20])[0] for name in "ab")
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
-    wider = replace(RECIPE, lora_r=4)
+    wider = replace(RECIPE, lora_rank=4)
     with pytest.raises(ModelError, match=r"no compressor to start from .*same model, summary tokens and LoRA"):
         pretrain(base, [data], tmp_path / "c", wider, short, start=first.folder, device="cpu")
     with pytest.raises(ModelError, match="no compressor to start from"):
@@ -228,7 +228,7 @@ def test_it_starts_from_an_earlier_compressor(base, data, tmp_path):
 def test_a_run_that_started_elsewhere_is_another(base, data, tmp_path):
     one = pretrain(base, [data], tmp_path / "one", RECIPE, replace(SCHEDULE, steps=1), device="cpu").folder
     two = pretrain(base, [data], tmp_path / "two", RECIPE, replace(SCHEDULE, steps=2), device="cpu").folder
-    out, wrong = tmp_path / "out", replace(RECIPE, lora_r=4)
+    out, wrong = tmp_path / "out", replace(RECIPE, lora_rank=4)
     with pytest.raises(ModelError, match="no compressor to start from"):
         pretrain(base, [data], out, wrong, SCHEDULE, start=one, device="cpu")
     pretrain(base, [data], out, wrong, replace(SCHEDULE, steps=1), device="cpu")  # nothing had come of it

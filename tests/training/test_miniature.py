@@ -42,7 +42,7 @@ def test_a_text_is_recalled_from_its_own_vectors_only():
         substeps=1,
         longest_segment=TOKENS,
         reconstruction=1.0,
-        lora_r=32,
+        lora_rank=32,
         lora_alpha=32,
         lora_dropout=0.0,
     )

@@ -7,7 +7,7 @@ import torch
 from longreach.errors import ModelError
 from longreach.training.extend import adapter
 from longreach.training.extend.objective import chunked_loss
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.conftest import make_model
 from tests.training.conftest import make_hybrid
 
@@ -67,7 +67,7 @@ def test_it_is_undone_and_calls_without_labels_are_as_ever():
 @pytest.mark.parametrize("tied", [False, True])
 def test_under_lora_with_trained_embeddings_the_loss_is_that_of_the_merged_model(tied, tmp_path):
     model, (ids, labels) = make_hybrid(tie_word_embeddings=tied), batch_of()
-    settings = Settings(length=128, lora=2, train_norms=True, train_embeddings=True)
+    settings = ExtendSettings(length=128, lora_rank=2, train_norms=True, train_embeddings=True)
     trained = adapter.attach(model, settings, torch.float32)
     with torch.no_grad():
         for parameter in trained.parameters():

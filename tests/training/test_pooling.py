@@ -29,7 +29,7 @@ RECIPE = WeightedPoolRecipe(
     questions=2,
     reconstruction=1.0,
     reading=2,
-    lora_r=2,
+    lora_rank=2,
     lora_alpha=2,
     lora_dropout=0.0,
     lora_targets="all",
@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
         return done._replace(loss=done.loss * float("nan")) if len(calls) > 5 else done
 
     monkeypatch.setattr(PoolObjective, "forward", spoiled)
-    with pytest.raises(TrainingError, match=r"loss of step 6 is not a finite .*lower --lr"):
+    with pytest.raises(TrainingError, match=r"loss of step 6 is not a finite .*lower --learning-rate"):
         pretrain(base, [data], out, RECIPE, SCHEDULE, device="cpu")
     assert [path.name for path in checkpoints(out)] == ["checkpoint-4"] and not (out / "compressor.json").exists()
 
@@ -164,7 +164,7 @@ def test_it_goes_on_with_the_same_losses(base, data, tmp_path):
 
 def test_it_starts_from_an_earlier_pool_only(base, data, tmp_path):
     first = pretrain(base, [data], tmp_path / "a", RECIPE, SCHEDULE, device="cpu").folder
-    short = replace(SCHEDULE, steps=1, lr=1e-9, summary_lr=1e-9)
+    short = replace(SCHEDULE, steps=1, learning_rate=1e-9, summary_learning_rate=1e-9)
     second = pretrain(base, [data], tmp_path / "b", RECIPE, short, start=first, device="cpu").folder
     one, two = (WeightedPool.from_pretrained(folder, ratio=3) for folder in (first, second))
     torch.testing.assert_close(one.token_loudness, two.token_loudness, atol=1e-6, rtol=1e-6)

@@ -25,8 +25,8 @@ from longreach.training.pretrain.trainer import checkpoints, step_of
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
-RECIPE = AutoCompressorRecipe(segment_tokens=20, summary_tokens=5, min_summary_tokens=1, lora_r=2, lora_alpha=4)
-SCHEDULE = Schedule(steps=6, batch_size=2, accumulate=2, lr=1e-2, save_every=2)
+RECIPE = AutoCompressorRecipe(segment_tokens=20, summary_tokens=5, min_summary_tokens=1, lora_rank=2, lora_alpha=4)
+SCHEDULE = Schedule(steps=6, batch_size=2, accumulate=2, learning_rate=1e-2, save_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
 
     monkeypatch.setattr(compressor, "chunked_cross_entropy", spoiled)
     with pytest.raises(
-        TrainingError, match=rf"loss of step {at} is not a finite .*last checkpoint is good.* lower --lr"
+        TrainingError, match=rf"loss of step {at} is not a finite .*last checkpoint is good.* lower --learning-rate"
     ):
         train(base, data, out)
     monkeypatch.undo()
@@ -345,8 +345,8 @@ def test_texts_are_tokenised_once(base, data, tmp_path):
         ({"batch_size": 0}, "at least 1"),
         ({"accumulate": 0}, "at least 1"),
         ({"save_every": 0}, "at least 1"),
-        ({"lr": 0.0}, "above 0"),
-        ({"lr": float("nan")}, "above 0"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"learning_rate": float("nan")}, "above 0"),
         ({"warmup": 1.0}, "warmup"),
     ],
 )
@@ -377,8 +377,9 @@ def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
     (tmp_path / "taken" / "letter.txt").write_text("Dear")
     with pytest.raises(UsageError, match="exists already"):
         train(base, data, tmp_path / "taken")
-    with pytest.raises(UsageError, match=r"another run: lr is 0.01 there and 0.001 here, summary_tokens is 5"):
-        train(base, data, whole[0], replace(RECIPE, summary_tokens=4), replace(SCHEDULE, lr=1e-3))
+    words = r"another run: learning_rate is 0.01 there and 0.001 here, summary_tokens is 5"
+    with pytest.raises(UsageError, match=words):
+        train(base, data, whole[0], replace(RECIPE, summary_tokens=4), replace(SCHEDULE, learning_rate=1e-3))
     with pytest.raises(UsageError, match="another run: data is"):
         train(base, data / "1.txt", whole[0])
     make_model(seed=2).save_pretrained(tmp_path / "other")

@@ -1,5 +1,6 @@
 """A corpus and questions to an adapter that answers from vectors; killed, spoiled and replaced."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def studied(tmp_path_factory):
     """A corpus whose adapter knows the answers by heart, and what came of the training."""
     corpus = make_corpus(tmp_path_factory.mktemp("store"))
     model = make_model()
-    chosen = settings(50, lora=16, alpha=32, dropout=0.0, batch=5, accumulate=1, save_every=1000)
+    chosen = settings(50, lora_rank=16, lora_alpha=32, lora_dropout=0.0, batch_size=5, accumulate=1, save_every=1000)
     return corpus, *train(corpus, chosen, model=model), model
 
 
@@ -102,7 +103,7 @@ def test_what_is_stored_is_answered_for(studied):
 def test_the_same_again_is_done_already(studied):
     corpus, report, _, _ = studied
     before = (corpus.path / "files.jsonl").read_bytes()
-    chosen = settings(50, lora=16, alpha=32, dropout=0.0, batch=5, accumulate=1, save_every=7)
+    chosen = settings(50, lora_rank=16, lora_alpha=32, lora_dropout=0.0, batch_size=5, accumulate=1, save_every=7)
     again, lines = train(corpus, chosen)
     assert again == report and "before" in lines[0]
     assert (corpus.path / "files.jsonl").read_bytes() == before
@@ -165,7 +166,7 @@ def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, m
         return {"loss": loss}
 
     monkeypatch.setattr(StudyObjective, "forward", spoiled)
-    words = rf"The {what} of step 4 is not a finite .* the last checkpoint is good.*--lr"
+    words = rf"The {what} of step 4 is not a finite .* the last checkpoint is good.*--learning-rate"
     with pytest.raises(TrainingError, match=words):
         train(corpus)
     assert corpus.adapter_path is None and corpus.verify().ok
@@ -184,11 +185,37 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(tmp_path, mon
 
     monkeypatch.setattr(StudyObjective, "forward", full)
     with pytest.raises(
-        TrainingError, match=r"Out of memory: lower --budget \(it is 2048\) or --batch \(it is 4\), or give"
+        TrainingError, match=r"Out of memory: lower --budget \(it is 2048\) or --batch-size \(it is 2\), or give"
     ):
         train(corpus, model=model)
     monkeypatch.undo()
     assert train(corpus, model=model)[0].resumed_at == 2
+
+
+def test_a_run_that_an_earlier_release_began_is_resumed(tmp_path, monkeypatch):
+    """Its folder has the name that the earlier names of the settings give it."""
+    corpus, real, calls = make_corpus(tmp_path), StudyObjective.forward, []
+
+    def stop(self, **inputs):
+        calls.append(1)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return real(self, **inputs)
+
+    monkeypatch.setattr(StudyObjective, "forward", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus)
+    monkeypatch.undo()
+    (folder,) = (corpus.work_path / "runs").iterdir()
+    there = run.settings_of(folder)
+    names = {"learning_rate": "lr", "lora_rank": "lora", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+    before = {names.get(name, name): value for name, value in there.items() if name != "batch_size"} | {"batch": 4}
+    name = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
+    folder = folder.rename(folder.with_name(name))
+    run.write_json(folder / run.RUN, before)
+    assert train(corpus)[0].resumed_at == 2
+    (folder,) = (corpus.work_path / "runs").iterdir()
+    assert run.settings_of(folder) == there and folder.name != name
 
 
 def test_a_replaced_adapter_takes_its_scorecard_along(tmp_path):
@@ -332,7 +359,7 @@ def test_distillation_learns_what_the_model_says_with_the_text_in_view(tmp_path)
         expected = make_model()(ids).logits[0, -7:-1].log_softmax(-1).topk(20)
     assert torch.equal(sample["teacher_ids"], expected.indices)
     assert torch.allclose(sample["teacher_log_probs"], expected.values, atol=1e-4)
-    report, _ = train(make_corpus(tmp_path, "d"), settings(12, loss="distill", dropout=0.0, save_every=100))
+    report, _ = train(make_corpus(tmp_path, "d"), settings(12, loss="distill", lora_dropout=0.0, save_every=100))
     assert report.last_loss < report.first_loss / 2
 
 
@@ -403,14 +430,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     "changes, word",
     [
         ({"epochs": 0}, "epochs"),
-        ({"lora": 0}, "lora"),
-        ({"batch": 0}, "batch"),
+        ({"lora_rank": 0}, "lora_rank"),
+        ({"lora_alpha": 0}, "lora_alpha"),
+        ({"batch_size": 0}, "batch_size"),
         ({"budget": 0}, "budget"),
         ({"accumulate": 0}, "accumulate"),
-        ({"lr": 0.0}, "above 0"),
-        ({"lr": float("inf")}, "above 0"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"learning_rate": float("inf")}, "above 0"),
         ({"warmup": 1.0}, "warmup"),
-        ({"dropout": 1.0}, "dropout"),
+        ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
         ({"loss": "hinge"}, "answers, distill"),

@@ -11,7 +11,7 @@ from longreach.models.perplexity import buckets
 from longreach.training.common import run
 from longreach.training.common.trainer import LongTrainer
 from longreach.training.extend.extend import extend
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 from tests.conftest import make_tokenizer
 from tests.training.conftest import make_hybrid
 
@@ -24,7 +24,7 @@ def test_buckets_double():
 def test_perplexity_is_that_of_each_position(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("longreach.models.perplexity._FIRST_BUCKET", 32)
     lines = []
-    settings = Settings(length=256, max_steps=1, held_out=2, learning_rate=1e-9)
+    settings = ExtendSettings(length=256, steps=1, held_out=2, learning_rate=1e-9)
     extend(make_hybrid(), make_tokenizer(), [texts], tmp_path / "out", settings, cache=tmp_path / "c", say=lines.append)
     (line, *_) = [line for line in lines if line.startswith("step 0")]
     report = run.report_of(tmp_path / "out")
@@ -67,7 +67,7 @@ class Poisoned:
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_it_stops_before_a_bad_step_and_keeps_the_last_good_checkpoint(texts, tmp_path, monkeypatch, where):
-    settings = Settings(length=128, max_steps=6, batch_tokens=256, held_out=0, save_every=2, learning_rate=1e-3)
+    settings = ExtendSettings(length=128, steps=6, batch_tokens=256, held_out=0, save_every=2, learning_rate=1e-3)
     Poisoned(monkeypatch, where, call=8)  # in the fourth step: two batches a step
     out = tmp_path / "out"
     with pytest.raises(TrainingError, match=rf"The {where} of step 4 is not a finite number.*checkpoint is good"):

@@ -30,7 +30,7 @@ from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.planning.plan import BACKWARD_ATTENTION, Shape
 from longreach.planning.plan import shape as published
 from longreach.training.extend import adapter
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 
 GOAL, PAPER = 11.5, 11.52
 _LORA = 8
@@ -103,7 +103,9 @@ def run(
     with evaluating(base):
         vectors = torch.stack(compressor.compress(documents))
     again = _needs_checkpointing(sizes, case, dtype, device)
-    trained = adapter.attach(base, Settings(length=case.window, lora=_LORA), dtype).train()
+    trained = adapter.attach(
+        base, ExtendSettings(length=case.window, lora_rank=_LORA), dtype
+    ).train()
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-4)
     answers = ids[:, case.length :]
     embed = base.get_input_embeddings()

@@ -24,6 +24,7 @@ from longreach.cli import (
 )
 from longreach.cli.output import fail
 from longreach.errors import LongreachError, out_of_memory
+from longreach.training.common.options import TrainingCommand
 
 HELP = """Long contexts for open language models at a fraction of the memory.
 
@@ -40,11 +41,11 @@ app = typer.Typer(
     context_settings={"terminal_width": 110},  # the same help everywhere, whatever the terminal
 )
 app.command("ingest", cls=ingest.IngestCommand)(ingest.ingest)
-app.command("study")(study.study)
+app.command("study", cls=TrainingCommand)(study.study)
 app.command("ask")(ask.ask)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
-app.command("extend")(extend.extend)
+app.command("extend", cls=TrainingCommand)(extend.extend)
 app.command("pretrain", cls=pretrain.PretrainCommand)(pretrain.pretrain)
 app.add_typer(eval.app, name="eval")
 app.command("report")(report.report)
@@ -154,8 +155,7 @@ def _run(arguments: list[str], as_json: bool) -> None:
             _wrong_call(error, as_json)
         if out_of_memory(error):
             fail(
-                "Out of memory: lower --segment-tokens, --batch-size (of study: --batch) or"
-                " --budget.",
+                "Out of memory: lower --segment-tokens, --batch-size or --budget.",
                 "MemoryError",
                 as_json,
                 1,

@@ -1,6 +1,7 @@
 """`longreach extend`: training on long texts at the target length."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.training.common import options
 from longreach.wording import counted
 
 
@@ -38,35 +40,28 @@ def extend(
         "--full-layers",
         help="Convert first: middle-third, a number of layers, or indices: 4,5,6.",
     ),
-    max_steps: int | None = typer.Option(
-        None, "--max-steps", help="Steps of the run. [default: the data once]"
-    ),
+    steps: Annotated[int | None, options.steps(default="the data once")] = None,
     tokens: int | None = typer.Option(
-        None, "--tokens", help="Tokens to learn, instead of --max-steps."
+        None, "--tokens", help="Tokens to learn, instead of --steps."
     ),
     batch_tokens: int | None = typer.Option(
         None, "--batch-tokens", help="Tokens of a step, accumulated. [default: 8 times the length]"
     ),
-    rows: int = typer.Option(
-        1, "--rows", help="Rows of the target length that a device learns at a time."
-    ),
-    lora: int = typer.Option(
-        0, "--lora", metavar="R", help="Train a LoRA of this rank on q, k, v, o; 0 for all weights."
-    ),
+    batch_size: Annotated[int, options.batch_size("Rows of the target length")] = 1,
+    lora_rank: Annotated[int, options.lora_rank(" on q, k, v, o; 0 trains all weights")] = 0,
+    lora_alpha: Annotated[int | None, options.lora_alpha("twice the rank")] = None,
     train_norms: bool = typer.Option(
-        False, "--train-norms", help="With --lora: the norms as well."
+        False, "--train-norms", help="With a LoRA: train the norms as well."
     ),
     train_embeddings: bool = typer.Option(
-        False, "--train-embeddings", help="With --lora: embeddings and LM head too."
+        False, "--train-embeddings", help="With a LoRA: train embeddings and LM head as well."
     ),
-    learning_rate: float | None = typer.Option(
-        None, "--learning-rate", help="[default: 2e-5, with --lora 2e-4]"
+    learning_rate: Annotated[float | None, options.learning_rate("2e-5, with a LoRA 2e-4")] = None,
+    schedule: str = typer.Option(
+        "cosine", "--schedule", help="How the learning rate falls: cosine, or constant."
     ),
-    schedule: str = typer.Option("cosine", "--schedule", help="cosine or constant."),
-    warmup: float = typer.Option(
-        0.03, "--warmup", help="Share of the steps on which the learning rate rises."
-    ),
-    weight_decay: float = typer.Option(0.0, "--weight-decay"),
+    warmup: Annotated[float, options.WARMUP] = 0.03,
+    weight_decay: float = typer.Option(0.0, "--weight-decay", help="Weight decay of AdamW."),
     long_tokens: int = typer.Option(
         4096, "--long-tokens", help="Documents of this many tokens or more are drawn more often."
     ),
@@ -76,22 +71,14 @@ def extend(
     held_out: int = typer.Option(
         8, "--held-out", min=0, help="Documents that are kept for testing and never learned."
     ),
-    eval_data: list[str] = typer.Option(
-        [], "--eval-data", help="Test on these instead; may be repeated."
-    ),
+    evaluation: Annotated[list[str], options.EVALUATION] = [],  # noqa: B006  # typer copies it
     eval_every: int | None = typer.Option(
         None, "--eval-every", help="Steps between tests. [default: ten a run]"
     ),
-    save_every: int | None = typer.Option(
-        None, "--save-every", help="Steps between checkpoints. [default: ten a run]"
-    ),
-    checkpointing: bool = typer.Option(
-        True, help="Compute layers again on the way back, which saves memory."
-    ),
-    report_to: list[str] = typer.Option(
-        [], "--report-to", help="tensorboard, wandb, trackio; may be repeated."
-    ),
-    seed: int = typer.Option(0, "--seed"),
+    save_every: Annotated[int | None, options.save_every("ten a run")] = None,
+    checkpointing: Annotated[bool, options.CHECKPOINTING] = True,
+    report_to: Annotated[list[str], options.REPORT_TO] = [],  # noqa: B006
+    seed: Annotated[int, options.SEED] = 0,
     dtype: str | None = typer.Option(
         None,
         "--dtype",
@@ -110,15 +97,15 @@ def extend(
 ) -> None:
     """Train a model on long texts, so that it uses a longer window.
 
-    Called again after it was stopped, it goes on from the last checkpoint. Tests print the
-    perplexity by position.
+    Stopped anywhere, the same command resumes from the last checkpoint. Tests print the perplexity
+    by position.
 
     Example: longreach extend smollm2 books/ smollm2-32k --pattern sink-window --length 32768
     --tokens 20000000
     """
     from longreach.errors import UsageError
     from longreach.training.common.trackers import check_trackers
-    from longreach.training.extend.settings import Settings
+    from longreach.training.extend.settings import ExtendSettings
 
     shape = {
         "block_size": block_size,
@@ -126,13 +113,14 @@ def extend(
         "local_blocks": local_blocks,
         "stride": stride,
     }
-    settings = Settings(
+    settings = ExtendSettings(
         length=length,
-        max_steps=max_steps,
+        steps=steps,
         tokens=tokens,
         batch_tokens=batch_tokens,
-        rows=rows,
-        lora=lora,
+        batch_size=batch_size,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
         train_norms=train_norms,
         train_embeddings=train_embeddings,
         learning_rate=learning_rate,
@@ -162,15 +150,15 @@ def extend(
     # Trainer puts it on its device, each process on its own. What LoRA leaves fixed is as precise
     # as the computation.
     work = settings.computed_in(device or default_device())
-    loaded, tokenizer = load(model, device="cpu", dtype=work if lora else None)
+    loaded, tokenizer = load(model, device="cpu", dtype=work if lora_rank else None)
     if converting:
         if getattr(loaded.config, "sparse_attention", None):
             raise UsageError(
-                f"'{model}' is a hybrid model already: leave the pattern and --full-layers away."
+                f"'{model}' is a hybrid model already: omit the pattern and --full-layers."
             )
         loaded = convert(loaded, chosen, layers, length)
     report = run(
-        loaded, tokenizer, data, out, settings, evaluation=eval_data, device=device, say=note
+        loaded, tokenizer, data, out, settings, evaluation=evaluation, device=device, say=note
     )
     if as_json:
         emit(report)

@@ -1,6 +1,7 @@
 """`longreach pretrain`: a compressor out of a model and documents."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -8,10 +9,11 @@ from longreach.cli.method_options import MethodCommand, given_options
 from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note, say
 from longreach.compressors.method import Option, check_options, load_object
 from longreach.compressors.registry import DEFAULT_TRAINED, find_trained, trained_methods
+from longreach.training.common import options
 from longreach.wording import counted
 
 
-class PretrainCommand(MethodCommand):
+class PretrainCommand(options.TrainingCommand, MethodCommand):
     """The command, with the options of every method that is trained."""
 
     after = "method"
@@ -40,43 +42,32 @@ def pretrain(
         file_okay=False,
         help="Start from this compressor. [default: the base model]",
     ),
-    lora_r: int = typer.Option(16, "--lora-r", help="Rank of the adapter; its alpha is the same."),
-    lora_dropout: float = typer.Option(
-        0.05, "--lora-dropout", help="Dropout of the adapter; 0 saves a third of the time on a CPU."
-    ),
+    lora_rank: Annotated[int, options.lora_rank()] = 16,
+    lora_alpha: Annotated[int | None, options.lora_alpha("the rank")] = None,
+    lora_dropout: Annotated[float, options.LORA_DROPOUT] = 0.05,
     lora_targets: str = typer.Option(
         "attention", "--lora-targets", help="attention, or all with the MLP."
     ),
-    steps: int = typer.Option(
-        1000, "--steps", help="Steps of the optimizer; a finished run may be given more."
+    steps: Annotated[int, options.steps("; a finished run may be given more")] = 1000,
+    batch_size: Annotated[int, options.batch_size("Sequences")] = 1,
+    accumulate: Annotated[int, options.ACCUMULATE] = 8,
+    learning_rate: Annotated[float, options.learning_rate()] = 4e-4,
+    summary_learning_rate: float | None = typer.Option(
+        None,
+        "--summary-learning-rate",
+        help="Learning rate of all but the LoRA. [default: --learning-rate]",
     ),
-    batch_size: int = typer.Option(1, "--batch-size", help="Sequences in one forward pass."),
-    accumulate: int = typer.Option(8, "--accumulate", help="Batches of one step."),
-    lr: float = typer.Option(4e-4, "--lr", help="The highest learning rate."),
-    summary_lr: float | None = typer.Option(
-        None, "--summary-lr", help="Learning rate of all but the LoRA. [default: --lr]"
-    ),
-    warmup: float = typer.Option(
-        0.04, "--warmup", help="Share of the steps until that rate is reached."
-    ),
-    seed: int = typer.Option(
-        0, "--seed", help="Seed of the data's order, the draws and the adapter's start."
-    ),
-    save_every: int = typer.Option(
-        50, "--save-every", help="Steps between checkpoints; the last two are kept."
-    ),
-    checkpointing: bool = typer.Option(
-        False, "--checkpointing", help="Slower, in much less memory."
-    ),
+    warmup: Annotated[float, options.WARMUP] = 0.04,
+    seed: Annotated[int, options.SEED] = 0,
+    save_every: Annotated[int, options.save_every()] = 50,
+    checkpointing: Annotated[bool, options.CHECKPOINTING] = False,
     dtype: str | None = typer.Option(
         None,
         "--dtype",
         callback=dtype_checked,
         help="dtype of the base model. [default: bfloat16; cpu: float32]",
     ),
-    report_to: list[str] = typer.Option(
-        [], "--report-to", help="tensorboard, wandb, trackio; may be repeated."
-    ),
+    report_to: Annotated[list[str], options.REPORT_TO] = [],  # noqa: B006
     device: str | None = DeviceOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -102,15 +93,15 @@ def pretrain(
         given,
         lora_targets=lora_targets,
         lora_dropout=lora_dropout,
-        lora_r=lora_r,
-        lora_alpha=lora_r,
+        lora_rank=lora_rank,
+        lora_alpha=lora_rank if lora_alpha is None else lora_alpha,
     )
     schedule = Schedule(
         steps=steps,
         batch_size=batch_size,
         accumulate=accumulate,
-        lr=lr,
-        summary_lr=summary_lr,
+        learning_rate=learning_rate,
+        summary_learning_rate=summary_learning_rate,
         warmup=warmup,
         seed=seed,
         save_every=save_every,

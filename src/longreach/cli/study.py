@@ -2,7 +2,7 @@
 it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from longreach.cli.output import (
     say,
     table,
 )
+from longreach.training.common import options
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -32,11 +33,7 @@ def study(
         "--questions",
         help="JSON lines: question, answer(s), document. [default: made from the passages]",
     ),
-    evaluation: Path | None = typer.Option(
-        None,
-        "--evaluation",
-        help="Test on these instead of holding some of the others out.",
-    ),
+    evaluation: Annotated[Path | None, options.EVALUATION] = None,
     per_passage: int = typer.Option(
         1, "--per-passage", help="Questions made about each passage, 1 to 5."
     ),
@@ -57,22 +54,18 @@ def study(
         help="answers: the answers given; distill: what the model expects with the text in view.",
     ),
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
-    lr: float = typer.Option(3e-4, "--lr", help="The highest learning rate."),
-    lora: int = typer.Option(
-        8,
-        "--lora",
-        metavar="R",
-        help=(
-            "Rank of a new adapter on q, k, v, o; one that came with the compressor keeps its own."
-        ),
-    ),
-    batch: int = typer.Option(8, "--batch", help="Questions of a step, or answered together."),
-    accumulate: int = typer.Option(
-        1, "--accumulate", help="Parts a step is learned in: takes less memory."
-    ),
-    checkpointing: bool = typer.Option(
-        False, "--checkpointing", help="Slower, in much less memory."
-    ),
+    learning_rate: Annotated[float, options.learning_rate()] = 3e-4,
+    warmup: Annotated[float, options.WARMUP] = 0.04,
+    lora_rank: Annotated[
+        int, options.lora_rank(" on q, k, v, o; one that came with the compressor keeps its own")
+    ] = 8,
+    lora_alpha: Annotated[int | None, options.lora_alpha("twice the rank")] = None,
+    lora_dropout: Annotated[float, options.LORA_DROPOUT] = 0.05,
+    batch_size: Annotated[int, options.batch_size("Questions")] = 8,
+    accumulate: Annotated[int, options.ACCUMULATE] = 1,
+    batch: int | None = typer.Option(None, "--batch", hidden=True),
+    save_every: Annotated[int | None, options.save_every("ten a run")] = None,
+    checkpointing: Annotated[bool, options.CHECKPOINTING] = False,
     budget: int = typer.Option(
         2048, "--budget", help="Positions of a prompt at most, in training and in the gate."
     ),
@@ -81,18 +74,14 @@ def study(
         "--held-out",
         help="Share of the questions kept for testing: at least 1 question, at most 200.",
     ),
-    seed: int = typer.Option(
-        0, "--seed", help="Seed of the questions, the split, the order and the adapter's start."
-    ),
+    seed: Annotated[int, options.SEED] = 0,
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
     undo: bool = typer.Option(
         False,
         "--undo",
         help="Undo the last study: the adapter and the policy from before it come back.",
     ),
-    report_to: list[str] = typer.Option(
-        [], "--report-to", help="tensorboard, wandb, trackio; may be repeated."
-    ),
+    report_to: Annotated[list[str], options.REPORT_TO] = [],  # noqa: B006
     dtype: str | None = typer.Option(
         None,
         "--dtype",
@@ -119,14 +108,18 @@ def study(
     from longreach.training.study.questions import StudyQuestions
     from longreach.training.study.settings import StudySettings
 
+    batch_size = options.check_batch(batch, accumulate, batch_size)
     settings = StudySettings(
         loss=loss,  # type: ignore[arg-type]  # checked there
         epochs=epochs,
-        lr=lr,
-        lora=lora,
-        alpha=2 * lora,
-        batch=batch,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        lora_rank=lora_rank,
+        lora_alpha=2 * lora_rank if lora_alpha is None else lora_alpha,
+        lora_dropout=lora_dropout,
+        batch_size=batch_size,
         accumulate=accumulate,
+        save_every=save_every,
         checkpointing=checkpointing,
         budget=budget,
         seed=seed,

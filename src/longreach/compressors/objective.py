@@ -129,7 +129,7 @@ def lay_lora(model: "PreTrainedModel", recipe: Recipe) -> PeftModel:
     if getattr(model, "peft_config", None):
         raise ModelError("The model carries PEFT adapters: merge or delete them before training.")
     lora = LoraConfig(
-        r=recipe.lora_r,
+        r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules=list(ADAPTED[recipe.lora_targets]),

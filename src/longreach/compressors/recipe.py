@@ -55,7 +55,7 @@ class Recipe:
 
     Attributes:
         segment_tokens: Mean tokens of a segment; what the compressor will read at a time.
-        lora_r: Rank of the adapter.
+        lora_rank: Rank of the adapter.
         lora_alpha: Its alpha.
         lora_dropout: Its dropout.
         lora_targets: On the attention's four projections, or on these and the three of the MLP.
@@ -66,7 +66,7 @@ class Recipe:
     """
 
     segment_tokens: int = 480
-    lora_r: int = 16
+    lora_rank: int = 16
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_targets: Targets = "attention"
@@ -75,7 +75,7 @@ class Recipe:
     method: ClassVar[str]
 
     def __post_init__(self) -> None:
-        self.check_least({"segment_tokens": 2, "lora_r": 1})
+        self.check_least({"segment_tokens": 2, "lora_rank": 1, "lora_alpha": 1})
         if self.lora_targets not in ADAPTED:
             listed = ", ".join(ADAPTED)
             raise UsageError(f"lora_targets is '{self.lora_targets}'; it must be one of {listed}.")

@@ -64,7 +64,7 @@ def run_study(
     model, tokenizer = session.model, session.tokenizer
     _check_budget(settings.budget, window_of(model))
     own_model = OwnModel(
-        model, tokenizer, corpus.settings.model_fingerprint, batch_size=settings.batch
+        model, tokenizer, corpus.settings.model_fingerprint, batch_size=settings.batch_size
     )
     questions = gathering.gather(own_model, training=not gate_only, say=say)
 
@@ -80,7 +80,7 @@ def run_study(
         questions.tested,
         settings.budget,
         seed=settings.seed,
-        batch_size=settings.batch,
+        batch_size=settings.batch_size,
         say=say,
     )
     if last_kept(corpus) == kept:

@@ -1,5 +1,5 @@
 """LoRA weights merged into a model; hybrids kept as `config.json` and the adapter of
-`longreach extend --lora`."""
+`longreach extend --lora-rank`."""
 
 from __future__ import annotations
 

@@ -21,36 +21,58 @@ from typing import Any
 from longreach.errors import ModelError, UsageError, out_of_memory, reason_of
 from longreach.jsontext import parse_object
 
-CHECKPOINTS, ADAPTER, REPORT = "checkpoints", "adapter", "training.json"
-_RUN, _LOG, _STATE, _ASIDE = "run.json", "log.jsonl", "trainer_state.json", ".result"
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+REPORT = "training.json"
+_LOG = "log.jsonl"
+_STATE = "trainer_state.json"
+_ASIDE = ".result"
 _MOST_NAMED = 6  # settings that differ, in one sentence
 
 
-def claim(out: Path, settings: Mapping[str, Any], *, renew: Collection[str] = ()) -> None:
+def claim(
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    renew: Collection[str] = (),
+    earlier: Mapping[str, str | None] | None = None,
+) -> None:
     """Makes `out` the folder of a run, or finds that it is already this run's.
 
     Args:
         out: A folder that does not exist yet, an empty one, or one of a run that was stopped.
         settings: Everything that decides the result; JSON values.
         renew: Those of which a new value takes the place of the old one.
+        earlier: What settings were called in earlier releases, and are called now; None for those
+            that are gone.
 
     Raises:
         UsageError: The folder holds something else, or a run whose settings differ or are damaged.
     """
     wanted = json.loads(json.dumps(settings))
     refuse_foreign(out)
-    if not (out / _RUN).is_file():
+    if not (out / RUN).is_file():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / _RUN, wanted)
-    there = settings_of(out)
+        write_json(out / RUN, wanted)
+    there = _renamed(settings_of(out), earlier or {})
     differing = [] if there == wanted else sorted(_differing(there, wanted, renew))
     if differing:
         raise UsageError(
             f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another"
             " folder, or that run's settings to go on with it."
         )
-    if there != wanted:
-        write_json(out / _RUN, wanted)
+    if settings_of(out) != wanted:
+        write_json(out / RUN, wanted)
+
+
+def _renamed(settings: dict[str, Any], earlier: Mapping[str, str | None]) -> dict[str, Any]:
+    renamed = dict[str, Any]()
+    for name, value in settings.items():
+        now = earlier.get(name, name)
+        if now is not None:
+            renamed[now] = value
+    return renamed
 
 
 def settings_of(out: Path) -> dict[str, Any]:
@@ -60,16 +82,16 @@ def settings_of(out: Path) -> dict[str, Any]:
         UsageError: They are damaged.
     """
     try:
-        return parse_object((out / _RUN).read_bytes(), nan=float)
+        return parse_object((out / RUN).read_bytes(), nan=float)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
-        raise UsageError(f"'{out / _RUN}' is damaged: give another folder.") from error
+        raise UsageError(f"'{out / RUN}' is damaged: give another folder.") from error
 
 
 def refuse_foreign(out: Path) -> None:
     """Raises UsageError where `out` is neither free nor the folder of a run."""
-    if out.exists() and not (out / _RUN).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / RUN).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"'{out}' exists already and is no run: give a folder that does not exist yet, or an"
             " empty one."

@@ -18,12 +18,12 @@ from peft import LoraConfig, get_peft_model
 from longreach.errors import UsageError
 from longreach.models.hybrid.adapted import ADAPTER, read_json
 from longreach.models.loading.lora import lay, lora_config, lora_weights
-from longreach.training.extend.settings import Settings
+from longreach.training.extend.settings import ExtendSettings
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
-def attach(model: Any, settings: Settings, dtype: torch.dtype) -> Any:
+def attach(model: Any, settings: ExtendSettings, dtype: torch.dtype) -> Any:
     """The model under a new LoRA: its own weights in `dtype` and fixed, everything that is trained
     in float32.
 
@@ -36,7 +36,8 @@ def attach(model: Any, settings: Settings, dtype: torch.dtype) -> Any:
         # A tied head is the embedding: `objective` takes the trained one for both.
         tied = model.config.get_text_config().tie_word_embeddings
         also += ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
-    return lora(model.to(dtype), settings.lora, alpha=2 * settings.lora, also=also)
+    rank = settings.lora_rank
+    return lora(model.to(dtype), rank, alpha=settings.lora_alpha or 2 * rank, also=also)
 
 
 def lora(
@@ -59,7 +60,7 @@ def lora(
     if not names.issuperset(_TARGETS):
         raise UsageError(
             f"A {type(model).__name__} has no {', '.join(sorted({*_TARGETS} - names))} for LoRA:"
-            " leave --lora away."
+            " omit --lora-rank."
         )
     config = LoraConfig(
         r=rank,

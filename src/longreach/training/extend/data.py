@@ -109,12 +109,12 @@ def _fewer(kept: int, wanted: int, documents: int) -> str:
     found = f"{counted(documents, 'document')} in all"
     if documents < 2:
         return (
-            f"No document is held out for testing: there is {found}; give others with --eval-data."
+            f"No document is held out for testing: there is {found}; give others with --evaluation."
         )
     if not kept:
         return (
             f"No document is held out for testing: none of {found} has two tokens; give others with"
-            " --eval-data."
+            " --evaluation."
         )
     return (
         f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter"

@@ -34,7 +34,7 @@ from longreach.training.extend import adapter
 from longreach.training.extend.data import Data, Samples
 from longreach.training.extend.objective import chunked_loss, put_together
 from longreach.training.extend.order import Order
-from longreach.training.extend.settings import SCHEDULES, Settings
+from longreach.training.extend.settings import EARLIER_NAMES, SCHEDULES, ExtendSettings
 from longreach.wording import counted
 
 
@@ -43,7 +43,7 @@ def extend(
     tokenizer: Any,
     data: Sequence[str | Path],
     out: str | Path,
-    settings: Settings,
+    settings: ExtendSettings,
     *,
     evaluation: Sequence[str | Path] = (),
     device: str | None = None,
@@ -109,7 +109,7 @@ def extend(
             "steps": steps,
         }
         with probe.main_process_first(local=False):
-            run.claim(out, identity)
+            run.claim(out, identity, earlier=EARLIER_NAMES)
             if first:
                 run.drop_torn(out)
         report, checkpoint = run.report_of(out), run.last_checkpoint(out)
@@ -165,13 +165,13 @@ def extend(
             if first:
                 put_together(trained, whole)
         if first:
-            result = adapter.merge(trained, out / run.ADAPTER) if settings.lora else trained
+            result = adapter.merge(trained, out / run.ADAPTER) if settings.lora_rank else trained
             run.finish(out, result, tokenizer, history, report)
         trainer.accelerator.wait_for_everyone()
     return report
 
 
-def _check(model: Any, settings: Settings, device: str) -> None:
+def _check(model: Any, settings: ExtendSettings, device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UsageError(
             f"The device is {device!r}; give cpu or cuda, and CUDA_VISIBLE_DEVICES to choose among"
@@ -191,7 +191,7 @@ def _check(model: Any, settings: Settings, device: str) -> None:
 
 
 def _arguments(
-    settings: Settings, out: Path, device: str, dtype: torch.dtype, **more: Any
+    settings: ExtendSettings, out: Path, device: str, dtype: torch.dtype, **more: Any
 ) -> TrainingArguments:
     return arguments(
         out / run.CHECKPOINTS,
@@ -213,9 +213,9 @@ def _sequence_ranks() -> int:
     return int(os.environ.get("PARALLELISM_CONFIG_SP_SIZE", "1"))
 
 
-def _steps(settings: Settings, order: Order, per_step: int) -> int:
-    if settings.max_steps:
-        return settings.max_steps
+def _steps(settings: ExtendSettings, order: Order, per_step: int) -> int:
+    if settings.steps:
+        return settings.steps
     if not settings.tokens:
         return -(-order.rectangles() // per_step)
     steps = tokens = 0
@@ -226,14 +226,14 @@ def _steps(settings: Settings, order: Order, per_step: int) -> int:
 
 
 @contextmanager
-def _prepared(model: Any, settings: Settings, dtype: torch.dtype) -> Iterator[Any]:
+def _prepared(model: Any, settings: ExtendSettings, dtype: torch.dtype) -> Iterator[Any]:
     """The model as it is trained; its config and its mode come back."""
     lengthen(model, settings.length)
     use_cache = model.config.use_cache  # Trainer switches it off, and it would be saved so
     set_seed(settings.seed)
     checkpointing(model, settings.checkpointing)
     try:
-        if settings.lora:
+        if settings.lora_rank:
             yield adapter.attach(model, settings, dtype)
         else:
             yield model.float().requires_grad_(True)
@@ -243,18 +243,18 @@ def _prepared(model: Any, settings: Settings, dtype: torch.dtype) -> Iterator[An
         model.eval()
 
 
-def _lower(settings: Settings) -> str:
+def _lower(settings: ExtendSettings) -> str:
     """What takes less memory."""
     length = f"--length (it is {settings.length})"
-    if settings.rows > 1:
-        return f"--rows (it is {settings.rows})"
+    if settings.batch_size > 1:
+        return f"--batch-size (it is {settings.batch_size})"
     if not settings.checkpointing:
         return "memory by leaving --no-checkpointing away"
-    return length if settings.lora else f"what is trained with --lora 16, or {length}"
+    return length if settings.lora_rank else f"what is trained with --lora-rank 16, or {length}"
 
 
 def _report(
-    data: Data, settings: Settings, history: list[dict[str, Any]], samples: int
+    data: Data, settings: ExtendSettings, history: list[dict[str, Any]], samples: int
 ) -> dict[str, Any]:
     losses = [line["loss"] for line in history if "loss" in line]
     tests = [line for line in history if "eval_loss" in line]

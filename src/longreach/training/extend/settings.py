@@ -7,35 +7,45 @@ from typing import TYPE_CHECKING, Any
 
 from longreach.errors import UsageError
 from longreach.models.device import check_dtype_name, dtype_of
+from longreach.training.common.checks import (
+    check_at_least,
+    check_rate,
+    check_seed,
+    check_share,
+    check_weight,
+)
 from longreach.training.extend.order import Mix
 
 if TYPE_CHECKING:
     import torch
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
-# What may change when a run goes on.
+# What may change when a run is resumed.
 _FREE = ("report_to", "save_every", "eval_every", "checkpointing")
+# What run.json of an earlier release calls them.
+EARLIER_NAMES = {"max_steps": None, "rows": "batch_size", "lora": "lora_rank"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtendSettings:
     """How a window is extended.
 
     Attributes:
         length: Target length in tokens.
-        max_steps: Optimiser steps.
+        steps: Steps of the optimizer.
         tokens: Or tokens to learn: steps until they are reached. Neither: the data once.
         batch_tokens: Tokens of a step, about; None for 8 rows of the target length. Batches of all
             processes, and as many of each as it takes, are accumulated.
-        rows: Rows of the target length that one device learns at a time.
-        lora: Rank of a LoRA on the attention's projections; 0 trains everything.
+        batch_size: Rows of the target length in one forward pass of a device.
+        lora_rank: Rank of a LoRA on the attention's projections; 0 trains everything.
+        lora_alpha: Its scale, times the rank; None for twice the rank.
         train_norms: With LoRA, train the norms as well.
         train_embeddings: With LoRA, train embeddings and LM head as well.
         learning_rate: At its highest; None for 2e-5, or 2e-4 with LoRA.
         schedule: "cosine" down to 0, or "constant".
         warmup: Share of the steps on which the learning rate rises, 0 to 1.
         weight_decay: Of AdamW.
-        long_tokens: Documents of so many tokens are drawn more often; never above the target
+        long_tokens: Documents of this many tokens are drawn more often; never above the target
             length.
         long_weight: How many times as often.
         held_out: Documents for testing.
@@ -50,11 +60,12 @@ class Settings:
     """
 
     length: int
-    max_steps: int | None = None
+    steps: int | None = None
     tokens: int | None = None
     batch_tokens: int | None = None
-    rows: int = 1
-    lora: int = 0
+    batch_size: int = 1
+    lora_rank: int = 0
+    lora_alpha: int | None = None
     train_norms: bool = False
     train_embeddings: bool = False
     learning_rate: float | None = None
@@ -72,37 +83,30 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "tokens", "batch_tokens", "rows", "eval_every", "save_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; give at least 1.")
-        if self.max_steps and self.tokens:
-            raise UsageError(
-                f"max_steps is {self.max_steps} and tokens {self.tokens}; give one of them."
-            )
+        check_at_least(self, 1, "steps", "tokens", "batch_tokens", "batch_size", "lora_alpha")
+        check_at_least(self, 1, "eval_every", "save_every")
+        check_at_least(self, 0, "lora_rank", "held_out")
+        check_rate("learning_rate", self.learning_rate)
+        check_share("warmup", self.warmup, whole=True)
+        check_weight("weight_decay", self.weight_decay)
+        check_seed(self.seed)
+        if self.steps and self.tokens:
+            raise UsageError(f"steps is {self.steps} and tokens {self.tokens}; give one of them.")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule is {self.schedule!r}; give {' or '.join(SCHEDULES)}.")
-        if not 0 <= self.warmup <= 1 or self.lora < 0 or self.seed < 0 or self.weight_decay < 0:
-            raise UsageError(
-                "warmup is a share from 0 to 1; lora, weight_decay and seed are 0 or more."
-            )
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise UsageError(
-                f"learning_rate is {self.learning_rate}; give a number above 0, such as 2e-5."
-            )
         if self.dtype is not None:
             self._check_dtype(self.dtype)
         self.mix.width(1)  # making it checks it
-        if (self.train_norms or self.train_embeddings) and not self.lora:
+        if (self.train_norms or self.train_embeddings) and not self.lora_rank:
             raise UsageError(
-                "train_norms and train_embeddings go with lora; without it everything is trained"
-                " anyway."
+                "train_norms and train_embeddings go with lora_rank; without it everything is"
+                " trained anyway."
             )
 
     @property
     def highest_rate(self) -> float:
         """The learning rate at its highest."""
-        return self.learning_rate or (2e-4 if self.lora else 2e-5)
+        return self.learning_rate or (2e-4 if self.lora_rank else 2e-5)
 
     @property
     def step_tokens(self) -> int:
@@ -112,7 +116,7 @@ class Settings:
     @property
     def capacity(self) -> int:
         """Tokens that one device learns at a time."""
-        return self.rows * self.length
+        return self.batch_size * self.length
 
     @property
     def mix(self) -> Mix:
@@ -129,13 +133,11 @@ class Settings:
         """The dtype of the computation on a device."""
         import torch
 
-        if self.dtype is None:
-            return (
-                torch.bfloat16
-                if device != "cpu" and torch.cuda.is_bf16_supported()
-                else torch.float32
-            )
-        return dtype_of(self.dtype)
+        if self.dtype is not None:
+            return dtype_of(self.dtype)
+        if device != "cpu" and torch.cuda.is_bf16_supported():
+            return torch.bfloat16
+        return torch.float32
 
     @staticmethod
     def _check_dtype(dtype: str) -> None:
@@ -144,5 +146,5 @@ class Settings:
             raise UsageError(f"dtype is {dtype}; training takes bfloat16 or float32.")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same when a run goes on."""
+        """Returns what must be the same when a run is resumed."""
         return {key: value for key, value in asdict(self).items() if key not in _FREE}

@@ -31,7 +31,7 @@ from longreach.training.common import run
 from longreach.training.common.frame import arguments, full_said, silent, stderr
 from longreach.training.common.trackers import check_trackers
 from longreach.training.pretrain.rows import Rows
-from longreach.training.pretrain.schedule import Schedule
+from longreach.training.pretrain.schedule import EARLIER_NAMES, Schedule
 from longreach.training.pretrain.trainer import (
     CompressorTrainer,
     begin_with,
@@ -146,7 +146,7 @@ def pretrain(
             objective,
             model_ref=model_ref,
             row_tokens=learned.row_tokens,
-            summary_lr=schedule.summary_lr or schedule.lr,
+            summary_lr=schedule.summary_learning_rate or schedule.learning_rate,
             progress=progress,
             args=args,
             train_dataset=learned.rows,
@@ -238,7 +238,7 @@ def _arguments(
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.accumulate,
-        learning_rate=schedule.lr,
+        learning_rate=schedule.learning_rate,
         adam_beta2=0.98,
         lr_scheduler_type="cosine",
         warmup_steps=round(schedule.warmup * schedule.steps),
@@ -284,7 +284,8 @@ def _claim(
         # Another start will do where nothing came of the first, or where an earlier release did not
         # note it.
         fixed = bool(checkpoints(folder)) and "start" in run.settings_of(folder)
-        run.claim(folder, settings, renew=() if fixed else ("start",))
+        renew = () if fixed else ("start",)
+        run.claim(folder, settings, renew=renew, earlier=EARLIER_NAMES)
         if args.process_index == 0:
             drop_incomplete(folder)
     done = next(reversed(checkpoints(folder)), None)

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from longreach.errors import UsageError
+from longreach.training.common.checks import check_at_least, check_rate, check_share
+
+# What run.json of an earlier release calls settings of a run.
+EARLIER_NAMES = {
+    "lora_r": "lora_rank",
+    "lr": "learning_rate",
+    "summary_lr": "summary_learning_rate",
+}
 
 
 @dataclass(frozen=True)
@@ -11,22 +18,24 @@ class Schedule:
 
     Attributes:
         steps: Of the optimizer.
-        batch_size: sequences in one forward pass, on each device.
-        accumulate: batches of one step.
-        lr: the highest learning rate; it falls along a cosine.
-        summary_lr: the same of the summary embeddings, which start all alike; None: lr.
-        warmup: share of the steps until it is reached.
-        seed: of the order of the data, the draws and the adapter's start.
-        save_every, log_every: steps from one checkpoint, one logged loss, to the next.
-        checkpointing: compute each layer again in the backward pass: slower, in much less memory.
-        report_to: tensorboard, wandb, trackio: where to send the figures.
+        batch_size: Sequences in one forward pass, on each device.
+        accumulate: Forward passes of one step.
+        learning_rate: At its highest; it falls along a cosine.
+        summary_learning_rate: The same of what is trained beside the LoRA, such as summary
+            embeddings, which start all alike; None: as the LoRA's.
+        warmup: Share of the steps until it is reached.
+        seed: Of the order of the data, the draws and the adapter's start.
+        save_every: Steps between checkpoints.
+        log_every: Steps between losses that are logged.
+        checkpointing: Compute each layer again on the way back: slower, in much less memory.
+        report_to: Where to send the figures: tensorboard, wandb, trackio.
     """
 
     steps: int = 1000
     batch_size: int = 1
     accumulate: int = 8
-    lr: float = 4e-4
-    summary_lr: float | None = None
+    learning_rate: float = 4e-4
+    summary_learning_rate: float | None = None
     warmup: float = 0.04
     seed: int = 0
     save_every: int = 50
@@ -35,12 +44,7 @@ class Schedule:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.summary_lr is not None and not self.summary_lr > 0:
-            raise UsageError(f"summary_lr is {self.summary_lr}; it must be above 0.")
-        if not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise UsageError(
-                f"lr is {self.lr} and warmup {self.warmup}; lr must be above 0, warmup in [0, 1)."
-            )
+        check_at_least(self, 1, "steps", "batch_size", "accumulate", "save_every", "log_every")
+        check_rate("learning_rate", self.learning_rate)
+        check_rate("summary_learning_rate", self.summary_learning_rate)
+        check_share("warmup", self.warmup)

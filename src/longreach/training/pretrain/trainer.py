@@ -31,7 +31,7 @@ from longreach.training.common.frame import clock, stderr
 from longreach.training.common.trainer import StopAtBadGradients, not_finite
 
 COMPLETE = "complete"
-_ADVICE = "Train in another folder with a lower --lr, or look at the data."
+_ADVICE = "Train in another folder with a lower --learning-rate, or look at the data."
 
 
 def step_of(checkpoint: Path) -> int:

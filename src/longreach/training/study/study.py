@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
 
 _LEFT_FOR_ANSWERS = 128  # positions of the window, at least
-_FREE = ("save_every", "checkpointing", "report_to")  # what may change when a run goes on
 
 
 class StudyReport(NamedTuple):
@@ -114,12 +113,10 @@ def study(
             f"The vectors of corpus '{corpus.name}' were made for another model: load that one."
         )
     with working(corpus) as work:
-        identity = _identity(corpus, questions, settings)
-        out = (
-            work
-            / "runs"
-            / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        )
+        others = _identity(corpus, questions)
+        identity = settings.identity() | others
+        out = _run_folder(work, identity)
+        _take_over(_run_folder(work, settings.earlier_identity() | others), out, identity)
         run.claim(out, identity)
         report = run.report_of(out)
         if report is None:
@@ -134,22 +131,31 @@ def study(
         return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
 
 
-def _identity(
-    corpus: Corpus, questions: Sequence[Question], settings: StudySettings
-) -> dict[str, Any]:
-    """All that decides the result."""
+def _identity(corpus: Corpus, questions: Sequence[Question]) -> dict[str, Any]:
+    """Returns all but the settings that decides the result."""
     asked = json.dumps([asdict(question) for question in questions])
-    kept = {key: value for key, value in asdict(settings).items() if key not in _FREE}
-    return (
-        kept
-        | {
-            "questions": hashlib.sha256(asked.encode()).hexdigest(),
-            "model": corpus.settings.model_fingerprint,
-            "compressor": corpus.settings.fingerprint,
-            "documents": sorted(document.revision for document in corpus.documents()),
-        }
-        | ({"start": _digest(start)} if (start := _start(corpus)) else {})
-    )
+    identity = {
+        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+        "model": corpus.settings.model_fingerprint,
+        "compressor": corpus.settings.fingerprint,
+        "documents": sorted(document.revision for document in corpus.documents()),
+    }
+    start = _start(corpus)
+    if start is not None:
+        identity["start"] = _digest(start)
+    return identity
+
+
+def _run_folder(work: Path, identity: dict[str, Any]) -> Path:
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return work / "runs" / name
+
+
+def _take_over(earlier: Path, out: Path, identity: dict[str, Any]) -> None:
+    """Makes the folder of a run that an earlier release began, under other names, this run's."""
+    if earlier.is_dir() and not out.exists():
+        run.write_json(earlier / run.RUN, identity)
+        earlier.rename(out)
 
 
 def _digest(adapter: Path) -> str:
@@ -172,7 +178,7 @@ def _train(
         say(f"Going on from {checkpoint.name}.")
     window, device = window_of(model), str(model.device)
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
-    lower = f"--budget (it is {settings.budget}) or --batch (it is {settings.batch})"
+    lower = f"--budget (it is {settings.budget}) or --batch-size (it is {settings.batch_size})"
     lower += "" if settings.checkpointing else ", or give --checkpointing"
     with (
         quiet(),
@@ -185,7 +191,7 @@ def _train(
             model,
             tokenizer,
             questions,
-            batch=settings.batch,
+            batch=settings.step_questions,
             accumulate=settings.accumulate,
             epochs=settings.epochs,
             budget=budget,
@@ -202,7 +208,7 @@ def _train(
             per_device_train_batch_size=1,  # a sample is a whole batch
             gradient_accumulation_steps=data.accumulate,
             max_steps=data.steps,
-            learning_rate=settings.lr,
+            learning_rate=settings.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=round(settings.warmup * data.steps),
             save_steps=settings.save_every or -(-data.steps // 10),
@@ -245,7 +251,12 @@ def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterato
         if start:
             adapted = begun(model, start)
         else:
-            adapted = lora(model, settings.lora, alpha=settings.alpha, dropout=settings.dropout)
+            adapted = lora(
+                model,
+                settings.lora_rank,
+                alpha=settings.lora_alpha,
+                dropout=settings.lora_dropout,
+            )
         switch_off(model)
     try:
         yield StudyObjective(adapted)

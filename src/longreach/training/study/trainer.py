@@ -105,7 +105,7 @@ class StudyTrainer(LongTrainer):
     use the model.
     """
 
-    advice = "Run the same command with a lower --lr, or look at the questions."
+    advice = "Run the same command with a lower --learning-rate, or look at the questions."
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer: of all that is trained, which an adapter is only while it is on."""
