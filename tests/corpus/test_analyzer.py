@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longreach.corpus.search.analyzer import fold, has_content, passage_terms, question_terms
+from longreach.corpus.search.analyzer import cut_passages, cut_question, fold, has_content
 
 
 def terms(text):
-    return passage_terms([text])[0]
+    return cut_passages([text])[0]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def terms(text):
 )
 def test_the_same_word_is_the_same_term(one, other):
     assert terms(one) == terms(other) != []
-    assert question_terms(one) == question_terms(other) != []
+    assert cut_question(one) == cut_question(other) != []
 
 
 def test_different_words_stay_different():
@@ -51,29 +51,29 @@ def test_different_words_stay_different():
 
 
 def test_scripts_without_spaces_are_cut_into_pairs():
-    assert question_terms("租金是多少？") == ["租金", "金是", "是多", "多少"]
+    assert cut_question("租金是多少？") == ["租金", "金是", "是多", "多少"]
     assert terms("租金") == ["租", "金", "租金"]
-    assert question_terms("임대료는 얼마") == ["임대", "대료", "료는", "얼마"]
-    assert question_terms("アイスー") == ["アイ", "イス", "スー"]
+    assert cut_question("임대료는 얼마") == ["임대", "대료", "료는", "얼마"]
+    assert cut_question("アイスー") == ["アイ", "イス", "スー"]
     for text in ("ราคาเท่าไร", "ລາຄາເທົ່າໃດ", "តម្លៃប៉ុន្មាន", "ဈေးဘယ်လောက်လဲ", "ㄅㄆㄇ"):
-        assert set(question_terms(text)) <= set(terms(text)) and {len(term) for term in question_terms(text)} == {2}
+        assert set(cut_question(text)) <= set(terms(text)) and {len(term) for term in cut_question(text)} == {2}
 
 
 @pytest.mark.parametrize("question", ["租", "金", "집", "ア", "々", "ก"])
 def test_a_single_character_is_looked_for(question):
-    assert question_terms(question) == [question]
+    assert cut_question(question) == [question]
     assert question in terms(f"合同规定租金。{question}{question}합니다 アイス กขค 佐々木 집에서")
 
 
 def test_a_single_ideogram_among_kana_is_a_word():
-    assert question_terms("猫は好き？") == ["猫", "好", "猫は", "は好", "好き"]
+    assert cut_question("猫は好き？") == ["猫", "好", "猫は", "は好", "好き"]
     assert "猫" in terms("黒い猫が庭にいる")
 
 
 def test_mixed_scripts_are_cut_where_they_change():
-    assert question_terms("iPhone手机多少钱") == [question_terms("iPhone")[0], "手机", "机多", "多少", "少钱"]
-    assert question_terms("第3条 COVID-19感染症") == ["第", "3", "条", "covid", "19", "感染", "染症"]
-    assert question_terms("Tシャツ") == ["t", "シャ", "ャツ"]
+    assert cut_question("iPhone手机多少钱") == [cut_question("iPhone")[0], "手机", "机多", "多少", "少钱"]
+    assert cut_question("第3条 COVID-19感染症") == ["第", "3", "条", "covid", "19", "感染", "染症"]
+    assert cut_question("Tシャツ") == ["t", "シャ", "ャツ"]
 
 
 def test_words_with_spaces_stay_whole_with_their_marks():
@@ -85,10 +85,10 @@ def test_words_with_spaces_stay_whole_with_their_marks():
 
 def test_stop_words_are_left_out_unless_asked_for():
     assert terms("The end of the lease") == terms("END LEASE") == ["end", "leas"]
-    assert question_terms("to be or not to be") == []
-    assert question_terms("to be or not to be", stop_words=True) == ["to", "be", "or", "not", "to", "be"]
-    assert passage_terms(["The end", ""], stop_words=True) == [["the", "end"], []]
-    assert question_terms("?! 🙂") == []
+    assert cut_question("to be or not to be") == []
+    assert cut_question("to be or not to be", stop_words=True) == ["to", "be", "or", "not", "to", "be"]
+    assert cut_passages(["The end", ""], stop_words=True) == [["the", "end"], []]
+    assert cut_question("?! 🙂") == []
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_folding_is_done_once_and_for_all(text):
 
 @given(st.text(max_size=60))
 def test_a_text_is_found_by_itself(text):
-    assert set(question_terms(text, stop_words=True)) <= set(passage_terms([text], stop_words=True)[0])
+    assert set(cut_question(text, stop_words=True)) <= set(cut_passages([text], stop_words=True)[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longreach.corpus.documents import Document
-from longreach.corpus.naming import fitting, resolve
+from longreach.corpus.naming import find_fitting, resolve
 from longreach.corpus.store import Corpus
 from longreach.errors import UsageError
 from tests.corpus.corpus_fakes import FakeCompressor
@@ -38,7 +38,7 @@ NAMES = ["/home/me/books/alice.txt", "/home/me/books/tom.txt", "/home/you/tom.tx
     ],
 )
 def test_what_a_name_may_stand_for(given, found):
-    assert fitting(given, NAMES) == found
+    assert find_fitting(given, NAMES) == found
 
 
 def test_errors_say_what_to_write():
@@ -137,4 +137,4 @@ def test_names_are_whole_where_the_locale_knows_ascii_only(tmp_path):
 
 @pytest.mark.parametrize("given", ["\ud800", "a\0b", "x" * 5000])
 def test_what_no_path_can_be_fits_nothing(given):
-    assert fitting(given, ["/texts/a.txt", "b"]) == []
+    assert find_fitting(given, ["/texts/a.txt", "b"]) == []

@@ -157,7 +157,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks():
 
 
 def test_equal_scores_come_in_document_order():
-    assert retrieval._best(np.array([1.0, 3.0, 1.0, 3.0, 0.0]), 4) == [1, 3, 0, 2]
+    assert retrieval._rank(np.array([1.0, 3.0, 1.0, 3.0, 0.0]), 4) == [1, 3, 0, 2]
 
 
 def test_the_index_follows_the_corpus(tmp_path):

@@ -17,9 +17,9 @@ from longreach.corpus import artefacts, compaction
 from longreach.corpus.artefacts import ADAPTER
 from longreach.corpus.documents import Document
 from longreach.corpus.documents.convert import read
-from longreach.corpus.faults import storage_faults
-from longreach.corpus.head import HEAD, Head, manifests, version_of
-from longreach.corpus.integrity import LOCK, LOG, FileLog, file_hash
+from longreach.corpus.faults import explain_storage_faults
+from longreach.corpus.head import HEAD, Head, list_manifests, parse_version
+from longreach.corpus.integrity import LOCK, LOG, FileLog, hash_file
 from longreach.corpus.schema import sha256
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
@@ -104,7 +104,7 @@ def test_flips_in_artefacts_from_before_are_refused(old):
 
 def set_clock_ahead(corpus, table, seconds=86_400):
     """Makes the newest version of a table one that was written when the clock was ahead."""
-    path = manifests(corpus.path, table)[-1]
+    path = list_manifests(corpus.path, table)[-1]
     raw, now = path.read_bytes(), int(time.time())
     for written in range(now + 1, now - 60, -1):
         if raw.count(b"\x08" + _varint(written)) == 1:
@@ -113,7 +113,7 @@ def set_clock_ahead(corpus, table, seconds=86_400):
     else:
         raise AssertionError("no time is found in the manifest")
     log = FileLog(corpus.path)
-    log.rewrite({name: file_hash(corpus.path / name) for name in log.files})
+    log.rewrite({name: hash_file(corpus.path / name) for name in log.files})
 
 
 def _varint(number):
@@ -212,7 +212,7 @@ def test_compaction_shortens_the_log(corpus):
 
 @pytest.mark.parametrize("table", ["documents", "passages"])
 def test_a_table_that_lost_its_newest_version_is_neither_read_nor_written(corpus, table):
-    manifests(corpus.path, table)[-1].unlink()
+    list_manifests(corpus.path, table)[-1].unlink()
     for use in (corpus.documents, corpus.versions, lambda: corpus.add(Document("c", "third")), corpus.compact):
         with pytest.raises(CorpusDamaged, match=f"{table}.*is missing.*repair"):
             use()
@@ -358,7 +358,7 @@ def test_repair_keeps_documents_whose_rows_hold_and_names_the_others(corpus):
 
 def test_repair_of_a_table_that_lost_its_newest_version_says_so(corpus):
     corpus.add(Document("c", "third"))
-    manifests(corpus.path, "documents")[-1].unlink()
+    list_manifests(corpus.path, "documents")[-1].unlink()
     report = corpus.repair()
     assert report.documents == 2 and "newest version (3) of the table 'documents'" in report.lost[0]
     assert corpus.verify().problems == []
@@ -495,11 +495,11 @@ def test_errors_of_the_system_mean_what_they_are(number, words):
             f"lance error: LanceError(IO): Generic LocalFileSystem error: x (os error {number}), /rust/x.rs:1"
         ),
     ):
-        with pytest.raises(StorageError, match=words) as caught, storage_faults(where):
+        with pytest.raises(StorageError, match=words) as caught, explain_storage_faults(where):
             raise error
         assert "backup" not in str(caught.value)
     for error in (RuntimeError(f"Object at {where}/x not found (os error 2)"), ValueError("bad magic"), KeyError("x")):
-        with pytest.raises(CorpusDamaged), storage_faults(where):
+        with pytest.raises(CorpusDamaged), explain_storage_faults(where):
             raise error
 
 
@@ -556,9 +556,9 @@ def test_a_version_whose_passages_are_gone_is_not_rolled_back_to(corpus):
 
 
 def test_versions_are_numbers_in_names(corpus):
-    found = manifests(corpus.path, "documents")
-    assert [version_of(path) for path in found] == [1, 2] == [entry.version for entry in corpus.versions()]
-    assert version_of(Path("7.manifest")) == 7 and artefacts.SEAL == "sha256.json"
+    found = list_manifests(corpus.path, "documents")
+    assert [parse_version(path) for path in found] == [1, 2] == [entry.version for entry in corpus.versions()]
+    assert parse_version(Path("7.manifest")) == 7 and artefacts.SEAL == "sha256.json"
 
 
 def test_a_busy_corpus_is_neither_repaired_nor_compacted(corpus, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.corpus.head import replace_file
-from longreach.corpus.integrity import CHANGING, LOG, WORK, FileLog, Recorded, file_hash
+from longreach.corpus.integrity import CHANGING, LOG, WORK, FileLog, Recorded, hash_file
 from longreach.corpus.schema import READER, SCORECARD, sha256
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
@@ -212,7 +212,7 @@ def _hash_files(folder: Path) -> dict[str, Recorded]:
     found = {}
     for path in folder.rglob("*"):
         if path.is_file():
-            found[path.relative_to(folder).as_posix()] = file_hash(path)
+            found[path.relative_to(folder).as_posix()] = hash_file(path)
     return found
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from longreach.corpus.head import manifests
+from longreach.corpus.head import list_manifests
 from longreach.corpus.tables import DATABASE
 
 _BATCH_ROWS = 256
+_BATCH_REVISIONS = 500
+# Of the files that Lance writes.
 _SUFFIXES = {".lance", ".manifest", ".arrow", ".bin", ".txn", ".json", ".idx"}
 
 
@@ -23,8 +25,9 @@ def drop_unused(database: Any, used: Collection[str]) -> None:
     passages = database.open_table("passages")
     stored = set(passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
     unused = sorted(stored.difference(used))
-    for at in range(0, len(unused), 500):
-        listed = ", ".join(f"'{revision}'" for revision in unused[at : at + 500])
+    # Not all in one filter: it would grow without bounds.
+    for at in range(0, len(unused), _BATCH_REVISIONS):
+        listed = ", ".join(f"'{revision}'" for revision in unused[at : at + _BATCH_REVISIONS])
         passages.delete(f"revision IN ({listed})")
 
 
@@ -38,7 +41,8 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
     """
     table = database.open_table(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that readers may fail: they read again
+        # Lance warns that readers may fail: ours read again.
+        warnings.simplefilter("ignore", UserWarning)
         _optimize(table)
         if list((folder / DATABASE / f"{name}.lance" / "_deletions").glob("*")):
             # Lance rewrites a file only where a tenth of its rows is deleted; until then their text
@@ -46,7 +50,7 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
             rewrite(table, table.search().to_batches(batch_size=_BATCH_ROWS))
         table.checkout_latest()
         # Lance would ask the clock which of them are old.
-        for manifest in manifests(folder, name)[:-1]:
+        for manifest in list_manifests(folder, name)[:-1]:
             manifest.unlink()
         _optimize(table)
     for path in (folder / DATABASE / f"{name}.lance").rglob("*"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
-from longreach.corpus.faults import storage_faults
+from longreach.corpus.faults import explain_storage_faults
 from longreach.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
             f"'{out}' cannot be made, because a file lies on its path: name another folder."
         )
     draft = out.with_name(f".{out.name}.partial")
-    with storage_faults(out):
+    with explain_storage_faults(out):
         try:
             shutil.rmtree(draft, ignore_errors=True)
             (draft / "vectors").mkdir(parents=True)

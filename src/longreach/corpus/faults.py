@@ -39,15 +39,16 @@ _MEANING = {
     ),
 }
 _NAMES = {os.strerror(number): number for number in _MEANING}
+# As Python and torch say it.
 _NAMES |= {
     "can't start new thread": errno.EAGAIN,
     "PytorchStreamWriter failed writing": errno.ENOSPC,
-}  # as torch says it
+}
 _REFUSED_WRITES = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
-def storage_faults(where: Path) -> Iterator[None]:
+def explain_storage_faults(where: Path) -> Iterator[None]:
     """Turns what the disk and Lance throw into StorageError or CorpusDamaged."""
     try:
         yield
@@ -55,13 +56,11 @@ def storage_faults(where: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         # Some panics of Lance are no Exception, and a sentence for the user all the same.
-        number = system_error(error, where)
+        number = find_error_number(error, where)
         if number is not None and number != errno.ENOENT:
-            raise _refused(number, where) from error
-        if (
-            isinstance(error, (RuntimeError, ValueError, LookupError, OSError))
-            or "Panic" in type(error).__name__
-        ):
+            raise _explain_refusal(number, where) from error
+        is_panic = "Panic" in type(error).__name__
+        if is_panic or isinstance(error, (RuntimeError, ValueError, LookupError, OSError)):
             raise CorpusDamaged(
                 f"The files of {where} cannot be read ({' '.join(str(error).split())[:200]}):"
                 " `longreach corpus verify` says which; restore them from a backup, or ingest into"
@@ -71,20 +70,20 @@ def storage_faults(where: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_faults(where: Path) -> Iterator[None]:
+def explain_disk_faults(where: Path) -> Iterator[None]:
     """Turns errors of the disk and the system into StorageError; all others stay what they are."""
     try:
         yield
     except (LongreachError, MemoryError):
         raise
     except Exception as error:
-        number = system_error(error, where)
+        number = find_error_number(error, where)
         if number is None or number == errno.ENOENT:
             raise
-        raise _refused(number, where) from error
+        raise _explain_refusal(number, where) from error
 
 
-def _refused(number: int, where: Path) -> StorageError:
+def _explain_refusal(number: int, where: Path) -> StorageError:
     if number not in _MEANING:
         return StorageError(
             f"The system refused under {where} ({os.strerror(number)}): fix that and try again."
@@ -93,7 +92,7 @@ def _refused(number: int, where: Path) -> StorageError:
     return StorageError(f"{what} ({os.strerror(number)}) under {where}. {advice}")
 
 
-def system_error(error: BaseException, where: Path) -> int | None:
+def find_error_number(error: BaseException, where: Path) -> int | None:
     """Returns the number of the system's error behind `error`; None where there is none.
 
     Args:
@@ -109,10 +108,12 @@ def system_error(error: BaseException, where: Path) -> int | None:
     for name, number in _NAMES.items():
         if name in text:
             return number
-    return system_error(error.__cause__, where) if error.__cause__ is not None else None
+    if error.__cause__ is None:
+        return None
+    return find_error_number(error.__cause__, where)
 
 
 def refuses_writes(error: StorageError) -> bool:
     """Returns whether a disk error says no more than that this place is only to be read."""
     cause = error.__cause__
-    return cause is not None and system_error(cause, Path()) in _REFUSED_WRITES
+    return cause is not None and find_error_number(cause, Path()) in _REFUSED_WRITES

@@ -35,59 +35,65 @@ def read_head(folder: Path) -> Head | None:
         return None
     if misfit(values, {"chains": (list,), "tables": (dict,)}):
         return None
-    if not all(isinstance(chain, str) for chain in values["chains"]):
+    if set(map(type, values["chains"])) - {str}:
         return None
     if misfit(values["tables"], dict.fromkeys(values["tables"], (int,))):
         return None
     head = Head(values["chains"], values["tables"])
-    return head if raw == _encoded(head) else None
+    # The checksum is part of what is compared.
+    return head if raw == _encode(head) else None
 
 
 def write_head(folder: Path, chains: Sequence[str]) -> None:
     """Notes the ends that the log may have, and the versions that are there now."""
-    replace_file(folder / HEAD, _encoded(Head(list(chains), newest_versions(folder))))
+    replace_file(folder / HEAD, _encode(Head(list(chains), find_newest_versions(folder))))
 
 
-def _encoded(head: Head) -> bytes:
+def _encode(head: Head) -> bytes:
     values = json.dumps(head._asdict(), sort_keys=True)
     return json.dumps({**json.loads(values), "sum": sha256(values.encode())[:16]}).encode() + b"\n"
 
 
-def newest_versions(folder: Path) -> dict[str, int]:
+def find_newest_versions(folder: Path) -> dict[str, int]:
     """Returns the newest version of each table of a corpus."""
-    return {table: version_of(Path(path)) for table, path in newest_manifests(folder).items()}
+    found = {}
+    for table, path in find_newest_manifests(folder).items():
+        found[table] = parse_version(Path(path))
+    return found
 
 
-def lost_versions(folder: Path, head: Head) -> list[str]:
+def find_lost_versions(folder: Path, head: Head) -> list[str]:
     """Returns one sentence for each table that lost its newest version, as the head notes it."""
-    there = newest_versions(folder)
-    return [
-        f"The newest version ({version}) of the table '{table}' is missing."
-        for table, version in head.tables.items()
-        if there.get(table, 0) < version
-    ]
+    there = find_newest_versions(folder)
+    problems = []
+    for table, version in head.tables.items():
+        if there.get(table, 0) < version:
+            problems.append(f"The newest version ({version}) of the table '{table}' is missing.")
+    return problems
 
 
-def manifests(folder: Path, table: str) -> list[Path]:
+def list_manifests(folder: Path, table: str) -> list[Path]:
     """Returns the files of the versions of a table, oldest first."""
     found = (folder / DATABASE / f"{table}.lance" / "_versions").glob("*.manifest")
-    return sorted((path for path in found if path.stem.isdecimal()), key=version_of)
+    return sorted((path for path in found if path.stem.isdecimal()), key=parse_version)
 
 
-def version_of(manifest: Path) -> int:
+def parse_version(manifest: Path) -> int:
     """Returns the version that a manifest's name stands for.
 
     Lance counts down from 2^64 - 1, and earlier releases counted up.
     """
     number = int(manifest.stem)
-    return number if number < 1 << 63 else (1 << 64) - 1 - number
+    if number < 1 << 63:
+        return number
+    return (1 << 64) - 1 - number
 
 
-def newest_manifests(folder: Path) -> dict[str, str]:
+def find_newest_manifests(folder: Path) -> dict[str, str]:
     """Returns the relative path of the newest manifest of each table."""
     found = {}
     for table in TABLES:
-        there = manifests(folder, table)
+        there = list_manifests(folder, table)
         if there:
             found[table] = there[-1].relative_to(folder).as_posix()
     return found
@@ -95,12 +101,14 @@ def newest_manifests(folder: Path) -> dict[str, str]:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Writes a file that is either the old or the new one, whenever the process ends."""
+    # Neither the file log nor `verify` counts files that end in .tmp.
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    # Without this, the new name may be lost when the machine goes down.
     sync_folder(path.parent)
 
 

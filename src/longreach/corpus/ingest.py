@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from longreach.corpus.documents import Document, Found, Limits, Skipped, read_all
 from longreach.corpus.documents.base import show_path
-from longreach.corpus.faults import storage_faults
+from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import (
     DOCUMENTS,
@@ -220,7 +220,7 @@ class Ingest:
 
     def _resume(self, work: _Work) -> list[Any]:
         """Takes over the passages that an earlier run appended; returns their vectors."""
-        with storage_faults(self.log.folder):
+        with explain_storage_faults(self.log.folder):
             rows = passage_rows(self.database, work.revision, vectors=True)[work.revision]
             good = []
             for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
@@ -294,11 +294,11 @@ class Ingest:
 
     def flush(self) -> None:
         """Appends the passages that wait, then commits the documents that are complete."""
-        with storage_faults(self.log.folder):  # also where the system starts no thread
+        with explain_storage_faults(self.log.folder):  # also where the system starts no thread
             uninterrupted(self._flush)
 
     def _flush(self) -> None:
-        with storage_faults(self.log.folder):
+        with explain_storage_faults(self.log.folder):
             if self._rows:
                 with self.log.change("passages"):
                     self.passages.add(pa.Table.from_pylist(self._rows, schema=PASSAGES))

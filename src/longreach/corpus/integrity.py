@@ -18,18 +18,18 @@ head, and never behind it: that is how a log that lost its end is found.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
 
-from longreach.corpus.faults import refuses_writes, storage_faults
+from longreach.corpus.faults import explain_storage_faults, refuses_writes
 from longreach.corpus.head import (
     HEAD,
-    lost_versions,
-    newest_manifests,
+    find_lost_versions,
+    find_newest_manifests,
     read_head,
     replace_file,
     sync_folder,
@@ -44,8 +44,10 @@ LOG = "files.jsonl"
 LOCK = ".lock"
 # The folder where training is under way; what comes of it is moved out, and answered for there.
 WORK = "study"
-CHANGING = "changing: "  # intents of work outside the database
-HINT = "latest_version_hint.json"  # the one file Lance rewrites
+CHANGING = "changing: "
+"""How intents of work outside the database begin."""
+HINT = "latest_version_hint.json"
+"""The one file that Lance rewrites."""
 
 
 class Recorded(NamedTuple):
@@ -62,7 +64,7 @@ def require(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
+def hold_lock(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
     """Holds the one lock of the writers of a corpus.
 
     It waits up to `seconds` for the lock, then raises CorpusBusy.
@@ -73,7 +75,7 @@ def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[N
     require(folder)
     lock = filelock.FileLock(folder / LOCK, timeout=seconds)
     try:
-        with storage_faults(folder):
+        with explain_storage_faults(folder):
             try:
                 lock.acquire()
             except filelock.Timeout as error:
@@ -85,7 +87,8 @@ def locked(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[N
         if not (reading and refuses_writes(error)):
             raise
     try:
-        require(folder)  # it may have been deleted while this waited
+        # It may have been deleted while this waited.
+        require(folder)
         yield
     finally:
         lock.release()
@@ -108,7 +111,9 @@ class FileLog:
         self._check_head()
 
     def _read(self) -> None:
-        raw = self.path.read_bytes() if self.path.exists() else b""
+        raw = b""
+        if self.path.exists():
+            raw = self.path.read_bytes()
         lines = raw.split(b"\n")
         tail = lines.pop()
         for number, line in enumerate(lines, 1):
@@ -138,7 +143,7 @@ class FileLog:
             return
         if self._chains.isdisjoint(head.chains):
             self.problems.append(f"{LOG} ends too early: lines are missing at its end.")
-        self.problems.extend(lost_versions(self.folder, head))
+        self.problems.extend(find_lost_versions(self.folder, head))
 
     def _write_head(self, *chains: str) -> None:
         """Notes how far the log has come.
@@ -154,18 +159,18 @@ class FileLog:
             same = json.dumps(entry | {"sum": told}).encode() == line
         except (ValueError, KeyError, AttributeError, TypeError):
             return None
-        if not same or told != self._sum(entry) or not is_sound(entry):
+        if not same or told != self._sum_entry(entry) or not is_sound(entry):
             return None
         return entry
 
-    def _sum(self, entry: dict[str, Any]) -> str:
+    def _sum_entry(self, entry: dict[str, Any]) -> str:
         return sha256(self._chain.encode(), json.dumps(entry).encode())[:16]
 
     def _take(self, line: bytes) -> bool:
         entry = self._parse(line)
         if entry is None:
             return False
-        self._chain = self._sum(entry)
+        self._chain = self._sum_entry(entry)
         self._chains.add(self._chain)
         if "head" in entry:
             self._headed = True
@@ -178,11 +183,7 @@ class FileLog:
         return True
 
     def _append(self, *entries: dict[str, Any]) -> None:
-        out = b""
-        for entry in entries:
-            line = json.dumps(entry | {"sum": self._sum(entry)}).encode()
-            self._take(line)
-            out += line + b"\n"
+        out = self._encode(entries)
         with self.path.open("ab") as file:
             if self._torn:
                 file.truncate(file.seek(0, os.SEEK_END) - self._torn)
@@ -191,7 +192,16 @@ class FileLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def present(self) -> dict[str, os.stat_result]:
+    def _encode(self, entries: Iterable[dict[str, Any]]) -> bytes:
+        """Returns the lines of entries, which are taken to be in the log from now on."""
+        lines = []
+        for entry in entries:
+            line = json.dumps(entry | {"sum": self._sum_entry(entry)}).encode()
+            self._take(line)
+            lines.append(line + b"\n")
+        return b"".join(lines)
+
+    def list_present(self) -> dict[str, os.stat_result]:
         """Returns every file under the folder that the log answers for, by relative path."""
         found = {}
         for top, folders, names in os.walk(self.folder):
@@ -210,21 +220,22 @@ class FileLog:
 
         An error leaves the intent open.
         """
-        before = self.present()
+        before = self.list_present()
         if not self._headed:
             self._append({"head": HEAD})
             self._write_head()
         self._append({"intent": what})
         yield
-        after = self.present()
-        news = [
-            path
-            for path, stat in after.items()
-            if path not in before or _stamp(stat) != _stamp(before[path])
-        ]
-        self._record(
-            what, news, [path for path in before if path not in after and path in self.files]
-        )
+        after = self.list_present()
+        news = []
+        for path, stat in after.items():
+            if path not in before or _stamp(stat) != _stamp(before[path]):
+                news.append(path)
+        gone = []
+        for path in before:
+            if path not in after and path in self.files:
+                gone.append(path)
+        self._record(what, news, gone)
 
     def recover(self) -> None:
         """Closes the intent of a writer that was killed.
@@ -235,8 +246,8 @@ class FileLog:
             CorpusDamaged: the log itself is not what was written, or a file it answers for is gone
                 or has another size.
         """
-        present = self.present()
-        problems = [*self.problems, *self._lost(present)]
+        present = self.list_present()
+        problems = [*self.problems, *self._find_lost(present)]
         if problems:
             raise CorpusDamaged(
                 f"Corpus {self.folder.name!r} is damaged, so nothing more is written to it."
@@ -245,37 +256,44 @@ class FileLog:
             )
         if self.intent is None:
             return
-        gone = [path for path in self.files if path not in present and self._removable(path)]
-        self._record(
-            self.intent, [p for p in present if p not in self.files or self._mutable(p)], gone
-        )
+        gone = []
+        for path in self.files:
+            if path not in present and self._is_removable(path):
+                gone.append(path)
+        news = []
+        for path in present:
+            if path not in self.files or self._is_mutable(path):
+                news.append(path)
+        self._record(self.intent, news, gone)
 
-    def _lost(self, present: dict[str, os.stat_result]) -> Iterator[str]:
+    def _find_lost(self, present: dict[str, os.stat_result]) -> Iterator[str]:
         """Yields one sentence for each file that is damaged, without reading all of them.
 
         Only the newest manifests are read; of the other files, sizes are compared.
         """
-        newest = set(newest_manifests(self.folder).values())
+        newest = set(find_newest_manifests(self.folder).values())
         for path, recorded in self.files.items():
-            if self._mutable(path):
+            if self._is_mutable(path):
                 continue
             if path not in present:
-                if not self._removable(path):
+                if not self._is_removable(path):
                     yield f"{path} is missing."
                 continue
             same = present[path].st_size == recorded.bytes
-            if not same or (path in newest and file_hash(self.folder / path) != recorded):
+            if not same or (path in newest and hash_file(self.folder / path) != recorded):
                 yield f"{path} is not what was written."
 
-    def _mutable(self, path: str) -> bool:
+    def _is_mutable(self, path: str) -> bool:
         """Returns whether the writer that was killed may have been changing this file."""
-        return self.intent is not None and (path.endswith("/" + HINT) or self._of_other_work(path))
+        if self.intent is None:
+            return False
+        return path.endswith("/" + HINT) or self._is_of_other_work(path)
 
-    def _removable(self, path: str) -> bool:
+    def _is_removable(self, path: str) -> bool:
         """Returns whether the writer that was killed may have taken this file away."""
-        return self.intent == "compact" or self._of_other_work(path)
+        return self.intent == "compact" or self._is_of_other_work(path)
 
-    def _of_other_work(self, path: str) -> bool:
+    def _is_of_other_work(self, path: str) -> bool:
         """Returns whether a file belongs to work outside the database that was under way."""
         outside = not path.startswith(DATABASE + "/") and path != SETTINGS
         return outside and self.intent is not None and self.intent.startswith(CHANGING)
@@ -283,32 +301,30 @@ class FileLog:
     def _record(self, what: str, news: list[str], gone: list[str]) -> None:
         lines: list[dict[str, Any]] = []
         for path in sorted(news):
-            size, digest = file_hash(self.folder / path, sync=True)
+            size, digest = hash_file(self.folder / path, sync=True)
             if self.files.get(path) != (size, digest):
                 lines.append({"file": path, "bytes": size, "sha256": digest})
         for folder in {(self.folder / path).parent for path in news}:
             sync_folder(folder)
-        self._append(*lines, *({"removed": path} for path in gone), {"done": what})
+        for path in gone:
+            lines.append({"removed": path})
+        self._append(*lines, {"done": what})
         self._write_head()
 
     def rewrite(self, files: Mapping[str, Recorded] | None = None) -> None:
         """Replaces the log by a short one of `files`, by default those it answers for now."""
         kept = dict(self.files if files is None else files)
-        lines = [
-            {"file": path, "bytes": size, "sha256": digest}
-            for path, (size, digest) in sorted(kept.items())
-        ]
+        entries: list[dict[str, Any]] = [{"head": HEAD}]
+        for path, (size, digest) in sorted(kept.items()):
+            entries.append({"file": path, "bytes": size, "sha256": digest})
+        entries.append({"done": "rewrite"})
         before = self._chain
         self.files = {}
         self.problems = []
         self._chain = ""
-        out = b""
-        entries: list[dict[str, Any]] = [{"head": HEAD}, *lines, {"done": "rewrite"}]
-        for entry in entries:
-            line = json.dumps(entry | {"sum": self._sum(entry)}).encode()
-            self._take(line)
-            out += line + b"\n"
-        self._write_head(before, self._chain)  # either log is right until the new one is there
+        out = self._encode(entries)
+        # Either log is right until the new one is there.
+        self._write_head(before, self._chain)
         replace_file(self.path, out)
         self._torn = 0
         self._write_head()
@@ -319,25 +335,24 @@ class FileLog:
         A damaged log gives a sentence, too.
         """
         problems = list(self.problems)
-        present = self.present()
+        present = self.list_present()
         for path, recorded in self.files.items():
             if path not in present:
-                if not self._removable(path):
+                if not self._is_removable(path):
                     problems.append(f"{path} is missing.")
                 continue
             try:
-                same = file_hash(self.folder / path) == recorded
+                same = hash_file(self.folder / path) == recorded
             except OSError as error:
                 problems.append(f"{path} cannot be read: {error.strerror}.")
                 continue
-            if not same and not self._mutable(path):
+            if not same and not self._is_mutable(path):
                 problems.append(f"{path} is not what was written.")
+        # While something is being written, there are files that the log does not know yet.
         if self.intent is None and not self.problems:
-            problems.extend(
-                f"{path} was not written by longreach."
-                for path in present
-                if path not in self.files
-            )
+            for path in present:
+                if path not in self.files:
+                    problems.append(f"{path} was not written by longreach.")
         return problems
 
 
@@ -360,7 +375,7 @@ def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def file_hash(path: Path, *, sync: bool = False) -> Recorded:
+def hash_file(path: Path, *, sync: bool = False) -> Recorded:
     """Returns the size and the hash of a file.
 
     `sync` brings the file to the disk first, because Lance leaves that to the system.
@@ -368,6 +383,5 @@ def file_hash(path: Path, *, sync: bool = False) -> Recorded:
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
-        return Recorded(
-            os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-        )
+        size = os.fstat(file.fileno()).st_size
+        return Recorded(size, hashlib.file_digest(file, "sha256").hexdigest())

@@ -15,11 +15,12 @@ import filelock
 
 from longreach.corpus.integrity import LOCK
 
-_NEW, _DELETED = ".new-", ".deleted-"
+_NEW = ".new-"
+_DELETED = ".deleted-"
 
 
 @contextmanager
-def drafting(store: Path) -> Iterator[Path]:
+def make_draft(store: Path) -> Iterator[Path]:
     """Makes a folder for a corpus that is being created, which nobody sweeps away meanwhile.
 
     It is removed if it was not renamed.
@@ -30,7 +31,8 @@ def drafting(store: Path) -> Iterator[Path]:
         lock = filelock.FileLock(draft / LOCK, timeout=0)
         try:
             lock.acquire()
-        except (filelock.Timeout, FileNotFoundError):  # swept away between the two lines above
+        except (filelock.Timeout, FileNotFoundError):
+            # Another process swept it away before it was locked.
             continue
         break
     try:
@@ -47,6 +49,7 @@ def doom(corpus: Path) -> Path:
 
     The caller holds its lock.
     """
+    # A link to a corpus elsewhere is deleted with it.
     real = Path(os.path.realpath(corpus))
     doomed = real.with_name(f"{_DELETED}{uuid.uuid4().hex}")
     real.rename(doomed)
@@ -61,6 +64,7 @@ def discard(folder: Path) -> None:
     As long as something is in it, others can see that somebody deletes it.
     """
     for path in folder.iterdir():
+        # Links lead out of the corpus: only they themselves are removed.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:

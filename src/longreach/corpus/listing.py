@@ -9,8 +9,8 @@ when they are first read, and again where their size or time differs.
 import os
 from pathlib import Path
 
-from longreach.corpus.head import manifests
-from longreach.corpus.integrity import FileLog, file_hash
+from longreach.corpus.head import list_manifests
+from longreach.corpus.integrity import FileLog, hash_file
 from longreach.corpus.tables import DATABASE
 
 _DATA = f"{DATABASE}/documents.lance/data"
@@ -44,14 +44,14 @@ class Listing:
         for path, stamp in unproven.items():
             if path not in known:
                 continue
-            if file_hash(self._folder / path) != known[path]:
+            if hash_file(self._folder / path) != known[path]:
                 return path
             self._proven[path] = stamp
         return None
 
     def _files(self) -> list[str]:
         """Returns the data files that the newest version is made of: its manifest names them."""
-        versions = manifests(self._folder, "documents")
+        versions = list_manifests(self._folder, "documents")
         folder = self._folder / _DATA
         if not versions or not folder.is_dir():
             return []

@@ -18,9 +18,11 @@ def store_folder(given: str | Path | None = None) -> Path:
     """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
     folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)
-    if not next(
-        path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)
-    ).is_dir():
+    for path in (folder, *folder.absolute().parents):
+        if not os.path.lexists(path):
+            continue
+        if path.is_dir():
+            break
         raise UsageError(
             f"The store '{folder}' is not a folder, nor can it be made: give one with --store."
         )

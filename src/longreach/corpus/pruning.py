@@ -50,7 +50,7 @@ def find_vanished(
         path = to_path(name)
         if not path.is_absolute():
             continue
-        root = next((folder for folder in folders if path.is_relative_to(folder)), None)
+        root = _find_folder(path, folders)
         if root is None and path not in files:
             continue
         if not is_gone(path):
@@ -58,7 +58,8 @@ def find_vanished(
             continue
         # A file that was named itself counts with its neighbours, where its folder is empty or
         # away.
-        for folder in {root or path.parent, _emptied(path, root) or root or path.parent}:
+        usual = root or path.parent
+        for folder in {usual, _find_emptied(path, root) or usual}:
             places.setdefault(folder, _Place()).gone.append(name)
     if not force:
         for folder, place in places.items():
@@ -71,16 +72,30 @@ def find_vanished(
 
 def _split(sources: Sequence[str | Path | Document]) -> tuple[list[Path], set[Path]]:
     """Returns the real paths of the folders among the sources, longest first, and the rest."""
-    folders, files = set[Path](), set[Path]()
+    folders = set[Path]()
+    files = set[Path]()
     for source in sources:
         if isinstance(source, Document) or "\0" in str(source):
             continue
         try:
             real = Path(os.path.realpath(source))
-            (folders if real.is_dir() else files).add(real)
-        except (OSError, ValueError):  # longer than a path can be, or in no encoding: it is a text
+            is_folder = real.is_dir()
+        except (OSError, ValueError):
+            # It is longer than a path can be, or in no encoding: it is a text.
             continue
+        if is_folder:
+            folders.add(real)
+        else:
+            files.add(real)
     return sorted(folders, key=lambda folder: -len(folder.parts)), files
+
+
+def _find_folder(path: Path, folders: Sequence[Path]) -> Path | None:
+    """Returns the innermost of the folders, which come longest first, that a file lies in."""
+    for folder in folders:
+        if path.is_relative_to(folder):
+            return folder
+    return None
 
 
 def is_gone(path: Path) -> bool:
@@ -89,26 +104,29 @@ def is_gone(path: Path) -> bool:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:  # it cannot be told, so it stays
+    except OSError:
+        # It cannot be told, so the document stays.
         return False
     return False
 
 
-def _emptied(path: Path, root: Path | None) -> Path | None:
+def _find_emptied(path: Path, root: Path | None) -> Path | None:
     """Returns the empty folder above a file that is gone, as where no disk is mounted."""
     for folder in path.parents:
         if folder.is_dir():
             try:
-                return None if any(folder.iterdir()) else folder
+                is_empty = not any(folder.iterdir())
             except OSError:
-                return folder
+                is_empty = True
+            return folder if is_empty else None
         if folder == root:
             return None
     return None
 
 
 def _check(folder: Path, place: _Place, *, named: bool) -> None:
-    count, total = len(place.gone), len(place.gone) + place.there
+    count = len(place.gone)
+    total = count + place.there
     most = count > _MOST_SHARE * total
     # A file or two of those that were named one by one is what was asked for.
     if not most or (named and count == 1):

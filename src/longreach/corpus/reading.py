@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longreach.corpus.artefacts import Artefacts, find_adapter
-from longreach.corpus.faults import storage_faults
-from longreach.corpus.head import lost_versions, read_head
-from longreach.corpus.integrity import WORK, locked, require
+from longreach.corpus.faults import explain_storage_faults
+from longreach.corpus.head import find_lost_versions, read_head
+from longreach.corpus.integrity import WORK, hold_lock, require
 from longreach.corpus.listing import Listing
 from longreach.corpus.naming import resolve
 from longreach.corpus.schema import NOTES, DocumentInfo, PassageInfo, Settings, Version, to_tensor
@@ -186,7 +186,7 @@ class CorpusReading:
             CorpusBusy: a writer did not end within `lock_seconds`; what it writes cannot be judged
                 meanwhile.
         """
-        with locked(self.path, lock_seconds, reading=True):
+        with hold_lock(self.path, lock_seconds, reading=True):
             return verify(self.path)
 
     @cached_property
@@ -200,7 +200,7 @@ class CorpusReading:
     def _read(self, read: Callable[[Any], _T]) -> _T:
         for attempt in range(3):
             try:
-                with storage_faults(self.path):
+                with explain_storage_faults(self.path):
                     self._check_same()
                     self._check_newest()
                     return read(self._database)
@@ -222,7 +222,7 @@ class CorpusReading:
     def _check_newest(self) -> None:
         """Raises CorpusDamaged where Lance would show an earlier state than the newest one."""
         head = read_head(self.path)
-        lost = lost_versions(self.path, head) if head else []
+        lost = find_lost_versions(self.path, head) if head else []
         changed = self._listing.find_changed()
         if changed is not None:
             lost.append(f"{changed} is not what was written.")

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from longreach.corpus.artefacts import ADAPTER, is_intact, scorecard_is_intact
 from longreach.corpus.compaction import keep_newest, rewrite
-from longreach.corpus.head import TABLES, lost_versions, read_head
-from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, file_hash, is_sound
+from longreach.corpus.head import TABLES, find_lost_versions, read_head
+from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, hash_file, is_sound
 from longreach.corpus.schema import DOCUMENTS, READER, SCORECARD, SETTINGS, Settings, intact, sha256
 from longreach.corpus.tables import DATABASE, check_document, connect
 from longreach.errors import CorpusDamaged
@@ -47,7 +47,7 @@ def repair(folder: Path) -> RepairReport:
     log = FileLog(folder)
     known = salvage((folder / LOG).read_bytes() if (folder / LOG).exists() else b"")
     head = read_head(folder)
-    lost = lost_versions(folder, head) if head else []
+    lost = find_lost_versions(folder, head) if head else []
     lost += _judge_artefacts(folder, log, known)
     database = connect(folder)
     documents, broken = _judge_documents(database)
@@ -62,9 +62,9 @@ def repair(folder: Path) -> RepairReport:
             lost.append("The earlier versions are gone: nothing vouches for them.")
     ours = (DATABASE + "/", ADAPTER + "/", READER + "/")
     kept = dict[str, Recorded]()
-    for path in log.present():
+    for path in log.list_present():
         if path.startswith(ours) or path in (SETTINGS, SCORECARD):
-            kept[path] = file_hash(folder / path, sync=True)
+            kept[path] = hash_file(folder / path, sync=True)
         else:
             lost.append(f"{path} was not written by longreach: move it out of the folder.")
     log.rewrite(kept)
@@ -97,13 +97,13 @@ def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
     missing."""
     present = {
         path
-        for path in log.present()
+        for path in log.list_present()
         if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
     }
     recorded = {
         path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
     }
-    return present == recorded and all(file_hash(folder / path) == known[path] for path in present)
+    return present == recorded and all(hash_file(folder / path) == known[path] for path in present)
 
 
 def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> Iterator[str]:

@@ -27,10 +27,10 @@ from longreach.corpus.artefacts import Artefacts, find_adapter, finish_swap
 from longreach.corpus.compaction import drop_unused, keep_newest
 from longreach.corpus.documents import Document, Limits, Selection, find
 from longreach.corpus.documents.names import to_path
-from longreach.corpus.faults import storage_faults
+from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.ingest import Ingest
-from longreach.corpus.integrity import CHANGING, LOG, FileLog, locked
-from longreach.corpus.leftovers import discard, doom, drafting, sweep
+from longreach.corpus.integrity import CHANGING, LOG, FileLog, hold_lock
+from longreach.corpus.leftovers import discard, doom, make_draft, sweep
 from longreach.corpus.naming import resolve
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
@@ -71,7 +71,7 @@ class Corpus(CorpusReading):
     @classmethod
     def names(cls, path: str | Path) -> list[str]:
         """Returns the corpora of the store at `path`, sorted."""
-        with storage_faults(Path(path)):
+        with explain_storage_faults(Path(path)):
             found = sorted(Path(path).glob(f"*/{SETTINGS}"))
         return [file.parent.name for file in found if is_valid_name(file.parent.name)]
 
@@ -127,9 +127,9 @@ class Corpus(CorpusReading):
             segment_tokens=compressor.segment_tokens,
             created=datetime.now(UTC).isoformat(),
         )
-        with storage_faults(target.parent):
+        with explain_storage_faults(target.parent):
             sweep(target.parent)
-            with drafting(target.parent) as draft:
+            with make_draft(target.parent) as draft:
                 (draft / LOG).touch()
                 with FileLog(draft).change("create"):
                     settings.save(draft)
@@ -163,7 +163,7 @@ class Corpus(CorpusReading):
             UsageError: no corpus can have that name.
         """
         folder = Path(path).absolute() / valid_name(name)
-        with storage_faults(folder):
+        with explain_storage_faults(folder):
             if not (folder / SETTINGS).is_file():
                 there = ", ".join(cls.names(path)) or "none yet"
                 raise CorpusNotFound(
@@ -245,7 +245,7 @@ class Corpus(CorpusReading):
         sources = [sources] if isinstance(sources, (str, Path, Document)) else list(sources)
         selection = Selection.of(include, exclude, follow_links)
         with self._writing() as log:
-            with storage_faults(self.path):
+            with explain_storage_faults(self.path):
                 sweep(self.path.parent)
                 ingest = Ingest(self._database, log, self.settings, self.compressor)
             gone = list[str]()
@@ -257,7 +257,7 @@ class Corpus(CorpusReading):
             report = ingest.run(found, limits or Limits(), progress=progress, batch_size=batch_size)
             if prune:
                 gone = [name for name in gone if is_gone(to_path(name))]
-                with storage_faults(self.path):
+                with explain_storage_faults(self.path):
                     self._drop(log, gone)
                 report.removed.extend(gone)
         return report
@@ -276,7 +276,7 @@ class Corpus(CorpusReading):
                 removed.
         """
         names = [names] if isinstance(names, str) else list(names)
-        with self._writing() as log, storage_faults(self.path):
+        with self._writing() as log, explain_storage_faults(self.path):
             there = [row["document"] for row in document_rows(self._database)]
             found = sorted({resolve(name, there, self.name) for name in names})
             self._drop(log, found)
@@ -288,7 +288,7 @@ class Corpus(CorpusReading):
         Raises:
             UsageError: there is no such version.
         """
-        with self._writing() as log, storage_faults(self.path):
+        with self._writing() as log, explain_storage_faults(self.path):
             known = [entry.version for entry in self.versions()]
             if version not in known:
                 listed = ", ".join(map(str, known))
@@ -304,7 +304,7 @@ class Corpus(CorpusReading):
 
         A process that reads at that moment may have to read again, which `Corpus` does by itself.
         """
-        with self._writing() as log, storage_faults(self.path):
+        with self._writing() as log, explain_storage_faults(self.path):
             used = {row["revision"] for row in document_rows(self._database)}
             with log.change("compact"):
                 # Versions first: one that is still listed can then be rolled back to, wherever a
@@ -322,13 +322,13 @@ class Corpus(CorpusReading):
         Raises:
             CorpusDamaged: the settings or the tables cannot be read at all.
         """
-        with locked(self.path, self.lock_seconds), storage_faults(self.path):
+        with hold_lock(self.path, self.lock_seconds), explain_storage_faults(self.path):
             finish_swap(self.path)
             return repair(self.path)
 
     def delete(self) -> None:
         """Deletes the corpus with everything in it."""
-        with locked(self.path, self.lock_seconds), storage_faults(self.path):
+        with hold_lock(self.path, self.lock_seconds), explain_storage_faults(self.path):
             discard(doom(self.path))  # gone at once for everybody, then byte by byte
             sweep(self.path.parent)
 
@@ -338,13 +338,13 @@ class Corpus(CorpusReading):
 
         What is there at the end is recorded, so that `verify` answers for it.
         """
-        with self._writing() as log, storage_faults(self.path), log.change(CHANGING + what):
+        with self._writing() as log, explain_storage_faults(self.path), log.change(CHANGING + what):
             yield Artefacts(self.path, writable=True)
 
     @contextmanager
     def _writing(self) -> Iterator[FileLog]:
-        with locked(self.path, self.lock_seconds):
-            with storage_faults(self.path):
+        with hold_lock(self.path, self.lock_seconds):
+            with explain_storage_faults(self.path):
                 self._check_same()
                 finish_swap(self.path)
                 log = FileLog(self.path)

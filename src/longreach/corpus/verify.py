@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from longreach.corpus.faults import storage_faults
+from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import Settings
 from longreach.corpus.tables import check_document, connect, passage_rows
@@ -31,9 +31,10 @@ def verify(folder: Path) -> VerifyReport:
     The caller holds the lock, so that no writer is at work meanwhile.
     """
     try:
-        with storage_faults(folder):
+        with explain_storage_faults(folder):
             log = FileLog(folder)
-            problems, files = log.check(), len(log.files)
+            problems = log.check()
+            files = len(log.files)
             # Lance may allocate what a damaged length says, so it is not given damaged files.
             if problems:
                 return VerifyReport(

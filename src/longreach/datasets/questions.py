@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longreach.corpus.documents.base import show_path
-from longreach.corpus.naming import fitting
+from longreach.corpus.naming import find_fitting
 from longreach.datasets.jsonlines import Record, holds_text, read_records
 from longreach.errors import DataError, UsageError
 
@@ -87,7 +87,7 @@ def _question(record: Record, documents: Sequence[str], corpus: str) -> Question
 
 
 def _document(named: str, record: Record, documents: Sequence[str], corpus: str) -> str:
-    fits = fitting(named, documents)
+    fits = find_fitting(named, documents)
     if len(fits) == 1:
         return fits[0]
     about = f"is about '{named}'"

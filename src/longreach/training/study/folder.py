@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from longreach.corpus.artefacts import ADAPTER
-from longreach.corpus.faults import disk_faults
+from longreach.corpus.faults import explain_disk_faults
 from longreach.errors import CorpusBusy
 from longreach.training.study.undo import keep_state
 
@@ -30,7 +30,7 @@ def working(corpus: Corpus) -> Iterator[Path]:
     """
     work = corpus.work_path
     lock = filelock.FileLock(work / ".lock", timeout=0)
-    with disk_faults(corpus.path):
+    with explain_disk_faults(corpus.path):
         work.mkdir(exist_ok=True)
         try:
             lock.acquire()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import set_seed
 
-from longreach.corpus.faults import disk_faults
+from longreach.corpus.faults import explain_disk_faults
 from longreach.corpus.schema import READER
 from longreach.datasets.questions import Question
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
@@ -183,7 +183,7 @@ def _train(
     with (
         quiet(),
         full_said(lower),
-        disk_faults(corpus.path),
+        explain_disk_faults(corpus.path),
         _adapted(model, settings, _start(corpus)) as objective,
     ):
         data = StudyData(
