@@ -149,7 +149,7 @@ def test_ops_survive_torch_compile(impl):
     q, k, v = tensors = case.tensors(device=device_of(impl))
     want = case.run(impl, tensors)
     op = getattr(torch.ops.longreach, impl).default
-    torch.library.opcheck(op, (q, k, v, None, [16, 1, 2, 3, 0, 0, 1], 0.25), atol=1e-5, rtol=1e-4)
+    torch.library.opcheck(op, (q, k, v, [16, 1, 2, 3, 0, 0, 1], 0.25, None), atol=1e-5, rtol=1e-4)
     compiled = torch.compile(sparse_attention, fullgraph=True, backend="aot_eager")
     out = compiled(q, k, v, case.p, impl=impl)
     seed = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).view_as(out).to(out)

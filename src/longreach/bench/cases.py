@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longreach.errors import UsageError
-from longreach.kernels.names import IMPLEMENTATIONS
+from longreach.kernels.registry import backend_names
 
 ATTENTION = ("forward", "train", "decode")
-IMPLS = tuple(name for name in IMPLEMENTATIONS if name != "auto")
 MODEL = ("prefill", "decode", "train")
 
 
@@ -34,12 +33,13 @@ def check_attention(
         raise UsageError(
             f"There is nothing called {what!r} to measure; choose one of {', '.join(ATTENTION)}."
         )
+    known = backend_names()
     if impls is not None and not impls:
-        raise UsageError(f"Name at least one implementation: {', '.join(IMPLS)}.")
+        raise UsageError(f"Name at least one implementation: {', '.join(known)}.")
     for impl in impls or ():
-        if impl not in IMPLS:
+        if impl not in known:
             raise UsageError(
-                f"There is no implementation {impl!r}; choose from {', '.join(IMPLS)}."
+                f"There is no implementation {impl!r}; choose from {', '.join(known)}."
             )
 
 

@@ -149,18 +149,11 @@ class StaticRetainedLayer(CacheLayerMixin):
                 self.pattern.local_start(length // size) * size, length, device=self.device
             )
             slots, row = positions % max(1, reader.keys.shape[2]), slice(b, b + 1)
-            far, near = (
-                (self.far_keys[row], self.far_values[row]),
-                (
-                    self.keys[row],
-                    self.values[row],
-                ),
-            )
+            kept = Retained(self.far_keys, self.far_values, self.keys, self.values)
             cpu_decode.store(
                 reader.keys[row, :, slots],
                 reader.values[row, :, slots],
-                far,
-                near,
+                kept.select_rows(row),
                 view,
                 positions[None],
             )

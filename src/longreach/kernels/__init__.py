@@ -1,2 +1,1 @@
-"""Block-sparse attention on tensors: the public calls are in `attention`, one implementation a file
-beside it."""
+"""Block-sparse attention on tensors: the public calls are in `api`, one implementation a module."""

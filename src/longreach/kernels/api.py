@@ -6,16 +6,31 @@ Shapes: B rows, Hq query heads, Hkv KV heads (Hq a multiple), Tq <= Tk tokens, D
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from longreach.errors import UsageError
-from longreach.kernels.names import IMPLEMENTATIONS
-from longreach.kernels.view import HeadView
+from longreach.kernels.backend import Backend, Request, Retained, Work
+from longreach.kernels.checks import (
+    check_far,
+    check_lengths,
+    check_retained,
+    check_starts,
+    check_tensors,
+    make_view,
+)
+from longreach.kernels.registry import choose_name, load_backend
 from longreach.pattern import AttentionPattern
 from longreach.wording import counted
+
+__all__ = [
+    "Retained",
+    "chunk_attention",
+    "decode_attention",
+    "sparse_attention",
+    "store_token",
+]
 
 
 def sparse_attention(
@@ -30,10 +45,11 @@ def sparse_attention(
     starts: Tensor | None = None,
     heads: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Causal attention restricted to the blocks of a pattern, with gradients for q, k and v.
+    """Returns causal attention restricted to a pattern's blocks, with gradients for q, k and v.
 
     Queries are the last Tq of Tk positions, so a prompt may come in chunks. Keys are in position
-    order, all of them present; for a cache that holds only retained keys see `retained_attention`.
+    order, all of them present; for a cache that holds only retained keys see `chunk_attention` and
+    `decode_attention`.
 
     Args:
         q: [B, Hq, Tq, D].
@@ -61,46 +77,14 @@ def sparse_attention(
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
     Partial Contexts".
     """
-    _check_tensors(q, k, v)
-    _check_starts(starts, q, k.shape[2])
-    view = _view(pattern, layer, heads, k.shape[1])
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    impl = _choose(impl, q.device)
+    check_tensors(q, k, v)
+    check_starts(starts, q, k.shape[2])
+    view = make_view(pattern, layer, heads, k.shape[1])
+    gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    backend = _choose(impl, "prefill", q, k.shape[1], gradients=gradients)
     if 0 in q.shape:
         return q * 1
-    if impl == "reference":
-        from longreach.kernels import reference
-
-        return reference.attend(q, k, v, view, scale, starts)
-    if impl == "flex":
-        from longreach.kernels import flex
-
-        return flex.attend(q, k, v, view, scale, starts)
-    if impl == "triton":
-        from longreach.kernels.triton import op as triton_op
-
-        return triton_op.attend(q, k, v, starts, view, scale)
-    from longreach.kernels.cpu import prefill as cpu
-
-    return cpu.attention(q, k, v, starts, view.pack(), scale)[0]
-
-
-class Retained(NamedTuple):
-    """What a cache holds of a sparse layer.
-
-    Attributes:
-        far_k: Keys [B, Hkv, F, D] of the permanent blocks outside the window, in order and without
-            gaps (`AttentionPattern.far_blocks`). Heads may differ in how many there are; the rest
-            of F holds anything.
-        far_v: Values, likewise.
-        near_k: Keys [B, Hkv, R, D] of the window: see `chunk_attention` and `decode_attention`.
-        near_v: Values, likewise.
-    """
-
-    far_k: Tensor
-    far_v: Tensor
-    near_k: Tensor
-    near_v: Tensor
+    return backend.prefill(q, k, v, view, _scale_of(q, scale), starts)
 
 
 def chunk_attention(
@@ -114,8 +98,9 @@ def chunk_attention(
     *,
     heads: tuple[int, int] | None = None,
 ) -> Tensor:
-    """A chunk of a prompt against what a cache retains; equal to `sparse_attention` with all keys.
-    No gradients.
+    """Returns the attention of a chunk of a prompt over what a cache retains. No gradients.
+
+    The result is that of `sparse_attention` with all keys.
 
     Args:
         q: [B, Hq, Tq, D], positions length - Tq to length - 1 in every row.
@@ -135,9 +120,9 @@ def chunk_attention(
     Raises:
         UsageError: Tensors do not fit each other, or the cache holds too little.
     """
-    view = _check_retained(q, kept, pattern, layer, heads)
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    impl = _choose_retained(impl, q.device)
+    check_retained(q, kept)
+    view = make_view(pattern, layer, heads, kept.near_k.shape[1])
+    backend = _choose(impl, "chunk", q, kept.near_k.shape[1])
     near_start = length - kept.near_k.shape[2]
     first = (length - q.shape[2]) // pattern.block_size
     window = pattern.local_start(first) * pattern.block_size
@@ -147,16 +132,8 @@ def chunk_attention(
             f" block boundary up to {window} on, the window of the first of"
             f" {counted(q.shape[2], 'query')}."
         )
-    _check_far(kept, view, length)
-    if impl == "triton":
-        from longreach.kernels.triton import op as triton_op
-
-        return triton_op.chunk(q, kept[:2], kept[2:], view, scale, length)
-    from longreach.kernels.cpu import parts
-    from longreach.kernels.cpu import prefill as cpu
-
-    span = parts.Span(length - q.shape[2], q.shape[2], near_start)
-    return cpu.attend(q, parts.Keys(*kept[0::2]), parts.Keys(*kept[1::2]), span, view, scale)[0]
+    check_far(kept, view, length)
+    return backend.chunk(q, kept, view, _scale_of(q, scale), length)
 
 
 def decode_attention(
@@ -170,7 +147,7 @@ def decode_attention(
     *,
     heads: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The last few positions of ragged rows against what a cache retains. No gradients.
+    """Returns the attention of each row's last positions over what a cache retains. No gradients.
 
     All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA
     graph.
@@ -193,29 +170,17 @@ def decode_attention(
     Raises:
         UsageError: Tensors do not fit each other, or the ring is too short.
     """
-    view = _check_retained(q, kept, pattern, layer, heads)
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    impl = _choose_retained(impl, q.device)
+    check_retained(q, kept)
+    view = make_view(pattern, layer, heads, kept.near_k.shape[1])
     need = pattern.window_tokens + q.shape[2] - 1
+    backend = _choose(impl, "decode", q, kept.near_k.shape[1])
     if kept.near_k.shape[2] < need:
         raise UsageError(
             f"The ring holds {counted(kept.near_k.shape[2], 'position')};"
             f" {counted(q.shape[2], 'query')} need {need}."
         )
-    if lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device:
-        raise UsageError(
-            f"lengths has shape {tuple(lengths.shape)}; give {q.shape[0]} whole numbers on"
-            f" {q.device}."
-        )
-    if impl == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
-        _check_far(kept, view, int(lengths.max()))
-    if impl == "triton":
-        from longreach.kernels.triton import op as triton_op
-
-        return triton_op.decode(q, kept[:2], kept[2:], view, scale, lengths)
-    from longreach.kernels.cpu import decode as cpu_decode
-
-    return cpu_decode.decode(q, kept[:2], kept[2:], view, scale, lengths)
+    check_lengths(lengths, q)
+    return backend.decode(q, kept, view, _scale_of(q, scale), lengths)
 
 
 def store_token(
@@ -229,17 +194,16 @@ def store_token(
     *,
     heads: tuple[int, int] | None = None,
 ) -> None:
-    """Writes the newest token of each row into a cache whose tensors never move, where
-    `decode_attention` reads it.
+    """Writes the newest token of each row into a cache whose tensors never move.
 
-    All shapes are fixed and `lengths` is read on the device, so a step can be recorded in a CUDA
-    graph.
+    `decode_attention` reads it there. All shapes are fixed and `lengths` is read on the device, so
+    a step can be recorded in a CUDA graph.
 
     Args:
         k: [B, Hkv, 1, D], after rotary embedding.
         v: [B, Hkv, 1, D].
-        kept: Written to. `far` has room for all permanent blocks that will ever be far, and one
-            block more, for which there is no promise; or no slots where none will. `near` is a
+        kept: Written to. `far` has slots for all permanent blocks that will ever be far, and for
+            one block more, whose contents nobody reads; or no slots where none will. `near` is a
             ring.
         pattern: Which blocks are permanent.
         lengths: [B] integers on k's device: tokens of each row, the new one included.
@@ -250,131 +214,41 @@ def store_token(
     Raises:
         UsageError: Tensors do not fit each other.
     """
-    view = _check_retained(k, kept, pattern, layer, heads)
-    _check_tensors(k, k, v)
+    check_retained(k, kept)
+    view = make_view(pattern, layer, heads, kept.near_k.shape[1])
+    check_tensors(k, k, v)
     if k.shape[2] != 1 or k.shape[:2] != kept.near_k.shape[:2] or lengths.shape != k.shape[:1]:
         raise UsageError(
             f"k is {tuple(k.shape)}, near {tuple(kept.near_k.shape)} and lengths"
             f" {tuple(lengths.shape)}; give one token and one length for each row, and the heads of"
             " the cache."
         )
-    if _choose_retained(impl, k.device) == "triton":
-        from longreach.kernels.triton import op as triton_op
-
-        triton_op.store(k, v, kept[:2], kept[2:], view, lengths)
-    else:
-        from longreach.kernels.cpu import decode as cpu_decode
-
-        cpu_decode.store(k, v, kept[:2], kept[2:], view, lengths[:, None] - 1)
+    backend = _choose(impl, "store", k, k.shape[1])
+    backend.store(k, v, kept, view, lengths)
 
 
-def _choose_retained(impl: str, device: torch.device) -> str:
-    impl = _choose(impl, device)
-    if impl not in ("cpu", "triton"):
-        raise UsageError(
-            f"impl is {impl!r}; a compact cache on {device} can be read by 'cpu' (on a CPU) and"
-            " 'triton'."
-        )
-    return impl
+def _scale_of(q: Tensor, scale: float | None) -> float:
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
 
-def _check_far(kept: Retained, view: HeadView, length: int) -> None:
-    size = view.pattern.block_size
-    blocks = max(view.far_count((length - 1) // size, head) for head in range(kept.far_k.shape[1]))
-    if kept.far_k.shape[2] < blocks * size:
-        raise UsageError(
-            f"far holds {counted(kept.far_k.shape[2], 'position')}; after"
-            f" {counted(length, 'token')} give {blocks * size}, {counted(blocks, 'block')}."
-        )
+def _choose(
+    impl: str, work: Work, q: Tensor, num_kv_heads: int, *, gradients: bool = False
+) -> Backend:
+    """Returns the implementation that was asked for, or that "auto" stands for here.
 
-
-def _check_retained(
-    q: Tensor, kept: Retained, pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None
-) -> HeadView:
-    far_k, far_v, near_k, near_v = kept
-    _check_tensors(q[:, :, :0], far_k, far_v)
-    _check_tensors(q[:, :, :0], near_k, near_v)
-    if far_k.shape[:2] != near_k.shape[:2]:
-        raise UsageError(
-            f"far is {tuple(far_k.shape)} and near {tuple(near_k.shape)}; rows and heads must be"
-            " the same."
-        )
-    return _view(pattern, layer, heads, near_k.shape[1])
-
-
-def _choose(impl: str, device: torch.device) -> str:
-    if impl not in IMPLEMENTATIONS:
-        raise UsageError(
-            f"There is no implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}."
-        )
-    if impl == "auto":
-        return {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
-    if impl == "cpu" and device.type != "cpu":
-        raise UsageError(
-            f"impl='cpu' got tensors on {device}; move them to the CPU, or use impl='auto'."
-        )
-    return impl
-
-
-def _view(
-    pattern: AttentionPattern, layer: int, heads: tuple[int, int] | None, num_kv_heads: int
-) -> HeadView:
-    if layer < 0:
-        raise UsageError(f"layer is {layer}; give the index of the layer, from 0.")
-    first, total = heads or (0, num_kv_heads)
-    if not 0 <= first <= total - num_kv_heads:
-        raise UsageError(
-            f"heads is ({first}, {total}), but the tensor has {counted(num_kv_heads, 'KV head')};"
-            " give (first, total) with 0 <= first <= total - heads of the tensor."
-        )
-    return HeadView(pattern, layer, first, total)
-
-
-def _check_starts(starts: Tensor | None, q: Tensor, kv_len: int) -> None:
-    if starts is None:
-        return
-    if starts.shape != q.shape[:1] or starts.is_floating_point() or starts.device != q.device:
-        raise UsageError(
-            f"starts is {starts.dtype} of shape {tuple(starts.shape)} on {starts.device}; give one"
-            f" whole number for each of the {counted(q.shape[0], 'row')}, on {q.device}."
-        )
-    # Reading the values would make a GPU wait; there, a kernel simply finds no query in a row that
-    # starts beyond.
-    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.numel():
-        low, high = int(starts.min()), int(starts.max())
-        if low < 0 or high > kv_len:
-            raise UsageError(f"starts holds {low} to {high}; give 0 to {kv_len}, the slots of k.")
-
-
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.dim() != 4:
-            raise UsageError(
-                f"{name} has shape {tuple(tensor.shape)}; give four dimensions [rows, heads,"
-                " tokens, dim]."
-            )
-        if not tensor.is_floating_point():
-            raise UsageError(f"{name} is {tensor.dtype}; give float32, bfloat16 or float16.")
-        if tensor.dtype != q.dtype or tensor.device != q.device:
-            raise UsageError(
-                f"q is {q.dtype} on {q.device} and {name} {tensor.dtype} on {tensor.device}; give"
-                " all three alike."
-            )
-    if k.shape != v.shape:
-        raise UsageError(
-            f"k is {tuple(k.shape)} and v {tuple(v.shape)}; give keys and values of one shape."
-        )
-    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise UsageError(
-            f"q is {tuple(q.shape)} and k {tuple(k.shape)}; rows and head dim must be the same."
-        )
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UsageError(
-            f"{counted(q.shape[1], 'query head')} on {counted(k.shape[1], 'KV head')}; give a"
-            " multiple of the KV heads."
-        )
-    if q.shape[2] > k.shape[2]:
-        raise UsageError(
-            f"{counted(q.shape[2], 'query')} on {k.shape[2]} keys; queries are the last positions"
-            " of the keys."
-        )
+    Raises:
+        UsageError: There is none of that name, or it cannot do this; another is never taken.
+    """
+    backend = load_backend(choose_name(impl, q.device.type))
+    request = Request(
+        work=work,
+        device=q.device,
+        dtype=q.dtype,
+        head_dim=q.shape[3],
+        rows_per_kv_head=q.shape[1] // num_kv_heads * q.shape[2],
+        gradients=gradients,
+    )
+    reason = backend.explain_refusal(request)
+    if reason is not None:
+        raise UsageError(reason)
+    return backend

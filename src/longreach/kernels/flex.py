@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from longreach.errors import UsageError
+from longreach.kernels.backend import PrefillOnly, Request
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 from longreach.pattern.visibility import sees_key, shift_of
@@ -205,20 +206,38 @@ def _kept_mask(
     return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, device, backward)
 
 
+class FlexBackend(PrefillOnly):
+    """FlexAttention as an implementation."""
+
+    name = "flex"
+
+    def explain_refusal(self, request: Request) -> str | None:
+        """Returns why there are no gradients on a CPU, and no compact caches."""
+        if request.gradients and request.device.type == "cpu":
+            return (
+                "FlexAttention has no backward pass on a CPU; use impl='cpu' (or 'auto') for"
+                " gradients there."
+            )
+        return super().explain_refusal(request)
+
+    def prefill(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        view: HeadView,
+        scale: float,
+        starts: Tensor | None,
+    ) -> Tensor:
+        """Returns `attend` of the same arguments."""
+        return attend(q, k, v, view, scale, starts)
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None
 ) -> Tensor:
-    """Attention through compiled FlexAttention; arguments as `reference.attend`.
-
-    Raises:
-        UsageError: Gradients are wanted on a CPU, where FlexAttention has none.
-    """
+    """Returns attention through compiled FlexAttention; arguments as `reference.attend`."""
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if train and q.device.type == "cpu":
-        raise UsageError(
-            "FlexAttention has no backward pass on a CPU; use impl='cpu' (or 'auto') for gradients"
-            " there."
-        )
     if starts is None:
         # Without a stride all layers see the same.
         layer = view if view.pattern.stride else view._replace(layer=0)

@@ -6,25 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# (q, k, v, starts, view, scale) -> (out, logsumexp)
+# (q, k, v, view, scale, starts) -> (out, logsumexp)
 Forward = Callable[
-    [Tensor, Tensor, Tensor, Tensor | None, Sequence[int], float], tuple[Tensor, Tensor]
+    [Tensor, Tensor, Tensor, Sequence[int], float, Tensor | None], tuple[Tensor, Tensor]
 ]
-# (grad_out, q, k, v, out, logsumexp, starts, view, scale) -> (grad_q, grad_k, grad_v)
+# (grad_out, q, k, v, out, logsumexp, view, scale, starts) -> (grad_q, grad_k, grad_v)
 Backward = Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Sequence[int], float],
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Sequence[int], float, Tensor | None],
     tuple[Tensor, Tensor, Tensor],
 ]
 
 
 def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forward:
-    """Registers `longreach::NAME` and `longreach::NAME_backward` with fake implementations and
-    autograd.
+    """Registers `longreach::NAME` and its backward op, with fake implementations and autograd.
 
     Args:
-        name: Name of the op.
-        forward: q [B, Hq, Tq, D], k and v [B, Hkv, Tk, D] -> out [B, Hq, Tq, D] and logsumexp [B,
-            Hq, Tq] in float32 (float64 for float64).
+        name: Name of the op; the backward op is `longreach::NAME_backward`.
+        forward: q [B, Hq, Tq, D], k and v [B, Hkv, Tk, D], the view in seven numbers
+            (`HeadView.pack`), the scale and the rows' starts -> out [B, Hq, Tq, D] and logsumexp
+            [B, Hq, Tq] in float32 (float64 for float64).
         backward: The gradients of out with respect to q, k and v.
 
     Returns:
@@ -33,13 +33,13 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
 
     @torch.library.custom_op(f"longreach::{name}", mutates_args=())
     def op(
-        q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: Sequence[int], scale: float
+        q: Tensor, k: Tensor, v: Tensor, view: Sequence[int], scale: float, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        return forward(q, k, v, starts, view, scale)
+        return forward(q, k, v, view, scale, starts)
 
     @op.register_fake
     def _(
-        q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: Sequence[int], scale: float
+        q: Tensor, k: Tensor, v: Tensor, view: Sequence[int], scale: float, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         stats = torch.promote_types(q.dtype, torch.float32)
         return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=stats)
@@ -52,11 +52,11 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        starts: Tensor | None,
         view: Sequence[int],
         scale: float,
+        starts: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return backward(grad, q, k, v, out, lse, starts, view, scale)
+        return backward(grad, q, k, v, out, lse, view, scale, starts)
 
     @op_backward.register_fake
     def _(
@@ -66,14 +66,14 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        starts: Tensor | None,
         view: Sequence[int],
         scale: float,
+        starts: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, starts, ctx.view, ctx.scale = inputs
+        q, k, v, ctx.view, ctx.scale, starts = inputs
         ctx.save_for_backward(q, k, v, *output, starts)
         ctx.set_materialize_grads(False)
 
@@ -84,7 +84,7 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
             return (None,) * 6
         q, k, v, out, lse, starts = ctx.saved_tensors
         return (
-            *op_backward(grad, q, k, v, out, lse, starts, ctx.view, ctx.scale),
+            *op_backward(grad, q, k, v, out, lse, ctx.view, ctx.scale, starts),
             None,
             None,
             None,

@@ -6,13 +6,32 @@ Shapes: B rows, H query heads, G query heads per KV head, T tokens, D head dim.
 import torch
 from torch import Tensor
 
+from longreach.kernels.backend import PrefillOnly
 from longreach.kernels.view import HeadView
+
+
+class ReferenceBackend(PrefillOnly):
+    """The oracle as an implementation."""
+
+    name = "reference"
+
+    def prefill(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        view: HeadView,
+        scale: float,
+        starts: Tensor | None,
+    ) -> Tensor:
+        """Returns `attend` of the same arguments."""
+        return attend(q, k, v, view, scale, starts)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, view: HeadView, scale: float, starts: Tensor | None
 ) -> Tensor:
-    """Attention by its definition; memory O(Tq * Tk).
+    """Returns attention by its definition; memory O(Tq * Tk).
 
     Args:
         q: [B, Hq, Tq, D]; the last Tq positions.
@@ -32,14 +51,15 @@ def attend(
     slots = torch.arange(k.shape[2], device=q.device)
     rows = []
     for b, start in enumerate(first):
-        mask = view.mask((slots - start)[k.shape[2] - q.shape[2] :], slots - start, k.shape[1])
+        positions = slots - start
+        mask = view.mask(positions[k.shape[2] - q.shape[2] :], positions, k.shape[1])
         mask = mask.repeat_interleave(groups, 0)
-        scores = (
-            q[b].to(dtype) @ k[b].to(dtype).repeat_interleave(groups, 0).transpose(-1, -2) * scale
-        )
+        keys = k[b].to(dtype).repeat_interleave(groups, 0)
+        values = v[b].to(dtype).repeat_interleave(groups, 0)
+        scores = q[b].to(dtype) @ keys.transpose(-1, -2) * scale
         # A padding query sees nothing: give it finite scores, then zero weights, so that no
         # gradient is NaN.
         real = mask.any(-1, keepdim=True)
         weights = scores.masked_fill(~mask & real, float("-inf")).softmax(-1).masked_fill(~mask, 0)
-        rows.append((weights @ v[b].to(dtype).repeat_interleave(groups, 0)).to(q.dtype))
+        rows.append((weights @ values).to(q.dtype))
     return torch.stack(rows)

@@ -1,12 +1,12 @@
-"""Portable PyTorch on a CPU: no Q x K array, gradients included.
+"""Attention over retained keys in portable PyTorch: no Q x K array, gradients included.
 
-The keys of a query block fall into three parts, and each part is a plain dense attention call over
-many blocks at once, whose results are merged by their logsumexps (the flash-attention identity):
+The keys of a query block are divided into three parts. Each part is a plain dense attention call
+over many blocks at once; the results are merged by their logsumexps (the flash-attention identity):
 
     diagonal   the block itself, token-causal: all blocks in one call
     window     the local blocks before it: one call over overlapping views of k, nothing is copied
     far        the permanent blocks before the window, a prefix of one list: one call for each
-    length of that prefix
+               length of that prefix
 
 The backward pass calls flash backward on the same parts with the *merged* output and logsumexp,
 which makes each part's share of the gradients exact; the shares add up.
@@ -15,14 +15,17 @@ Shapes: B rows, H query heads, K KV heads, G = H / K, N query blocks, R query ro
 tokens, D head dim.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longreach.kernels.cpu.parts import Keys, Parts, Span, window
-from longreach.kernels.ops import define_attention_op
+from longreach.kernels.backend import Retained
+from longreach.kernels.cpu.parts import Parts, Span, WindowRun, cut_windows
 from longreach.kernels.view import HeadView
 
 # PyTorch's own CPU flash attention, called below the public function because that one does not
@@ -35,52 +38,58 @@ _WINDOWS_PER_CALL = 32
 
 
 def attend(
-    q_BHTD: Tensor, k: Keys, v: Keys, span: Span, view: HeadView, scale: float
+    q_BHTD: Tensor, kept: Retained, view: HeadView, scale: float, span: Span
 ) -> tuple[Tensor, Tensor]:
-    """Attention over retained keys; no gradients.
+    """Returns attention over retained keys, without gradients.
 
     Args:
         q_BHTD: Queries at positions `span.q_start` on.
-        k: Keys.
-        v: Values, laid out as the keys.
-        span: Positions; `near_start` is a multiple of the block size.
+        kept: Keys and values: see `Parts`.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
+        span: Positions; `near_start` is a multiple of the block size.
 
     Returns:
         Output [B, H, T, D] and logsumexp [B, H, T] (float32, or float64 for float64).
     """
-    parts = Parts(span, view, k.near_BKTD.shape[1])
+    parts = Parts(span, view, kept.near_k.shape[1])
     q = parts.fold(q_BHTD)
-    groups = q_BHTD.shape[1] // parts.num_kv_heads
-    near_k, near_v = parts.blocks(k.near_BKTD), parts.blocks(v.near_BKTD)
     flat_q = q.flatten(0, 1)
-    mask = parts.diagonal_mask(q, groups)
-    out, lse = _flash(
-        flat_q, parts.diagonal(near_k), parts.diagonal(near_v), attn_mask=mask, scale=scale
-    )
-    out, lse = out.to(lse.dtype).contiguous(), lse.contiguous()
-    for a, b, start, blocks in parts.windows(parts.count):
-        key, value = (window(x, start, b - a, blocks, parts.size) for x in (near_k, near_v))
-        merge_into(out[:, a:b], lse[:, a:b], *_flash(flat_q[:, a:b], key, value, scale=scale))
-    out, lse = out.view_as(q), lse.view(q.shape[:-1])
-    for heads, a, b, tokens in parts.far():
-        part = _flash(
-            q[:, heads, a:b].flatten(2, 3),
-            k.far_BKTD[:, heads, :tokens],
-            v.far_BKTD[:, heads, :tokens],
-            scale=scale,
-        )
-        merge_into(out[:, heads, a:b].flatten(2, 3), lse[:, heads, a:b].flatten(2, 3), *part)
-    return (
-        parts.unfold(out).to(q.dtype).contiguous(),
-        parts.unfold(lse[..., None])[..., 0].contiguous(),
-    )
+    near_k = parts.blocks(kept.near_k)
+    near_v = parts.blocks(kept.near_v)
+
+    mask = parts.diagonal_mask(q, q_BHTD.shape[1] // parts.num_kv_heads)
+    key = parts.diagonal(near_k)
+    value = parts.diagonal(near_v)
+    out, lse = _flash(flat_q, key, value, attn_mask=mask, scale=scale)
+    out = out.to(lse.dtype).contiguous()
+    lse = lse.contiguous()
+
+    for run in parts.windows(parts.count):
+        blocks = slice(run.first, run.stop)
+        key = cut_windows(near_k, run, parts.size)
+        value = cut_windows(near_v, run, parts.size)
+        part = _flash(flat_q[:, blocks], key, value, scale=scale)
+        merge_into(out[:, blocks], lse[:, blocks], *part)
+
+    out = out.view_as(q)
+    lse = lse.view(q.shape[:-1])
+    for far in parts.far():
+        seen = (slice(None), far.heads, slice(far.first, far.stop))
+        key = kept.far_k[:, far.heads, : far.tokens]
+        value = kept.far_v[:, far.heads, : far.tokens]
+        part = _flash(q[seen].flatten(2, 3), key, value, scale=scale)
+        # Flattening two neighbouring dimensions of a slice is a view: `out` itself is written to.
+        merge_into(out[seen].flatten(2, 3), lse[seen].flatten(2, 3), *part)
+    merged = parts.unfold(out).to(q.dtype).contiguous()
+    return merged, parts.unfold(lse[..., None])[..., 0].contiguous()
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Dense attention of [B, K, R, D] and its logsumexp [B, K, R], both in the logsumexp's dtype
-    and contiguous."""
+    """Returns dense attention of q [B, K, R, D] and its logsumexp [B, K, R].
+
+    Both are contiguous and in the logsumexp's dtype.
+    """
     out, lse = _flash(q, k, v, scale=scale)
     return out.to(lse.dtype).contiguous(), lse.contiguous()
 
@@ -92,16 +101,18 @@ def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None
 
 
 def merge_parts(
-    q: Tensor, pairs: list[tuple[Tensor, Tensor]], masks: list[Tensor], scale: float
+    q: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], masks: Sequence[Tensor], scale: float
 ) -> Tensor:
-    """Attention over several sets of keys and values as if they were one; rows that see nothing
-    give zeros.
+    """Returns attention over several sets of keys and values as if they were one.
 
     Args:
         q: [B, K, R, D].
         pairs: Keys and values [B, K, S, D] of each set.
         masks: [B, K, R, S] of each set, True where seen.
         scale: Factor of the scores.
+
+    Returns:
+        [B, K, R, D]; zeros in rows that see nothing.
     """
     out: Tensor | None = None
     for (key, value), mask in zip(pairs, masks, strict=True):
@@ -109,14 +120,17 @@ def merge_parts(
             continue
         # Zeros instead of what unseen slots hold: it may be anything, and 0 * NaN is NaN.
         empty = ~mask.any(2)[..., None]
-        key, value = key.masked_fill(empty, 0), value.masked_fill(empty, 0)
+        key = key.masked_fill(empty, 0)
+        value = value.masked_fill(empty, 0)
         bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
         part, part_lse = _flash(q, key, value, attn_mask=bias, scale=scale)
+        # A row that sees nothing of this set comes out as anything: it must weigh nothing.
         nothing = ~mask.any(-1)
         part_lse = part_lse.masked_fill(nothing, float("-inf"))
         part = part.to(part_lse.dtype).masked_fill(nothing[..., None], 0)
         if out is None:
-            out, lse = part.contiguous(), part_lse.contiguous()
+            out = part.contiguous()
+            lse = part_lse.contiguous()
         else:
             new = torch.logaddexp(lse, part_lse)
             weight = torch.where(new == float("-inf"), 0.0, torch.exp(part_lse - new))
@@ -125,173 +139,135 @@ def merge_parts(
     return torch.zeros_like(q) if out is None else out.to(q.dtype)
 
 
+class _Rows(NamedTuple):
+    """What flash backward needs of some query rows, in the order of its arguments."""
+
+    grad: Tensor
+    q: Tensor
+    out: Tensor
+    lse: Tensor
+
+    def select(self, *index: slice) -> _Rows:
+        """Returns some of them, as views."""
+        return _Rows(*(tensor[index] for tensor in self))
+
+    def flatten(self, first: int, last: int) -> _Rows:
+        """Returns them with dimensions `first` to `last` as one."""
+        return _Rows(*(tensor.flatten(first, last) for tensor in self))
+
+    def backward(
+        self, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of the queries, the keys and the values of one part."""
+        dq, dk, dv = _flash_backward(
+            self.grad,
+            self.q,
+            key,
+            value,
+            self.out,
+            self.lse,
+            0.0,  # no dropout
+            False,  # not causal: the mask says what is hidden
+            attn_mask=mask,
+            scale=scale,
+        )
+        return dq, dk, dv
+
+
 def attend_backward(
     grad_BHTD: Tensor,
     q_BHTD: Tensor,
-    k: Keys,
-    v: Keys,
+    kept: Retained,
     out_BHTD: Tensor,
     lse_BHT: Tensor,
-    span: Span,
     view: HeadView,
     scale: float,
-) -> tuple[Tensor, Keys, Keys]:
-    """Gradients of `attend`: dQ [B, H, T, D], dK and dV in both regions; float32 (float64 for
-    float64)."""
-    parts = Parts(span, view, k.near_BKTD.shape[1])
-    q, grad, out = parts.fold(q_BHTD), parts.fold(grad_BHTD), parts.fold(out_BHTD)
-    lse = parts.fold(lse_BHT[..., None])[..., 0]
-    near_k, near_v = parts.blocks(k.near_BKTD), parts.blocks(v.near_BKTD)
-    dq = torch.zeros(q.shape, dtype=lse.dtype)
-    near = [torch.zeros(x.shape, dtype=lse.dtype) for x in (near_k, near_v)]
-    far = [torch.zeros(x.shape, dtype=lse.dtype) for x in (k.far_BKTD, v.far_BKTD)]
+    span: Span,
+) -> tuple[Tensor, Retained]:
+    """Returns the gradients of `attend`.
 
-    def backward(
-        rows: tuple[Tensor, ...], key: Tensor, value: Tensor, mask: Tensor | None = None
-    ) -> list[Tensor]:
-        grad_, q_, out_, lse_ = rows
-        return list(
-            _flash_backward(
-                grad_, q_, key, value, out_, lse_, 0.0, False, attn_mask=mask, scale=scale
-            )
-        )
+    Args:
+        grad_BHTD: Gradient of the output.
+        q_BHTD: Queries, and all below as `attend` got it.
+        kept: Keys and values.
+        out_BHTD: The output of `attend`.
+        lse_BHT: Its logsumexp.
+        view: Which blocks each KV head sees.
+        scale: Factor of the scores.
+        span: Positions.
 
-    flat = tuple(x.flatten(0, 1) for x in (grad, q, out, lse))
-    flat_dq = dq.flatten(0, 1)
-    mask = parts.diagonal_mask(q, q_BHTD.shape[1] // parts.num_kv_heads)
-    results = backward(flat, parts.diagonal(near_k), parts.diagonal(near_v), mask)
-    flat_dq += results[0]
-    for total, share in zip(near, results[1:], strict=True):
-        parts.diagonal(total).add_(share)
-    for a, b, start, blocks in parts.windows(_WINDOWS_PER_CALL):
-        key, value = (window(x, start, b - a, blocks, parts.size) for x in (near_k, near_v))
-        results = backward(tuple(x[:, a:b] for x in flat), key, value)
-        flat_dq[:, a:b] += results[0]
-        for total, share in zip(near, results[1:], strict=True):
-            by_window = share.unflatten(2, (blocks, parts.size))
-            for w in range(blocks):
-                first = (start + w) * parts.size
-                total[:, first : first + (b - a) * parts.size] += by_window[:, :, w].flatten(1, 2)
-    for heads, a, b, tokens in parts.far():
-        rows = tuple(x[:, heads, a:b].flatten(2, 3) for x in (grad, q, out, lse))
-        results = backward(rows, k.far_BKTD[:, heads, :tokens], v.far_BKTD[:, heads, :tokens])
-        dq[:, heads, a:b].flatten(2, 3).add_(results[0])
-        for total, share in zip(far, results[1:], strict=True):
-            total[:, heads, :tokens] += share
-    length = k.near_BKTD.shape[2]
-    shape = k.near_BKTD.shape[:2]
-    near_dk, near_dv = (
-        functional.pad(x, (0, 0, 0, length - x.shape[1])).unflatten(0, shape) for x in near
-    )
-    return parts.unfold(dq), Keys(far[0], near_dk), Keys(far[1], near_dv)
-
-
-def _far_indices(view: HeadView, last_block: int, num_kv_heads: int) -> Tensor | None:
-    """Block numbers of the permanent blocks before the last query's window [K, P], or None where
-    there are none.
-
-    Heads differ in length; the short ones repeat block 0 at the end, which `Parts.far` never reads.
+    Returns:
+        dQ [B, H, T, D], and dK and dV in both regions; float32 (float64 for float64).
     """
-    lists = [view.far_blocks(last_block, head) for head in range(num_kv_heads)]
-    longest = max(map(len, lists))
-    return torch.tensor([row + [0] * (longest - len(row)) for row in lists]) if longest else None
+    parts = Parts(span, view, kept.near_k.shape[1])
+    rows = _Rows(
+        parts.fold(grad_BHTD),
+        parts.fold(q_BHTD),
+        parts.fold(out_BHTD),
+        parts.fold(lse_BHT[..., None])[..., 0],
+    )
+    near_k = parts.blocks(kept.near_k)
+    near_v = parts.blocks(kept.near_v)
+    dtype = rows.lse.dtype
+    dq = torch.zeros(rows.q.shape, dtype=dtype)
+    near_dk = torch.zeros(near_k.shape, dtype=dtype)
+    near_dv = torch.zeros(near_v.shape, dtype=dtype)
+    far_dk = torch.zeros(kept.far_k.shape, dtype=dtype)
+    far_dv = torch.zeros(kept.far_v.shape, dtype=dtype)
+
+    flat = rows.flatten(0, 1)
+    flat_dq = dq.flatten(0, 1)
+    mask = parts.diagonal_mask(rows.q, q_BHTD.shape[1] // parts.num_kv_heads)
+    dq_part, dk_part, dv_part = flat.backward(
+        parts.diagonal(near_k), parts.diagonal(near_v), scale, mask
+    )
+    flat_dq += dq_part
+    parts.diagonal(near_dk).add_(dk_part)
+    parts.diagonal(near_dv).add_(dv_part)
+
+    for run in parts.windows(_WINDOWS_PER_CALL):
+        blocks = slice(run.first, run.stop)
+        key = cut_windows(near_k, run, parts.size)
+        value = cut_windows(near_v, run, parts.size)
+        dq_part, dk_part, dv_part = flat.select(slice(None), blocks).backward(key, value, scale)
+        flat_dq[:, blocks] += dq_part
+        _add_windows(near_dk, dk_part, run, parts.size)
+        _add_windows(near_dv, dv_part, run, parts.size)
+
+    for far in parts.far():
+        seen = (slice(None), far.heads, slice(far.first, far.stop))
+        tokens = slice(0, far.tokens)
+        key = kept.far_k[:, far.heads, tokens]
+        value = kept.far_v[:, far.heads, tokens]
+        dq_part, dk_part, dv_part = rows.select(*seen).flatten(2, 3).backward(key, value, scale)
+        dq[seen].flatten(2, 3).add_(dq_part)
+        far_dk[:, far.heads, tokens] += dk_part
+        far_dv[:, far.heads, tokens] += dv_part
+
+    shape = kept.near_k.shape
+    near_dk = _lengthen(near_dk, shape)
+    near_dv = _lengthen(near_dv, shape)
+    return parts.unfold(dq), Retained(far_dk, far_dv, near_dk, near_dv)
 
 
-def _gather(x_BKTD: Tensor, indices: Tensor | None, size: int) -> Tensor:
-    if indices is None:
-        return x_BKTD[:, :, :0]
-    whole = x_BKTD.shape[2] // size
-    blocks = x_BKTD[:, :, : whole * size].unflatten(2, (whole, size))
-    return torch.stack([blocks[:, head, row] for head, row in enumerate(indices)], 1).flatten(2, 3)
+def _add_windows(total: Tensor, share: Tensor, run: WindowRun, size: int) -> None:
+    """Adds the gradients of overlapping windows to those of the region they are windows of.
+
+    Args:
+        total: [B * K, T, D], added to.
+        share: [B * K, query blocks of the run, run.blocks * size, D].
+        run: Which windows these are.
+        size: Tokens of a block.
+    """
+    by_block = share.unflatten(2, (run.blocks, size))
+    length = (run.stop - run.first) * size
+    # The w-th blocks of all windows lie side by side: one addition for each w.
+    for w in range(run.blocks):
+        first = (run.start + w) * size
+        total[:, first : first + length] += by_block[:, :, w].flatten(1, 2)
 
 
-def _scatter(total_BKTD: Tensor, share: Tensor, indices: Tensor | None, size: int) -> None:
-    if indices is None:
-        return
-    whole = total_BKTD.shape[2] // size
-    blocks = total_BKTD[:, :, : whole * size].unflatten(2, (whole, size))
-    for head, row in enumerate(indices):
-        blocks[:, head].index_add_(1, row, share[:, head].unflatten(1, (-1, size)))
-
-
-def _rows(
-    q: Tensor, k: Tensor, starts: Tensor | None
-) -> Iterator[tuple[list[int] | slice, int, Span]]:
-    """Rows that begin at the same slot, together: (rows, first real slot, span with real queries
-    only)."""
-    by_start: dict[int, list[int]] = {}
-    for row, start in enumerate([0] * q.shape[0] if starts is None else starts.tolist()):
-        by_start.setdefault(start, []).append(row)
-    for start, rows in by_start.items():
-        q_start = k.shape[2] - q.shape[2] - start
-        span = Span(max(0, q_start), q.shape[2] + min(0, q_start), 0)
-        if span.q_len > 0:
-            yield (slice(None) if len(by_start) == 1 else rows), start, span
-
-
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, numbers: Sequence[int], scale: float
-) -> tuple[Tensor, Tensor]:
-    """The op's forward: see `define_attention_op`."""
-    view = HeadView.unpack(numbers)
-    size = view.pattern.block_size
-
-    def run(rows: list[int] | slice, start: int, span: Span) -> tuple[Tensor, Tensor]:
-        keys, values = k[rows, :, start:], v[rows, :, start:]
-        far = _far_indices(view, (keys.shape[2] - 1) // size, k.shape[1])
-        queries = q[rows, :, -span.q_len :]
-        pair = (Keys(_gather(x, far, size), x) for x in (keys, values))
-        return attend(queries, next(pair), next(pair), span, view, scale)
-
-    parts = list(_rows(q, k, starts))
-    if len(parts) == 1 and isinstance(parts[0][0], slice) and parts[0][2].q_len == q.shape[2]:
-        return run(*parts[0])
-    out = torch.zeros(q.shape, dtype=q.dtype)
-    lse = torch.zeros(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    for rows, start, span in parts:
-        out[rows, :, -span.q_len :], lse[rows, :, -span.q_len :] = run(rows, start, span)
-    return out, lse
-
-
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    starts: Tensor | None,
-    numbers: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The op's backward: see `define_attention_op`."""
-    view = HeadView.unpack(numbers)
-    size = view.pattern.block_size
-    dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v))
-    for rows, start, span in _rows(q, k, starts):
-        keys, values = k[rows, :, start:], v[rows, :, start:]
-        far = _far_indices(view, (keys.shape[2] - 1) // size, k.shape[1])
-        queries = (x[rows, :, -span.q_len :] for x in (grad, q, out, lse))
-        grad_, q_, out_, lse_ = queries
-        dq_, dk_, dv_ = attend_backward(
-            grad_,
-            q_,
-            Keys(_gather(keys, far, size), keys),
-            Keys(_gather(values, far, size), values),
-            out_,
-            lse_,
-            span,
-            view,
-            scale,
-        )
-        for share in (dk_, dv_):
-            _scatter(share.near_BKTD, share.far_BKTD, far, size)
-        dq[rows, :, -span.q_len :] = dq_.to(q.dtype)
-        dk[rows, :, start:], dv[rows, :, start:] = (
-            dk_.near_BKTD.to(k.dtype),
-            dv_.near_BKTD.to(v.dtype),
-        )
-    return dq, dk, dv
-
-
-attention = define_attention_op("cpu", forward, backward)
+def _lengthen(near_KTD: Tensor, shape: torch.Size) -> Tensor:
+    """Returns the near region's gradients in its own shape: zeros for keys that nobody saw."""
+    b, k, length, _ = shape
+    return functional.pad(near_KTD, (0, 0, 0, length - near_KTD.shape[1])).unflatten(0, (b, k))

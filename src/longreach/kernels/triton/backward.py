@@ -27,7 +27,7 @@ from longreach.kernels.triton.blocks import (
     permanent_position,
     visible,
 )
-from longreach.kernels.triton.launch import launch, pattern_args
+from longreach.kernels.triton.launch import launch, pattern_args, strides_of
 from longreach.kernels.view import HeadView
 
 
@@ -314,11 +314,11 @@ def backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    starts: Tensor | None,
     view: HeadView,
     scale: float,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v.
+    """Returns the gradients of q, k and v.
 
     Args:
         grad: [B, Hq, Tq, D] of the output.
@@ -327,9 +327,9 @@ def backward(
         v: [B, Hkv, Tk, D].
         out: The forward pass's output.
         lse: The forward pass's logsumexp [B, Hq, Tq], float32.
-        starts: [B] first real slot of each row.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
+        starts: [B] first real slot of each row, or None for 0.
 
     Returns:
         dQ, dK, dV in the inputs' dtypes; zero at padding.
@@ -339,7 +339,8 @@ def backward(
     block_d = max(16, triton.next_power_of_2(dim))
     make = torch.empty if starts is None else torch.zeros
     dq = make(q.shape, dtype=q.dtype, device=q.device)
-    dk, dv = (make(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
+    dk = make(k.shape, dtype=k.dtype, device=k.device)
+    dv = make(v.shape, dtype=v.dtype, device=v.device)
     delta = torch.empty((b, hq, tq), dtype=torch.float32, device=q.device)
     lse = lse.contiguous()
     shape = {"D": dim, "BLOCK_D": block_d}
@@ -348,14 +349,14 @@ def backward(
         [{"BLOCK_M": 64, "num_warps": 4}],
         lambda meta: (triton.cdiv(tq, meta["BLOCK_M"]), b * hq),
         (grad, out, delta),
-        (*grad.stride()[:3], *out.stride()[:3], tq),
+        (*strides_of(grad, out), tq),
         {"HQ": hq} | shape,
     )
     common = (
         pattern_args(view, scale) | shape | {"GROUPS": hq // hkv, "HAS_STARTS": starts is not None}
     )
     inputs = [q, k, v, grad]
-    strides = [s for x in inputs for s in x.stride()[:3]]
+    strides = strides_of(*inputs)
     launch(
         _dq_kernel,
         _CONFIGS,
@@ -367,11 +368,11 @@ def backward(
     # A left-padded row is shorter, so slot counts from 0 bound every row.
     last = (tk - 1) // view.pattern.block_size
     permanent = max(view.far_count(last, head) for head in range(hkv)) * view.pattern.block_size
-    shares = (
-        0
-        if not permanent
-        else max(1, min(16, 512 // (b * hkv * triton.cdiv(permanent, 64)), triton.cdiv(tq, 512)))
-    )
+    shares = 0
+    if permanent:
+        # Enough programs to fill a GPU, each with enough queries to be worth its start.
+        fill = 512 // (b * hkv * triton.cdiv(permanent, 64))
+        shares = max(1, min(16, fill, triton.cdiv(tq, 512)))
     parts = torch.empty(
         (2, b * hkv, shares, permanent, block_d), dtype=torch.float32, device=q.device
     )

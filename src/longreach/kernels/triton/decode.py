@@ -1,7 +1,6 @@
-"""Triton decode: few queries, so the retained keys are split over programs and the parts combined
-(split-K).
+"""Triton decode (split-K): queries are few, so their keys are split over programs.
 
-A row's keys are one virtual list: the permanent blocks outside the last query's window, then the
+A second kernel combines the parts. A row's keys are one virtual list: the permanent blocks outside the last query's window, then the
 positions from the first query's window on. Every split takes an equal share of it, whatever the
 length of the row, so one launch (and one CUDA graph) serves a ragged batch and a growing cache.
 Lengths are read on the device.
@@ -15,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from longreach.kernels.backend import Retained
 from longreach.kernels.triton.blocks import (
     dot,
     dot_add,
@@ -23,7 +23,7 @@ from longreach.kernels.triton.blocks import (
     load_rows,
     permanent_position,
 )
-from longreach.kernels.triton.launch import launch, pattern_args
+from longreach.kernels.triton.launch import launch, pattern_args, strides_of
 from longreach.kernels.view import HeadView
 
 MAX_ROWS = 64  # of one program: query heads of a KV head times queries
@@ -147,8 +147,7 @@ _CONFIGS = [
 
 def decode(
     q: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
+    kept: Retained,
     view: HeadView,
     scale: float,
     *,
@@ -156,13 +155,13 @@ def decode(
     starts: Tensor | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the last few positions.
+    """Returns the attention of the last few positions.
 
     Args:
         q: [B, Hq, Tq, D] with Hq / Hkv * Tq <= MAX_ROWS.
-        far: Keys and values [B, Hkv, F, D]: permanent blocks in order; the same tensors as near
-            where all are present.
-        near: Keys and values [B, Hkv, R, D]: a ring, position p at slot p % R; or all positions.
+        kept: Keys and values. `far` [B, Hkv, F, D] holds permanent blocks in order, or is the same
+            tensors as `near` where all are present; `near` [B, Hkv, R, D] is a ring, position p at
+            slot p % R, or holds all positions.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
         lengths: [B] tokens so far, the queries included: the two regions are a compact cache. None:
@@ -174,33 +173,32 @@ def decode(
         Output [B, Hq, Tq, D], zeros for padding, and logsumexp [B, Hq, Tq] in float32.
     """
     b, hq, tq, dim = q.shape
-    hkv, capacity = near[0].shape[1:3]
+    hkv, capacity = kept.near_k.shape[1:3]
     rows = max(16, triton.next_power_of_2(hq // hkv * tq))
     if splits is None:
         # An upper bound from shapes and the pattern alone, so that a recorded graph fits every
         # later step.
         blocks = view.far_count(capacity // view.pattern.block_size, 0) + 1
-        stored = blocks * view.pattern.block_size if lengths is None else far[0].shape[2]
-        splits = _splits(b * hkv, stored + min(capacity, view.pattern.window_tokens + tq), q.device)
+        far = blocks * view.pattern.block_size if lengths is None else kept.far_k.shape[2]
+        near = min(capacity, view.pattern.window_tokens + tq)
+        splits = _count_splits(b * hkv, far + near, q.device)
     block_d = max(16, triton.next_power_of_2(dim))
     part = torch.empty((b * hkv, splits, rows, block_d), dtype=torch.float32, device=q.device)
     part_lse = torch.empty((b * hkv, splits, rows), dtype=torch.float32, device=q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((b, hq, tq), dtype=torch.float32, device=q.device)
     shape = {"HKV": hkv, "GROUPS": hq // hkv, "TQ": tq, "D": dim, "BLOCK_D": block_d, "ROWS": rows}
-    tensors = [q, *far, *near]
-    compact, arguments = lengths is not None, pattern_args(view, scale)
+    tensors = [q, *kept]
+    arguments = pattern_args(view, scale)
+    # The window may grow with every answer: as a constant it would be another kernel for each.
+    arguments["local"] = arguments.pop("LOCAL")
     launch(
         _split_kernel,
         _CONFIGS,
         lambda meta: (splits, b * hkv),
         (*tensors, starts, lengths, part, part_lse),
-        (*(s for x in tensors for s in x.stride()[:3]), capacity, capacity, splits),
-        # The window may grow with every answer: as a constant it would be another kernel for each.
-        {name: value for name, value in arguments.items() if name != "LOCAL"}
-        | {"local": arguments["LOCAL"]}
-        | shape
-        | {"HAS_STARTS": starts is not None, "COMPACT": compact},
+        (*strides_of(*tensors), capacity, capacity, splits),
+        arguments | shape | {"HAS_STARTS": starts is not None, "COMPACT": lengths is not None},
     )
     launch(
         _combine_kernel,
@@ -213,7 +211,8 @@ def decode(
     return out, lse
 
 
-def _splits(pairs: int, keys: int, device: torch.device) -> int:
+def _count_splits(pairs: int, keys: int, device: torch.device) -> int:
+    """Returns how many programs share a pair of row and KV head with so many keys."""
     if device.type != "cuda":
         return min(4, triton.cdiv(keys, 32))
     processors = torch.cuda.get_device_properties(device).multi_processor_count

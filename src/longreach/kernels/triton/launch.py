@@ -31,6 +31,14 @@ def pattern_args(view: HeadView, scale: float) -> dict[str, Any]:
     }
 
 
+def strides_of(*tensors: Tensor, dims: int = 3) -> list[int]:
+    """Returns the strides of the first `dims` dimensions of each tensor, one after the other."""
+    strides: list[int] = []
+    for tensor in tensors:
+        strides += tensor.stride()[:dims]
+    return strides
+
+
 def launch(
     kernel: Any,
     configs: Sequence[dict[str, int]],

@@ -1,12 +1,15 @@
-"""The Triton implementation as an op: checks, the choice between prefill and split-K decode,
-gradients."""
+"""The Triton implementation: torch ops around the kernels, and what they can take.
+
+Shapes: B rows, Hq query heads, Hkv KV heads, Tq queries, Tk keys, D head dim.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from longreach.errors import MissingDependency, UsageError
+from longreach.errors import MissingDependency
+from longreach.kernels.backend import Request, Retained
 from longreach.kernels.ops import define_attention_op
 from longreach.kernels.view import HeadView
 
@@ -26,41 +29,27 @@ except ImportError as error:
 MAX_HEAD_DIM = 256
 
 
-def check(q: Tensor) -> None:
-    """Raises UsageError where the kernels cannot take this tensor."""
-    if q.device.type != "cuda" and not triton_launch.INTERPRETED:
-        raise UsageError(
-            f"impl='triton' got tensors on {q.device}; move them to a CUDA device, set"
-            " TRITON_INTERPRET=1 before the first import of triton to run the kernels slowly on a"
-            " CPU, or use impl='cpu'."
-        )
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UsageError(
-            f"impl='triton' got {q.dtype}; give float32, bfloat16 or float16, or use"
-            " impl='reference'."
-        )
-    if q.shape[-1] > MAX_HEAD_DIM:
-        raise UsageError(
-            f"impl='triton' got head dim {q.shape[-1]}; give at most {MAX_HEAD_DIM}, or use"
-            " impl='cpu'."
-        )
-
-
-def dense_rows(x: Tensor) -> Tensor:
-    """The tensor with its last dimension contiguous, as the kernels want it; a copy only where it
-    is not."""
+def make_rows_dense(x: Tensor) -> Tensor:
+    """Returns the tensor with its last dimension contiguous; a copy only where it is not."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, numbers: Sequence[int], scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    numbers: Sequence[int],
+    scale: float,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     view = HeadView.unpack(numbers)
-    q, k, v = (dense_rows(x) for x in (q, k, v))
+    q = make_rows_dense(q)
+    kept = Retained.whole(make_rows_dense(k), make_rows_dense(v))
+    # Few queries leave most of a GPU idle unless their keys are split.
     if q.shape[1] // k.shape[1] * q.shape[2] <= triton_decode.MAX_ROWS:
-        return triton_decode.decode(q, (k, v), (k, v), view, scale, starts=starts)
+        return triton_decode.decode(q, kept, view, scale, starts=starts)
     q_first = k.shape[2] - q.shape[2]
-    return triton_prefill.forward(q, (k, v), (k, v), view, scale, q_first=q_first, starts=starts)
+    return triton_prefill.forward(q, kept, view, scale, q_first=q_first, starts=starts)
 
 
 def _backward(
@@ -70,25 +59,24 @@ def _backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    starts: Tensor | None,
     numbers: Sequence[int],
     scale: float,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad, q, k, v, out = (dense_rows(x) for x in (grad, q, k, v, out))
     return triton_backward.backward(
-        grad, q, k, v, out, lse, starts, HeadView.unpack(numbers), scale
+        make_rows_dense(grad),
+        make_rows_dense(q),
+        make_rows_dense(k),
+        make_rows_dense(v),
+        make_rows_dense(out),
+        lse,
+        HeadView.unpack(numbers),
+        scale,
+        starts,
     )
 
 
 attention = define_attention_op("triton", _forward, _backward)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, view: HeadView, scale: float
-) -> Tensor:
-    """Attention over all keys: the arguments and result of `attention.sparse_attention`."""
-    check(q)
-    return attention(q, k, v, starts, view.pack(), scale)[0]
 
 
 @torch.library.custom_op("longreach::triton_chunk", mutates_args=())
@@ -102,11 +90,10 @@ def _chunk(
     scale: float,
     length: int,
 ) -> Tensor:
-    q, far_k, far_v, near_k, near_v = (dense_rows(x) for x in (q, far_k, far_v, near_k, near_v))
+    kept = Retained(far_k, far_v, near_k, near_v).map(make_rows_dense)
     return triton_prefill.forward(
-        q,
-        (far_k, far_v),
-        (near_k, near_v),
+        make_rows_dense(q),
+        kept,
         HeadView.unpack(view),
         scale,
         q_first=length - q.shape[2],
@@ -122,13 +109,13 @@ def _decode(
     far_v: Tensor,
     near_k: Tensor,
     near_v: Tensor,
-    lengths: Tensor,
     view: Sequence[int],
     scale: float,
+    lengths: Tensor,
 ) -> Tensor:
-    q, far_k, far_v, near_k, near_v = (dense_rows(x) for x in (q, far_k, far_v, near_k, near_v))
-    kept = ((far_k, far_v), (near_k, near_v))
-    return triton_decode.decode(q, *kept, HeadView.unpack(view), scale, lengths=lengths)[0]
+    q = make_rows_dense(q)
+    kept = Retained(far_k, far_v, near_k, near_v).map(make_rows_dense)
+    return triton_decode.decode(q, kept, HeadView.unpack(view), scale, lengths=lengths)[0]
 
 
 @torch.library.custom_op(
@@ -141,11 +128,11 @@ def _store(
     far_v: Tensor,
     near_k: Tensor,
     near_v: Tensor,
-    lengths: Tensor,
     view: Sequence[int],
+    lengths: Tensor,
 ) -> None:
-    kept = ((far_k, far_v), (near_k, near_v))
-    triton_store.store(dense_rows(k), dense_rows(v), *kept, HeadView.unpack(view), lengths)
+    kept = Retained(far_k, far_v, near_k, near_v)
+    triton_store.store(make_rows_dense(k), make_rows_dense(v), kept, HeadView.unpack(view), lengths)
 
 
 @_store.register_fake
@@ -159,47 +146,58 @@ def _(q: Tensor, *_: object) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def chunk(
-    q: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
-    view: HeadView,
-    scale: float,
-    length: int,
-) -> Tensor:
-    """A chunk over a compact cache: `attention.chunk_attention`."""
-    check(q)
-    return _chunk(q, *far, *near, view.pack(), scale, length)
+class TritonBackend:
+    """Triton kernels: on an NVIDIA GPU, or slowly under Triton's interpreter."""
 
+    name = "triton"
 
-def decode(
-    q: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
-    view: HeadView,
-    scale: float,
-    lengths: Tensor,
-) -> Tensor:
-    """The last few positions over a compact cache: `attention.decode_attention`."""
-    check(q)
-    rows = q.shape[1] // near[0].shape[1] * q.shape[2]
-    if rows > triton_decode.MAX_ROWS:
-        raise UsageError(
-            f"{q.shape[2]} queries times {q.shape[1] // near[0].shape[1]} heads for each KV head"
-            f" are {rows} rows; decode at most {triton_decode.MAX_ROWS}, and use chunk_attention"
-            " for more."
-        )
-    return _decode(q, *far, *near, lengths, view.pack(), scale)
+    def explain_refusal(self, request: Request) -> str | None:
+        """Returns why the kernels cannot take such tensors, or so many queries."""
+        if request.device.type != "cuda" and not triton_launch.INTERPRETED:
+            return (
+                f"impl='triton' got tensors on {request.device}; move them to a CUDA device, set"
+                " TRITON_INTERPRET=1 before the first import of triton to run the kernels slowly"
+                " on a CPU, or use impl='cpu'."
+            )
+        if request.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return (
+                f"impl='triton' got {request.dtype}; give float32, bfloat16 or float16, or use"
+                " impl='reference'."
+            )
+        if request.head_dim > MAX_HEAD_DIM:
+            return (
+                f"impl='triton' got head dim {request.head_dim}; give at most {MAX_HEAD_DIM}, or"
+                " use impl='cpu'."
+            )
+        if request.work == "decode" and request.rows_per_kv_head > triton_decode.MAX_ROWS:
+            return (
+                f"The queries times the query heads of a KV head are {request.rows_per_kv_head};"
+                f" decode at most {triton_decode.MAX_ROWS}, and use chunk_attention for more."
+            )
+        return None
 
+    def prefill(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        view: HeadView,
+        scale: float,
+        starts: Tensor | None,
+    ) -> Tensor:
+        """Returns the attention of the last Tq of Tk positions: [B, Hq, Tq, D]."""
+        return attention(q, k, v, view.pack(), scale, starts)[0]
 
-def store(
-    k: Tensor,
-    v: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
-    view: HeadView,
-    lengths: Tensor,
-) -> None:
-    """One token a row into a cache whose tensors never move: `attention.store_token`."""
-    check(k)
-    _store(k, v, *far, *near, lengths, view.pack())
+    def chunk(self, q: Tensor, kept: Retained, view: HeadView, scale: float, length: int) -> Tensor:
+        """Returns the attention of a prompt's newest Tq of `length` tokens: [B, Hq, Tq, D]."""
+        return _chunk(q, *kept, view.pack(), scale, length)
+
+    def decode(
+        self, q: Tensor, kept: Retained, view: HeadView, scale: float, lengths: Tensor
+    ) -> Tensor:
+        """Returns the attention of each row's last Tq tokens: [B, Hq, Tq, D]."""
+        return _decode(q, *kept, view.pack(), scale, lengths)
+
+    def store(self, k: Tensor, v: Tensor, kept: Retained, view: HeadView, lengths: Tensor) -> None:
+        """Writes the newest token of each row into `kept`."""
+        _store(k, v, *kept, view.pack(), lengths)

@@ -1,5 +1,6 @@
-"""Triton forward: one program per tile of queries and query head; permanent blocks first, then the
-window.
+"""Triton forward: one program per tile of queries and query head.
+
+A program reads the permanent blocks first, then the window.
 
 Keys and values come in two regions (far: permanent blocks; near: consecutive positions), which are
 one and the same array when all keys are present, and two when a cache has freed the others
@@ -8,13 +9,12 @@ one and the same array when all keys are present, and two when a cache has freed
 Shapes: B rows, Hq and Hkv heads, Tq queries, Tk keys, D head dim. Scores are kept in base 2.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from longreach.kernels.backend import Retained
 from longreach.kernels.triton.blocks import (
     dot,
     dot_add,
@@ -25,7 +25,7 @@ from longreach.kernels.triton.blocks import (
     permanent_position,
     visible,
 )
-from longreach.kernels.triton.launch import launch, pattern_args
+from longreach.kernels.triton.launch import launch, pattern_args, strides_of
 from longreach.kernels.view import HeadView
 
 
@@ -150,8 +150,7 @@ _CONFIGS: list[dict[str, int]] = [
 
 def forward(
     q: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
+    kept: Retained,
     view: HeadView,
     scale: float,
     *,
@@ -160,13 +159,12 @@ def forward(
     starts: Tensor | None = None,
     compact: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of consecutive queries.
+    """Returns the attention of consecutive queries.
 
     Args:
         q: [B, Hq, Tq, D].
-        far: Keys and values [B, Hkv, F, D]: permanent blocks in order (compact), else the same
-            tensors as near.
-        near: Keys and values [B, Hkv, N, D]: positions `near_start` on.
+        kept: Keys and values. `far` [B, Hkv, F, D] holds permanent blocks in order (compact), or is
+            the same tensors as `near`; `near` [B, Hkv, N, D] holds positions `near_start` on.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
         q_first: Position of the first query in a row that starts at 0.
@@ -178,20 +176,21 @@ def forward(
         Output [B, Hq, Tq, D], zeros for padding, and logsumexp [B, Hq, Tq] in float32.
     """
     b, hq, tq, dim = q.shape
-    make: Any = torch.empty if starts is None else torch.zeros
+    # The kernel writes no padding query, and only rows with a start have some.
+    make = torch.empty if starts is None else torch.zeros
     out = make(q.shape, dtype=q.dtype, device=q.device)
     lse = make((b, hq, tq), dtype=torch.float32, device=q.device)
-    tensors = [q, *far, *near]
+    tensors = [q, *kept]
     launch(
         _forward_kernel,
         _CONFIGS,
         lambda meta: (triton.cdiv(tq, meta["BLOCK_M"]) + 1, b * hq),
         (*tensors, starts, out, lse),
-        (*(s for x in (*tensors, out) for s in x.stride()[:3]), q_first, near_start, tq),
+        (*strides_of(*tensors, out), q_first, near_start, tq),
         pattern_args(view, scale)
         | {
             "HQ": hq,
-            "GROUPS": hq // near[0].shape[1],
+            "GROUPS": hq // kept.near_k.shape[1],
             "HAS_STARTS": starts is not None,
             "COMPACT": compact,
             "D": dim,

@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from longreach.kernels.backend import Retained
 from longreach.kernels.triton.blocks import first_strided, is_permanent, permanent_index
-from longreach.kernels.triton.launch import launch, pattern_args
+from longreach.kernels.triton.launch import launch, pattern_args, strides_of
 from longreach.kernels.view import HeadView
 
 
@@ -37,16 +38,16 @@ def _store_kernel(
     tl.store(far_v + b * sfvb + g * sfvh + slot * sfvt + d, v, mask=ok)
 
 
-def store(
-    k: Tensor,
-    v: Tensor,
-    far: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
-    view: HeadView,
-    lengths: Tensor,
-) -> None:
-    """Writes k and v [B, K, 1, D], at positions `lengths - 1`, into far [B, K, F, D] and near [B,
-    K, R, D]."""
+def store(k: Tensor, v: Tensor, kept: Retained, view: HeadView, lengths: Tensor) -> None:
+    """Writes a token of each row into both regions of a cache whose tensors never move.
+
+    Args:
+        k: [B, K, 1, D].
+        v: [B, K, 1, D].
+        kept: Written to: `far` [B, K, F, D], `near` [B, K, R, D].
+        view: Which blocks are permanent.
+        lengths: [B] tokens of each row, the new one included.
+    """
     rows, heads, _, dim = k.shape
     arguments = pattern_args(view, 0.0)
     named = {name: arguments[name] for name in ("shift", "STEP", "SIZE", "SINK", "STRIDE")}
@@ -54,12 +55,12 @@ def store(
         _store_kernel,
         [{"num_warps": 1}],
         lambda meta: (rows * heads,),
-        (k, v, *far, *near, lengths),
+        (k, v, *kept, lengths),
         (
-            *(s for x in (k, v) for s in x.stride()[:2]),
-            *(s for x in (*far, *near) for s in x.stride()[:3]),
-            far[0].shape[2],
-            near[0].shape[2],
+            *strides_of(k, v, dims=2),
+            *strides_of(*kept),
+            kept.far_k.shape[2],
+            kept.near_k.shape[2],
         ),
         named | {"HKV": heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))},
     )

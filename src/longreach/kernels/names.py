@@ -1,3 +1,0 @@
-"""What the implementations of sparse attention are called. Imports no torch."""
-
-IMPLEMENTATIONS = ("auto", "reference", "cpu", "flex", "triton")
