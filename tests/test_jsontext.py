@@ -119,8 +119,8 @@ def test_settings_whose_checksum_holds_are_checked_all_the_same(tmp_path):
     for compressor in ({}, {"method": 5}, {"method": "mean-pool", "scale": "x"}):
         with pytest.raises(LongreachError, match="is damaged: restore"):
             load(SETTINGS_VALUES | {"compressor": compressor})
-    with pytest.raises(LongreachError, match="reads 1"):
-        load(SETTINGS_VALUES | {"format": 2})
+    with pytest.raises(LongreachError, match="reads 1 and 2"):
+        load(SETTINGS_VALUES | {"format": 3})
 
 
 def test_values_come_back_as_they_are():

@@ -1,14 +1,10 @@
-"""What a corpus hands to a compressor, and what comes back. Floor 0, so that neither room needs the
-other.
-
-n: vectors of a segment, d: hidden size.
-"""
+"""What a corpus hands to a compressor, and what comes back."""
 
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import torch
+    from longreach.compressors.memory import Memory
 
 
 class Job(NamedTuple):
@@ -17,18 +13,18 @@ class Job(NamedTuple):
     Attributes:
         key: whatever the caller uses to name the document; it comes back with every result.
         ids: token ids of the whole document, any length, no BOS.
-        done: vectors of the first `len(done)` segments where they exist already; work goes on after
-            them.
+        done: Memories of the first `len(done)` segments where they exist already; work resumes
+            after them.
     """
 
     key: Hashable
     ids: Sequence[int]
-    done: "Sequence[torch.Tensor]" = ()
+    done: "Sequence[Memory]" = ()
 
 
-class SegmentVectors(NamedTuple):
-    """The vectors [n, d] of segment number `segment` of the document `key`."""
+class SegmentMemory(NamedTuple):
+    """The memory of segment number `segment` of the document `key`."""
 
     key: Hashable
     segment: int
-    vectors: "torch.Tensor"
+    memory: "Memory"

@@ -105,11 +105,11 @@ def test_every_segment_comes_once_and_in_order(lengths, batch_size, segment_toke
 def test_resumed_equals_uninterrupted(model, tokenizer, mode, done):
     compressor = AutoCompressor(model, tokenizer, 3, 10, mode)
     ids = random_ids(45)
-    whole = [vectors for _, _, vectors in compressor.stream([Job(0, ids)])]
+    whole = [memory for _, _, memory in compressor.stream([Job(0, ids)])]
     rest = list(compressor.stream([Job(0, ids, whole[:done])]))
     assert [segment for _, segment, _ in rest] == list(range(done, 5))
-    for _, segment, vectors in rest:
-        assert torch.equal(vectors, whole[segment])
+    for _, segment, memory in rest:
+        assert torch.equal(memory.vectors, whole[segment].vectors)
 
 
 def test_accumulate_depends_on_everything_before(model, tokenizer):

@@ -41,7 +41,8 @@ def test_a_corpus_keeps_its_name_and_not_where_it_lies(ours, tmp_path):
     open_or_create(store, "c", model_ref=str(ours), ratio=8).corpus.add("The Queen of Hearts, she made some tarts.")
     settings = json.loads((store / "c" / "corpus.json").read_text())
     assert settings["compressor_ref"] == "tiny-autocompressor" and str(tmp_path / "shipped") not in str(settings)
-    assert Corpus.open(store, "c").settings.scale == 0.5
+    (document,) = Corpus.open(store, "c").documents()
+    assert {memory.scale for memory in Corpus.open(store, "c").memories(document.revision)} == {0.5}
     opened = open_workspace(store, "c")
     assert opened.corpus.compressor.summary_tokens == 2
     assert opened.corpus.add("The Knave of Hearts, he stole those tarts.").added

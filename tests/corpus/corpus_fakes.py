@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longreach.compressors.base import Compressor
+from longreach.compressors.memory import Vectors
 from longreach.corpus import ingest, integrity
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
-from longreach.jobs import Job, SegmentVectors
+from longreach.jobs import Job, SegmentMemory
 
 SEGMENT_TOKENS = 8
 
@@ -58,7 +59,7 @@ class FakeCompressor(Compressor):
     def vectors_in(self, tokens: int) -> int:
         return 2
 
-    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentVectors]:
+    def stream(self, jobs: Iterable[Job], *, batch_size: int | None = None) -> Iterator[SegmentMemory]:
         jobs = iter(jobs)
         lanes = [self._document(job) for job in islice(jobs, 2)]
         while lanes:
@@ -70,8 +71,8 @@ class FakeCompressor(Compressor):
                 lanes.remove(lane)
                 lanes += [self._document(job) for job in islice(jobs, 1)]
 
-    def _document(self, job: Job) -> Iterator[SegmentVectors]:
-        earlier = list(job.done)
+    def _document(self, job: Job) -> Iterator[SegmentMemory]:
+        earlier = [memory.vectors for memory in job.done]
         for number, tokens in list(enumerate(self.segments(len(job.ids))))[len(earlier) :]:
             time.sleep(self.seconds)
             ids = list(job.ids[tokens.start : tokens.stop])
@@ -80,7 +81,7 @@ class FakeCompressor(Compressor):
             vectors = torch.tensor(list(raw)).view(2, self.dim).to(self.dtype)
             earlier.append(vectors)
             self.compressed += 1
-            yield SegmentVectors(job.key, number, vectors)
+            yield SegmentMemory(job.key, number, Vectors(vectors))
 
 
 def dump(corpus: Corpus) -> tuple[list[dict], list[dict]]:

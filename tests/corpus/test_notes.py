@@ -9,7 +9,7 @@ import pytest
 from longreach.corpus import store
 from longreach.corpus.documents import Document
 from longreach.corpus.export import export
-from longreach.corpus.schema import DOCUMENTS
+from longreach.corpus.rows import MemoryRows
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from tests.corpus.corpus_fakes import FakeCompressor
@@ -17,7 +17,11 @@ from tests.corpus.corpus_fakes import FakeCompressor
 TEXT = "Call me Ishmael. Some years ago, never mind how long precisely."
 PLAIN = Document("plain", "Nothing is missing from this one.")
 NOTED = Document("noted", TEXT, ("Page 2 has no text layer.", "A form is not read."))
-OLD_DOCUMENTS = pa.schema([field for field in DOCUMENTS if field.name != "notes"])
+DOCUMENTS = MemoryRows.documents
+
+
+class RowsWithoutNotes(MemoryRows):
+    documents = pa.schema([field for field in DOCUMENTS if field.name != "notes"])
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def corpus(tmp_path):
 @pytest.fixture
 def old(tmp_path):
     """A corpus whose table of documents was made before there were notes."""
-    with mock.patch.object(store, "DOCUMENTS", OLD_DOCUMENTS):
+    with mock.patch.object(store, "NEWEST", RowsWithoutNotes()):
         return Corpus.create(tmp_path, "old", FakeCompressor())
 
 

@@ -52,7 +52,7 @@ def test_a_document_comes_back_exactly(corpus):
 def test_vectors_are_those_the_compressor_made(corpus):
     compressor = FakeCompressor()
     ids = compressor.tokenizer(A.text, add_special_tokens=False)["input_ids"]
-    expected = [result.vectors for result in compressor.stream([Job("k", ids)])]
+    expected = [result.memory.vectors for result in compressor.stream([Job("k", ids)])]
     revision = corpus.documents()[0].revision
     stored = corpus.vectors(revision)
     assert stored[0].dtype == torch.bfloat16

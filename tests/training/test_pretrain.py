@@ -108,9 +108,10 @@ def test_a_model_in_bfloat16_is_trained_in_float32(base, data, whole, tmp_path):
 def test_substeps_share_a_draw_and_pass_on_vectors_without_gradients(base, data, tmp_path, monkeypatch):
     calls, real = [], TextObjective.forward
 
-    def recorded(self, ids, labels, lengths, k, vectors, teacher):
-        calls.append((ids, labels, lengths, k, vectors))
-        return real(self, ids, labels, lengths, k, vectors, teacher)
+    def recorded(self, **given):
+        names = ("ids", "labels", "lengths", "summary_tokens", "vectors")
+        calls.append([given.get(name) for name in names])
+        return real(self, **given)
 
     monkeypatch.setattr(TextObjective, "forward", recorded)
     train(base, data, tmp_path / "out", schedule=replace(SCHEDULE, steps=3))
@@ -248,8 +249,8 @@ def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, mo
 
     out, real = tmp_path / "out", compressor.TextObjective.forward
 
-    def spoiled(self, *args):
-        found = real(self, *args)
+    def spoiled(self, **given):
+        found = real(self, **given)
         self.embed_summary.register_hook(lambda gradient: gradient / 0)
         return found
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Self
 import torch
 from tqdm import tqdm
 
+from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.errors import UsageError
-from longreach.jobs import Job, SegmentVectors
+from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import adapters_off, check_readable, check_tokens
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.loading.origin import reference_of
@@ -106,13 +107,17 @@ class Compressor(ABC):
     @abstractmethod
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
-    ) -> Iterator[SegmentVectors]:
-        """Yields the vectors of each segment as soon as they exist, the segments of one document in
+    ) -> Iterator[SegmentMemory]:
+        """Yields the memory of each segment as soon as it exists, the segments of one document in
         order.
 
         `jobs` is read lazily, so documents may be loaded while others are compressed. Documents of
         unequal length share batches; a result does not depend on its neighbours beyond rounding.
         """
+
+    def remember(self, vectors: torch.Tensor) -> Memory:
+        """Returns the memory that vectors [n, d] of a segment are."""
+        return Vectors(vectors)
 
     def check(self, tokens: int) -> None:  # noqa: B027 (most methods take any length)
         """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be
@@ -146,7 +151,7 @@ class Compressor(ABC):
         jobs: Iterable[Job],
         batch_size: int | None,
         encode: Callable[[list[torch.Tensor]], list[torch.Tensor]],
-    ) -> Iterator[SegmentVectors]:
+    ) -> Iterator[SegmentMemory]:
         """`stream` for methods whose segments do not depend on each other; `encode` maps [T_i, d]
         to [n_i, d]."""
         rows = (
@@ -159,7 +164,7 @@ class Compressor(ABC):
             with torch.no_grad():
                 encoded = encode([self.embed(ids) for _, _, ids in batch])
             for (key, number, _), vectors in zip(batch, encoded, strict=True):
-                yield SegmentVectors(key, number, vectors)
+                yield SegmentMemory(key, number, self.remember(vectors))
 
     def compress(
         self,
@@ -191,16 +196,16 @@ class Compressor(ABC):
                     " model's own tokenizer."
                 )
             self.check(len(ids))
-        parts: list[list[torch.Tensor]] = [[] for _ in documents]
+        parts: list[list[Memory]] = [[] for _ in documents]
         jobs = (Job(i, ids) for i, ids in enumerate(documents))
         total = sum(len(ids) for ids in documents)
         hidden = None if progress else True  # None: shown on a terminal only
         with tqdm(total=total, unit="tok", unit_scale=True, disable=hidden, desc="compress") as bar:
-            for key, segment, vectors in self.stream(jobs, batch_size=batch_size):
-                parts[key].append(vectors)  # type: ignore[call-overload]
+            for key, segment, memory in self.stream(jobs, batch_size=batch_size):
+                parts[key].append(memory)  # type: ignore[call-overload]
                 bar.update(len(self.segments(len(documents[key]))[segment]))  # type: ignore[call-overload]
         empty = torch.empty(0, self.dim, dtype=self.dtype, device=self.model.device)
-        return [torch.cat(rows) if rows else empty for rows in parts]
+        return [concatenated(rows) if rows else empty for rows in parts]
 
     @property
     def model_ref(self) -> str:

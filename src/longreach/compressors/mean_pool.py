@@ -8,7 +8,7 @@ import torch
 from longreach.compressors.base import Compressor
 from longreach.compressors.untrained import MEAN_POOL
 from longreach.errors import UsageError
-from longreach.jobs import Job, SegmentVectors
+from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
 
 
@@ -67,7 +67,7 @@ class MeanPool(Compressor):
 
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
-    ) -> Iterator[SegmentVectors]:
+    ) -> Iterator[SegmentMemory]:
         """See `Compressor.stream`."""
         return self.stream_segments(jobs, batch_size, self._encode)
 

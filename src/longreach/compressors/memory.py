@@ -281,6 +281,24 @@ def concatenated(memories: Sequence[Memory]) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def embedded(memories: Sequence[Memory], like: torch.Tensor) -> list[torch.Tensor]:
+    """Returns what a model reads for each memory, [n, d].
+
+    Args:
+        memories: Those that are placed as input embeddings.
+        like: The model's input embeddings, for their device and dtype.
+
+    Raises:
+        UsageError: One of them is placed otherwise.
+    """
+    found = []
+    for memory in memories:
+        if not isinstance(memory, Vectors):
+            raise UsageError(f"A memory of the kind '{memory.kind}' is not read as embeddings.")
+        found.append(memory.embeddings(like.device, like.dtype))
+    return found
+
+
 def _values(payload: bytes) -> dict[str, Any]:
     """Returns the metadata of a payload. safetensors gives it for files only."""
     if len(payload) < _LENGTH.size:

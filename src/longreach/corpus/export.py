@@ -25,7 +25,8 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
     A line of `documents.jsonl` holds the counts of a document and the notes on what could not be
     read of its file; a line of `passages.jsonl` holds the text and the span of a passage.
 
-    In a vectors file the tensor named "7" holds the vectors [n, d] of passage 7.
+    In a vectors file the tensor named "7" holds the vectors [n, d] of passage 7. Where a passage's
+    memory is of another kind, its tensors have their names behind the number: "7.0.keys".
 
     Args:
         corpus: what to write.
@@ -57,7 +58,11 @@ def export(corpus: "Corpus", out: Path) -> list[str]:
             _write_lines(draft / "documents.jsonl", documents)
             _write_lines(draft / "passages.jsonl", passages)
             for revision in {passage.revision for passage in passages}:
-                tensors = {str(i): vectors for i, vectors in enumerate(corpus.vectors(revision))}
+                tensors = {}
+                for index, memory in enumerate(corpus.memories(revision)):
+                    for name, tensor in memory.tensors().items():
+                        key = str(index) if name == memory.kind else f"{index}.{name}"
+                        tensors[key] = tensor
                 save_file(tensors, draft / "vectors" / f"{revision}.safetensors")
             draft.rename(out)
         finally:

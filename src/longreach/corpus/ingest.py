@@ -19,18 +19,14 @@ from longreach.corpus.documents import Document, Found, Limits, Skipped, read_al
 from longreach.corpus.documents.base import show_path
 from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.integrity import FileLog
+from longreach.corpus.rows import BLOBS, NOTES, positions_of, rows_of
 from longreach.corpus.schema import (
-    DOCUMENTS,
-    NOTES,
-    PASSAGES,
     AddReport,
     Settings,
     checksum,
     digest,
     revision_of,
     sha256,
-    to_bytes,
-    to_tensor,
 )
 from longreach.corpus.tables import passage_rows
 from longreach.errors import DocumentError, UsageError
@@ -39,6 +35,7 @@ from longreach.models.sharing import encode
 
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
+    from longreach.compressors.memory import Memory
 
 FLUSH_PASSAGES = 256
 FLUSH_SECONDS = 10.0
@@ -62,7 +59,7 @@ class _Work:
     pieces: list[_Piece]
     documents: list[Document]
     checksums: list[str] = field(default_factory=list)
-    vectors: int = 0
+    positions: int = 0
 
 
 class _Identity(NamedTuple):
@@ -137,6 +134,7 @@ class Ingest:
         self.database = database
         self.log = log
         self.settings = settings
+        self.format = rows_of(settings.format)
         self.compressor = compressor
         self.passages = database.open_table("passages")
         self.documents = database.open_table("documents")
@@ -164,11 +162,11 @@ class Ingest:
         with tqdm(
             unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5
         ) as bar:
-            for key, segment, vectors in self.compressor.stream(
+            for key, segment, memory in self.compressor.stream(
                 self._jobs(found, limits), batch_size=batch_size
             ):
                 work = self._work[str(key)]
-                count = self._take(work, segment, vectors)
+                count = self._take(work, segment, memory)
                 passages, tokens = passages + 1, tokens + count
                 bar.update(count)
                 if (
@@ -218,10 +216,10 @@ class Ingest:
                 if work.revision in self._work:
                     yield Job(revision, ids, done)
 
-    def _resume(self, work: _Work) -> list[Any]:
-        """Takes over the passages that an earlier run appended; returns their vectors."""
+    def _resume(self, work: _Work) -> "list[Memory]":
+        """Takes over the passages that an earlier run appended; returns their memories."""
         with explain_storage_faults(self.log.folder):
-            rows = passage_rows(self.database, work.revision, vectors=True)[work.revision]
+            rows = passage_rows(self.database, work.revision, memory=True)[work.revision]
             good = []
             for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
                 expected = (number, piece.start, piece.end, len(piece.tokens))
@@ -238,31 +236,30 @@ class Ingest:
                 with self.log.change("repair"):
                     self.passages.delete(f"revision = '{work.revision}'")
                     if good:
-                        self.passages.add(pa.Table.from_pylist(good, schema=PASSAGES))
+                        self.passages.add(pa.Table.from_pylist(good, schema=self.format.passages))
         for row in good:
             self._note(work, row)
-        return [to_tensor(row) for row in good]
+        return [self.format.memory(row, self.settings.compressor) for row in good]
 
-    def _take(self, work: _Work, segment: int, vectors: Any) -> int:
+    def _take(self, work: _Work, segment: int, memory: "Memory") -> int:
         assert segment == len(work.checksums), (
             f"segment {segment} of {work.revision} came out of order"
         )
-        piece, raw = work.pieces[segment], to_bytes(vectors)
-        row = {
+        piece = work.pieces[segment]
+        row: dict[str, Any] = {
             "revision": work.revision,
             "index": segment,
             "start": piece.start,
             "end": piece.end,
             "text": work.text[piece.start : piece.end],
             "tokens": len(piece.tokens),
-            "n_vectors": vectors.shape[0],
-            "dim": vectors.shape[1],
-            "dtype": str(vectors.dtype).removeprefix("torch."),
             "fingerprint": self.settings.fingerprint,
             "model_fingerprint": self.settings.model_fingerprint,
-            "vectors_sha256": sha256(raw),
-            "vectors": raw,
         }
+        row |= self.format.columns(memory)
+        for name in BLOBS:
+            if name in row:
+                row[f"{name}_sha256"] = sha256(row[name])
         row["checksum"] = checksum(row)
         self._rows.append(row)
         self._note(work, row)
@@ -270,14 +267,14 @@ class Ingest:
 
     def _note(self, work: _Work, row: dict[str, Any]) -> None:
         work.checksums.append(row["checksum"])
-        work.vectors += row["n_vectors"]
+        work.positions += positions_of(row)
         if len(work.checksums) == len(work.pieces):
             self._finished[work.revision] = {
                 "revision": work.revision,
                 "characters": len(work.text),
                 "tokens": work.pieces[-1].tokens.stop,
                 "passages": len(work.pieces),
-                "vectors": work.vectors,
+                self.format.total: work.positions,
                 "digest": digest(work.checksums),
             }
             del self._work[work.revision]
@@ -301,7 +298,7 @@ class Ingest:
         with explain_storage_faults(self.log.folder):
             if self._rows:
                 with self.log.change("passages"):
-                    self.passages.add(pa.Table.from_pylist(self._rows, schema=PASSAGES))
+                    self.passages.add(pa.Table.from_pylist(self._rows, schema=self.format.passages))
                 self._rows = []
             if self._ready:
                 with self.log.change("documents"):
@@ -316,10 +313,10 @@ class Ingest:
     def _document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
         """Rows of `documents` as its table takes them: a table from before notes gets that column
         when one is there."""
-        table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
+        table = pa.Table.from_pylist(rows, schema=self.format.documents)
         if NOTES in self.documents.schema.names:
             return table
         if table[NOTES].null_count == len(table):
             return table.drop_columns(NOTES)
-        self.documents.add_columns(DOCUMENTS.field(NOTES))
+        self.documents.add_columns(self.format.documents.field(NOTES))
         return table

@@ -222,8 +222,9 @@ class FileLog:
         """
         before = self.list_present()
         if not self._headed:
-            self._append({"head": HEAD})
+            # In this order: a log that names a head is damaged without one.
             self._write_head()
+            self._append({"head": HEAD})
         self._append({"intent": what})
         yield
         after = self.list_present()

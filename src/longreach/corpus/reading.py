@@ -14,7 +14,8 @@ from longreach.corpus.head import find_lost_versions, read_head
 from longreach.corpus.integrity import WORK, hold_lock, require
 from longreach.corpus.listing import Listing
 from longreach.corpus.naming import resolve
-from longreach.corpus.schema import NOTES, DocumentInfo, PassageInfo, Settings, Version, to_tensor
+from longreach.corpus.rows import NOTES, positions_of, rows_of
+from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version
 from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from longreach.compressors.base import Compressor
+    from longreach.compressors.memory import Memory
 
 LOCK_SECONDS = 60.0
 _T = TypeVar("_T")
@@ -83,7 +85,8 @@ class CorpusReading:
         """The documents, sorted by name."""
         found = []
         for row in self._read(document_rows):
-            found.append(_info(DocumentInfo, row, notes=tuple(row.get(NOTES) or ())))
+            notes = tuple(row.get(NOTES) or ())
+            found.append(_info(DocumentInfo, row, notes=notes, vectors=positions_of(row)))
         return found
 
     def passages(self, name: str | None = None) -> list[PassageInfo]:
@@ -100,12 +103,15 @@ class CorpusReading:
                 one = resolve(name, [row["document"] for row in documents], self.name)
                 documents = [row for row in documents if row["document"] == one]
             only = documents[0]["revision"] if name is not None else None
-            rows = passage_rows(database, only, vectors=False, check=False)
+            rows = passage_rows(database, only, memory=False, check=False)
             found = []
             for document in documents:
                 mine = rows[document["revision"]]
                 check_document(document, mine)
-                found += [_info(PassageInfo, row, document=document["document"]) for row in mine]
+                owner = document["document"]
+                for row in mine:
+                    count = positions_of(row)
+                    found.append(_info(PassageInfo, row, document=owner, n_vectors=count))
             return found
 
         return self._read(read)
@@ -127,20 +133,23 @@ class CorpusReading:
         """
         return "".join(passage.text for passage in self.passages(name))
 
-    def vectors(self, revision: str, indices: Sequence[int] | None = None) -> "list[torch.Tensor]":
-        """The vectors [n, d] of passages of a revision, on the CPU, in the order of `indices`; None
-        means all.
+    def memories(self, revision: str, indices: Sequence[int] | None = None) -> "list[Memory]":
+        """Returns the memories of passages of a revision, on the CPU.
+
+        Args:
+            revision: As a `DocumentInfo` or a `PassageInfo` names it.
+            indices: Of the passages, in the order wanted; None means all of them.
 
         Raises:
-            CorpusDamaged: a passage is not there, or not what was written.
+            CorpusDamaged: A passage is not there, or not what was written.
         """
+        rows_format = rows_of(self.settings.format)
 
-        def read(database: Any) -> "list[torch.Tensor]":
-            rows = {
-                row["index"]: row
-                for row in passage_rows(database, revision, indices, vectors=True)[revision]
-            }
+        def read(database: Any) -> "list[Memory]":
+            found = passage_rows(database, revision, indices, memory=True)[revision]
+            rows = {row["index"]: row for row in found}
             wanted = range(max(rows, default=0) + 1) if indices is None else indices
+            memories = []
             for index in wanted:
                 row = rows.get(index)
                 if (
@@ -152,9 +161,22 @@ class CorpusReading:
                         f"Passage {index} of revision {revision} of corpus {self.name!r} is not"
                         " there or not what was written: `longreach corpus verify` says more."
                     )
-            return [to_tensor(rows[index]) for index in wanted]
+                memories.append(rows_format.memory(row, self.settings.compressor))
+            return memories
 
         return self._read(read)
+
+    def vectors(self, revision: str, indices: Sequence[int] | None = None) -> "list[torch.Tensor]":
+        """Returns the vectors [n, d] of passages as they were made, without their scale.
+
+        Arguments and errors are those of `memories`.
+
+        Raises:
+            UsageError: The memory of this corpus is not summary vectors.
+        """
+        from longreach.compressors.memory import concatenated
+
+        return [concatenated([memory]) for memory in self.memories(revision, indices)]
 
     def search(
         self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None

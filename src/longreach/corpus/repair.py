@@ -18,7 +18,8 @@ from longreach.corpus.artefacts import ADAPTER, is_intact, scorecard_is_intact
 from longreach.corpus.compaction import keep_newest, rewrite
 from longreach.corpus.head import TABLES, find_lost_versions, read_head
 from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, hash_file, is_sound
-from longreach.corpus.schema import DOCUMENTS, READER, SCORECARD, SETTINGS, Settings, intact, sha256
+from longreach.corpus.rows import BLOBS
+from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, intact, sha256
 from longreach.corpus.tables import DATABASE, check_document, connect
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
@@ -137,7 +138,8 @@ def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows["passages"]:
         row["intact"] = intact(row)
-        row.pop("vectors")
+        for name in BLOBS:
+            row.pop(name, None)
         found.setdefault(row["revision"], []).append(row)
     for passages in found.values():
         passages.sort(key=lambda row: row["index"] or 0)
@@ -160,8 +162,7 @@ def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
 def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
     """Writes both tables anew, with these documents and with every passage that is intact."""
     table = database.open_table("documents")
-    schema = pa.schema([field for field in DOCUMENTS if field.name in table.schema.names])
-    table.add(pa.Table.from_pylist(documents, schema=schema), mode="overwrite")
+    table.add(pa.Table.from_pylist(documents, schema=table.schema), mode="overwrite")
     passages = database.open_table("passages")
 
     def batches() -> Iterator[pa.RecordBatch]:

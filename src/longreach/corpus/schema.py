@@ -1,9 +1,9 @@
 """What a corpus stores: its settings, its rows, and the checksum of each.
 
-A row's checksum covers every other field of it in one canonical encoding, so that no reader has to
-trust the file format below. It covers a passage's vectors by their own hash: a row read without
-them can be checked too. Notes that are null count as absent: a row is the same before and after its
-table gets that column. d: hidden size, n: vectors of a passage.
+A row's checksum covers every other field of it in one canonical encoding, so that nobody who reads
+has to trust the file format below. It covers the bytes of a passage's memory by their own hash: a
+row read without them can be checked too. Notes that are null count as absent: a row is the same
+before and after its table gets that column.
 """
 
 import hashlib
@@ -16,55 +16,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-
+from longreach.corpus.rows import BLOBS, FORMATS, NOTES, rows_of
 from longreach.errors import CorpusDamaged, CorpusError, UsageError
 from longreach.jsontext import Kinds, NotJson, misfit, parse_object
 
 if TYPE_CHECKING:
-    import torch
-
     from longreach.corpus.documents import Skipped
 
-FORMAT = 1
 READER = "reader"  # the adapter that a compressor came with
 SETTINGS = "corpus.json"
 SCORECARD = "scorecard.json"
-# The column of `documents` that tables made before it lack; null where there are none.
-NOTES = "notes"
-
-PASSAGES = pa.schema(
-    [
-        ("revision", pa.string()),
-        ("index", pa.int64()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-        ("text", pa.large_string()),
-        ("tokens", pa.int64()),
-        ("n_vectors", pa.int64()),
-        ("dim", pa.int64()),
-        ("dtype", pa.string()),
-        ("fingerprint", pa.string()),
-        ("model_fingerprint", pa.string()),
-        ("vectors_sha256", pa.string()),
-        ("vectors", pa.large_binary()),
-        ("checksum", pa.string()),
-    ]
-)
-DOCUMENTS = pa.schema(
-    [
-        ("document", pa.string()),
-        ("revision", pa.string()),
-        ("characters", pa.int64()),
-        ("tokens", pa.int64()),
-        ("passages", pa.int64()),
-        ("vectors", pa.int64()),
-        ("added", pa.string()),
-        ("digest", pa.string()),
-        ("checksum", pa.string()),
-        (NOTES, pa.list_(pa.string())),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +38,7 @@ class DocumentInfo:
         characters: Of its text.
         tokens: Of its text.
         passages: The number of its passages.
-        vectors: The number of the vectors of all its passages.
+        vectors: The positions that the memory of all its passages takes.
         added: When it was added or last replaced; UTC, ISO 8601.
         notes: One sentence for each part of its file that could not be read.
     """
@@ -94,7 +55,10 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class PassageInfo:
-    """A passage without its vectors: `text` is characters `start` to `end` of the document."""
+    """A passage without its memory: `text` is characters `start` to `end` of the document.
+
+    `n_vectors` is the number of positions that its memory takes.
+    """
 
     document: str
     index: int
@@ -163,11 +127,6 @@ class Settings:
     segment_tokens: int
     created: str
 
-    @property
-    def scale(self) -> float:
-        """What vectors are multiplied by where they are read; see `AutoCompressor`."""
-        return float(self.compressor.get("scale", 1.0))
-
     def save(self, folder: Path) -> None:
         """Writes corpus.json with a checksum of its own, whole or not at all."""
         values = asdict(self)
@@ -197,10 +156,11 @@ class Settings:
             raise damaged from error
         if not intact:
             raise damaged
-        if values.get("format") != FORMAT:
+        if values.get("format") not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
             raise CorpusError(
                 f"Corpus {folder.name!r} has format {values.get('format')!r}, and this release"
-                f" reads {FORMAT}: use the release that wrote it, or ingest again."
+                f" reads {known}: use the release that wrote it, or ingest again."
             )
         if not _is_sound(values):
             raise damaged
@@ -229,7 +189,7 @@ def _is_sound(values: dict[str, Any]) -> bool:
     if misfit(values, _FIELDS) or len(values) != len(_FIELDS):
         return False
     compressor = values["compressor"]
-    if misfit({"scale": 1.0} | compressor, {"method": (str,), "scale": (int, float)}):
+    if misfit(compressor, {"method": (str,)}) or not rows_of(values["format"]).is_sound(compressor):
         return False
     return values["dtype"] in _DTYPES and min(values["dim"], values["segment_tokens"]) >= 1
 
@@ -264,8 +224,7 @@ def sha256(*parts: bytes) -> str:
 
 
 def checksum(row: Mapping[str, Any]) -> str:
-    """The checksum of a row of either table: over all its fields but itself, the vectors by their
-    hash."""
+    """Returns the checksum of a row: over all its other fields, bytes by their hash."""
     fields = {}
     for key, value in row.items():
         if key == "checksum" or isinstance(value, bytes):
@@ -279,34 +238,17 @@ def checksum(row: Mapping[str, Any]) -> str:
 
 
 def intact(row: Mapping[str, Any]) -> bool:
-    """Whether a row, read with or without its vectors, is what was written."""
-    vectors = row.get("vectors")
-    return row["checksum"] == checksum(row) and (
-        not isinstance(vectors, bytes) or row["vectors_sha256"] == sha256(vectors)
-    )
+    """Returns whether a row, read with or without its memory, is what was written."""
+    for name in BLOBS:
+        raw = row.get(name)
+        if isinstance(raw, bytes) and row[f"{name}_sha256"] != sha256(raw):
+            return False
+    return row["checksum"] == checksum(row)
 
 
 def digest(checksums: Iterable[str]) -> str:
     """The digest of a document: over the checksums of its passages in order."""
     return sha256("\n".join(checksums).encode())
-
-
-def to_bytes(vectors: "torch.Tensor") -> bytes:
-    """The raw bytes of a tensor [n, d] in its own dtype (little-endian, as every platform torch
-    runs on)."""
-    import torch  # takes seconds, and whoever lists or checks a corpus needs none of it
-
-    return vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def to_tensor(row: Mapping[str, Any]) -> "torch.Tensor":
-    """The vectors [n, d] of a passages row, in the dtype they were made in."""
-    import torch
-
-    dtype, shape = getattr(torch, row["dtype"]), (row["n_vectors"], row["dim"])
-    if not row["vectors"]:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(row["vectors"]), dtype=dtype).view(shape)
 
 
 def _canonical(value: Any) -> bytes:

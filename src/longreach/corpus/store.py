@@ -35,10 +35,8 @@ from longreach.corpus.naming import resolve
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
 from longreach.corpus.repair import RepairReport, repair
+from longreach.corpus.rows import NEWEST
 from longreach.corpus.schema import (
-    DOCUMENTS,
-    FORMAT,
-    PASSAGES,
     READER,
     SETTINGS,
     AddReport,
@@ -115,7 +113,7 @@ class Corpus(CorpusReading):
             raise exists
         compressor.check_tokenizer()
         settings = Settings(
-            format=FORMAT,
+            format=NEWEST.number,
             name=name,
             compressor=compressor.describe(),
             fingerprint=compressor.fingerprint,
@@ -136,8 +134,8 @@ class Corpus(CorpusReading):
                     if compressor.reader:
                         Artefacts(draft, writable=True).put(READER, Path(compressor.reader))
                     database = connect(draft)
-                    database.create_table("passages", schema=PASSAGES)
-                    database.create_table("documents", schema=DOCUMENTS)
+                    database.create_table("passages", schema=NEWEST.passages)
+                    database.create_table("documents", schema=NEWEST.documents)
                 try:
                     draft.rename(target)
                 except OSError as error:
@@ -361,4 +359,4 @@ class Corpus(CorpusReading):
         kept = [row for row in table.to_arrow().to_pylist() if row["document"] not in set(names)]
         # Written anew: names hold any character, so no filter has to quote them.
         with log.change("documents"):
-            table.add(pa.Table.from_pylist(kept, schema=DOCUMENTS), mode="overwrite")
+            table.add(pa.Table.from_pylist(kept, schema=NEWEST.documents), mode="overwrite")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longreach.corpus.schema import PASSAGES, digest, intact
+from longreach.corpus.rows import BLOBS
+from longreach.corpus.schema import digest, intact
 from longreach.errors import CorpusDamaged
 from longreach.wording import counted
 
 DATABASE = "db"
-TEXT_COLUMNS = [name for name in PASSAGES.names if name != "vectors"]
-_BATCH_ROWS = 256  # vectors are large: 256 rows of an 8B model are 100 MB
+_BATCH_ROWS = 256  # memories are large: 256 rows of vectors of an 8B model are 100 MB
 
 Row = dict[str, Any]
 
@@ -45,7 +45,7 @@ def passage_rows(
     revision: str | None = None,
     indices: Sequence[int] | None = None,
     *,
-    vectors: bool,
+    memory: bool,
     check: bool = True,
 ) -> dict[str, list[Row]]:
     """The rows of `passages` by revision, in order, each with `intact`: whether its checksum held.
@@ -54,10 +54,11 @@ def passage_rows(
         database: what `connect` returned.
         revision: only those of one revision.
         indices: only those of these numbers.
-        vectors: keep the vectors in the rows.
-        check: read the vectors to check them, even if they are not kept.
+        memory: Keep the bytes of memories in the rows.
+        check: Read these bytes to check them, even if they are not kept.
     """
-    query = database.open_table("passages").search()
+    table = database.open_table("passages")
+    query = table.search()
     if revision is not None:
         where = f"revision = '{revision}'" if revision.isalnum() else "false"
         if indices is not None:
@@ -65,14 +66,15 @@ def passage_rows(
                 f" AND `index` IN ({', '.join(str(int(index)) for index in indices) or 'NULL'})"
             )
         query = query.where(where)
-    if not (vectors or check):
-        query = query.select(TEXT_COLUMNS)
+    if not (memory or check):
+        query = query.select([name for name in table.schema.names if name not in BLOBS])
     found: dict[str, list[Row]] = defaultdict(list)
     for batch in query.to_batches(batch_size=_BATCH_ROWS):
         for row in batch.to_pylist():
             row["intact"] = intact(row)
-            if not vectors:
-                row.pop("vectors", None)
+            if not memory:
+                for name in BLOBS:
+                    row.pop(name, None)
             found[row["revision"]].append(row)
     for rows in found.values():
         rows.sort(key=lambda row: row["index"] or 0)  # damage can make it null
@@ -117,7 +119,7 @@ def check_version(database: Any, version: int) -> None:
     table = database.open_table("documents")
     table.checkout(version)
     documents = table.to_arrow().to_pylist()
-    passages = passage_rows(database, vectors=False, check=False)
+    passages = passage_rows(database, memory=False, check=False)
     for document in documents:
         check_document(document, passages[document["revision"]])
 

@@ -43,7 +43,7 @@ def verify(folder: Path) -> VerifyReport:
             settings = Settings.load(folder)
             database = connect(folder)
             documents = database.open_table("documents").to_arrow().to_pylist()
-            passages = passage_rows(database, vectors=False)
+            passages = passage_rows(database, memory=False)
     except CorpusError as error:
         return VerifyReport([str(error)])
     for document in documents:
@@ -53,7 +53,7 @@ def verify(folder: Path) -> VerifyReport:
             if any(row["fingerprint"] != settings.fingerprint for row in mine):
                 name = repr(document["document"])
                 raise CorpusDamaged(
-                    f"Document {name} holds vectors of another compressor: add it again."
+                    f"Document {name} holds memories of another compressor: add it again."
                 )
         except CorpusDamaged as error:
             problems.append(str(error))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from longreach.caches.prefix import PrefixCache
+from longreach.compressors.memory import Memory, embedded
 from longreach.corpus.store import Corpus
 from longreach.engine.generate import (
     Switch,
@@ -100,7 +101,7 @@ class Reader:
         )
         self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
         self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
-        self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
+        self._builder = PromptBuilder(model, tokenizer)
         self._planner = Planner(corpus, self._builder, window_of(model))
         self._hot = PrefixCache(hot_bytes)
         self._stops = stop_tokens(model, tokenizer)
@@ -283,13 +284,15 @@ class Reader:
         return _Planned(plan, prompt, time.perf_counter() - began)
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
-        """The stored vectors of passages, in document order, with one read a document."""
-        vectors: list[torch.Tensor] = []
+        """Returns what is read for the memory of passages, with one read of the corpus a document.
+
+        They come in document order.
+        """
+        memories = list[Memory]()
         for revision in sorted({revision for revision, _ in keys}):
-            vectors += self.corpus.vectors(
-                revision, sorted(index for owner, index in keys if owner == revision)
-            )
-        return vectors
+            indices = sorted(index for owner, index in keys if owner == revision)
+            memories += self.corpus.memories(revision, indices)
+        return embedded(memories, self.model.get_input_embeddings().weight)
 
     def _read_context(
         self, prompt: Prompt, policy: Policy, sampling: Sampling

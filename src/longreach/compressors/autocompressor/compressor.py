@@ -14,9 +14,10 @@ import torch
 from longreach.compressors.autocompressor import checkpoint
 from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR, Mode, check_mode
 from longreach.compressors.base import Compressor
+from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
-from longreach.jobs import Job, SegmentVectors
+from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
 from longreach.wording import counted
 
@@ -185,6 +186,10 @@ class AutoCompressor(Compressor):
         """The embeddings of the summary tokens."""
         return {"embed_summary.weight": self.embed_summary.weight}
 
+    def remember(self, vectors: torch.Tensor) -> Memory:
+        """See `Compressor.remember`."""
+        return Vectors(vectors, self.scale)
+
     def check(self, tokens: int) -> None:
         """Refuses a document whose last segments, with all earlier vectors before them, would
         exceed the window."""
@@ -198,7 +203,7 @@ class AutoCompressor(Compressor):
 
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
-    ) -> Iterator[SegmentVectors]:
+    ) -> Iterator[SegmentMemory]:
         """See `Compressor.stream`. In the modes with a softprompt a batch holds one segment of
         several documents."""
         if self.mode == "independent":
@@ -209,7 +214,9 @@ class AutoCompressor(Compressor):
             while len(active) < slots and (job := next(waiting, None)) is not None:
                 spans = self.segments(len(job.ids))
                 if len(job.done) < len(spans):
-                    done = [vectors.to(self.model.device, self.dtype) for vectors in job.done]
+                    done = []
+                    for memory in job.done:
+                        done.append(concatenated([memory]).to(self.model.device, self.dtype))
                     active.append(_Active(job, spans, done))
             if not active:
                 return
@@ -217,7 +224,8 @@ class AutoCompressor(Compressor):
                 encoded = self.encode([self._input(document) for document in active])
             for document, vectors in zip(active, encoded, strict=True):
                 document.vectors.append(vectors)
-                yield SegmentVectors(document.job.key, len(document.vectors) - 1, vectors)
+                number = len(document.vectors) - 1
+                yield SegmentMemory(document.job.key, number, self.remember(vectors))
             active = [
                 document for document in active if len(document.vectors) < len(document.spans)
             ]

@@ -23,7 +23,7 @@ from longreach.compressors.base import Compressor
 from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
-from longreach.jobs import Job, SegmentVectors
+from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.load import load_named
@@ -177,15 +177,14 @@ class WeightedPool(Compressor):
 
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
-    ) -> Iterator[SegmentVectors]:
+    ) -> Iterator[SegmentMemory]:
         """See `Compressor.stream`. Segment after segment: there is nothing that a batch would speed
         up."""
         for job in jobs:
             for number, span in enumerate(self.segments(len(job.ids))):
                 if number >= len(job.done):
-                    yield SegmentVectors(
-                        job.key, number, self._vectors(job.ids[span.start : span.stop])
-                    )
+                    vectors = self._vectors(job.ids[span.start : span.stop])
+                    yield SegmentMemory(job.key, number, self.remember(vectors))
 
     @torch.no_grad()
     def _vectors(self, ids: Any) -> Tensor:

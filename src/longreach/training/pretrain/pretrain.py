@@ -20,6 +20,7 @@ from longreach.compressors.adapters import ADAPTER_WEIGHTS, adapter_folder
 from longreach.compressors.method import load_object
 from longreach.compressors.objective import CompressorObjective
 from longreach.compressors.recipe import Recipe
+from longreach.compressors.registry import DEFAULT_TRAINED, find_trained
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
@@ -62,7 +63,7 @@ def pretrain(
     model: str | Path,
     data: Sequence[str | Path | Document],
     out: str | Path,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
     schedule: Schedule | None = None,
     *,
     start: str | Path | None = None,
@@ -80,7 +81,7 @@ def pretrain(
         data: files, folders, Hub data sets, documents; where the recipe learns from
             questions, JSON lines as `datasets.texts` reads them.
         out: folder of the result; new, empty, or of this very run.
-        recipe: what is trained.
+        recipe: What is trained; None for the default method with its defaults.
         schedule: how long and how fast.
         start: folder of a compressor of the same shape to start from; None starts from the base
             model.
@@ -99,6 +100,8 @@ def pretrain(
         TrainingError: memory or the disk was full, or a loss was not finite; the last good
             checkpoint stays.
     """
+    recipe = recipe or load_object(find_trained(DEFAULT_TRAINED).training)()
+    assert recipe is not None
     schedule = schedule or Schedule()
     folder = Path(out)
     run.refuse_foreign(folder)

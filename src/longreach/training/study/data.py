@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from longreach.compressors.memory import embedded
 from longreach.datasets.questions import Question
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ContextError, CorpusError, NothingFound
@@ -91,10 +92,10 @@ class StudyData(torch.utils.data.Dataset):
         teacher: Callable[[Tensor, Tensor], Likeliest] | None = None,
     ) -> None:
         self._corpus, self._seed = corpus, seed
-        self._builder = PromptBuilder(model, tokenizer, corpus.settings.scale)
+        self._builder = PromptBuilder(model, tokenizer)
         self._embed = model.get_input_embeddings()
         self._budget, self._window = budget, window
-        self._vectors = lru_cache(maxsize=64)(corpus.vectors)
+        self._memories = lru_cache(maxsize=64)(corpus.memories)
         self._planner = Planner(_KeptPassages(corpus), self._builder)
         self._expected = (
             lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
@@ -175,7 +176,8 @@ class StudyData(torch.utils.data.Dataset):
 
     def _prompt(self, row: int) -> Tensor:
         plan = self._plans[row]
-        vectors = [self._vectors(revision)[index] for revision, index in plan.memory]
+        memories = [self._memories(revision)[index] for revision, index in plan.memory]
+        vectors = embedded(memories, self._embed.weight)
         return self._builder.build(vectors, [], plan.question).embeds
 
     def _taught(self, teacher: Callable[[Tensor, Tensor], Likeliest], row: int) -> Likeliest:
