@@ -7,14 +7,17 @@ from threading import Lock
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PrefixCache:
-    """Least-recently-used map from a prefix's key to the KV cache after reading it. Safe to share
-    between threads.
+    """Least-recently-used map from a prefix's key to the KV cache after reading it.
+
+    Keys and values are shared between the map and all who take them out: see `share`. Threads may
+    share it.
 
     Args:
-        max_bytes: the keys and values kept together; 0 keeps nothing. A single cache larger than
+        max_bytes: The keys and values kept together; 0 keeps nothing. A single cache larger than
             this is not kept.
     """
 
@@ -25,20 +28,21 @@ class PrefixCache:
         self._lock = Lock()
 
     def get(self, key: Hashable) -> Any | None:
-        """A copy that the caller may extend, or None."""
+        """Returns a cache that the caller may extend, or None."""
         with self._lock:
             if key not in self._entries:
                 return None
             self._entries.move_to_end(key)
             cache = self._entries[key][0]
-        return copy.deepcopy(cache)
+        # An entry is never written to, so this needs no lock.
+        return share(cache)
 
     def put(self, key: Hashable, cache: Any) -> None:
-        """Keeps a copy; the least recently used go when room is needed."""
+        """Keeps what the cache holds now; the least recently used go where memory is needed."""
         size = cache_bytes(cache)
         if size > self.max_bytes:
             return
-        kept = copy.deepcopy(cache)
+        kept = share(cache)
         with self._lock:
             if key in self._entries:
                 self.bytes -= self._entries.pop(key)[1]
@@ -51,15 +55,30 @@ class PrefixCache:
         return len(self._entries)
 
 
+def share(cache: Any) -> Any:
+    """Returns a cache that holds the same; what is read into one of them the other does not see.
+
+    transformers' dynamic layers join old and new keys into new tensors, so both can hold the same
+    ones. Layers of all other kinds may write in place, and are copied.
+    """
+    twin = copy.copy(cache)
+    twin.layers = []
+    for layer in cache.layers:
+        grows_anew = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+        twin.layers.append(copy.copy(layer) if grows_anew else copy.deepcopy(layer))
+    return twin
+
+
 def cache_bytes(cache: Any) -> int:
-    """Bytes that a transformers Cache really holds for keys and values: their storages, whatever
-    views lie on them."""
-    values = [value for layer in getattr(cache, "layers", []) for value in vars(layer).values()]
-    tensors = [
-        x
-        for value in values
-        for x in (value if isinstance(value, tuple) else [value])
-        if torch.is_tensor(x)
-    ]
-    storages = [x.untyped_storage() for x in tensors if x.is_floating_point()]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    """Returns the bytes that a cache really holds for keys and values.
+
+    These are the bytes of their storages, whatever views lie on them.
+    """
+    storages: dict[int, int] = {}
+    for layer in getattr(cache, "layers", []):
+        for value in vars(layer).values():
+            for tensor in value if isinstance(value, tuple) else [value]:
+                if torch.is_tensor(tensor) and tensor.is_floating_point():
+                    storage = tensor.untyped_storage()
+                    storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

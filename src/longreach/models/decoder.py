@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,12 @@ from longreach.wording import counted
 _BASE = "longreach.json"  # in an adapter's folder
 _NEEDED = ("inputs_embeds", CACHE, "use_cache")
 LAID = "longreach-"  # what the names of adapters begin with that `add_adapter` laid over a model
+
+
+_State = tuple[list[str], bool]  # the adapters that are chosen, and whether they are off
+_layers: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, Any]], weakref.WeakSet[Any]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def decoder_of(model: Any) -> Any:
@@ -213,6 +220,7 @@ def _lay(
             f"{refused} ({reason}): use one that was trained on this model."
         ) from error
     finally:
+        _layers.pop(model, None)
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
 
 
@@ -255,30 +263,58 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 @contextmanager
 def only_adapter(model: Any, name: str | None) -> Iterator[None]:
-    """The model with just this adapter on, or with none; what was on before comes back
-    afterwards."""
+    """The model with just this adapter on, or with none; what was on before comes back."""
     with exclusive(model):
         before = _state(model)
+        wanted = ([], True) if name is None else ([name], False)
+        # Switching walks over the parameters of a layer: only where something changes.
+        changed = {layer: state for layer, state in before.items() if _differ(state, wanted)}
         try:
-            _restore(dict.fromkeys(before, ([name] if name else [], name is None)))
+            _restore(dict.fromkeys(changed, wanted))
             yield
         finally:
-            _restore(before)
+            _restore(changed)
 
 
-def _state(model: Any) -> dict[Any, tuple[list[str], bool]]:
-    """For each layer that can carry adapters: which are chosen, and whether they are switched
-    off."""
-    if not getattr(model, "peft_config", None):
-        return {}
+def adapter_layers(model: Any) -> list[Any]:
+    """Returns the layers of a model that can carry adapters, of those laid over it so far."""
+    configs = list((getattr(model, "peft_config", None) or {}).items())
+    if not configs:
+        return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    return {layer: (list(layer.active_adapters), layer.disable_adapters) for layer in layers}
+    known = _layers.get(model)
+    # Whatever adds or deletes an adapter changes the configs; they are compared as objects, since
+    # an adapter may come back under the same name for other layers.
+    if known is None or not _same_objects(known[0], configs):
+        found = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        known = (configs, weakref.WeakSet(found))
+        _layers[model] = known
+    return list(known[1])
 
 
-def _restore(state: dict[Any, tuple[list[str], bool]]) -> None:
-    for layer, (active, disabled) in state.items():
+def _same_objects(one: list[tuple[str, Any]], other: list[tuple[str, Any]]) -> bool:
+    if len(one) != len(other):
+        return False
+    pairs = zip(one, other, strict=True)
+    return all(a[0] == b[0] and a[1] is b[1] for a, b in pairs)
+
+
+def _differ(state: _State, wanted: _State) -> bool:
+    """Whether a layer has to be switched: which adapters are chosen counts only while on."""
+    return state[1] != wanted[1] or (not wanted[1] and state[0] != wanted[0])
+
+
+def _state(model: Any) -> dict[Any, _State]:
+    """Returns for each layer that can carry adapters which are chosen, and whether they are off."""
+    states: dict[Any, _State] = {}
+    for layer in adapter_layers(model):
+        states[layer] = (list(layer.active_adapters), layer.disable_adapters)
+    return states
+
+
+def _restore(states: Mapping[Any, _State]) -> None:
+    for layer, (active, off) in states.items():
         if active:
             layer.set_adapter(active)
-        layer.enable_adapters(not disabled)
+        layer.enable_adapters(not off)

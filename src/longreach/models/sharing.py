@@ -31,6 +31,11 @@ class FairLock:
         self._depth = 0
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds the lock."""
+        return self._owner == threading.get_ident()
+
     def acquire(self) -> None:
         """Waits until it is this thread's turn."""
         me = threading.get_ident()

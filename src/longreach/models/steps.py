@@ -55,6 +55,8 @@ class Steps:
         max_length: Slots of each row, padding and new tokens included: so much memory is taken at
             the first `read`.
         cache: KV cache of what was read before, without padding; it is taken over.
+        offset: Positions that were read before and have no slot in the cache, as where entries of
+            little weight were dropped; what follows stands at positions after them.
         graph: Whether to record steps as a CUDA graph; None where the model is on one GPU and
             allows it.
         compile: Run steps through torch.compile, which fuses norms and rotary embeddings; the first
@@ -73,15 +75,17 @@ class Steps:
         max_length: int,
         *,
         cache: Any = None,
+        offset: int = 0,
         graph: bool | None = None,
         compile: bool = False,
         impl: str = "auto",
         record: Recorder | None = None,
     ) -> None:
         self.model, self.max_length = model, max_length
-        self._options = {"impl": impl} if impl != "auto" else {}
+        self.options = {"impl": impl} if impl != "auto" else {}
         cache = cache if getattr(cache, "layers", None) else empty_cache(model)
         self.filled = cache.get_seq_length()
+        self._offset = offset
         places = {parameter.device for parameter in model.parameters()}
         on_gpu = len(places) == 1 and model.device.type == "cuda"
         wanted = graph or record is not None
@@ -140,12 +144,11 @@ class Steps:
         if given is None:
             raise UsageError("Give input_ids or inputs_embeds.")
         rows, new = given.shape[:2]
-        self._check_room(new)
+        self._require_slots(new)
         if self._lengths is not None:
             self._unfix()
-        positions = torch.arange(self.filled, self.filled + new, device=given.device).expand(
-            rows, new
-        )
+        first = self.position
+        positions = torch.arange(first, first + new, device=given.device).expand(rows, new)
         if attention_mask is not None and attention_mask.shape != (rows, new):
             raise UsageError(
                 f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the"
@@ -161,7 +164,7 @@ class Steps:
                     "attention_mask has padding after real tokens; pad the rows on the left."
                 )
             self._padding = attention_mask.to(given.device)
-            positions = (self._padding.cumsum(1) - 1).clamp(min=0)
+            positions = (self._padding.cumsum(1) - 1).clamp(min=0) + self._offset
         elif self._padding is not None:
             self._padding = torch.cat([self._padding, self._padding.new_ones(rows, new)], 1)
             assert self._positions is not None
@@ -176,7 +179,7 @@ class Steps:
                 use_cache=True,
                 logits_to_keep=1,
                 **{CACHE: self.cache},
-                **self._options,
+                **self.options,
             )
         self.filled += new
         require_read(self.model, self.cache, self.filled)
@@ -185,7 +188,7 @@ class Steps:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
-        self._check_room(1)
+        self._require_slots(1)
         if not self.fixed:
             with self._attention():
                 return self.read(tokens[:, None])
@@ -211,7 +214,46 @@ class Steps:
         """Bytes of the keys and values that are allocated."""
         return cache_bytes(self.cache)
 
-    def _check_room(self, new: int) -> None:
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens of each row, [B], on the device while steps are fixed; None otherwise."""
+        return self._lengths
+
+    @property
+    def position(self) -> int:
+        """The position of the next token."""
+        return self.filled + self._offset
+
+    def begin_step(self, tokens: Tensor) -> None:
+        """Prepares for a step, of tokens [B], that is taken outside: see `models.joined`.
+
+        Raises:
+            UsageError: There is no slot left.
+        """
+        self._require_slots(1)
+        if self.fixed and self._lengths is None:
+            self._fix(tokens)
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor] | None:
+        """Records a step; returns what repeats it and the logits it writes, None where it cannot.
+
+        Raises:
+            UsageError: It cannot, and it was asked for.
+        """
+        try:
+            return self._record(run)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Some quantised products read numbers back, which a graph cannot.
+            if self._wanted:
+                raise UsageError(
+                    f"The steps of this model cannot be recorded ({error}); use graph=False."
+                ) from error
+            self.recorded = False
+            return None
+
+    def _require_slots(self, new: int) -> None:
         if self.filled + new > self.max_length:
             raise UsageError(
                 f"{counted(new, 'token')} after {self.filled} do not fit the"
@@ -228,17 +270,9 @@ class Steps:
         self.cache.fix_steps(self._lengths, rows.order if rows is not None else None)
 
     def _start_recording(self) -> None:
-        try:
-            self._replay, self._logits = self._record(self._run_once)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            # Some quantised products read numbers back, which a graph cannot.
-            if self._wanted:
-                raise UsageError(
-                    f"The steps of this model cannot be recorded ({error}); use graph=False."
-                ) from error
-            self.recorded = False
+        recorded = self.record(self._run_once)
+        if recorded is not None:
+            self._replay, self._logits = recorded
 
     def _unfix(self) -> None:
         if self._padding is not None:
@@ -252,7 +286,9 @@ class Steps:
     def _run_once(self) -> Tensor:
         assert self._lengths is not None
         with self._attention():
-            return self._run(self.model, self.cache, self._tokens, self._lengths, self._options)
+            return self._run(
+                self.model, self.cache, self._tokens, self._lengths, self._offset, self.options
+            )
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
@@ -300,14 +336,19 @@ def record_cuda_graph(
 
 
 def _step(
-    model: Any, cache: ReservedCache, tokens: Tensor, lengths: Tensor, options: dict[str, str]
+    model: Any,
+    cache: ReservedCache,
+    tokens: Tensor,
+    lengths: Tensor,
+    offset: int,
+    options: dict[str, str],
 ) -> Tensor:
     """The step of fixed shapes: nothing of it depends on a number that the host would have to
     know."""
     lengths.add_(1)
     output = model(
         input_ids=tokens,
-        position_ids=lengths[:, None] - 1,
+        position_ids=lengths[:, None] - 1 + offset,
         use_cache=True,
         logits_to_keep=1,
         lengths=lengths,

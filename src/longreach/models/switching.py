@@ -91,19 +91,26 @@ def forget_growth(model: Any) -> None:
             module.max_seq_len_cached = module.original_max_seq_len
 
 
-def steps_for(model: Any, max_length: int, *, cache: Any = None) -> Steps | SwitchingSteps:
-    """What reads prompts and then tokens, with `max_length` slots a row; `cache` is what was read
-    before, and is taken.
+def steps_for(
+    model: Any, max_length: int, *, cache: Any = None, offset: int = 0
+) -> Steps | SwitchingSteps:
+    """Returns what reads prompts and then tokens.
+
+    Args:
+        model: A causal language model.
+        max_length: Slots of each row.
+        cache: What was read before; it is taken over.
+        offset: See `Steps`.
 
     Raises:
         UsageError: The rotation changes while the cache is in use.
     """
     switch = switch_of(model)
-    if switch is None or max_length <= switch.length:
+    if switch is None or max_length + offset <= switch.length:
         if switch is not None:
             with exclusive(model):
                 forget_growth(model)
-        return Steps(model, max_length, cache=cache)
+        return Steps(model, max_length, cache=cache, offset=offset)
     if getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
             f"The model's rotary embedding changes beyond {switch.length} positions, so what was"

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.utils import output_capturing
 
+from longreach.caches.joined import JoinedRetainedLayer
 from longreach.caches.retained import RetainedCache, RetainedLayer
 from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
@@ -108,7 +109,7 @@ class SparseAttention:
         if cache is None:
             return sparse_attention(q, k, v, pattern, layer, scale, impl)
         store = cache.layers[layer] if layer < len(cache.layers) else None
-        if isinstance(store, RetainedLayer | StaticRetainedLayer):
+        if isinstance(store, RetainedLayer | StaticRetainedLayer | JoinedRetainedLayer):
             if store.pattern != pattern:
                 raise UsageError(
                     f"The cache was made for {store.pattern}, the model has {pattern}; make a new"
@@ -119,7 +120,7 @@ class SparseAttention:
                     "No gradients flow through a cache that frees keys; train on whole sequences"
                     " with use_cache=False, or read under torch.no_grad()."
                 )
-            if rows is None:
+            if rows is None or isinstance(store, JoinedRetainedLayer):
                 return store.attend(q, k, v, scale, impl=impl)
             return store.attend(q, k, v, scale, counts=rows.counts, sure=rows.sure, impl=impl)
         # Someone's own DynamicCache keeps every key: right, but nothing is saved.

@@ -1,0 +1,229 @@
+"""One model at work: requests in, tokens out.
+
+Any number of threads submit requests, read the tokens of their handles and cancel; one thread runs
+the model. Rows join and leave between steps, and every row gets what it gets alone. docs/engine.md
+tells the life of a request.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from longreach.engine.batch import Batch
+from longreach.engine.request import CANCELLED, Handle, Progress, Request
+from longreach.engine.rows import Row
+from longreach.errors import UsageError
+from longreach.models.sharing import exclusive, lock_of
+
+_IDLE_SECONDS = 2.0  # after which the thread ends; the next request starts another one
+_EXIT_SECONDS = 30.0  # that the end of the process waits for a forward in progress
+
+
+class Engine:
+    """Answers requests with one model.
+
+    The model's lock is held for each forward and no longer, so that compressors, trainings and code
+    of a user under `exclusive(model)` share the model. Whoever holds that lock and waits for an
+    answer drives the engine meanwhile.
+
+    Args:
+        model: A causal language model; the engine does not keep it alive.
+        max_rows: Requests that are worked on at a time; others wait in the order they came.
+        chunk_tokens: Positions of a prompt read in one forward while other requests are worked on.
+        alone_tokens: The same for a request without company.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_rows: int = 32,
+        chunk_tokens: int = 512,
+        alone_tokens: int = 4096,
+    ) -> None:
+        if min(max_rows, chunk_tokens, alone_tokens) < 1:
+            raise UsageError("max_rows, chunk_tokens and alone_tokens must be at least 1.")
+        self._model = weakref.ref(model)
+        self._max_rows = max_rows
+        self._chunk_tokens, self._alone_tokens = chunk_tokens, alone_tokens
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Request, Progress]] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._torch_threads = torch.get_num_threads()
+        self._batch = Batch()  # touched only under the model's lock
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closed
+
+    def submit(self, request: Request) -> Handle:
+        """Queues a request and returns a handle on its answer.
+
+        Raises:
+            UsageError: The engine is closed.
+        """
+        model = self._model()
+        assert model is not None, "whoever submits holds the model"
+        progress = Progress(request.began)
+        with self._changed:
+            if self._closed:
+                raise UsageError("The engine is closed; use engine_of(model) for a new one.")
+            self._torch_threads = torch.get_num_threads()
+            self._waiting.append((request, progress))
+            if self._thread is None or not self._thread.is_alive():
+                self._start()
+            self._changed.notify_all()
+        return Handle(progress, _Waiter(self, model).wait)
+
+    def close(self, *, cancel: bool = False, seconds: float | None = None) -> None:
+        """Takes no more requests, and returns when those there are have ended.
+
+        Args:
+            cancel: End them now, with what there is of their answers.
+            seconds: Wait this long at most; None waits for the end.
+        """
+        with self._changed:
+            self._closed = True
+            if cancel:
+                self._cancel_all()
+            self._changed.notify_all()
+            thread = self._thread
+        model = self._model()
+        if model is not None and lock_of(model).is_mine:
+            while self.turn():
+                pass
+        elif thread is not None and thread is not threading.current_thread():
+            thread.join(seconds)
+
+    def _cancel_all(self) -> None:
+        for _, progress in self._waiting:
+            progress.cancelled = True
+        for row in list(self._batch.rows):
+            row.progress.cancelled = True
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="longreach-engine", daemon=True)
+        _note_running(self)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._batch.rows:
+                    if self._closed or not self._changed.wait(_IDLE_SECONDS):
+                        self._thread = None
+                        return
+            try:
+                self.turn()
+            except BaseException as error:
+                self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        """Ends all requests with an error that is none of theirs: nobody may wait for ever."""
+        self._batch.fail(error)
+        with self._changed:
+            waiting = self._waiting
+            self._waiting = deque()
+        for _, progress in waiting:
+            progress.fail(error)
+
+    def turn(self) -> bool:
+        """Takes a step of all rows that write, then reads one chunk; returns whether work is left.
+
+        The engine's thread calls it, or a thread that holds the model's lock.
+        """
+        model = self._model()
+        if model is None:  # and so nobody waits for an answer any more
+            self._waiting.clear()
+            return False
+        if torch.get_num_threads() != self._torch_threads:
+            torch.set_num_threads(self._torch_threads)
+        with _on_device(model):
+            with exclusive(model):
+                self._batch.drop_cancelled()
+                self._admit(model)
+                self._batch.write(model)
+            with exclusive(model):
+                alone = len(self._batch.rows) == 1 and not self._waiting
+                self._batch.read(self._alone_tokens if alone else self._chunk_tokens)
+        return bool(self._batch.rows or self._waiting)
+
+    def _admit(self, model: Any) -> None:
+        while len(self._batch.rows) < self._max_rows:
+            with self._changed:
+                if not self._waiting:
+                    return
+                request, progress = self._waiting.popleft()
+            if progress.cancelled:
+                progress.finish(0, 0, CANCELLED)
+                continue
+            try:
+                self._batch.rows.append(Row(model, request, progress))
+            except Exception as error:
+                progress.fail(error)
+
+
+class _Waiter:
+    """Waits for answers of an engine, and keeps its model alive meanwhile."""
+
+    def __init__(self, engine: Engine, model: Any) -> None:
+        self._engine, self._model = engine, model
+
+    def wait(self, progress: Progress, given: int) -> None:
+        """Waits until there are more than `given` tokens, or the answer has ended."""
+        if lock_of(self._model).is_mine:
+            while not progress.ended and len(progress.tokens) <= given:
+                self._engine.turn()
+            return
+        with progress.changed:
+            while not progress.ended and len(progress.tokens) <= given:
+                progress.changed.wait()
+
+
+@contextmanager
+def _on_device(model: Any) -> Iterator[None]:
+    """Kernels start on the current GPU, which each thread chooses for itself."""
+    if model.device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(model.device):
+        yield
+
+
+_engines: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
+_running: weakref.WeakSet[Engine] = weakref.WeakSet()
+_guard = threading.Lock()
+
+
+def engine_of(model: Any) -> Engine:
+    """Returns the engine of a model that all who ask share; a closed one is replaced."""
+    with _guard:
+        engine = _engines.get(model)
+        if engine is None or engine.closed:
+            engine = Engine(model)
+            _engines[model] = engine
+        return engine
+
+
+def _note_running(engine: Engine) -> None:
+    with _guard:
+        if not _running:
+            # A thread that is inside torch while Python ends could take the process down.
+            atexit.unregister(_stop_all)
+            atexit.register(_stop_all)
+        _running.add(engine)
+
+
+def _stop_all() -> None:
+    for engine in list(_running):
+        engine.close(cancel=True, seconds=_EXIT_SECONDS)
