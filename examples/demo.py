@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import longreach as lr
-from longreach.engine.generate import read_prefix
+from longreach.engine.rows import read_prefix
 from longreach.errors import CorpusError, LongreachError
 from longreach.models.decoder import window_of
 

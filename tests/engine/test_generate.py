@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from longreach.engine.generate import read_prefix, stop_tokens, write_tokens
+from longreach.engine.engine import engine_of
+from longreach.engine.request import Request, stop_tokens
+from longreach.engine.rows import read_prefix
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
 from tests.conftest import FAMILIES, make_model
@@ -15,8 +17,9 @@ def prompt(model, length, seed=0):
 
 
 def written(model, prompts, tokens=12, stops=NOWHERE, cache=None, **settings):
-    steps = list(write_tokens(model, prompts, stops, Sampling(tokens, **settings), cache))
-    return [list(row) for row in zip(*steps, strict=True)]
+    sampling, engine = Sampling(tokens, **settings), engine_of(model)
+    handles = [engine.submit(Request(one, sampling, stops, after=cache)) for one in prompts]
+    return [handle.result().tokens for handle in handles]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,8 +54,8 @@ def test_stop_tokens_end_a_row_and_are_not_written():
     stop = next(token for token in free[0] if token not in free[1])
     stopped = written(model, prompts, stops=frozenset([stop]))
     end = free[0].index(stop)
-    assert stopped[0] == free[0][:end] + [None] * (12 - end) and stopped[1] == free[1]
-    assert written(model, prompts[:1], stops=frozenset([stop])) == ([free[0][:end]] if end else [])
+    assert stopped[0] == free[0][:end] and stopped[1] == free[1]
+    assert written(model, prompts[:1], stops=frozenset([stop])) == [free[0][:end]]
 
 
 def test_sampling_is_repeatable_and_the_same_in_a_batch():

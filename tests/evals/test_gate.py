@@ -8,11 +8,11 @@ import pytest
 from longreach import Policy, Reader, Sampling
 from longreach.corpus.artefacts import Artefacts
 from longreach.datasets.questions import Question
-from longreach.engine.generate import Written
+from longreach.engine.engine import Engine
+from longreach.engine.request import Handle, Progress
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.evals.gate.gate import ADAPTER_OFF, SAME_POSITIONS, WRONG_DOCUMENT, gate
 from longreach.evals.gate.verdict import DEFAULT
-from longreach.models.steps import Steps
 from longreach.reading.scorecard import Scorecard
 from longreach.training.study.study import study
 from tests.conftest import make_model, make_tokenizer
@@ -115,17 +115,14 @@ def test_a_scorecard_is_whole_of_this_release_or_refused(measured, tmp_path):
 
 def fake_answers(monkeypatch, wanted):
     """The reader answers right with the readings named, wrong with the others."""
-    from longreach.reading import reader as room
 
-    def write_all(model, prompts, stops, sampling, **more):
-        return [Written([0], 0.0, 0.0, 0) for _ in prompts]
+    def submit(self, request):
+        progress = Progress(request.began)
+        progress.add(0)
+        progress.finish(0, 0, "stop")
+        return Handle(progress, lambda progress, given: None)
 
-    def write_tokens(model, prompts, stops, sampling, cache=None, watch=None, around=None):
-        watch(Steps(model, 1))
-        yield [0] * len(prompts)
-
-    monkeypatch.setattr(room, "write_all", write_all)
-    monkeypatch.setattr(room, "write_tokens", write_tokens)
+    monkeypatch.setattr(Engine, "submit", submit)
     real = Reader._answer
 
     def answer(self, plan, *arguments):

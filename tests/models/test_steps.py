@@ -9,7 +9,7 @@ from transformers import DynamicCache, StaticCache
 
 import longreach as lr
 from longreach.caches.prefix import cache_bytes
-from longreach.engine.generate import read_prefix
+from longreach.engine.rows import read_prefix
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE
 from longreach.models.steps import NAME, Steps

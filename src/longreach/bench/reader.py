@@ -28,7 +28,7 @@ from longreach.bench.timing import Progress, measure, wait
 from longreach.compressors.autocompressor.compressor import AutoCompressor
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
-from longreach.engine.generate import read_prefix
+from longreach.engine.rows import read_prefix
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from longreach.engine.chat import render_chat
-from longreach.engine.generate import stop_tokens
 from longreach.engine.pieces import PromptText, RawText
+from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import REQUEST
 from longreach.errors import ModelError
 from longreach.models.decoder import check_readable, check_tokens

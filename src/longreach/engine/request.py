@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longreach.caches.prefix import PrefixCache
 from longreach.engine.sampling import Sampling
@@ -71,6 +72,15 @@ class Request:
 
     def _cuts_lie_inside(self) -> bool:
         return not self.cuts or (self.cuts[0] > 0 and self.cuts[-1] < len(self.embeds))
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Returns the token ids after which the model has finished speaking."""
+    config: Any = model.generation_config
+    eos = config.eos_token_id
+    known = eos if isinstance(eos, list) else [eos]
+    ids = [*known, tokenizer.eos_token_id]
+    return frozenset(token for token in ids if token is not None)
 
 
 def prefix_key(embeds: torch.Tensor, adapter: str | None) -> tuple[str | None, bytes]:

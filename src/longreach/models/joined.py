@@ -24,7 +24,7 @@ from longreach.caches.joined import JoinedCache
 from longreach.caches.reserved import BLOCK
 from longreach.kernels.api import Retained, decode_attention
 from longreach.models.cached import CACHE
-from longreach.models.hybrid.families import FAMILIES, PREFIX
+from longreach.models.hybrid.names import FAMILY_NAMES, PREFIX
 from longreach.models.sharing import exclusive
 from longreach.models.steps import NAME as STEPS_ATTENTION
 from longreach.models.steps import Steps, require_read
@@ -41,7 +41,7 @@ NAMES = {
 }
 
 # Their attention hands what the cache gives straight to the attention implementation.
-_FAMILIES = frozenset({*FAMILIES, "gemma", "gemma2", "gemma3_text"})
+_FAMILIES = frozenset({*FAMILY_NAMES, "gemma", "gemma2", "gemma3_text"})
 # Recording takes as long as many steps: it pays once the same rows have stayed together for some.
 _RECORD_AFTER = 8
 

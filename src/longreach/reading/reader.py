@@ -5,10 +5,8 @@ keeps the best few raw. The prompt is [system ; vectors ; raw passages ; questio
 own chat template.
 """
 
-import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,26 +15,19 @@ import torch
 from longreach.caches.prefix import PrefixCache
 from longreach.compressors.memory import Memory, embedded
 from longreach.corpus.store import Corpus
-from longreach.engine.generate import (
-    Switch,
-    Written,
-    read_prefix,
-    stop_tokens,
-    write_all,
-    write_tokens,
-)
+from longreach.engine.adapters import adapted
+from longreach.engine.engine import engine_of
 from longreach.engine.prompt import Prompt, PromptBuilder
+from longreach.engine.request import Handle, Request, Written, stop_tokens
 from longreach.engine.sampling import Sampling
 from longreach.errors import (
     FingerprintMismatch,
     NothingFound,
     UsageError,
 )
-from longreach.models.decoder import add_adapter, only_adapter, window_of
+from longreach.models.decoder import add_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
-from longreach.models.steps import Steps
-from longreach.models.switching import SwitchingSteps, may_switch
 from longreach.reading.answer import Answer, AnswerStream, Timings, Usage
 from longreach.reading.planner import Key, Plan, Planner
 from longreach.reading.policy import Policy
@@ -56,9 +47,10 @@ class Reader:
 
     Threads may share one reader, and any number of readers, with different adapters, may share one
     model: each gives what it gives alone, streams that are read slowly or left alone halfway
-    included. Documents may be added, and the model's adapters trained, meanwhile. Readers take
-    turns at the model, a token or a batch of tokens at a time. Code of your own that runs the model
-    beside them goes under `longreach.models.sharing.exclusive(model)`.
+    included. Documents may be added, and the model's adapters trained, meanwhile. All readers of a
+    model share its engine: what they write at the same time is written together, and contexts that
+    are alike are read once. Code of your own that runs the model beside them goes under
+    `longreach.models.sharing.exclusive(model)`.
 
     Args:
         corpus: the corpus; its vectors must have been made for this model.
@@ -170,34 +162,35 @@ class Reader:
         Args:
             questions: the questions, as the retriever gets them.
             documents: the document of each, or None.
-            policy: what to read, for all of them or for each; those of a batch have the adapter on,
-                or off.
+            policy: what to read, for all of them or for each.
             words: what the model is told after the context for each, with the question in it; None
                 for the reader's own words.
             sampling: how to write.
             batch_size: questions answered together.
         """
-        documents = documents if documents is not None else [None] * len(questions)
-        chosen, sampling = policy or self.policy, sampling or Sampling()
-        policies = [chosen] * len(questions) if isinstance(chosen, Policy) else chosen
-        told: Sequence[str | None] = words or [None] * len(questions)
-        asked = list(
-            zip(questions, documents, policies, [sampling] * len(questions), told, strict=True)
-        )
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-        answers = list[Answer]()
+        chosen = policy or self.policy
+        sampling = sampling or Sampling()
+        policies = [chosen] * len(questions) if isinstance(chosen, Policy) else chosen
+        documents = documents if documents is not None else [None] * len(questions)
+        told: Sequence[str | None] = words or [None] * len(questions)
+        asked = list(zip(questions, documents, policies, told, strict=True))
+        answers: list[Answer] = []
         for first in range(0, len(asked), batch_size):
             began = time.perf_counter()
-            batch = asked[first : first + batch_size]
-            assert len({policy.adapter for _, _, policy, _, _ in batch}) == 1, "one adapter a batch"
-            plans = [self._plan_or_none(*one) for one in batch]
-            written = self._write([plan for plan in plans if plan], sampling, began)
-            for plan, (_, _, own, _, _) in zip(plans, batch, strict=True):
-                if plan:
-                    answers.append(self._answer(plan, 0, next(written)))
+            waiting: list[tuple[Policy, _Planned, Handle] | tuple[Policy, None, None]] = []
+            for question, document, own, said in asked[first : first + batch_size]:
+                planned = self._plan_or_none(question, document, own, sampling, said)
+                if planned is None:
+                    waiting.append((own, None, None))
                 else:
+                    waiting.append((own, planned, self._submit(planned, sampling, began)))
+            for own, planned, handle in waiting:
+                if planned is None or handle is None:
                     answers.append(Answer.unanswered(own.name, time.perf_counter() - began))
+                else:
+                    answers.append(self._answer(planned, handle.result()))
         return answers
 
     def _plan_or_none(
@@ -214,52 +207,40 @@ class Reader:
         except NothingFound:
             return None
 
-    def _write(
-        self, plans: Sequence[_Planned], sampling: Sampling, began: float
-    ) -> Iterator[Written]:
-        """The answers of a batch, in order."""
-        if not plans:
-            return iter(())
-        prompts = [plan.prompt.embeds for plan in plans]
-        adapted = self._adapted(plans[0].plan.policy)
-        return iter(
-            write_all(self.model, prompts, self._stops, sampling, began=began, around=adapted)
-        )
-
     def _stream(
         self, question: str, document: str | None, policy: Policy, sampling: Sampling
     ) -> Iterator[str | Answer]:
         began = time.perf_counter()
-        plan = self._plan(question, document, policy, sampling)
-        tokens = list[int]()
+        planned = self._plan(question, document, policy, sampling)
+        handle = self._submit(planned, sampling, began)
+        tokens: list[int] = []
         shown = ""
-        first_token = None
-        held = list[Steps | SwitchingSteps]()
-        cache, past, cached = self._read_context(plan.prompt, policy, sampling)
-        prompts = [plan.prompt.embeds[past:]]
-        adapted = self._adapted(policy)
-        steps = write_tokens(
-            self.model, prompts, self._stops, sampling, cache, watch=held.append, around=adapted
-        )
-        for (token,) in steps:
-            if token is None:
-                break
-            first_token = first_token or time.perf_counter() - began
+        for token in handle:
             tokens.append(token)
             text = self._decode(tokens)
             if not text.endswith("\ufffd"):  # else half a character: wait for its other bytes
                 yield text[len(shown) :]
                 shown = text
         yield self._decode(tokens)[len(shown) :]
-        total = time.perf_counter() - began
-        yield self._answer(
-            plan, cached, Written(tokens, first_token or total, total, held[0].kv_bytes)
-        )
+        yield self._answer(planned, handle.result())
 
-    def _adapted(self, policy: Policy) -> Switch:
-        """Makes what is entered around each forward: the model's lock, with the policy's adapter
-        on, or none."""
-        return partial(only_adapter, self.model, self.adapter if policy.adapter else None)
+    def _submit(self, planned: _Planned, sampling: Sampling, began: float) -> Handle:
+        """Hands a prompt to the model's engine."""
+        embeds = planned.prompt.embeds
+        cuts = {cut for cut in planned.prompt.boundaries if 0 < cut < len(embeds)}
+        request = Request(
+            embeds,
+            sampling,
+            self._stops,
+            self._adapter_of(planned.plan.policy),
+            cuts=tuple(sorted(cuts)),
+            prefixes=self._hot if self._hot.max_bytes else None,
+            began=began,
+        )
+        return engine_of(self.model).submit(request)
+
+    def _adapter_of(self, policy: Policy) -> str | None:
+        return self.adapter if policy.adapter else None
 
     def _plan(
         self,
@@ -279,7 +260,7 @@ class Reader:
             max_new_tokens=sampling.max_new_tokens,
         )
         vectors = self._vectors(plan.memory)
-        with self._adapted(policy)():
+        with adapted(self.model, [self._adapter_of(policy)]):
             prompt = self._builder.build(vectors, plan.text, plan.question, plan.request)
         return _Planned(plan, prompt, time.perf_counter() - began)
 
@@ -294,42 +275,16 @@ class Reader:
             memories += self.corpus.memories(revision, indices)
         return embedded(memories, self.model.get_input_embeddings().weight)
 
-    def _read_context(
-        self, prompt: Prompt, policy: Policy, sampling: Sampling
-    ) -> tuple[Any, int, int]:
-        """The KV cache after the part that does not depend on the question, its length, and how
-        much of it was hot."""
-        if may_switch(self.model, len(prompt.embeds) + sampling.max_new_tokens):
-            # Its keys may have to be rotated in another way before the answer ends.
-            return None, 0, 0
-        keys = [
-            bytes([policy.adapter]) + _content_key(prompt.embeds[:end]) for end in prompt.boundaries
-        ]
-        cache, past = None, 0
-        for end, key in reversed(list(zip(prompt.boundaries, keys, strict=True))):
-            cache = self._hot.get(key)
-            if cache is not None:
-                past = end
-                break
-        cached = past
-        for end, key in zip(prompt.boundaries, keys, strict=True):
-            if end > past:
-                with self._adapted(policy)():
-                    cache = read_prefix(self.model, prompt.embeds[past:end], cache)
-                self._hot.put(key, cache)
-                past = end
-        return cache, past, cached
-
     def _decode(self, tokens: Sequence[int]) -> str:
         return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
-    def _answer(self, planned: _Planned, cached: int, written: Written) -> Answer:
+    def _answer(self, planned: _Planned, written: Written) -> Answer:
         plan, prompt, assembled_seconds = planned
         usage = Usage(
             positions=len(prompt.embeds),
             vectors=prompt.vectors,
             raw_tokens=prompt.raw_tokens,
-            cached=cached,
+            cached=written.cached,
             source_tokens=plan.source_tokens,
             answer_tokens=len(written.tokens),
             kv_bytes=written.kv_bytes,
@@ -342,8 +297,3 @@ class Reader:
         )
         text = self._decode(written.tokens).strip()
         return Answer(text, list(plan.citations), usage, timings, plan.policy.name)
-
-
-def _content_key(embeds: torch.Tensor) -> bytes:
-    """Names a prefix by its content, so that a changed document can never meet an old cache."""
-    return hashlib.sha256(embeds.contiguous().cpu().view(torch.uint8).numpy().data).digest()

@@ -20,11 +20,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from longreach.engine.generate import stop_tokens, write_all
+from longreach.engine.adapters import adapted
+from longreach.engine.generate import write_all
 from longreach.engine.prompt import PromptBuilder
+from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, UsageError
 from longreach.evals.run.folder import COSTS
@@ -41,7 +42,7 @@ from longreach.evals.systems.names import (
     TRUNCATED,
     WAYS,
 )
-from longreach.models.decoder import only_adapter, window_of
+from longreach.models.decoder import window_of
 from longreach.models.sharing import decode
 from longreach.reading.policy import Policy
 from longreach.wording import counted
@@ -62,13 +63,13 @@ class DocumentSystem:
         self.name = name
         self._corpus = corpus
         self._way = name.removesuffix(ADAPTED)
-        adapted = name.endswith(ADAPTED)
+        with_adapter = name.endswith(ADAPTED)
         of_memory = self._way in OF_MEMORY
-        if self._way not in WAYS or (adapted and of_memory):
+        if self._way not in WAYS or (with_adapter and of_memory):
             raise UsageError(f"There is no system '{name}' of documents: use {', '.join(WAYS)}.")
-        if adapted and not corpus.adapter:
+        if with_adapter and not corpus.adapter:
             raise UsageError(f"The system '{name}' needs an adapter: give one with --adapter.")
-        self._with_adapter = of_memory or adapted
+        self._with_adapter = of_memory or with_adapter
         self._builder = PromptBuilder(corpus.model, corpus.tokenizer)
         self._separator = self._builder.raw("")
         self._stops = stop_tokens(corpus.model, corpus.tokenizer)
@@ -132,10 +133,9 @@ class DocumentSystem:
         began = time.perf_counter()
         corpus = self._corpus
         adapter = corpus.adapter if self._with_adapter else None
-        adapted = partial(only_adapter, corpus.model, adapter)
         ends = [self._cut_ends(sample) for sample in samples]
         prompts = []
-        with adapted():
+        with adapted(corpus.model, [adapter]):
             for sample, ids in zip(samples, ends, strict=True):
                 prompts.append(self._builder.build((), [ids], words_of(sample), ""))
         written = write_all(
@@ -144,7 +144,7 @@ class DocumentSystem:
             self._stops,
             Sampling(samples[0].max_new_tokens),
             began=began,
-            around=adapted,
+            adapter=adapter,
         )
         for prompt, own in zip(prompts, written, strict=True):
             yield Prediction(

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from longreach.engine.generate import stop_tokens, write_all
+from longreach.engine.generate import write_all
 from longreach.engine.prompt import Prompt, PromptBuilder
+from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, UsageError
 from longreach.evals.run.memory import peak_memory

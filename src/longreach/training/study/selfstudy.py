@@ -12,13 +12,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from longreach.datasets.questions import Question
-from longreach.engine.generate import stop_tokens, write_tokens
+from longreach.engine.generate import write_all
 from longreach.engine.prompt import PromptBuilder
+from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import REQUEST, Sampling
 from longreach.errors import TrainingError, UsageError
 from longreach.jsontext import NotJson, parse_object
@@ -95,13 +95,11 @@ class OwnModel:
             batch = requests[first : first + self._batch_size]
             longest = max(request.max_tokens for request in batch)
             sampling = Sampling(longest, batch[0].temperature, top_p=0.95, seed=batch[0].seed)
-            bare = partial(adapters_off, self._model)
-            with bare():
+            with adapters_off(self._model):
                 prompts = [self._prompt(request) for request in batch]
-            steps = list(write_tokens(self._model, prompts, self._stops, sampling, around=bare))
-            for row in range(len(batch)):
-                tokens = [token for step in steps if (token := step[row]) is not None]
-                yield first + row, decode(self._tokenizer, tokens, skip_special_tokens=True)
+            written = write_all(self._model, prompts, self._stops, sampling)
+            for row, own in enumerate(written):
+                yield first + row, decode(self._tokenizer, own.tokens, skip_special_tokens=True)
 
     def _prompt(self, request: Request) -> Any:
         text = self._builder.raw(request.text)
