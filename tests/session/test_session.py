@@ -1,5 +1,6 @@
 """A corpus with its model: opened, made, asked, studied, shared by threads and closed."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import longreach
 from longreach import Document, Policy, Sampling, Session
 from longreach.datasets.questions import Question
 from longreach.errors import CorpusNotFound, DataError, FingerprintMismatch, UsageError
+from longreach.evals.suites.docqa.suite import DocumentSuite
 from longreach.session import workspace
 from longreach.training.study.questions import StudyQuestions
 from longreach.training.study.settings import StudySettings
@@ -228,3 +230,22 @@ def test_questions_are_checked_before_a_model_is_loaded(store, loads, tmp_path):
     for wrong in ({"held_out": 2}, {"per_passage": 0}, {"teacher": "http://x", "learned": "y"}):
         with pytest.raises(UsageError):
             StudyQuestions(**wrong)
+
+
+def test_an_evaluation_asks_about_the_documents_and_resumes(store, tmp_path, loads):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"question": "Who stole the tarts?", "answer": "The Knave.", "document": "tarts"}))
+    lines = []
+    with longreach.open("library", store, device="cpu") as session:
+        with pytest.raises(UsageError, match="no system 'guess'"):
+            session.evaluate(asked, tmp_path / "run", systems=["guess"])
+        with pytest.raises(UsageError, match="has its vectors"):
+            session.evaluate(DocumentSuite(questions=asked, ratio=4), tmp_path / "run")
+        with pytest.raises(UsageError, match="is no run"):
+            session.evaluate(asked, tmp_path)
+        assert loads == []
+        suite = DocumentSuite(questions=asked, max_new_tokens=4)
+        scores = session.evaluate(suite, tmp_path / "run", systems=["none", "compressed"], say=lines.append)
+        assert [row["reader"] for row in scores["rows"]] == ["none", "compressed"] and lines
+        again = session.evaluate(suite, tmp_path / "run", systems=["none", "compressed"], say=lines.append)
+        assert again == scores

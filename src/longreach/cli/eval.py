@@ -194,10 +194,11 @@ def run_suite(
     )
     with memory_said("--lengths or --batch-size", as_json):
         if isinstance(asked, DocumentSuite):
-            from longreach.cli.eval_documents import open_documents
+            from longreach.session.evaluation import evaluate_documents
 
-            opened = open_documents(asked, target, dtype, store, device)
-            scores = asked.evaluate(opened.subject, names, options, opened.samples)
+            scores = evaluate_documents(
+                asked, target, names, options, store=store, dtype=dtype, device=device
+            )
         else:
             from longreach.evals.run.opening import open_model
 

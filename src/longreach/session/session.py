@@ -21,6 +21,7 @@ from longreach.training.study.questions import Given, StudyQuestions
 from longreach.training.study.settings import StudySettings
 
 if TYPE_CHECKING:
+    from longreach.evals.suites.base import Suite
     from longreach.reading.answer import Answer, AnswerStream
     from longreach.session.study import StudyResult
     from longreach.training.study.undo import Undone
@@ -222,6 +223,47 @@ class Session(OpenCorpus):
         result = run_study(self, questions, settings or StudySettings(), gate_only, say)
         self.forget_reader()
         return result
+
+    def evaluate(
+        self,
+        suite: "str | Path | Suite",
+        out: str | Path,
+        *,
+        systems: Sequence[str] = (),
+        batch_size: int = 1,
+        beyond_window: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
+        """Asks questions in several ways of answering and scores the answers; resumes a run.
+
+        Args:
+            suite: A file of questions about the documents, as JSON lines; or a suite with its
+                options, such as `DocumentSuite` or another that asks the model itself.
+            out: Folder of the run: a new one, or that of the same run, which is resumed.
+            systems: Ways of answering, as `longreach eval` names them; empty takes the suite's own
+                choice.
+            batch_size: Samples answered together.
+            beyond_window: Whether lengths are read that the model was not made for.
+            say: Is told how far it is, a line at a time; None writes to stderr.
+
+        Returns:
+            What is in scores.json of the run: {"rows": [...]}.
+
+        Raises:
+            UsageError: There is no such system, or the folder is another run's.
+            DataError: A file of questions cannot be read.
+        """
+        from longreach.evals.run.subject import RunOptions
+        from longreach.evals.suites.docqa.suite import DocumentSuite
+        from longreach.session.evaluation import evaluate_corpus
+        from longreach.training.common.frame import stderr
+
+        if isinstance(suite, str | Path):
+            suite = DocumentSuite(questions=Path(suite))
+        options = RunOptions(
+            Path(out), say or stderr, batch_size=batch_size, beyond_window=beyond_window
+        )
+        return evaluate_corpus(self, suite, systems, options)
 
     def undo_study(self) -> "Undone":
         """Takes the last study back: the adapter and the scorecard from before it return.
