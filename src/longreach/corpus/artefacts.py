@@ -86,6 +86,7 @@ class Artefacts:
             raw = (self._corpus / SCORECARD).read_bytes()
         except FileNotFoundError:
             return None
+        # Read once, so that what is checked is what is returned.
         if not scorecard_is_intact(self._corpus, raw):
             raise self.explain_damage()
         values = parse_object(raw)
@@ -113,6 +114,7 @@ class Artefacts:
         for file in names:
             one = made / file
             other = folder / file
+            # A file that only one of them has is a difference.
             if not (one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()):
                 return False
         return True
@@ -218,6 +220,7 @@ def _hash_files(folder: Path) -> dict[str, Recorded]:
 
 def seal(folder: Path) -> None:
     """Writes the hashes of the files of a folder into it."""
+    # The seal does not answer for itself.
     (folder / SEAL).unlink(missing_ok=True)
     (folder / SEAL).write_text(_format_seal(_hash_files(folder)), encoding="utf-8")
 
@@ -260,6 +263,7 @@ def scorecard_is_intact(corpus: Path, raw: bytes, known: dict[str, Recorded] | N
 
 
 def _seal_values(values: Mapping[str, object]) -> bytes:
+    # As it is read back, so that the checksum is that of what `load_scorecard` sees.
     plain = json.loads(json.dumps(dict(values)))
     sealed = plain | {"sha256": _sum_values(plain)}
     return json.dumps(sealed, indent=1).encode() + b"\n"
@@ -272,6 +276,7 @@ def _sum_values(values: dict[str, object]) -> str:
 def _swap_in(corpus: Path, made: Path) -> None:
     """Puts an adapter into the place of an earlier one, whose scorecard goes with it."""
     work = corpus / WORK
+    # Copied beside its place first: renames alone cannot leave half a folder.
     new = work / _NEW
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(made, new)
@@ -280,6 +285,7 @@ def _swap_in(corpus: Path, made: Path) -> None:
         (corpus / ADAPTER).rename(work / _OLD)
     if (corpus / SCORECARD).exists():
         (corpus / SCORECARD).rename(work / _OLD_CARD)
+    # From here on the new adapter is the one that counts.
     new.rename(corpus / ADAPTER)
     finish_swap(corpus)
 

@@ -52,6 +52,7 @@ def explain_storage_faults(where: Path) -> Iterator[None]:
     """Turns what the disk and Lance throw into StorageError or CorpusDamaged."""
     try:
         yield
+    # These have their own meaning, wherever they come from.
     except (LongreachError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
         raise
     except BaseException as error:
@@ -101,6 +102,7 @@ def find_error_number(error: BaseException, where: Path) -> int | None:
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    # A folder may be called "os error 28".
     text = str(error).replace(str(where), "")
     numbered = re.search(r"\bos error (\d+)\b", text)
     if numbered:

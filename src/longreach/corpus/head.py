@@ -37,6 +37,7 @@ def read_head(folder: Path) -> Head | None:
         return None
     if set(map(type, values["chains"])) - {str}:
         return None
+    # A made-up head must not raise anywhere else.
     if misfit(values["tables"], dict.fromkeys(values["tables"], (int,))):
         return None
     head = Head(values["chains"], values["tables"])

@@ -1,4 +1,4 @@
-"""The file log of a corpus, and the lock of its writers.
+"""The file log of a corpus.
 
 Lance never changes a file it has written, so one hash for each file, noted as it is written, finds
 every changed byte. `files.jsonl` is append-only. Each line carries a checksum chained to the line
@@ -23,9 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
-
-from longreach.corpus.faults import explain_storage_faults, refuses_writes
 from longreach.corpus.head import (
     HEAD,
     find_lost_versions,
@@ -37,7 +34,7 @@ from longreach.corpus.head import (
 )
 from longreach.corpus.schema import SETTINGS, sha256
 from longreach.corpus.tables import DATABASE
-from longreach.errors import CorpusBusy, CorpusDamaged, CorpusNotFound, StorageError
+from longreach.errors import CorpusDamaged
 from longreach.jsontext import Kinds, misfit, parse_object
 
 LOG = "files.jsonl"
@@ -55,43 +52,6 @@ class Recorded(NamedTuple):
 
     bytes: int
     sha256: str
-
-
-def require(folder: Path) -> None:
-    """Raises CorpusNotFound when nothing of a corpus is left in its folder."""
-    if not (folder / SETTINGS).exists() and not (folder / LOG).exists():
-        raise CorpusNotFound(f"Corpus {folder.name!r} is no longer there: it was deleted.")
-
-
-@contextmanager
-def hold_lock(folder: Path, seconds: float, *, reading: bool = False) -> Iterator[None]:
-    """Holds the one lock of the writers of a corpus.
-
-    It waits up to `seconds` for the lock, then raises CorpusBusy.
-
-    With `reading`, it does without a lock where that may not be written, because there are no
-    writers either.
-    """
-    require(folder)
-    lock = filelock.FileLock(folder / LOCK, timeout=seconds)
-    try:
-        with explain_storage_faults(folder):
-            try:
-                lock.acquire()
-            except filelock.Timeout as error:
-                raise CorpusBusy(
-                    f"Another process is writing to corpus {folder.name!r} and did not end within"
-                    f" {seconds:g} s: try again when it has."
-                ) from error
-    except StorageError as error:
-        if not (reading and refuses_writes(error)):
-            raise
-    try:
-        # It may have been deleted while this waited.
-        require(folder)
-        yield
-    finally:
-        lock.release()
 
 
 class FileLog:
@@ -141,6 +101,7 @@ class FileLog:
             if self._headed or (self.folder / HEAD).exists():
                 self.problems.append(f"{HEAD} is missing or not what was written.")
             return
+        # The log may be ahead of its head by what a killed writer appended.
         if self._chains.isdisjoint(head.chains):
             self.problems.append(f"{LOG} ends too early: lines are missing at its end.")
         self.problems.extend(find_lost_versions(self.folder, head))
@@ -185,6 +146,7 @@ class FileLog:
     def _append(self, *entries: dict[str, Any]) -> None:
         out = self._encode(entries)
         with self.path.open("ab") as file:
+            # A line that was torn would spoil the one after it.
             if self._torn:
                 file.truncate(file.seek(0, os.SEEK_END) - self._torn)
                 self._torn = 0
@@ -205,6 +167,7 @@ class FileLog:
         """Returns every file under the folder that the log answers for, by relative path."""
         found = {}
         for top, folders, names in os.walk(self.folder):
+            # Training under way changes files at any time.
             if top == str(self.folder) and WORK in folders:
                 folders.remove(WORK)
             for name in names:
@@ -225,6 +188,7 @@ class FileLog:
             # In this order: a log that names a head is damaged without one.
             self._write_head()
             self._append({"head": HEAD})
+        # From here on a kill leaves an intent that the next writer closes.
         self._append({"intent": what})
         yield
         after = self.list_present()
@@ -303,8 +267,10 @@ class FileLog:
         lines: list[dict[str, Any]] = []
         for path in sorted(news):
             size, digest = hash_file(self.folder / path, sync=True)
+            # A file that was touched and has not changed needs no line.
             if self.files.get(path) != (size, digest):
                 lines.append({"file": path, "bytes": size, "sha256": digest})
+        # A file that is not named on the disk is lost, even if its bytes are there.
         for folder in {(self.folder / path).parent for path in news}:
             sync_folder(folder)
         for path in gone:

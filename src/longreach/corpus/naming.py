@@ -22,6 +22,7 @@ def find_fitting(given: str, documents: Sequence[str]) -> list[str]:
     for name in wanted:
         if name in names:
             return [name]
+    # macOS decomposes the letters of file names, people write composed ones.
     for name in map(_normalize, wanted):
         found = [document for document in names if names[document] == name]
         if found:

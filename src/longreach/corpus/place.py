@@ -18,6 +18,7 @@ def store_folder(given: str | Path | None = None) -> Path:
     """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
     folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)
+    # The first part that is there must be a folder, and the rest can be made.
     for path in (folder, *folder.absolute().parents):
         if not os.path.lexists(path):
             continue

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.head import find_lost_versions, read_head
-from longreach.corpus.integrity import WORK, hold_lock, require
+from longreach.corpus.integrity import WORK
 from longreach.corpus.listing import Listing
+from longreach.corpus.lock import hold_lock, require
 from longreach.corpus.naming import resolve
 from longreach.corpus.rows import NOTES, positions_of, rows_of
 from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version

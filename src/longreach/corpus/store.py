@@ -29,8 +29,9 @@ from longreach.corpus.documents import Document, Limits, Selection, find
 from longreach.corpus.documents.names import to_path
 from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.ingest import Ingest
-from longreach.corpus.integrity import CHANGING, LOG, FileLog, hold_lock
+from longreach.corpus.integrity import CHANGING, LOG, FileLog
 from longreach.corpus.leftovers import discard, doom, make_draft, sweep
+from longreach.corpus.lock import hold_lock
 from longreach.corpus.naming import resolve
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
@@ -104,6 +105,7 @@ class Corpus(CorpusReading):
             UsageError: no corpus can have that name.
         """
         target = Path(path).absolute() / valid_name(name)
+        # Said before the folder is made, and when another process was faster.
         exists = CorpusExists(
             f"{target} exists already: open that corpus, delete it, or choose another name."
         )
@@ -126,6 +128,7 @@ class Corpus(CorpusReading):
             created=datetime.now(UTC).isoformat(),
         )
         with explain_storage_faults(target.parent):
+            # What killed processes left behind is looked for by whoever makes or deletes a corpus.
             sweep(target.parent)
             with make_draft(target.parent) as draft:
                 (draft / LOG).touch()
@@ -293,6 +296,7 @@ class Corpus(CorpusReading):
                 raise UsageError(
                     f"Corpus {self.name!r} has no version {version}: choose one of {listed}."
                 )
+            # Passages that it needs may be damaged: then nothing is changed.
             check_version(self._database, version)
             with log.change("rollback"):
                 self._database.open_table("documents").restore(version)

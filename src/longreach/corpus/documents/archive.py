@@ -39,6 +39,7 @@ class BoundedArchive(zipfile.ZipFile):
         Raises:
             DocumentError: More than the limit has been unpacked by now.
         """
+        # Into memory, as the libraries that read on want to seek.
         unpacked = io.BytesIO()
         with super().open(name, mode, pwd, force_zip64=force_zip64) as member:
             while chunk := member.read(_CHUNK_BYTES):
@@ -64,6 +65,7 @@ def open_archive(raw: bytes, name: str, suffix: str) -> Iterator[zipfile.ZipFile
         DocumentError: It is no archive, damaged, locked, or too large; also for whatever fails
             inside the `with` block.
     """
+    # Office encrypts a file as a whole, into a container of its older formats.
     if raw.startswith(OLE):
         advice = f"remove the password, or save it again as {suffix}."
         raise DocumentError(f"{name} is password-protected, or an old Office file: {advice}")

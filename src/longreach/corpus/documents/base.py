@@ -30,8 +30,10 @@ def explain_failures(name: str, suffix: str) -> Iterator[None]:
     try:
         with silence_libraries():
             yield
+    # These are for the caller: one has its sentence, the other ends the worker.
     except (DocumentError, MemoryError):
         raise
+    # Made-up files nest as deep as they like.
     except RecursionError as error:
         raise DocumentError(
             f"{name} nests its parts too deeply to be read: export it as text."

@@ -36,17 +36,20 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     if not raw:
         raise DocumentError(f"{name} is empty: give it content, or omit it.")
     format = find_format(path.suffix)
+    # A process costs more than decoding, and a search for an encoding may take long.
     is_simple = not format.isolated and _is_utf8(raw)
     if is_simple or not apart.is_possible():
         with apply_limits(limits):
             converted = format.convert(raw, name)
     else:
         converted = apart.convert_apart(format, raw, name, limits)
+    # What was converted here was not counted yet.
     if len(converted.text) > limits.text_characters:
         characters = counted(len(converted.text), "character")
         raise explain_excess(name, f"has a text of {characters}", "text_characters", limits)
     if not converted.text.strip():
         raise DocumentError(f"{name} is empty, it holds no text: give it content, or omit it.")
+    # They could not be stored.
     if not is_encodable(converted.text):
         raise DocumentError(
             f"{name} holds half characters (lone surrogates): save it again as UTF-8 text."
@@ -60,6 +63,7 @@ def _read_bytes(path: Path, name: str, limits: Limits) -> bytes:
             raise DocumentError(
                 f"{name} is a folder, not a file: name a file in it, or use find to list them."
             )
+        # A pipe or a device may never end.
         if path.exists() and not path.is_file():
             raise DocumentError(
                 f"{name} is not a regular file: save its content to a file and name that."

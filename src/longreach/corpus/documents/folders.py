@@ -60,6 +60,7 @@ class Selection:
         for patterns in (self.include, self.exclude):
             if not isinstance(patterns, tuple):
                 raise UsageError(f"Patterns are {patterns!r}: give a list of strings.")
+        # Reading the patterns raises for wrong ones.
         if self.include or self.exclude:
             assert self._included is not None and self._excluded is not None
 
@@ -138,8 +139,10 @@ def list_files(folder: str | Path, suffixes: Collection[str], selection: Selecti
         suffixes: In lower case, of the kinds that are read.
         selection: Which of them are meant.
     """
+    # Whether a link leads out of the folder is told by real paths.
     root = os.path.realpath(folder)
     listing = Listing()
+    # After the others: a file that is there itself comes before links to it.
     followed = list[Path]()
     walk = os.walk(root, onerror=_make_noter(listing), followlinks=selection.follow_links)
     for top, folders, files in walk:

@@ -22,7 +22,9 @@ from longreach.errors import UsageError, reason_of
 
 ENTRY_POINTS = "longreach.formats"
 _HERE = "longreach.corpus.documents"
+# `Path.suffix` is the last one only, so one with a second dot would never match.
 _SUFFIX = re.compile(r"\.[^\s./\\A-Z]+")
+# A damaged file can have a note for each of its pages.
 _MOST_NOTES = 100
 _LONGEST_NOTE = 1000
 _CONVERTER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -78,6 +80,7 @@ class Format:
             DocumentError: The file cannot be read.
             UsageError: The converter cannot be imported, or returns something else.
         """
+        # Imported at the first file, because converters bring large libraries along.
         convert = import_converter(self.converter)
         with explain_failures(name, self.suffixes[0]):
             found = convert(data, name)
@@ -138,6 +141,8 @@ class _Registry:
 
     def get(self) -> dict[str, Format]:
         if not self._is_complete:
+            # Not at import: reading what is installed takes time, and loading it runs code of
+            # others.
             for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
                 self.add(_load(entry))
             self._is_complete = True
@@ -157,6 +162,7 @@ def register(format: Format, *, replace: bool = False) -> None:
     Raises:
         UsageError: A suffix belongs to another format, or the converter cannot be imported.
     """
+    # A wrong name is said here, and not once for each file.
     import_converter(format.converter)
     _REGISTRY.add(format, replace=replace)
 
@@ -210,6 +216,7 @@ def _bound(notes: Iterable[str]) -> tuple[str, ...]:
 
 def _load(entry: importlib.metadata.EntryPoint) -> Format:
     try:
+        # Code of another package, which may raise anything.
         format = entry.load()
     except Exception as error:
         raise UsageError(

@@ -57,6 +57,7 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
+            # True is an int to Python.
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
                 raise UsageError(
                     f"The limit {limit.name} is {value!r}: give a whole number of at least 1."
@@ -82,6 +83,7 @@ class Limits:
 
 
 def _parse_amount(name: str, value: str) -> int:
+    # Bounded, because Python is slow with numbers of any length.
     found = re.fullmatch(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([a-z]*)", value.strip().lower())
     units = {"": 1}
     example = "300"
@@ -93,6 +95,7 @@ def _parse_amount(name: str, value: str) -> int:
     return int(float(found[1]) * units[found[2]])
 
 
+# A variable of the context, and no argument: converters call libraries, which call archives.
 _CURRENT: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039  (it is frozen)
 
 
@@ -136,6 +139,7 @@ def explain_excess(name: str, what: str, limit: str, limits: Limits) -> Document
 
 def format_bytes(count: int) -> str:
     """Returns a number of bytes for people, such as "20.0 GiB"."""
+    # A limit is mostly a round number in some unit, and is then shown without decimals.
     for unit, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
         if count < unit:
             continue

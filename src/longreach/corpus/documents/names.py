@@ -13,6 +13,7 @@ def to_name(path: Path) -> str:
 
     A name that is not UTF-8 keeps its half characters.
     """
+    # A path from a system with an ASCII locale holds a half character for each byte beyond it.
     text = path.as_posix()
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")

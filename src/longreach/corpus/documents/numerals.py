@@ -15,6 +15,7 @@ _VALUES = {
     "iv": 4,
     "i": 1,
 }
+# Four thousand would need a letter that is not there.
 _MOST_ROMAN = 3999
 
 

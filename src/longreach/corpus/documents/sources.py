@@ -95,6 +95,7 @@ def read_all(
         limits: What one file may cost; None for the defaults.
     """
     try:
+        # The caller may have looked at what it found.
         found = sources if isinstance(sources, Found) else find(sources)
         for item in found:
             if not isinstance(item, Path):
@@ -121,6 +122,7 @@ class _Finder:
 
     def take(self, item: Path | Document | Skipped) -> None:
         key = os.path.realpath(item) if isinstance(item, Path) else item.name
+        # By the real path, so that two links to a file are one document.
         first = self._found.setdefault(key, item)
         # Refused in a folder, then named itself.
         if isinstance(first, Skipped) and not isinstance(item, Skipped):
@@ -187,6 +189,7 @@ def _expand_text(source: str, finder: _Finder) -> Iterator[Path | Document | Ski
         reason = "check the path, or wrap it in a Document if it is itself the text."
         yield Skipped(name, f"{name} does not exist: {reason}")
     else:
+        # The same text has the same name, whoever adds it again.
         digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         yield _check(Document(f"text-{digest[:12]}", source))
 
@@ -242,6 +245,7 @@ def _looks_like_path(text: str) -> bool:
     # Longer than a file's name can be.
     if max(len(os.fsencode(part)) for part in parts) > 255:
         return False
+    # It may hold blanks, as file names do.
     if Path(text).suffix.lower() in list_suffixes():
         return True
     return not re.search(r"\s", text) and bool(re.search(r"[/\\]|[^.]\.[A-Za-z0-9]{1,8}$", text))

@@ -7,6 +7,7 @@ def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+# Letters that words of the language have, some of its usual loanwords among them.
 _LETTERS = {
     "af": "áèéêëîïóôöúûü",
     "az": "çöüğışə",

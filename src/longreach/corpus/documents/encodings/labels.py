@@ -63,6 +63,7 @@ def find_codec(label: str) -> str | None:
     name = _normalize(label)
     if name in _SEVEN_BITS:
         return _SEVEN_BITS[name]
+    # The list of the WHATWG, with its hundreds of aliases.
     encoding = webencodings.lookup(name)
     if encoding is not None:
         return _CODECS.get(encoding.name, encoding.name)

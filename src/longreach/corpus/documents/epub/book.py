@@ -67,6 +67,7 @@ class _Book:
     def _read_page(self, page: PageItem, path: str) -> None:
         if self._encrypted is not None and path in self._encrypted:
             raise DocumentError(explain_password(self.name))
+        # Pictures among the pages, such as the cover.
         if page.kind.startswith(("image/", "audio/", "video/", "font/")) and "svg" not in page.kind:
             return
         try:
@@ -81,6 +82,7 @@ class _Book:
             else:
                 text = self._convert_markup(decode_html(raw, where), where)
         except DocumentError as error:
+            # Bytes that are no text are most likely encrypted: the book does not name which are.
             if self._encrypted is None:
                 raise DocumentError(explain_password(self.name)) from error
             raise

@@ -51,6 +51,7 @@ class Members:
         for name in archive.namelist():
             if not name.endswith(("/", "\\")):
                 self._names.setdefault(name, name)
+        # An exact name comes before one that only looks the same.
         for name in list(self._names):
             self._names.setdefault(_normalize(name), name)
 
@@ -91,6 +92,7 @@ def read_packages(members: Members) -> list[Package]:
             path = members.resolve("", rootfile.get("full-path") or "")
             if path is not None and path not in paths and path.lower().endswith((".opf", ".xml")):
                 paths.append(path)
+    # A damaged book may lack the container, and still be read.
     paths = paths or members.list_by_suffix(".opf")
     if not paths:
         raise ValueError("no package")
@@ -183,6 +185,7 @@ def _parse(raw: bytes) -> "_Element":
     """Parses XML leniently; entities stay as they are, and nothing is fetched."""
     from lxml import etree
 
+    # Books in the wild are seldom valid XML.
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, recover=True)
     root = etree.fromstring(raw, parser)
     if root is None:

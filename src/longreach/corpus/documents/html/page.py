@@ -4,7 +4,8 @@ import re
 
 from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.corpus.documents.encodings.decode import decode_html
-from longreach.corpus.documents.html.walk import PageText, PageWalk
+from longreach.corpus.documents.html.result import PageText
+from longreach.corpus.documents.html.walk import PageWalk
 from longreach.corpus.documents.html.xhtml import is_xml, to_html
 from longreach.errors import DocumentError
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 _MOST_COLUMNS = 1000  # as in browsers
 _MOST_ROWS = 65534
 _LINES = re.compile(r"[ \n]{2,}|\n")
+# A cell with a nested table that has less text than this is part of a table of data.
 _SMALL_CELL = 300
 _LEAST_SPARSE = 10_000
 
@@ -26,7 +27,7 @@ class Cell(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows of cells as they come; `lines` lays them out."""
+    """Rows of cells as they come; `format_lines` lays them out."""
 
     groups: list[list[list[Cell]]] = field(default_factory=list)
 
@@ -46,36 +47,36 @@ class Table:
             self.begin_row()
         self.groups[-1][-1].append(cell)
 
-    def rows(self) -> list[list[Cell]]:
+    def list_rows(self) -> list[list[Cell]]:
         """Returns the rows of all groups."""
         return list(chain.from_iterable(self.groups))
 
-    def cells(self) -> list[Cell]:
+    def list_cells(self) -> list[Cell]:
         """Returns the cells of all rows."""
-        return list(chain.from_iterable(self.rows()))
+        return list(chain.from_iterable(self.list_rows()))
 
     def is_layout(self) -> bool:
         """Returns whether the table only places things on the page.
 
         Such a table has one column, or cells with large tables in them.
         """
-        for cell in self.cells():
+        for cell in self.list_cells():
             if cell.nested and len(cell.text) > _SMALL_CELL:
                 return True
-        return max(map(len, self.rows()), default=0) < 2
+        return max(map(len, self.list_rows()), default=0) < 2
 
-    def blocks(self) -> list[str]:
+    def list_blocks(self) -> list[str]:
         """Returns the texts of all cells, one after another."""
-        return [cell.text for cell in self.cells() if cell.text.strip()]
+        return [cell.text for cell in self.list_cells() if cell.text.strip()]
 
-    def lines(self) -> list[str]:
+    def format_lines(self) -> list[str]:
         """Returns the rows as lines of a Markdown table.
 
         A cell that spans columns or rows is repeated in each.
         """
         rows = self._place_cells()
         columns = sorted(set(chain.from_iterable(rows)))
-        size = sum(len(cell.text) + 4 for cell in self.cells())
+        size = sum(len(cell.text) + 4 for cell in self.list_cells())
         # Few cells can span, or ask for, millions: then rows are as long as they are, and nothing
         # is repeated.
         sparse = len(columns) * len(rows) > _LEAST_SPARSE + 20 * size
@@ -100,7 +101,7 @@ class Table:
 
     def _has_headings(self) -> bool:
         """Returns whether the first row consists of headings."""
-        first = next(iter(self.rows()), [])
+        first = next(iter(self.list_rows()), [])
         return bool(first) and all(cell.heading for cell in first)
 
     def _place_cells(self) -> list[dict[int, "_Placed"]]:
@@ -110,7 +111,7 @@ class Table:
         """
         starts: set[int] = set()
         spans: list[list[_Span]] = []
-        repeats = _LEAST_SPARSE + 10 * len(self.cells())
+        repeats = _LEAST_SPARSE + 10 * len(self.list_cells())
         for group in self.groups:
             placed_group = _place(group, starts, repeats)
             repeats -= sum(map(len, placed_group))
@@ -160,6 +161,7 @@ def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list
     above: list[_Above] = []
     rows = []
     for row in group:
+        # Each row costs the cells that reach into it, whatever is in it.
         repeats -= len(above)
         if repeats < 0:
             above = []
@@ -171,9 +173,11 @@ def _place(group: list[list[Cell]], starts: set[int], repeats: int) -> list[list
             while taken and taken[0].column <= column:
                 covering = taken.popleft()
                 column = max(column, covering.column + covering.width)
+            # Where no cell begins, a column is only the inside of a wide cell.
             starts.add(column)
             width = cell.columns
             if taken:
+                # It ends where a cell from above begins.
                 width = min(width, taken[0].column - column)
             text = cell.text
             if cell.nested:

@@ -12,6 +12,7 @@ def _split(names: str) -> frozenset[str]:
 UNREAD = _split(
     "script style template noscript iframe noembed noframes datalist rp annotation annotation-xml"
 )
+# What browsers show as blocks with a margin, and those that divide a page.
 _PARAGRAPHS = _split(
     "address article aside blockquote body center dialog dir div dl fieldset figcaption figure"
     " footer form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend listing main menu nav ol"

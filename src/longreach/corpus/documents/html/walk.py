@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from longreach.corpus.documents.html import tags
 from longreach.corpus.documents.html.list import Numbering
+from longreach.corpus.documents.html.result import PageText, normalize_line
 from longreach.corpus.documents.html.table import Cell, Table, parse_span
 from longreach.corpus.documents.html.writer import TextWriter, enclose, lower_text, raise_text
 
@@ -32,23 +33,6 @@ _SHOWN_INPUTS = frozenset(
     {"", "text", "search", "email", "tel", "url", "number", "date", "time", "submit", "button"}
 )
 _ADDRESS = re.compile(r"(?:https?://|ftp://|mailto:|tel:)\S+$", re.IGNORECASE)
-
-
-class PageText(NamedTuple):
-    """A page's title, the text of its body, and its headings as they are compared."""
-
-    title: str
-    body: str
-    headings: frozenset[str]
-
-    def join(self) -> str:
-        """Returns the text of the page, under its title unless the text begins with it."""
-        title = _normalize(self.title)
-        if not title or title in self.headings or _normalize(self.body.partition("\n")[0]) == title:
-            return self.body
-        if not self.body:
-            return self.title
-        return f"{self.title}\n\n{self.body}"
 
 
 @dataclass
@@ -89,6 +73,7 @@ class PageWalk:
             role = tag
             if self._open:
                 parent = self._open[-1]
+                # The second child of `<msup>` is what is raised: no tag says so.
                 role = _SCRIPTS.get((parent.tag, parent.children), tag)
                 parent.children += 1
             opened.close = self._begin(role, node)
@@ -120,6 +105,7 @@ class PageWalk:
 
     def _begin(self, tag: str, node: "LexborNode") -> Callable[[], None] | None:
         """Begins an element; returns what ends it."""
+        # Beyond the limit, parts are read like any other element: only made-up pages nest so deep.
         if tag in tags.PARTS and len(self._writers) < _MOST_WRITERS:
             return self._begin_part(tag, node)
         if tag == "table" and len(self._tables) < _MOST_WRITERS:
@@ -198,6 +184,7 @@ class PageWalk:
 
         def end() -> None:
             shown = writer.read_since(length)
+            # An address that the text spells out anyway is not repeated.
             bare = re.sub(r"^(mailto|tel):|/$", "", address)
             if shown and _ADDRESS.match(address) and bare not in shown:
                 writer.link(re.sub(r"^mailto:", "", address))
@@ -205,6 +192,7 @@ class PageWalk:
         return end
 
     def _end_struck(self) -> None:
+        # Nothing is written for struck-out blanks.
         if not self._writer.unmark("~~"):
             self._writer.close_up("~~")
 
@@ -213,6 +201,7 @@ class PageWalk:
 
     def _begin_part(self, tag: str, node: "LexborNode") -> Callable[[], None]:
         """Begins an element whose text is looked at as a whole before it is written."""
+        # What is raised is written differently when it is longer than a word.
         self._writers.append(TextWriter())
         end = {
             "sup": self._end_sup,
@@ -251,6 +240,7 @@ class PageWalk:
 
     def _end_title(self) -> None:
         text = self._end_part()
+        # The first one counts, as in browsers.
         if self._title is None:
             self._title = text
 
@@ -277,14 +267,15 @@ class PageWalk:
     def _end_table(self) -> None:
         table = self._tables.pop()
         if table.is_layout():
-            for text in table.blocks():
+            for text in table.list_blocks():
                 self._write_block(text)
         else:
-            self._write_block("\n".join(table.lines()))
+            self._write_block("\n".join(table.format_lines()))
 
     def _begin_box(self, tag: str, node: "LexborNode") -> Callable[[], None] | None:
         """Begins a block, a line, a box within a line, or an element that changes nothing."""
         edge = tags.find_edge(tag, _get_attribute(node, "style"))
+        # A list within a list begins on the next line, without an empty line.
         if edge == "paragraph" and tag in tags.LISTS and self._lists:
             edge = "line"
         self._end_box(edge)
@@ -350,6 +341,7 @@ class PageWalk:
 
     def _begin_heading(self, tag: str) -> Callable[[], None]:
         writer = self._writer
+        # Written only with the first text: empty headings leave nothing.
         mark = "#" * int(tag[1]) + " "
         writer.mark(mark)
         length = writer.measure()
@@ -358,15 +350,10 @@ class PageWalk:
         def end() -> None:
             count_down()
             writer.unmark(mark)
-            self._headings.add(_normalize(writer.read_since(length)))
+            self._headings.add(normalize_line(writer.read_since(length)))
 
         return end
 
 
 def _get_attribute(node: "LexborNode", name: str) -> str:
     return str(node.attributes.get(name) or "")
-
-
-def _normalize(text: str) -> str:
-    """Returns a line as it is compared with the title."""
-    return " ".join(text.lstrip("#").casefold().split())

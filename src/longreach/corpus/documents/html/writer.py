@@ -8,6 +8,7 @@ _BLANKS = re.compile(r"[ \t\n\r\f]+")
 # Anchored to one place in front of the blanks, so that long runs of them take linear time.
 _WIDE_BREAK = re.compile(r"(?<=[^\x00-\x7f])[ \t\r\f]*\n[ \t\n\r\f]*(?=[^\x00-\x7f])")
 _WORD_REST = re.compile(r"\w*")
+# Deeper lists are indented like these.
 _DEEPEST_INDENT = 16
 _ORDINAL = re.compile(r"st|nd|rd|th|e|er|re|ère|[eè]me|nde?|o|a|os|as|ste|[dt]e", re.IGNORECASE)
 _ABBREVIATIONS = frozenset({"TM", "SM", "lle", "lles", "me", "mes", "gr"})
@@ -53,6 +54,7 @@ class TextWriter:
     def add_space(self, segment_break: bool = False) -> None:
         """Sets what comes next apart, unless a space or a new line does so already."""
         if not self._gap and self._parts:
+            # A space at the begin of a run would stand at the begin of a line.
             self._gap = " "
             self._segment_break = segment_break
 
@@ -65,6 +67,7 @@ class TextWriter:
 
     def break_block(self, lines: int) -> None:
         """Ends the line (1) or the paragraph (2)."""
+        # A paragraph that ends twice, with its element and with the one around it, ends once.
         self._gap = max(self._gap.strip(" "), "\n" * lines, key=len)
 
     def mark(self, mark: str) -> None:
@@ -91,6 +94,7 @@ class TextWriter:
         """Returns the last characters of the line, empty where a line begins."""
         if "\n" in self._gap or not self._parts:
             return ""
+        # Longer than any word that decides how something raised is written.
         return self._parts[-1][-12:] + self._gap
 
     def measure(self) -> int:

@@ -41,6 +41,7 @@ class Place:
         from lxml.etree import SubElement
 
         self.close()
+        # Lists deeper than this item have ended.
         del self._lists[level + 1 :]
         if level >= len(self._lists):
             parent = self.block
@@ -72,6 +73,7 @@ class Place:
     def leave(self) -> None:
         """Ends the element that was entered last."""
         self._flush()
+        # The line itself ends with `close` only.
         if len(self._open) > 1:
             self._open.pop()
 
@@ -94,6 +96,7 @@ class Place:
         text = "".join(self._words)
         self._words.clear()
         parent = self._open[-1]
+        # lxml keeps text behind an element in that element's tail.
         if len(parent):
             parent[-1].tail = (parent[-1].tail or "") + text
         else:

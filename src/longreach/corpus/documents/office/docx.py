@@ -34,16 +34,18 @@ def _make_page(package: Package) -> "tuple[_Element, tuple[str, ...]]":
     """Returns the whole document as a page of HTML, and what of it could not be read."""
     from lxml.etree import Element, SubElement
 
-    main = next(iter(package.related("", "officeDocument")), "word/document.xml")
-    root = package.tree(main)
+    # Its name is free; nearly all writers use the usual one.
+    main = next(iter(package.list_related("", "officeDocument")), "word/document.xml")
+    root = package.parse_part(main)
     if root is None:
         raise ValueError("no main part")
     body = root.find(W + "body")
     if body is None:
         raise ValueError("no body")
     parts = _Parts(package, main)
-    styles = Styles(parts.tree("styles"))
-    writer = Writer(package, styles, Numbering(parts.tree("numbering"), styles.list_numbers()))
+    # Each of these parts may be missing.
+    styles = Styles(parts.parse_part("styles"))
+    writer = Writer(package, styles, Numbering(parts.parse_part("numbering"), styles.find_lists()))
     page = Element("html")
     block = SubElement(page, "body")
     _read_margins(writer, parts, body, "header", block)
@@ -60,20 +62,20 @@ class _Parts(NamedTuple):
     package: Package
     main: str
 
-    def only(self, kind: str) -> str:
+    def find_name(self, kind: str) -> str:
         """Returns the name of the one part of a kind; the usual name if there is no reference."""
-        names = self.package.related(self.main, kind)
+        names = self.package.list_related(self.main, kind)
         if names:
             return names[0]
         return posixpath.join(posixpath.dirname(self.main), f"{kind}.xml")
 
-    def tree(self, kind: str) -> "_Element | None":
+    def parse_part(self, kind: str) -> "_Element | None":
         """Returns the root of the one part of a kind, or None where the document lacks it."""
-        return self.package.tree(self.only(kind))
+        return self.package.parse_part(self.find_name(kind))
 
     def iterate(self, kind: str, tag: str) -> "Iterator[_Element]":
         """Yields the elements with a tag in the one part of a kind; none if it is missing."""
-        return self.package.iterate(self.only(kind), tag)
+        return self.package.iterate(self.find_name(kind), tag)
 
 
 def _read_margins(
@@ -82,7 +84,7 @@ def _read_margins(
     """Appends the page headers or the page footers of all sections, equal ones once."""
     from lxml.etree import Element
 
-    links = parts.package.links(parts.main)
+    links = parts.package.read_links(parts.main)
     names = []
     for reference in body.iter(f"{W}{kind}Reference"):
         link = links.get(reference.get(RELATIONSHIP + "id", ""))
@@ -91,9 +93,10 @@ def _read_margins(
             names.append("")
         else:
             names.append(link.target)
+    # Most sections repeat the header of the one before.
     seen = {""}
     for name in dict.fromkeys(names):
-        root = parts.package.tree(name)
+        root = parts.package.parse_part(name)
         if root is None:
             writer.lost[f"page {kind}"] += 1
             continue
@@ -116,9 +119,10 @@ def _read_notes(writer: Writer, parts: _Parts, block: "_Element") -> None:
     while number < len(writer.notes):
         key = writer.notes[number]
         number += 1
+        # A note that is referred to twice is read once.
         element = notes.pop(key, None)
         if element is not None:
-            writer.read(element, parts.only(f"{key[0]}s"), block, label=f"[{number}]")
+            writer.read(element, parts.find_name(f"{key[0]}s"), block, label=f"[{number}]")
         elif key not in writer.notes[: number - 1]:
             writer.lost[key[0]] += 1
 
@@ -127,7 +131,7 @@ def _read_comments(writer: Writer, parts: _Parts, block: "_Element") -> None:
     for comment in parts.iterate("comments", W + "comment"):
         author = comment.get(f"{W}author", "").strip()
         label = f"Comment by {author}:" if author else "Comment:"
-        writer.read(comment, parts.only("comments"), block, label=label)
+        writer.read(comment, parts.find_name("comments"), block, label=label)
 
 
 def _describe_losses(writer: Writer) -> tuple[str, ...]:

@@ -15,15 +15,18 @@ def find_codes(root: "_Element") -> "set[_Element]":
     ended: set[_Element] = set()
     for mark in root.iter(W + "fldChar"):
         kind = mark.get(f"{W}fldCharType")
+        # Fields nest: the code of one may contain others.
         if kind == "begin":
             begun.append(mark)
         elif begun and kind in ("separate", "end"):
             begin = begun[-1]
+            # Without a separator a field has no result, and its code reaches to its end.
             if begin not in coded:
                 coded.add(begin)
                 ended.add(mark)
             if kind == "end":
                 begun.pop()
+    # What is between the marks of any code is no text, however deep it is.
     depth = 0
     codes = set()
     for element in root.iter(W + "fldChar", W + "t"):

@@ -22,6 +22,7 @@ def show_value(value: object, number_format: str) -> str:
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, datetime.datetime):
+        # Midnight is what a date without a time is stored as.
         if value.time() == datetime.time() and not re.search("[hs]", number_format.lower()):
             return value.date().isoformat()
         return value.isoformat(" ", _choose_precision(value))
@@ -64,6 +65,7 @@ def _show_number(value: int | float, number_format: str) -> str:
 
 
 def _split_sections(number_format: str) -> list[str]:
+    # A semicolon in quotation marks parts nothing.
     quoted = re.split(r'("[^"]*"|\\.)', number_format)
     sections = [""]
     for index, piece in enumerate(quoted):
@@ -97,6 +99,7 @@ def _apply(value: int | float, section: str) -> str | None:
     number = Decimal(repr(value) if isinstance(value, float) else value)
     if not number.is_finite() or number.adjusted() > _MOST_DIGITS:
         return None
+    # The file stores 0.5 for 50%.
     if "%" in before + after:
         number = _EXACT.multiply(number, 100)
     whole, _, decimals = digits.partition(".")

@@ -70,7 +70,7 @@ class Numbering:
                 abstract = read_value(other, "abstractNumId")
             self._lists[number] = _read_list(element, abstract, abstracts.get(abstract))
 
-    def rule(self, number: str, level: int) -> Rule | None:
+    def find_rule(self, number: str, level: int) -> Rule | None:
         """Returns the rule of a level of a list, or None where there is no such list or level."""
         found = self._lists.get(number)
         if found is None:
@@ -79,11 +79,12 @@ class Numbering:
 
     def count(self, number: str, level: int) -> str:
         """Counts a paragraph and returns its number as it is shown, such as "1.2" or "(a)"."""
-        rule = self.rule(number, level)
+        rule = self.find_rule(number, level)
         if rule is None:
             return ""
         one = self._lists[number]
         counts = self._counts.setdefault(one.abstract, [None] * _LEVELS)
+        # The first paragraph of a list that restarts counts from its own start.
         if level in one.restarts_at and (number, level) not in self._begun:
             counts[level] = None
         self._begun.add((number, level))
@@ -93,6 +94,7 @@ class Numbering:
             counts[level] = start
         else:
             counts[level] = current + 1
+        # After 1.2 and 2 comes 2.1.
         for lower in range(level + 1, _LEVELS):
             if one.rules.get(lower, rule).restarts:
                 counts[lower] = None
@@ -100,6 +102,7 @@ class Numbering:
         def fill(match: re.Match[str]) -> str:
             which = int(match[1]) - 1
             other = one.rules.get(which, rule)
+            # "%1" stands for the number of the first level, which may not have been counted yet.
             number = counts[which]
             if number is None:
                 number = other.start
@@ -110,6 +113,7 @@ class Numbering:
 
 def format_number(number: int, form: str) -> str:
     """Writes a number in a form of WordprocessingML; in digits if its letters are unknown."""
+    # The forms that documents of western languages use.
     if form == "none":
         return ""
     if form == "decimalZero":
@@ -133,6 +137,7 @@ def _read_list(number: "_Element", abstract: str, definition: "_Element | None")
     if definition is not None:
         for element in definition.iter(f"{W}lvl"):
             one.rules[_read_level(element)] = _read_rule(element)
+    # A list may change single levels of the definition that it shares with others.
     for override in number.iter(f"{W}lvlOverride"):
         level = _read_level(override)
         for element in override.iter(f"{W}lvl"):

@@ -57,6 +57,7 @@ class Package:
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
+        # Names of parts are compared without regard to case, and some writers use backslashes.
         self._names = {}
         for member in archive.namelist():
             self._names[member.replace("\\", "/").lower()] = member
@@ -68,7 +69,7 @@ class Package:
             return None
         return self.archive.read(member)
 
-    def tree(self, part: str) -> "_Element | None":
+    def parse_part(self, part: str) -> "_Element | None":
         """Returns the root element of a part, or None where there is none of that name."""
         raw = self.read(part)
         if raw is None:
@@ -77,14 +78,14 @@ class Package:
 
     def iterate(self, part: str, *tags: str) -> "Iterator[_Element]":
         """Yields the elements of a part that have one of these tags; none if it is missing."""
-        root = self.tree(part)
+        root = self.parse_part(part)
         if root is not None:
             yield from root.iter(*tags)
 
-    def links(self, part: str = "") -> dict[str, Link]:
+    def read_links(self, part: str = "") -> dict[str, Link]:
         """Returns the relationships of a part by their id; those of the package for ""."""
         folder, name = posixpath.split(part)
-        root = self.tree(posixpath.join(folder, "_rels", f"{name}.rels"))
+        root = self.parse_part(posixpath.join(folder, "_rels", f"{name}.rels"))
         links: dict[str, Link] = {}
         if root is None:
             return links
@@ -98,10 +99,10 @@ class Package:
             links[element.get("Id", "")] = Link(kind, target, external)
         return links
 
-    def related(self, part: str, kind: str) -> list[str]:
+    def list_related(self, part: str, kind: str) -> list[str]:
         """Returns the names of the parts of one kind that a part refers to."""
         names = []
-        for link in self.links(part).values():
+        for link in self.read_links(part).values():
             if link.kind == kind and not link.external:
                 names.append(link.target)
         return names
@@ -137,12 +138,14 @@ def parse(raw: bytes) -> "_Element":
     """
     from lxml import etree
 
+    # Entities can grow without bounds, and external files are none of the document.
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True
     )
     try:
         root = etree.fromstring(raw, parser)
     except etree.XMLSyntaxError as error:
+        # libxml2 stops at 256 levels, which no program writes by itself.
         if "Excessive depth" in str(error):
             raise TooDeep from error
         raise
@@ -154,6 +157,7 @@ def parse(raw: bytes) -> "_Element":
 def _make_to_transitional(root: "_Element") -> None:
     for element in root.iter("{*}*"):
         element.tag = _to_transitional(element.tag)
+        # Attributes such as `r:id` have a namespace of their own.
         for name, value in element.attrib.items():
             if _STRICT in name:
                 del element.attrib[name]

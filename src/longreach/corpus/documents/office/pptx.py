@@ -56,7 +56,7 @@ def convert(raw: bytes, name: str) -> Converted:
         for number, slide in enumerate(Presentation(io.BytesIO(raw)).slides, 1):
             writer.read(slide, number)
         text = to_markdown(etree.tostring(page, encoding="unicode", method="html"))
-        return Converted(text, writer.notes())
+        return Converted(text, writer.describe_losses())
 
 
 class _Writer:
@@ -68,7 +68,7 @@ class _Writer:
         self._lost: Counter[str] = Counter()
         self._slide: Any = None
 
-    def notes(self) -> tuple[str, ...]:
+    def describe_losses(self) -> tuple[str, ...]:
         """Returns one sentence for each kind of thing that could not be read."""
         sentences = []
         for what, count in sorted(self._lost.items()):
@@ -81,6 +81,7 @@ class _Writer:
     def read(self, slide: "Slide", number: int) -> None:
         """Appends a slide."""
         self._slide = slide
+        # python-pptx passes over shapes that stand in alternatives.
         _choose_alternatives(slide.element)
         heading = f"Slide {number}"
         if slide.element.get("show") in ("0", "false"):
@@ -110,6 +111,7 @@ class _Writer:
         for shape in sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0)):
             properties = shape._element._nvXxPr.cNvPr
             described = properties.get("descr", "").strip()
+            # What an image stands for comes before what is in it.
             if described:
                 self._place.open("p")
                 self._place.enter("img", alt=" ".join(described.split()))
@@ -154,11 +156,13 @@ class _Writer:
         from lxml.etree import SubElement
 
         made = SubElement(self._body, "table")
+        # Cells have lines of their own.
         outer = self._place
         for number, row in enumerate(table.rows):
             line = SubElement(made, "tr")
             kind = "th" if number == 0 and table.first_row else "td"
             for cell in row.cells:
+                # The cell that covers it was written already.
                 if cell.is_spanned:
                     continue
                 box = SubElement(line, kind)

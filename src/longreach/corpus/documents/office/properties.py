@@ -28,6 +28,7 @@ def read_value(element: "_Element | None", name: str) -> str:
 
 def is_on(found: "_Element | None") -> bool:
     """Returns whether a property that is on or off is there, and on."""
+    # The element alone, without a value, means that it is on.
     return found is not None and found.get(f"{W}val", "1") not in _OFF
 
 

@@ -51,7 +51,7 @@ class Styles:
             for style in root.iter(f"{W}style"):
                 self._styles.setdefault(style.get(f"{W}styleId", ""), style)
 
-    def list_numbers(self) -> dict[str, str]:
+    def find_lists(self) -> dict[str, str]:
         """Returns the id of the list that each style names, by the id of the style."""
         found = {}
         for name, style in self._styles.items():
@@ -60,7 +60,7 @@ class Styles:
                 found[name] = number
         return found
 
-    def paragraph(self, properties: "_Element | None") -> ParagraphLook:
+    def describe_paragraph(self, properties: "_Element | None") -> ParagraphLook:
         """Returns what the paragraph with these properties is."""
         named = read_value(properties, "pStyle")
         heading = 0
@@ -68,6 +68,7 @@ class Styles:
         in_list = find_child(properties, "numPr")
         number = read_value(in_list, "numId")
         level = read_value(in_list, "ilvl")
+        # What a style does not say is said by the one that it is based on.
         for style in self._chain(named):
             heading = heading or _find_heading(read_value(style, "name"))
             own = style.find(f"{W}pPr")
@@ -75,8 +76,10 @@ class Styles:
                 outline = outline or read_value(own, "outlineLvl")
                 number = number or read_value(own.find(f"{W}numPr"), "numId")
                 level = level or read_value(own.find(f"{W}numPr"), "ilvl")
+        # The usual styles need not be in the file.
         if named not in self._styles:
             heading = _find_heading(named)
+        # Any paragraph may have an outline level, which makes it a heading. It counts from 0.
         if not heading and outline:
             heading = parse_whole(outline, 9) + 1
         if not 0 < heading <= _MOST_HEADINGS:
@@ -86,7 +89,7 @@ class Styles:
             number = ""
         return ParagraphLook(heading, number, min(max(parse_whole(level, 0), 0), 8))
 
-    def run(self, properties: "_Element | None") -> RunLook:
+    def describe_run(self, properties: "_Element | None") -> RunLook:
         """Returns how the run with these properties is shown."""
         if properties is None:
             return RunLook()
@@ -103,6 +106,7 @@ class Styles:
 
     def _chain(self, name: str) -> "list[_Element]":
         chain: list[_Element] = []
+        # Damaged files hold styles that are based on each other.
         seen: set[str] = set()
         while name in self._styles and name not in seen:
             seen.add(name)

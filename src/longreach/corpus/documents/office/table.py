@@ -48,6 +48,7 @@ def _write_row(
         merge = find_child(look, "vMerge")
         if merge is not None and merge.get(f"{W}val") != "restart" and column in above:
             _add_span(above[column], "rowspan", 1)
+        # The older way to join cells of a row.
         elif read_value(look, "hMerge") == "continue" and len(line):
             _add_span(line[-1], "colspan", span)
         else:
@@ -58,6 +59,7 @@ def _write_row(
             above.pop(column, None)
             if merge is not None:
                 above[column] = made
+        # Cells are matched by their columns, as a row may have fewer cells than the one above.
         column += span
     _skip_columns(line, read_value(properties, "gridAfter"))
 

@@ -68,35 +68,35 @@ class Writer:
         self._label = ""
         self._font = ""
         self._handlers: dict[str, Callable[[_Element], None]] = {
-            W + "p": self._paragraph,
-            W + "r": self._run,
-            W + "t": self._text,
+            W + "p": self._read_paragraph,
+            W + "r": self._read_run,
+            W + "t": self._read_text,
             W + "tab": lambda _: self._say("\t"),
             W + "ptab": lambda _: self._say("\t"),
             W + "br": lambda _: self._break(),
             W + "cr": lambda _: self._break(),
             W + "noBreakHyphen": lambda _: self._say("\u2011"),
             W + "softHyphen": lambda _: self._say("\u00ad"),
-            W + "sym": self._symbol,
-            W + "fldChar": self._field,
-            W + "hyperlink": self._hyperlink,
-            W + "tbl": self._table,
-            W + "ruby": self._ruby,
-            W + "footnoteReference": self._note,
-            W + "endnoteReference": self._note,
-            W + "txbxContent": self._box,
-            W + "altChunk": self._inserted,
+            W + "sym": self._read_symbol,
+            W + "fldChar": self._read_field,
+            W + "hyperlink": self._read_hyperlink,
+            W + "tbl": self._read_table,
+            W + "ruby": self._read_ruby,
+            W + "footnoteReference": self._read_note,
+            W + "endnoteReference": self._read_note,
+            W + "txbxContent": self._read_box,
+            W + "altChunk": self._read_inserted,
             W + "subDoc": lambda _: self._lose("subdocument"),
-            COMPATIBILITY + "AlternateContent": self._alternative,
-            MATH + "oMath": lambda element: self._formula(element, "$"),
-            MATH + "oMathPara": self._formulas,
-            DRAWING + "p": self._drawn_paragraph,
+            COMPATIBILITY + "AlternateContent": self._read_alternative,
+            MATH + "oMath": lambda element: self._read_formula(element, "$"),
+            MATH + "oMathPara": self._read_formulas,
+            DRAWING + "p": self._read_drawn_paragraph,
             CHART + "chart": lambda _: self._lose("chart"),
             NEW_CHART: lambda _: self._lose("chart"),
-            DIAGRAM + "relIds": self._diagram,
+            DIAGRAM + "relIds": self._read_diagram,
             WORD_DRAWING + "docPr": self._describe,
-            VML + "textpath": self._word_art,
-            OFFICE + "OLEObject": self._embed,
+            VML + "textpath": self._read_word_art,
+            OFFICE + "OLEObject": self._count_embedded,
         }
 
     def read(self, root: "_Element", part: str, block: "_Element", label: str = "") -> None:
@@ -104,13 +104,15 @@ class Writer:
 
         A label stands before its first paragraph.
         """
-        self._links = self._package.links(part)
+        self._links = self._package.read_links(part)
+        # Before the walk, because the end of a code is told by what follows it.
         self._codes = find_codes(root)
         self._label = label
-        self._within(root, block)
+        self._read_into(root, block)
         self._label = ""
 
-    def _within(self, element: "_Element", block: "_Element") -> None:
+    # A cell has lines of its own, while a line of the text around the table may be open.
+    def _read_into(self, element: "_Element", block: "_Element") -> None:
         outer = self._place
         self._place = Place(block)
         self._visit(element)
@@ -119,6 +121,7 @@ class Writer:
 
     def _visit(self, element: "_Element") -> None:
         for child in element:
+            # An element that nobody knows may hold text: it is read, and not omitted.
             handler = self._handlers.get(child.tag)
             if handler is not None:
                 handler(child)
@@ -130,13 +133,14 @@ class Writer:
 
     # Blocks
 
-    def _paragraph(self, element: "_Element") -> None:
+    def _read_paragraph(self, element: "_Element") -> None:
         properties = element.find(W + "pPr")
         place = self._place
         if place.joined:
             place.joined = False
         else:
             self._open_paragraph(properties)
+        # The label belongs to the first paragraph, and a note may begin with a table.
         if self._label:
             self._say(self._label + " ")
             self._label = ""
@@ -148,33 +152,36 @@ class Writer:
                 place.joined = True
                 return
         place.close()
+        # Text boxes are anchored in a paragraph, but would cut its sentence in two.
         for box in place.take_boxes():
             self._visit_box(box)
             place.close()
 
     def _open_paragraph(self, properties: "_Element | None") -> None:
-        look = self._styles.paragraph(properties)
+        look = self._styles.describe_paragraph(properties)
         rule = None
         if look.list_number:
-            rule = self._numbering.rule(look.list_number, look.level)
+            rule = self._numbering.find_rule(look.list_number, look.level)
         if rule is not None and rule.is_bullet:
             self._place.open_item(look.level)
             return
+        # A heading may be numbered, too: then the number stands in it.
         self._place.open(f"h{look.heading}" if look.heading else "p")
         if rule is not None:
             number = self._numbering.count(look.list_number, look.level)
             if number:
                 self._say(number + " ")
 
-    def _table(self, element: "_Element") -> None:
+    def _read_table(self, element: "_Element") -> None:
         from lxml.etree import SubElement
 
         self._place.close()
         table = SubElement(self._place.block, "table")
+        # An item after the table is not the next one of the list before it.
         self._place.end_lists()
-        write_table(element, table, self._within)
+        write_table(element, table, self._read_into)
 
-    def _inserted(self, element: "_Element") -> None:
+    def _read_inserted(self, element: "_Element") -> None:
         from lxml import html
 
         link = self._links.get(element.get(RELATIONSHIP + "id", ""))
@@ -190,6 +197,7 @@ class Writer:
             self._say(text)
         else:
             parser = html.HTMLParser(encoding="utf-8")
+            # Parsed as HTML, so that its headings and tables become those of the text.
             body = html.document_fromstring(text.encode(), parser=parser).find("body")
             self._place.close()
             if body is not None:
@@ -198,14 +206,15 @@ class Writer:
 
     # Pieces of a line
 
-    def _run(self, element: "_Element") -> None:
+    def _read_run(self, element: "_Element") -> None:
         properties = element.find(W + "rPr")
-        look = self._styles.run(properties)
+        look = self._styles.describe_run(properties)
         if look.hidden:
             # A run without text, such as the mark of a page break, loses nothing.
             if read_text(element, W + "t"):
                 self._lose("hidden text")
             return
+        # Characters of a run may be places in a font of symbols.
         fonts = find_child(properties, "rFonts")
         self._font = ""
         if fonts is not None:
@@ -221,7 +230,7 @@ class Writer:
         for _ in marks:
             self._place.leave()
 
-    def _text(self, element: "_Element") -> None:
+    def _read_text(self, element: "_Element") -> None:
         if element in self._codes:
             return
         text = element.text or ""
@@ -232,7 +241,7 @@ class Writer:
         for character in text:
             self._say_symbol(character, self._font)
 
-    def _symbol(self, element: "_Element") -> None:
+    def _read_symbol(self, element: "_Element") -> None:
         code = element.get(f"{W}char", "")
         try:
             character = chr(int(code, 16))
@@ -247,7 +256,7 @@ class Writer:
         except UnknownSymbol as unknown:
             self._lose(str(unknown))
 
-    def _field(self, element: "_Element") -> None:
+    def _read_field(self, element: "_Element") -> None:
         # The older kind of form keeps what was ticked or chosen in the field itself.
         box = element.find(f"{W}ffData/{W}checkBox")
         if box is not None:
@@ -263,7 +272,7 @@ class Writer:
             if 0 <= chosen_index < len(entries):
                 self._say(entries[chosen_index])
 
-    def _hyperlink(self, element: "_Element") -> None:
+    def _read_hyperlink(self, element: "_Element") -> None:
         link = self._links.get(element.get(RELATIONSHIP + "id", ""))
         if link is None or not link.external:
             self._visit(element)
@@ -272,7 +281,8 @@ class Writer:
         self._visit(element)
         self._place.leave()
 
-    def _ruby(self, element: "_Element") -> None:
+    def _read_ruby(self, element: "_Element") -> None:
+        # As in pages of HTML: the base, then how it is read.
         for base in element.iter(W + "rubyBase"):
             self._visit(base)
         for reading in element.iter(W + "rt"):
@@ -280,12 +290,13 @@ class Writer:
             self._visit(reading)
             self._say(")")
 
-    def _note(self, element: "_Element") -> None:
+    def _read_note(self, element: "_Element") -> None:
+        # The text of the note follows at the end, behind the same number.
         kind = "footnote" if element.tag == W + "footnoteReference" else "endnote"
         self.notes.append((kind, element.get(f"{W}id", "")))
         self._say(f"[{len(self.notes)}]")
 
-    def _alternative(self, element: "_Element") -> None:
+    def _read_alternative(self, element: "_Element") -> None:
         """Reads the first of several alternatives that holds text, else the first."""
         ways = [way for way in element if isinstance(way.tag, str)]
         for way in ways:
@@ -295,24 +306,24 @@ class Writer:
         if ways:
             self._visit(ways[0])
 
-    def _formulas(self, element: "_Element") -> None:
+    def _read_formulas(self, element: "_Element") -> None:
         for formula in element.iter(MATH + "oMath"):
-            self._formula(formula, "$$")
+            self._read_formula(formula, "$$")
 
-    def _formula(self, element: "_Element", sign: str) -> None:
+    def _read_formula(self, element: "_Element", sign: str) -> None:
         latex = to_latex(element)
         if latex:
             self._say(f"{sign}{latex}{sign}")
 
     # What stands beside the text
 
-    def _box(self, element: "_Element") -> None:
+    def _read_box(self, element: "_Element") -> None:
         if self._place.has_line:
             self._place.boxes.append(element)
         else:
             self._visit(element)
 
-    def _drawn_paragraph(self, element: "_Element") -> None:
+    def _read_drawn_paragraph(self, element: "_Element") -> None:
         if self._place.has_line:
             self._place.boxes.append(element)
             return
@@ -324,17 +335,17 @@ class Writer:
                 self._say(piece.text or "")
         self._place.close()
 
-    def _diagram(self, element: "_Element") -> None:
+    def _read_diagram(self, element: "_Element") -> None:
         link = self._links.get(element.get(RELATIONSHIP + "dm", ""))
         root = None
         if link is not None and not link.external:
-            root = self._package.tree(link.target)
+            root = self._package.parse_part(link.target)
         if root is None:
             self._lose("diagram")
         else:
-            self._box(root)
+            self._read_box(root)
 
-    def _word_art(self, element: "_Element") -> None:
+    def _read_word_art(self, element: "_Element") -> None:
         text = element.get("string", "")
         if text.strip():
             self._say(f" {text} ")
@@ -345,7 +356,7 @@ class Writer:
             self._place.enter("img", alt=" ".join(text.split()))
             self._place.leave()
 
-    def _embed(self, element: "_Element") -> None:
+    def _count_embedded(self, element: "_Element") -> None:
         self._lose(f"embedded object ({element.get('ProgID', 'unknown')})")
 
     def _lose(self, what: str) -> None:

@@ -68,8 +68,8 @@ def convert(raw: bytes, name: str) -> Converted:
 
 def _find_parts(package: Package) -> dict[str, str]:
     """Returns the name of the part of each sheet."""
-    main = next(iter(package.related("", "officeDocument")), "xl/workbook.xml")
-    links = package.links(main)
+    main = next(iter(package.list_related("", "officeDocument")), "xl/workbook.xml")
+    links = package.read_links(main)
     parts = {}
     for sheet in package.iterate(main, "{*}sheet"):
         for key, identity in sheet.attrib.items():
@@ -138,10 +138,12 @@ def _repeat_merged(
         text = values.get(_Place(top, left), "")
         if not text:
             continue
+        # Only rows and columns that hold something are in the table.
         across = columns[bisect.bisect_left(columns, left) : bisect.bisect_right(columns, right)]
         down = rows[bisect.bisect_left(rows, top) : bisect.bisect_right(rows, bottom)]
         if len(across) == len(columns) > 1:  # a heading over the whole sheet
             continue
+        # Few merged cells can cover millions of places.
         left_over -= len(across) * len(down)
         if left_over < 0:
             return
@@ -176,4 +178,4 @@ def _find_related(package: Package, part: str, kind: str) -> list[str]:
     """Returns the parts of a kind that a sheet refers to; none if its own part is not known."""
     if not part:
         return []
-    return package.related(part, kind)
+    return package.list_related(part, kind)

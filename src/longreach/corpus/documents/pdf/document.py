@@ -93,6 +93,7 @@ def convert(raw: bytes, name: str) -> Converted:
             if is_cut_off:
                 raw = _append_end(raw)
             reader = PdfReader(io.BytesIO(raw))
+            # Many files are encrypted with an empty password, only to forbid printing.
             if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
                 raise DocumentError(
                     f"{name} is password-protected: remove the password, e.g. with qpdf --decrypt."
@@ -127,6 +128,7 @@ def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:
     texts.append("\n".join(form.read_rest()))
     text = "\n\n".join(filter(None, texts))
     garbled = letters[State.GARBLED]
+    # The readable rest would look like the whole document.
     if garbled > sum(letters.values()) - garbled:
         raise DocumentError(f"{name} {_PROBLEMS[State.GARBLED].file}")
     if not text.strip():
@@ -139,7 +141,7 @@ def _read(reader: "PdfReader", name: str, is_cut_off: bool) -> Converted:
         if pages[state]:
             notes.append(problem.pages.format(_name_pages(pages[state])))
     notes += _describe_file(reader, found, is_cut_off)
-    return Converted(text, (*notes, *form.notes()))
+    return Converted(text, (*notes, *form.describe_losses()))
 
 
 def _append_end(raw: bytes) -> bytes:
@@ -156,6 +158,7 @@ def _append_end(raw: bytes) -> bytes:
 def _describe_file(reader: "PdfReader", found: int, is_cut_off: bool) -> list[str]:
     notes = []
     listed = reader.root_object.get("/Pages", {}).get_object().get("/Count")
+    # pypdf skips pages that it cannot find.
     if isinstance(listed, int) and listed > found:
         notes.append(f"The file lists {counted(listed, 'page')}, but only {found} are in it.")
     if is_cut_off:

@@ -50,7 +50,7 @@ class Form:
             self._failed = True
         return list(filter(None, lines))
 
-    def notes(self) -> list[str]:
+    def describe_losses(self) -> list[str]:
         """Returns one sentence for each thing that could not be read."""
         said = []
         form = self._get_form()
@@ -115,10 +115,12 @@ class Form:
             self._attached.append(to_text(file.get("/UF", file.get("/F", ""))))
         if kind in _SILENT:
             return ""
+        # A note that has been formatted may say its words twice.
         text = to_text(annotation.get("/Contents")).strip()
         text = text or rich_to_text(annotation.get("/RC"))
         if not text and kind in ("/FreeText", "/Stamp"):
             text = self._read_look(annotation, page)
+        # Such a note is written on the page itself, and has no author to the eye.
         if not text or kind == "/FreeText":
             return text
         author = to_text(annotation.get("/T")).strip()
@@ -143,6 +145,7 @@ class Form:
         key: object = id(field)
         if reference is not None:
             key = (reference.idnum, reference.generation)
+        # A field may be shown in several places.
         if key in self._seen:
             return ""
         self._seen.add(key)

@@ -25,6 +25,7 @@ def iterate_dicts(array: Any) -> Iterator[dict[str, Any]]:
 def to_text(value: Any) -> str:
     """Returns a string, a name, a number, or a stream of text, as text."""
     value = resolve(value)
+    # Long texts are stored as streams, which are dictionaries to pypdf.
     is_stream = hasattr(value, "get_data")
     if value is None or (isinstance(value, (dict, list)) and not is_stream):
         return ""
