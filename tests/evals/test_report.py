@@ -11,7 +11,9 @@ from html.parser import HTMLParser
 import pytest
 
 from longreach.errors import UsageError
-from longreach.evals.report.charts import Axis, Point, Series, heat_map, line_chart
+from longreach.evals.report.axis import Axis
+from longreach.evals.report.charts import Point, Series, line_chart
+from longreach.evals.report.heat import heat_map
 from longreach.evals.report.markdown import markdown
 from longreach.evals.report.page import page
 from longreach.evals.report.report import figures

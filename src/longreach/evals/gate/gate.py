@@ -1,21 +1,20 @@
 """The gate: which way of reading answers held-out questions best within a budget of positions.
 
-The default policy stays unless another one beats it beyond chance (see `evals.verdict`). All ways
+The default policy stays unless another one beats it beyond chance (see `gate.verdict`). All ways
 read the same questions with the same model, greedily, in one run. Three are controls and never
 chosen: no context, whose answers no passage stands behind; raw text at the very positions that
-vectors took; and another document's vectors, which a compressor that works must beat.
+memory took; and another document's memory, which a compressor that works must beat.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from longreach.datasets.questions import Question
 from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, NothingFound, UsageError, out_of_memory
+from longreach.evals.gate.rows import make_row, score_answers
 from longreach.evals.gate.verdict import DEFAULT, verdict
-from longreach.evals.scores.intervals import interval
-from longreach.evals.scores.overlap import exact_match, rouge_l, token_f1
 from longreach.models.decoder import window_of
 from longreach.reading.answer import Answer
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
@@ -37,8 +36,7 @@ def gate(
     batch_size: int = 8,
     say: Callable[[str], None] = lambda text: None,
 ) -> Scorecard:
-    """Reads held-out questions in every way and chooses the best that fits the budget, or stays
-    with the default.
+    """Reads held-out questions in every way and chooses the best, or stays with the default.
 
     A question that names its document is read with that document; for others the retriever finds
     it, and one that no passage matches counts as answered with nothing. The choice is the way of
@@ -48,60 +46,36 @@ def gate(
     does not fit the window.
 
     Args:
-        reader: with the adapter that is to be judged, or none.
-        questions: none of which was learned.
-        budget: positions of a prompt at most; None as in `Policy`.
-        max_new_tokens: of an answer.
-        seed: of the bootstrap intervals.
-        batch_size: questions answered together.
-        say: is told how far it is.
+        reader: With the adapter that is to be judged, or none.
+        questions: None of which was learned.
+        budget: Positions of a prompt at most; None as in `Policy`.
+        max_new_tokens: Of an answer.
+        seed: Of the bootstrap intervals.
+        batch_size: Questions answered together.
+        say: Is told how far it is.
 
     Raises:
-        UsageError: there are no questions.
-        ContextError: a question does not fit the budget.
+        UsageError: There are no questions.
+        ContextError: A question does not fit the budget.
     """
     if not questions:
         raise UsageError("There are no questions to test on: give some with --evaluation.")
-    most, answers = budget or DEFAULT_BUDGET, dict[str, list[Answer | None]]()
+    most = budget or DEFAULT_BUDGET
     sampling = Sampling(max_new_tokens)
     policies = _policies(reader, None if most == DEFAULT_BUDGET else most, sampling)
     ask = _Asking(reader, questions, sampling, batch_size)
-    for reading, policy in policies.items():
-        say(f"gate: {reading}")
-        answers[reading] = (
-            list(ask(policy)) if policy.raw != "document" else list(ask.where_it_fits(policy))
-        )
-    unread = sum(1 for answer in answers["compressed"] if answer and not answer.passages)
-    if unread:
-        say(
-            f"gate: {unread} of {len(questions)} questions share no word with any passage: answered"
-            " with nothing."
-        )
-    say(f"gate: {SAME_POSITIONS}")
-    answers[SAME_POSITIONS] = list(
-        ask.within(policies["raw"], [one for one in answers["compressed"] if one])
-    )
-    if wrong := _others(reader, answers["compressed"]):
-        say(f"gate: {WRONG_DOCUMENT}")
-        answers[WRONG_DOCUMENT] = list(ask(policies["compressed"], wrong))
-    made = (
-        _row(reading, policies.get(reading), questions, answers[reading], seed)
-        for reading in answers
-    )
-    rows = [row for row in made if row]
-    measured = [
-        row
-        for row in rows
-        if row.policy and not row.policy.nothing and row.questions == len(questions)
-    ]
-    fits = [
-        row
-        for row in measured
-        if row.reading == DEFAULT
-        or (row.positions <= most and _reads_all(reader, row, answers[row.reading]))
-    ]
-    scores = {row.reading: _scores(questions, answers[row.reading]) for row in fits}
-    found = verdict(fits, scores, seed)
+    answers = _ask_all(ask, policies, reader, say)
+    rows = list[Row]()
+    for reading, given in answers.items():
+        row = make_row(reading, policies.get(reading), questions, given, seed)
+        if row is not None:
+            rows.append(row)
+    candidates = []
+    for row in rows:
+        if _may_be_chosen(row, most, reader, len(questions), answers[row.reading]):
+            candidates.append(row)
+    scores = {row.reading: score_answers(questions, answers[row.reading]) for row in candidates}
+    found = verdict(candidates, scores, seed)
     say(f"gate: {found.why}")
     settings = reader.corpus.settings
     return Scorecard(
@@ -119,25 +93,59 @@ def gate(
 
 
 def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[str, Policy]:
-    """The ways of reading that a user can ask for."""
+    """Returns the ways of reading that a user can ask for, by their names."""
     documents = reader.corpus.documents()
-    mean_tokens = sum(document.tokens for document in documents) // max(
-        1, sum(d.passages for d in documents)
-    )
-    passages = (budget or DEFAULT_BUDGET) // max(1, mean_tokens) + 2  # enough to fill the budget
+    tokens = sum(document.tokens for document in documents)
+    passages = sum(document.passages for document in documents)
+    mean_tokens = max(1, tokens // max(1, passages))
+    # Two more than the budget is thought to hold: passages are of different lengths.
+    enough = (budget or DEFAULT_BUDGET) // mean_tokens + 2
     window = window_of(reader.model)
-    raw = Policy(k=passages, raw=passages, compressed="none", budget=budget, cut=True)
-    found = [
+    room = window and window - sampling.max_new_tokens
+    raw = Policy(k=enough, raw=enough, compressed="none", budget=budget, cut=True)
+    found = {DEFAULT: Policy(budget=budget)}
+    for policy in (
         Policy(raw=0, compressed="none", budget=budget),
         Policy(raw=0, compressed="document", budget=budget),
         raw,
         Policy(raw=2, compressed="document", budget=budget),
-        Policy(
-            raw="document", compressed="none", budget=window and window - sampling.max_new_tokens
-        ),
-    ]
-    off = {ADAPTER_OFF: replace(raw, adapter=False)} if reader.adapter else {}
-    return {DEFAULT: Policy(budget=budget)} | {policy.name: policy for policy in found} | off
+        Policy(raw="document", compressed="none", budget=room),
+    ):
+        found[policy.name] = policy
+    if reader.adapter:
+        found[ADAPTER_OFF] = replace(raw, adapter=False)
+    return found
+
+
+def _ask_all(
+    ask: "_Asking",
+    policies: Mapping[str, Policy],
+    reader: Reader,
+    say: Callable[[str], None],
+) -> dict[str, Sequence[Answer | None]]:
+    """Returns the answers of every way of reading, and those of the controls."""
+    answers = dict[str, Sequence[Answer | None]]()
+    for reading, policy in policies.items():
+        say(f"gate: {reading}")
+        # A whole document may be longer than the window, and is then asked about by itself.
+        if policy.raw == "document":
+            answers[reading] = list(ask.where_it_fits(policy))
+        else:
+            answers[reading] = ask(policy)
+    compressed = [answer for answer in answers["compressed"] if answer]
+    unread = sum(not answer.passages for answer in compressed)
+    if unread:
+        say(
+            f"gate: {unread} of {len(compressed)} questions share no word with any passage:"
+            " answered with nothing."
+        )
+    say(f"gate: {SAME_POSITIONS}")
+    answers[SAME_POSITIONS] = ask.within(policies["raw"], compressed)
+    wrong = _find_others(reader, compressed)
+    if wrong:
+        say(f"gate: {WRONG_DOCUMENT}")
+        answers[WRONG_DOCUMENT] = ask(policies["compressed"], wrong)
+    return answers
 
 
 class _Asking:
@@ -146,14 +154,21 @@ class _Asking:
     def __init__(
         self, reader: Reader, questions: Sequence[Question], sampling: Sampling, batch_size: int
     ) -> None:
-        self._reader, self._batch_size, self._sampling = reader, batch_size, sampling
+        self._reader = reader
+        self._batch_size = batch_size
+        self._sampling = sampling
         self._texts = [question.question for question in questions]
         self._documents = [question.document for question in questions]
 
     def __call__(
         self, policy: Policy | Sequence[Policy], documents: Sequence[str] | None = None
     ) -> list[Answer]:
-        """Each with its own document, or with those given; by one policy, or each by its own."""
+        """Returns the answers, each about its own document or about those given.
+
+        Args:
+            policy: Of all, or one for each.
+            documents: One for each; None for those that the questions name.
+        """
         return self._reader.ask_many(
             self._texts,
             documents=documents or self._documents,
@@ -163,7 +178,7 @@ class _Asking:
         )
 
     def where_it_fits(self, policy: Policy) -> Iterator[Answer | None]:
-        """Those whose context fits the window and the memory; None for the others."""
+        """Yields those whose context fits the window and the memory; None for the others."""
         for text, document in zip(self._texts, self._documents, strict=True):
             try:
                 yield self._reader.ask(
@@ -177,70 +192,51 @@ class _Asking:
                 yield None
 
     def within(self, policy: Policy, like: Sequence[Answer]) -> list[Answer]:
-        """Each within the positions that another answer took; where that read nothing, neither will
-        this one."""
-        return self(
-            [replace(policy, budget=other.usage.positions or policy.budget) for other in like]
-        )
+        """Returns answers each within the positions that another one took.
+
+        Where the other read nothing, this one reads nothing either.
+        """
+        policies = []
+        for other in like:
+            policies.append(replace(policy, budget=other.usage.positions or policy.budget))
+        return self(policies)
 
 
-def _others(reader: Reader, answers: Sequence[Answer | None]) -> list[str]:
-    """For each answer a document that it was not read from; empty where the corpus holds one
-    only."""
+def _find_others(reader: Reader, answers: Sequence[Answer]) -> list[str]:
+    """Returns for each answer a document that it was not read from; [] where there is only one."""
     names = [document.document for document in reader.corpus.documents() if document.passages]
     if len(names) < 2:
         return []
     found = list[str]()
     for answer in answers:
-        if answer and answer.passages:
-            found.append(names[(names.index(answer.passages[0].document) + 1) % len(names)])
-        elif answer:  # no passage matched the question: any other document
+        if answer.passages:
+            read = names.index(answer.passages[0].document)
+            found.append(names[(read + 1) % len(names)])
+        else:
+            # No passage matched the question: any document is another one.
             found.append(names[0])
     return found
 
 
-def _reads_all(reader: Reader, row: Row, answers: Sequence[Answer | None]) -> bool:
-    """Whether a way of reading does for every document of the corpus: the longest one may not fit
-    as raw text."""
-    if not row.policy or row.policy.raw != "document" or row.policy.budget is None:
+def _may_be_chosen(
+    row: Row, budget: int, reader: Reader, questions: int, answers: Sequence[Answer | None]
+) -> bool:
+    """Whether a way of reading can be the corpus's policy: no control, and able to read it all."""
+    if row.policy is None or row.policy.nothing or row.questions < questions:
+        return False
+    if row.reading == DEFAULT:
         return True
-    beside = max(
-        answer.usage.positions - answer.usage.source_tokens for answer in answers if answer
-    )
-    return (
-        beside + max(document.tokens for document in reader.corpus.documents()) <= row.policy.budget
-    )
+    return row.positions <= budget and _reads_all(reader, row.policy, answers)
 
 
-def _scores(questions: Sequence[Question], answers: Sequence[Answer | None]) -> list[float]:
-    """F1 of each answer that was given, 0 to 100."""
-    found = []
-    for question, answer in zip(questions, answers, strict=True):
+def _reads_all(reader: Reader, policy: Policy, answers: Sequence[Answer | None]) -> bool:
+    """Whether a policy does for every document: the longest one may not fit as raw text."""
+    if policy.raw != "document" or policy.budget is None:
+        return True
+    # Positions of a prompt that no document takes: the template and the question.
+    beside = 0
+    for answer in answers:
         if answer:
-            found.append(100 * token_f1(answer.text, question.answers))
-    return found
-
-
-def _row(
-    reading: str,
-    policy: Policy | None,
-    questions: Sequence[Question],
-    answers: Sequence[Answer | None],
-    seed: int,
-) -> Row | None:
-    read = [
-        (question.answers, answer)
-        for question, answer in zip(questions, answers, strict=True)
-        if answer
-    ]
-    if not read:
-        return None
-    f1, low, high = interval(_scores(questions, answers), seed=seed)
-    mean = {
-        "exact_match": (
-            100 * sum(exact_match(answer.text, right) for right, answer in read) / len(read)
-        ),
-        "rouge_l": 100 * sum(rouge_l(answer.text, right) for right, answer in read) / len(read),
-        "positions": sum(answer.usage.positions for _, answer in read) / len(read),
-    }
-    return Row(reading, policy, len(read), f1, low, high, **mean)
+            beside = max(beside, answer.usage.positions - answer.usage.source_tokens)
+    longest = max(document.tokens for document in reader.corpus.documents())
+    return beside + longest <= policy.budget

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType
 from typing import Any, ClassVar
 
+from longreach.evals.report.axis import Axis
 from longreach.evals.report.base import Styles, SuiteReport
-from longreach.evals.report.charts import Axis, line_chart
+from longreach.evals.report.charts import line_chart
 from longreach.evals.report.figures import chart_row, series_of
 from longreach.evals.report.markdown_table import buckets_table
 from longreach.evals.report.parts import between, count, data, plain, table, tokens

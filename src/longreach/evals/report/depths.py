@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from longreach.evals.report.answers import AnswerReport
 from longreach.evals.report.base import Styles
-from longreach.evals.report.charts import heat_map
+from longreach.evals.report.heat import heat_map
 from longreach.evals.report.parts import box, depth, name_column, tokens
 from longreach.evals.run.rows import Row
 

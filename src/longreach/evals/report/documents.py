@@ -8,8 +8,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from longreach.evals.report.answers import AnswerReport
+from longreach.evals.report.axis import Axis
 from longreach.evals.report.base import Styles
-from longreach.evals.report.charts import Axis, Point, Series, line_chart
+from longreach.evals.report.charts import Point, Series, line_chart
 from longreach.evals.report.figures import chart_row, series_of
 from longreach.evals.report.parts import (
     NOT_MEASURED,

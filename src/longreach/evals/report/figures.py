@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from longreach.evals.report.axis import Axis
 from longreach.evals.report.base import Styles
-from longreach.evals.report.charts import Axis, Point, Series, legend, line_chart
+from longreach.evals.report.charts import Point, Series, legend, line_chart
 from longreach.evals.report.parts import has_interval, plain, tokens
 from longreach.evals.run.rows import Row
 

@@ -1,5 +1,4 @@
-"""What the tables of a report are made of: figures in words, and tables that scroll in a box of
-their own."""
+"""What the tables of a report are made of: figures in words, and tables that scroll in a box."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -11,6 +10,8 @@ from longreach.wording import counted, noun_of
 NOT_MEASURED = "not measured"
 RESCORED = "its answers are scored by the rules of this release"
 """Said of a run that an earlier release scored by others."""
+_MEBIBYTE = 2**20
+_GIBIBYTE = 2**30
 
 
 def name_column(system: str, label: str) -> str:
@@ -19,44 +20,50 @@ def name_column(system: str, label: str) -> str:
 
 
 def tokens(length: float) -> str:
-    """A length in words: 4K, 1,000; 0 is that of the documents."""
+    """Returns a length in words: 4K, 1,000; 0 is that of the documents."""
     if not length:
         return "whole documents"
-    return f"{length / 1024:,.0f}K" if length % 1024 == 0 else f"{length:,.0f}"
+    if length % 1024 == 0:
+        return f"{length / 1024:,.0f}K"
+    return f"{length:,.0f}"
 
 
 def count(value: float) -> str:
-    """A whole number."""
+    """Returns a whole number in words."""
     return f"{value:,.0f}"
 
 
 def score(value: float) -> str:
-    """A score, or a rate, with one decimal."""
+    """Returns a score, or a rate, with one decimal."""
     return f"{value:.1f}"
 
 
 def plain(value: float) -> str:
-    """Three figures at least, and none in vain."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Returns a figure with at least three digits, and none that says nothing."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 def seconds(value: float) -> str:
-    """Seconds with their unit."""
+    """Returns seconds with their unit."""
     return f"{plain(value)} s"
 
 
 def size(value: float) -> str:
-    """Bytes in the unit that suits them."""
-    return f"{plain(value / 2**30)} GiB" if value >= 2**30 else f"{plain(value / 2**20)} MiB"
+    """Returns bytes in the unit that suits them."""
+    if value >= _GIBIBYTE:
+        return f"{plain(value / _GIBIBYTE)} GiB"
+    return f"{plain(value / _MEBIBYTE)} MiB"
 
 
 def depth(value: float) -> str:
-    """How deep a needle lies, given in percent."""
+    """Returns how deep a needle lies, given in percent."""
     return f"{value:.0f}%"
 
 
 def between(bucket: Sequence[int]) -> str:
-    """Positions from the first of them up to the last."""
+    """Returns positions from the first of them up to the last, in words."""
     return f"{bucket[0]:,} to {bucket[1]:,}"
 
 
@@ -66,7 +73,7 @@ def has_interval(row: Row) -> bool:
 
 
 def too_few(row: Row) -> str:
-    """Why a score has no interval."""
+    """Returns why a score has no interval."""
     return f"n < {FEWEST}" if row["samples"] < FEWEST else "one answer a task"
 
 
@@ -84,21 +91,21 @@ COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def data(value: float | None, text: Callable[[float], str]) -> str:
-    """A figure in words, with its exact value for those who read the page by program."""
-    return (
-        NOT_MEASURED if value is None else f'<data value="{value!r}">{escape(text(value))}</data>'
-    )
+    """Returns a figure in words, with its exact value for those who read the page by program."""
+    if value is None:
+        return NOT_MEASURED
+    return f'<data value="{value!r}">{escape(text(value))}</data>'
 
 
 def box(name: str, inside: str) -> str:
-    """A box that scrolls sideways, by keyboard too."""
+    """Returns a box that scrolls sideways, by keyboard too."""
     return (
         f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
     )
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[str]) -> str:
-    """A table in its box, of rows that are HTML already."""
+    """Returns a table in its box, of rows that are HTML already."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     inside = (
         f"<caption><span>{escape(caption)}</span></caption>"
@@ -111,70 +118,78 @@ def score_table(
     caption: str,
     corner: str,
     rows: Sequence[tuple[str, Mapping[str, Row]]],
-    readers: Sequence[str],
+    systems: Sequence[str],
     total: str = "",
 ) -> str:
-    """Returns a table of scores with a column a reader, the best of each row marked.
+    """Returns a table of scores with a column a system, the best of each row marked.
 
     A best is one that is higher than all others as they are shown, and above zero: of two that tie
     neither is marked.
 
     Args:
-        caption: of the table.
-        corner: the head of its first column.
-        rows: names, and the scores of each by reader.
-        readers: the columns, where they have a score.
-        total: the name of the row that is set apart.
+        caption: Of the table.
+        corner: The head of its first column.
+        rows: Names, and the scores of each by system.
+        systems: The columns, where they have a score.
+        total: The name of the row that is set apart.
     """
-    shown = [reader for reader in readers if any(reader in cells for _, cells in rows)]
-    counts = {cell["samples"] for name, cells in rows for cell in cells.values() if name != total}
-    several = len(counts) > 1
+    there = set[str]()
+    counts = set[int]()
+    for name, cells in rows:
+        there.update(cells)
+        # A mean over tasks is of more samples than each task.
+        if name != total:
+            counts.update(cell["samples"] for cell in cells.values())
+    shown = [system for system in systems if system in there]
     lines = []
     for name, cells in rows:
         best = _best([cell["score"] for cell in cells.values()])
-        line = "".join(_scored(cells.get(reader), best, several) for reader in shown)
+        line = [f'<th scope="row">{escape(name)}</th>']
+        for system in shown:
+            line.append(_scored(cells.get(system), best, say_samples=len(counts) > 1))
         kind = ' class="total"' if name == total else ""
-        lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{line}</tr>')
-    each = f", {counted(counts.pop(), 'sample')} each" if len(counts) == 1 else ""
-    return table(caption + each, (corner, *shown), lines)
+        lines.append(f"<tr{kind}>{''.join(line)}</tr>")
+    if len(counts) == 1:
+        caption += f", {counted(counts.pop(), 'sample')} each"
+    return table(caption, (corner, *shown), lines)
 
 
 def _best(scores: Sequence[float]) -> str | None:
-    """The best score as it is shown; None where none is better than the others."""
-    shown = score(max(scores))
-    ties = sum(score(one) == shown for one in scores)
-    return shown if ties == 1 and shown != score(0) else None
+    """Returns the best score as it is shown; None where none is better than the others."""
+    best = score(max(scores))
+    if best == score(0) or list(map(score, scores)).count(best) > 1:
+        return None
+    return best
 
 
-def _scored(row: Row | None, best: str | None, several: bool) -> str:
+def _scored(row: Row | None, best: str | None, *, say_samples: bool) -> str:
+    """Returns the cell of a score, with what stands behind it in small letters."""
     if row is None:
         return f"<td><small>{NOT_MEASURED}</small></td>"
-    span = (
-        f"{data(row['low'], score)} to {data(row['high'], score)}"
-        if has_interval(row)
-        else escape(too_few(row))
-    )
-    notes = [span]
-    if row.get("positions") is not None:
-        notes.append(
-            f"{data(row['positions'], count)} {noun_of(round(row['positions']), 'position')}"
-        )
-    if several:
+    notes = [escape(too_few(row))]
+    if has_interval(row):
+        notes = [f"{data(row['low'], score)} to {data(row['high'], score)}"]
+    positions = row.get("positions")
+    if positions is not None:
+        notes.append(f"{data(positions, count)} {noun_of(round(positions), 'position')}")
+    if say_samples:
         notes.append(f"{data(row['samples'], count)} {noun_of(row['samples'], 'sample')}")
-    kind = ' class="best"' if score(row["score"]) == best else ""
     small = "".join(f"<small>{note}</small>" for note in notes)
+    kind = ' class="best"' if score(row["score"]) == best else ""
     return f"<td{kind}>{data(row['score'], score)}{small}</td>"
 
 
 def cost_table(what: str, rows: Sequence[Row]) -> str:
-    """What answers of each reader took at each length."""
-    columns = (
-        COSTS if {row["length"] for row in rows} == {0} else (("length", "length", tokens), *COSTS)
-    )
+    """Returns what answers of each system took at each length."""
+    columns = COSTS
+    # Documents are as long as they are.
+    if any(row["length"] for row in rows):
+        columns = (("length", "length", tokens), *COSTS)
     lines = []
     for row in sorted(rows, key=lambda row: row["length"]):
-        cells = "".join(f"<td>{data(row.get(key), text)}</td>" for key, _, text in columns)
-        lines.append(f'<tr><th scope="row">{escape(row["reader"])}</th>{cells}</tr>')
-    return table(
-        f"What an answer took, {what}", ("reader", *(name for _, name, _ in columns)), lines
-    )
+        cells = [f'<th scope="row">{escape(row["reader"])}</th>']
+        for key, _, text in columns:
+            cells.append(f"<td>{data(row.get(key), text)}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    heads = [name for _, name, _ in columns]
+    return table(f"What an answer took, {what}", ("system", *heads), lines)
