@@ -13,7 +13,7 @@ from longreach.datasets.texts import read_texts
 from longreach.errors import LongreachError
 from longreach.evals.report.runs import read_run
 from longreach.evals.suites.records import json_file, json_items, json_lines
-from longreach.evals.suites.ruler.documents import _read as read_ruler
+from longreach.evals.suites.ruler.documents import read_paragraphs as read_ruler
 from longreach.jsontext import NotJson, misfit, parse_json, parse_object
 from longreach.models.hybrid.adapted import read_json
 from longreach.reading.scorecard import Scorecard

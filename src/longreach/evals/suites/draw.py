@@ -1,13 +1,17 @@
-"""What generators of samples share: prompts filled up to a length, counted by the model's own
-tokenizer."""
+"""What generators of samples share: prompts filled up to a length, in the model's own tokens."""
+
+from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import ContextError, UsageError
 from longreach.models.sharing import encode
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Parts(NamedTuple):
@@ -19,8 +23,7 @@ class Parts(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a task draws from one stream of chance: a prompt, the bare question and what is
-    right."""
+    """What a task draws from one stream of chance: a prompt, the bare question, what is right."""
 
     parts: Parts
     question: str
@@ -28,7 +31,7 @@ class Drawn(NamedTuple):
 
 
 def check(tasks: Sequence[str], known: Sequence[str], suite: str, samples: int) -> None:
-    """Refuses names of tasks that a suite does not have, and counts of samples below one."""
+    """Raises UsageError for tasks that a suite does not have, and counts of samples below one."""
     for task in tasks:
         if task not in known:
             raise UsageError(f"{suite} has no task '{task}': its tasks are {', '.join(known)}.")
@@ -39,23 +42,21 @@ def check(tasks: Sequence[str], known: Sequence[str], suite: str, samples: int) 
         )
 
 
-def count_tokens(tokenizer: Any, text: str) -> int:
-    """Tokens of a prompt, with those that the tokenizer puts around every text."""
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Returns the tokens of a prompt, with those that the tokenizer puts around every text."""
     return len(encode(tokenizer, text, verbose=False)["input_ids"])
 
 
-def piece_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Tokens of each of many pieces of a prompt, in one call."""
-    encoded = (
-        encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        if texts
-        else []
-    )
-    return [len(ids) for ids in encoded]
+def piece_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Returns the tokens of each of many pieces of a prompt, counted in one call."""
+    if not texts:
+        return []
+    encoded = encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)
+    return list(map(len, encoded["input_ids"]))
 
 
 def fit(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     assemble: Callable[[int], Parts],
     cost: Callable[[int], int],
     budget: int,
@@ -64,43 +65,49 @@ def fit(
     most: int,
     what: str,
 ) -> int:
-    """How many pieces of haystack a prompt can take.
+    """Returns how many pieces of haystack a prompt can take.
 
-    Pieces are tokenised beforehand and their tokens added up; only prompts near the budget are
-    tokenised whole, mostly one. The result is a function of the arguments: nothing is remembered
+    Pieces are encoded beforehand and their tokens added up; only prompts near the budget are
+    encoded whole, mostly one. The result is a function of the arguments: nothing is remembered
     from other prompts.
 
     Args:
-        tokenizer: the model's.
-        assemble: the prompt with so many pieces.
-        cost: tokens of so many pieces, as an estimate that never falls as they become more.
-        budget: tokens of the prompt at most.
-        least: pieces that there have to be.
-        most: pieces that there are.
-        what: the task and its length, for what is said.
+        tokenizer: The model's.
+        assemble: Makes the prompt with a number of pieces.
+        cost: Estimates the tokens of a number of pieces; it never falls as they become more.
+        budget: Tokens of the prompt at most.
+        least: Pieces that there have to be.
+        most: Pieces that there are.
+        what: The task and its length, for what is said.
 
     Returns:
         A count from `least` to `most` whose prompt fits.
 
     Raises:
-        ContextError: not even the least fits.
+        ContextError: Not even the least fits.
     """
 
-    def slack(count: int) -> int:
+    def count_left(count: int) -> int:
         return budget - count_tokens(tokenizer, "".join(assemble(count)))
 
-    fits, too_many, left = least, most + 1, slack(least)
+    fits = least
+    too_many = most + 1
+    left = count_left(least)
     if left < 0:
         raise ContextError(
             f"The shortest prompt of {what} takes {counted(-left, 'token')} more than that with"
             " this tokenizer: ask for a greater length."
         )
-    room = cost(least) + left
-    while (count := min(bisect_right(range(most + 1), room, key=cost), too_many) - 1) > fits:
-        left = slack(count)
-        room = cost(count) + left
+    # What pieces may cost by the estimate, corrected by the last prompt that was counted.
+    affordable = cost(least) + left
+    while True:
+        guess = bisect_right(range(most + 1), affordable, key=cost)
+        count = min(guess, too_many) - 1
+        if count <= fits:
+            return fits
+        left = count_left(count)
+        affordable = cost(count) + left
         if left < 0:
             too_many = count
         else:
             fits = count
-    return fits

@@ -1,9 +1,8 @@
-"""Stories of bAbI's tasks one to five: read from its files, or told by a small world of persons,
-places and objects.
+"""Stories of bAbI's tasks one to five: read from its files, or told by a small world.
 
 Paper: Weston et al. 2015, Towards AI-Complete Question System (arXiv 1502.05698). The world here
-tells stories of the same kinds, words and labels; they are not bAbI's own, and figures of the two
-are not to be mixed.
+is of persons, places and objects, and tells stories of the same kinds, words and labels; they are
+not bAbI's own, and figures of the two are not to be mixed.
 """
 
 import random
@@ -34,15 +33,14 @@ class Story(NamedTuple):
 
 
 def read_stories(folder: str | Path, task: str) -> Iterator[Story]:
-    """Reads the stories of a task from bAbI's files, one for each question, with all facts before
-    it.
+    """Yields the stories of a task in bAbI's files, one for each question, with all facts before.
 
     Args:
-        folder: where a file such as qa1_single-supporting-fact_test.txt lies.
+        folder: Where a file such as qa1_single-supporting-fact_test.txt lies.
         task: qa1 to qa5.
 
     Raises:
-        UsageError: there is no such file, it is not UTF-8, or a line of it is malformed.
+        UsageError: There is no such file, it is not UTF-8, or a line of it is malformed.
     """
     files = sorted(Path(folder).glob(f"{task}_*test.txt"))
     if not files:
@@ -54,16 +52,14 @@ def read_stories(folder: str | Path, task: str) -> Iterator[Story]:
     for number, line in enumerate(read_text(files[0]).splitlines(), 1):
         count, _, text = line.partition(" ")
         question, *answer = text.split("\t")
-        if (
-            not count.isdecimal()
-            or not question.strip()
-            or len(answer) == 1
-            or (answer and not answer[0].strip())
-        ):
+        # A question has an answer and the numbers of its facts behind it; a fact has nothing.
+        answered = not answer or (len(answer) > 1 and answer[0].strip())
+        if not count.isdecimal() or not question.strip() or not answered:
             raise UsageError(
-                f"Line {number} of '{files[0]}' is not a line of bAbI: mend the file or give"
+                f"Line {number} of '{files[0]}' is not a line of bAbI: fix the file or give"
                 " another."
             )
+        # Another story begins.
         if count == "1":
             facts = []
         if answer:
@@ -77,31 +73,55 @@ def tell_story(task: str, chance: random.Random) -> Story:
     return _TELLERS[task](chance)
 
 
+class Gift(NamedTuple):
+    """Something that was given away."""
+
+    giver: str
+    thing: str
+    receiver: str
+
+
+class Step(NamedTuple):
+    """The move of an object to a place: the n-th of its journey."""
+
+    thing: str
+    number: int
+
+
 class _World:
     """Who is where, who holds what, and what happened."""
 
     def __init__(self, persons: tuple[str, ...], chance: random.Random) -> None:
-        self.persons, self._chance, self.facts = persons, chance, list[str]()
+        self.persons = persons
+        self.facts = list[str]()
         self.place: dict[str, str] = {}  # of persons
         self.holder: dict[str, str] = {}  # of objects
         self.journey: dict[str, list[str]] = {}  # places of an object, one after the other
-        self.gift: tuple[str, str, str] | None = None  # the last one: giver, object, receiver
+        self.gift: Gift | None = None  # the last one
+        self._chance = chance
 
     def happen(self, *, take: float = 0.0, give: float = 0.0) -> None:
-        """One more fact: a person takes or leaves something, gives it away, or goes elsewhere."""
-        person, draw = self._chance.choice(self.persons), self._chance.random()
+        """Adds a fact: a person takes or leaves something, gives it away, or goes elsewhere.
+
+        Args:
+            take: How likely something is taken or left, where that can be.
+            give: How likely something is given away, where that can be.
+        """
+        person = self._chance.choice(self.persons)
+        draw = self._chance.random()
         held = [thing for thing, holder in self.holder.items() if holder == person]
-        near = [
-            other
-            for other in self.place
-            if other != person and self.place[other] == self.place.get(person)
-        ]
+        near = self._find_near(person)
         if held and near and draw < give:
             self._pass_on(person, self._chance.choice(held), self._chance.choice(near))
         elif person in self.place and draw < take:
             self._take_or_leave(person, held)
         else:
             self._go(person, held)
+
+    def _find_near(self, person: str) -> list[str]:
+        """Returns who else is where a person is."""
+        here = self.place.get(person)
+        return [name for name, place in self.place.items() if name != person and place == here]
 
     def _say(self, person: str, verbs: tuple[str, ...], rest: str) -> None:
         self.facts.append(f"{person} {self._chance.choice(verbs)} {rest}.")
@@ -110,16 +130,18 @@ class _World:
         place = self._chance.choice([place for place in PLACES if place != self.place.get(person)])
         self._say(person, _GO, f"the {place}")
         self.place[person] = place
+        # What somebody holds comes along.
         for thing in held:
             self.journey[thing].append(place)
 
     def _take_or_leave(self, person: str, held: list[str]) -> None:
         here = self.place[person]
-        free = [
-            thing
-            for thing in OBJECTS
-            if thing not in self.holder and self.journey.get(thing, [here])[-1] == here
-        ]
+        free = []
+        for thing in OBJECTS:
+            # Nobody knows where an object is that was never seen: it may be here.
+            at = self.journey.get(thing, [here])[-1]
+            if thing not in self.holder and at == here:
+                free.append(thing)
         if free and (not held or self._chance.random() < 0.5):
             thing = self._chance.choice(free)
             self._say(person, _TAKE, f"the {thing} there")
@@ -135,7 +157,19 @@ class _World:
     def _pass_on(self, person: str, thing: str, other: str) -> None:
         self._say(person, _GIVE, f"the {thing} to {other}")
         self.holder[thing] = other
-        self.gift = (person, thing, other)
+        self.gift = Gift(person, thing, other)
+
+    def find_moves(self) -> list[Step]:
+        """Returns the moves of objects to places where each has been only once.
+
+        Only of these it is clear which place came before.
+        """
+        found = []
+        for thing, places in sorted(self.journey.items()):
+            for number, place in enumerate(places):
+                if number and places.count(place) == 1:
+                    found.append(Step(thing, number))
+        return found
 
 
 def _where_is_person(chance: random.Random) -> Story:
@@ -147,7 +181,8 @@ def _where_is_person(chance: random.Random) -> Story:
 
 
 def _where_is_object(chance: random.Random) -> Story:
-    world, least = _World(_PERSONS, chance), chance.randint(4, 24)
+    world = _World(_PERSONS, chance)
+    least = chance.randint(4, 24)
     while len(world.facts) < least or not world.journey:
         world.happen(take=0.35)
     thing = chance.choice(sorted(world.journey))
@@ -155,67 +190,51 @@ def _where_is_object(chance: random.Random) -> Story:
 
 
 def _where_was_object(chance: random.Random) -> Story:
-    world, least = _World(_PERSONS, chance), chance.randint(10, 80)
-
-    def moved() -> list[tuple[str, int]]:
-        """Objects and steps to a place where they have been once only, so that one place comes
-        before it."""
-        return [
-            (thing, step)
-            for thing, places in sorted(world.journey.items())
-            for step, place in enumerate(places)
-            if step and places.count(place) == 1
-        ]
-
-    while len(world.facts) < least or not moved():
+    world = _World(_PERSONS, chance)
+    least = chance.randint(10, 80)
+    while len(world.facts) < least or not world.find_moves():
         world.happen(take=0.35)
-    thing, step = chance.choice(moved())
+    thing, number = chance.choice(world.find_moves())
     places = world.journey[thing]
-    return Story(
-        tuple(world.facts), f"Where was the {thing} before the {places[step]}?", places[step - 1]
-    )
+    question = f"Where was the {thing} before the {places[number]}?"
+    return Story(tuple(world.facts), question, places[number - 1])
 
 
 def _which_place(chance: random.Random) -> Story:
-    """Three places in a row: two facts, each told from either side, and a question from either side
-    of one of them."""
-    row, side = chance.sample(PLACES, 3), chance.choice(sorted(_OPPOSITE))
+    """Tells of three places in a row: two facts and a question, each from either side."""
+    row = chance.sample(PLACES, 3)
+    side = chance.choice(sorted(_OPPOSITE))
+    other_side = _OPPOSITE[side]
+    neighbors = [(row[0], row[1]), (row[1], row[2])]
     facts = []
-    for near, far in chance.sample([(row[0], row[1]), (row[1], row[2])], 2):
-        facts.append(
-            chance.choice(
-                [
-                    f"The {near} is {side} of the {far}.",
-                    f"The {far} is {_OPPOSITE[side]} of the {near}.",
-                ]
-            )
-        )
-    near, far = chance.choice([(row[0], row[1]), (row[1], row[2])])
-    question, answer = chance.choice(
-        [
-            (f"What is {side} of the {far}?", near),
-            (f"What is the {far} {_OPPOSITE[side]} of?", near),
-            (f"What is {_OPPOSITE[side]} of the {near}?", far),
-            (f"What is the {near} {side} of?", far),
-        ]
-    )
+    for near, far in chance.sample(neighbors, 2):
+        told = [f"The {near} is {side} of the {far}.", f"The {far} is {other_side} of the {near}."]
+        facts.append(chance.choice(told))
+    near, far = chance.choice(neighbors)
+    questions = [
+        (f"What is {side} of the {far}?", near),
+        (f"What is the {far} {other_side} of?", near),
+        (f"What is {other_side} of the {near}?", far),
+        (f"What is the {near} {side} of?", far),
+    ]
+    question, answer = chance.choice(questions)
     return Story(tuple(facts), question, answer)
 
 
 def _who_gave(chance: random.Random) -> Story:
-    world, least = _World(GIVERS, chance), chance.randint(4, 36)
+    world = _World(GIVERS, chance)
+    least = chance.randint(4, 36)
     while len(world.facts) < least or world.gift is None:
         world.happen(take=0.3, give=0.6)
     giver, thing, receiver = world.gift
-    question, answer = chance.choice(
-        [
-            (f"What did {giver} give to {receiver}?", thing),
-            (f"Who received the {thing}?", receiver),
-            (f"Who gave the {thing}?", giver),
-            (f"Who did {giver} give the {thing} to?", receiver),
-            (f"Who gave the {thing} to {receiver}?", giver),
-        ]
-    )
+    questions = [
+        (f"What did {giver} give to {receiver}?", thing),
+        (f"Who received the {thing}?", receiver),
+        (f"Who gave the {thing}?", giver),
+        (f"Who did {giver} give the {thing} to?", receiver),
+        (f"Who gave the {thing} to {receiver}?", giver),
+    ]
+    question, answer = chance.choice(questions)
     return Story(tuple(world.facts), question, answer)
 
 

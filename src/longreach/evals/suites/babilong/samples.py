@@ -8,12 +8,13 @@ text, where upstream has the books of PG19: call figures "BABILong-style" where 
 sample depends on (seed, task, length, index) alone.
 """
 
+from __future__ import annotations
+
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
@@ -23,13 +24,17 @@ from longreach.evals.suites.draw import Parts, check, count_tokens, fit
 from longreach.evals.suites.haystack import Prose, read_prose
 from longreach.wording import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TASKS = tuple(PROMPTS)
 _NEW_TOKENS = 20
 _SENTENCE_TOKENS = 10
+_TRIES = 20
 
 
 def generate(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     *,
     samples: int = 100,
@@ -38,50 +43,92 @@ def generate(
     haystack: str | Path | None = None,
     facts: str | Path | None = None,
 ) -> Iterator[Sample]:
-    """Makes the samples of the tasks, one task after the other; each says how many facts it has
-    among its tags.
+    """Makes the samples of the tasks, one task after the other.
+
+    Each says how many facts it has among its tags.
 
     Args:
-        tokenizer: of the model that is asked; its tokens are counted.
-        length: tokens of a prompt and its answer together, at most and nearly.
-        samples: of each task.
-        seed: of the stories, where their facts stand, and where the prose begins.
-        tasks: names out of `TASKS`.
-        haystack: the prose, see `evals.haystack.read_prose`.
-        facts: the folder of bAbI's files, out of whose test questions are drawn those whose facts
+        tokenizer: Of the model that is asked; its tokens are counted.
+        length: Tokens of a prompt and its answer together, at most and nearly.
+        samples: Of each task.
+        seed: Of the stories, where their facts stand, and where the prose begins.
+        tasks: Names out of `TASKS`.
+        haystack: The prose, see `haystack.read_prose`.
+        facts: The folder of bAbI's files, out of whose test questions are drawn those whose facts
             are not longer than the length by themselves; None makes up stories of the same kinds
-            (see `evals.babi`).
+            (see `babilong.babi`).
 
     Raises:
-        UsageError: a task is unknown, bAbI's files are missing, malformed or hold too few questions
+        UsageError: A task is unknown, bAbI's files are missing, malformed or hold too few questions
             that fit, or the haystack is shorter than the length.
-        ContextError: the length is too small.
+        ContextError: The length is too small.
     """
     check(tasks, TASKS, "BABILong", samples)
     prose = read_prose(haystack, tokenizer, length, sentence_tokens=_SENTENCE_TOKENS)
-    stories = {task: _stories(tokenizer, task, length, samples, seed, facts) for task in tasks}
-    return (
-        _sample(tokenizer, prose, task, length, index, seed, story)
-        for task in tasks
-        for index, story in enumerate(stories[task])
-    )
+    # Before the first sample, so that files that do not do are refused at once.
+    stories = {}
+    for task in tasks:
+        if facts is None:
+            stories[task] = _make_up_stories(tokenizer, task, length, samples, seed)
+        else:
+            stories[task] = _draw_stories(tokenizer, task, length, samples, seed, facts)
+
+    def walk() -> Iterator[Sample]:
+        for task in tasks:
+            for index, story in enumerate(stories[task]):
+                name = f"{task}-{length}-{index}"
+                chance = random.Random(f"{seed} {task} {length} {index} places")
+                parts = _fill(tokenizer, prose, task, length, story, chance)
+                yield _make_sample(name, task, length, story, parts)
+
+    return walk()
 
 
-def _stories(
-    tokenizer: Any, task: str, length: int, samples: int, seed: int, facts: str | Path | None
-) -> Iterable[Story]:
-    def fits(story: Story) -> bool:
-        return (
-            count_tokens(tokenizer, "".join(_parts(task, story, " ".join(story.facts))))
-            + _NEW_TOKENS
-            <= length
-        )
+def _fits(tokenizer: PreTrainedTokenizerBase, task: str, length: int, story: Story) -> bool:
+    """Whether a story fits a length without any prose."""
+    prompt = "".join(_parts(task, story, " ".join(story.facts)))
+    return count_tokens(tokenizer, prompt) + _NEW_TOKENS <= length
 
-    if facts is None:
-        return (_made_up(f"{seed} {task} {length} {index}", task, fits) for index in range(samples))
+
+def _make_up_stories(
+    tokenizer: PreTrainedTokenizerBase, task: str, length: int, samples: int, seed: int
+) -> list[Story]:
+    found = []
+    for index in range(samples):
+        chance = random.Random(f"{seed} {task} {length} {index}")
+        found.append(_make_up(tokenizer, task, length, chance))
+    return found
+
+
+def _make_up(
+    tokenizer: PreTrainedTokenizerBase, task: str, length: int, chance: random.Random
+) -> Story:
+    """Returns the first of many stories that fits; else the shortest, which is refused later."""
+    told = list[Story]()
+    while len(told) < _TRIES:
+        told.append(tell_story(task, chance))
+        if _fits(tokenizer, task, length, told[-1]):
+            return told[-1]
+    return min(told, key=lambda story: len(story.facts))
+
+
+def _draw_stories(
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    length: int,
+    samples: int,
+    seed: int,
+    facts: str | Path,
+) -> list[Story]:
+    """Returns stories of bAbI's files, drawn by the seed out of those that fit."""
     read = list(read_stories(facts, task))
     random.Random(f"{seed} {task}").shuffle(read)
-    found = list(islice(filter(fits, read), samples))
+    found = list[Story]()
+    for story in read:
+        if len(found) == samples:
+            break
+        if _fits(tokenizer, task, length, story):
+            found.append(story)
     if len(found) < samples:
         raise UsageError(
             f"'{facts}' holds {counted(len(found), 'question')} whose facts fit {task} at"
@@ -91,29 +138,14 @@ def _stories(
     return found
 
 
-def _made_up(stream: str, task: str, fits: Callable[[Story], bool]) -> Story:
-    """The first of many stories that fits, or the shortest, of which it is then said that it does
-    not."""
-    chance, told = random.Random(stream), list[Story]()
-    while len(told) < 20:
-        told.append(tell_story(task, chance))
-        if fits(told[-1]):
-            return told[-1]
-    return min(told, key=lambda story: len(story.facts))
-
-
-def _sample(
-    tokenizer: Any, prose: Prose, task: str, length: int, index: int, seed: int, story: Story
-) -> Sample:
-    name, chance = (
-        f"{task}-{length}-{index}",
-        random.Random(f"{seed} {task} {length} {index} places"),
-    )
+def _make_sample(name: str, task: str, length: int, story: Story, parts: Parts) -> Sample:
     return Sample(
         id=name,
         suite="babilong",
         task=task,
-        **_drawn(tokenizer, prose, task, length, story, chance)._asdict(),
+        before=parts.before,
+        context=parts.context,
+        after=parts.after,
         question=story.question,
         answers=(story.answer,),
         metric="babilong",
@@ -132,12 +164,18 @@ def _parts(task: str, story: Story, context: str) -> Parts:
     )
 
 
-def _drawn(
-    tokenizer: Any, prose: Prose, task: str, length: int, story: Story, chance: random.Random
+def _fill(
+    tokenizer: PreTrainedTokenizerBase,
+    prose: Prose,
+    task: str,
+    length: int,
+    story: Story,
+    chance: random.Random,
 ) -> Parts:
+    """Returns the longest prompt, with the story's facts at random gaps of the prose."""
     what = f"{task} at {counted(length, 'token')}"
-    words = len(prose.words) - 1
-    if not prose.sentences:  # none is long enough
+    # No sentence of the haystack may be long enough.
+    if not prose.sentences:
         raise prose.too_short(what)
     # Anywhere from where the rest of the prose is still long enough.
     last = bisect_right(prose.sentences, prose.tokens[-1] - length, key=prose.tokens.__getitem__)
@@ -145,17 +183,18 @@ def _drawn(
     places = sorted(chance.random() for _ in story.facts)
 
     def assemble(count: int) -> Parts:
-        gaps = [start, *prose.gaps(start + 1, start + count)] if count else [start]
-        facts = [
-            (gaps[int(place * len(gaps))], fact)
-            for place, fact in zip(places, story.facts, strict=True)
-        ]
+        gaps = [start]
+        if count:
+            gaps += prose.gaps(start + 1, start + count)
+        facts = []
+        for place, fact in zip(places, story.facts, strict=True):
+            facts.append((gaps[int(place * len(gaps))], fact))
         return _parts(task, story, prose.with_facts(start, start + count, facts))
 
     def cost(count: int) -> int:
         return prose.tokens[start + count] - prose.tokens[start]
 
-    most = words - start
+    most = len(prose.words) - 1 - start
     count = fit(tokenizer, assemble, cost, length - _NEW_TOKENS, least=0, most=most, what=what)
     if count == most:
         raise prose.too_short(what)

@@ -1,5 +1,4 @@
-"""Questions about papers, meetings and encyclopedia pages as they are published: Qasper, QMSum,
-HotpotQA.
+"""Questions about papers, meetings and encyclopedia pages as published: Qasper, QMSum, HotpotQA.
 
 Papers: Dasigi et al. 2021 (arXiv 2105.03011); Zhong et al. 2021 (2104.05938); Yang et al. 2018
 (1809.09600). Each function takes a path, or the id of a Hub data set where it is published as one,
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from longreach.datasets.jsonlines import Record
 from longreach.errors import UsageError
@@ -22,31 +22,39 @@ from longreach.evals.suites.records import (
 )
 
 
+class WikiPage(NamedTuple):
+    """A page of an encyclopedia: its title and its sentences."""
+
+    title: str
+    sentences: list[str]
+
+
 def qasper(given: str, split: str) -> Iterator[Item]:
-    """The JSON object of papers by their id, or the Hub's id; every annotator's answer counts."""
+    """Yields the questions of papers by their id in JSON; every annotator's answer counts."""
     path = Path(given)
-    for paper in _papers(path) if path.exists() else hub_records(given, None, split):
-        parts = [paper.text("title"), str(paper.values.get("abstract") or "")]
-        for section in paper.records("full_text"):
-            parts.append(str(section.values.get("section_name") or ""))
-            parts += [str(part) for part in section.values.get("paragraphs") or ()]
-        text = "\n\n".join(part.strip() for part in parts if part.strip())
+    papers = _read_papers(path) if path.exists() else hub_records(given, None, split)
+    for paper in papers:
+        text = _join_paper(paper)
         for asked in paper.records("qas"):
-            found = [_answer(answer) for answer in asked.records("answers")]
-            yield Item(
-                paper.text("id"),
-                text,
-                asked.text("question"),
-                tuple(dict.fromkeys(found)),
-                asked.where,
-            )
+            found = [_read_answer(answer) for answer in asked.records("answers")]
+            # Annotators may agree.
+            answers = tuple(dict.fromkeys(found))
+            yield Item(paper.text("id"), text, asked.text("question"), answers, asked.where)
 
 
-def _papers(path: Path) -> Iterator[Record]:
+def _join_paper(paper: Record) -> str:
+    """Returns the text of a paper: title, abstract, and sections with their headings."""
+    parts = [paper.text("title"), str(paper.values.get("abstract") or "")]
+    for section in paper.records("full_text"):
+        parts.append(str(section.values.get("section_name") or ""))
+        parts += map(str, section.values.get("paragraphs") or ())
+    stripped = map(str.strip, parts)
+    return "\n\n".join(filter(None, stripped))
+
+
+def _read_papers(path: Path) -> Iterator[Record]:
     papers = json_file(path)
-    if not isinstance(papers, dict) or not all(
-        isinstance(paper, dict) for paper in papers.values()
-    ):
+    if not isinstance(papers, dict) or not _all_are(dict, papers.values()):
         raise UsageError(
             f"'{path}' is not an object of papers by their id: give the file as it was published."
         )
@@ -54,10 +62,15 @@ def _papers(path: Path) -> Iterator[Record]:
         yield Record(f"Paper '{name}' of '{path}'", {"id": name, **paper})
 
 
-def _answer(record: Record) -> str:
-    """As Qasper's own evaluator says it."""
+def _all_are(kind: type, values: Any) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _read_answer(record: Record) -> str:
+    """Returns an answer as Qasper's own evaluator says it."""
     answer = record.values.get("answer")
-    answer = answer if isinstance(answer, dict) else {}
+    if not isinstance(answer, dict):
+        answer = {}
     if answer.get("unanswerable"):
         return "Unanswerable"
     if answer.get("extractive_spans"):
@@ -70,12 +83,12 @@ def _answer(record: Record) -> str:
 
 
 def qmsum(given: str, split: str) -> Iterator[Item]:
-    """JSON lines of meetings with general and specific queries."""
+    """Yields the general and the specific queries of meetings in JSON lines."""
     for number, meeting in enumerate(json_lines(Path(given)), 1):
-        turns = meeting.records("meeting_transcripts")
-        text = "\n".join(
-            f"{turn.text('speaker')}: {turn.values.get('content') or ''}" for turn in turns
-        )
+        turns = []
+        for turn in meeting.records("meeting_transcripts"):
+            turns.append(f"{turn.text('speaker')}: {turn.values.get('content') or ''}")
+        text = "\n".join(turns)
         name = str(meeting.values.get("meeting_id") or f"meeting-{number}")
         for kind in ("general_query_list", "specific_query_list"):
             for asked in meeting.records(kind):
@@ -83,33 +96,49 @@ def qmsum(given: str, split: str) -> Iterator[Item]:
 
 
 def hotpotqa(given: str, split: str) -> Iterator[Item]:
-    """The JSON list of questions, each with ten paragraphs; or the Hub's id."""
+    """Yields the questions of a JSON list or of the Hub, each with ten pages."""
     path = Path(given)
-    for item in json_items(path) if path.exists() else hub_records(given, "distractor", split):
-        pages = "\n\n".join(
-            f"{title}\n{' '.join(part.strip() for part in parts)}" for title, parts in _pages(item)
-        )
+    items = json_items(path) if path.exists() else hub_records(given, "distractor", split)
+    for item in items:
+        pages = []
+        for page in _read_pages(item):
+            pages.append(f"{page.title}\n{' '.join(map(str.strip, page.sentences))}")
         name = str(item.values.get("_id") or item.values.get("id") or item.where)
-        yield Item(name, pages, item.text("question"), (item.text("answer"),), item.where)
+        answers = (item.text("answer"),)
+        yield Item(name, "\n\n".join(pages), item.text("question"), answers, item.where)
 
 
-def _pages(item: Record) -> list[tuple[str, list[str]]]:
+def _read_pages(item: Record) -> list[WikiPage]:
+    """Returns the pages of a question, whichever of the three published forms it has."""
     context = item.values.get("context")
-    if isinstance(context, dict):  # of the Hub
-        columns = [context.get(name) or [] for name in ("title", "sentences")]
-        context = list(zip(*columns, strict=True)) if len(columns[0]) == len(columns[1]) else None
+    if isinstance(context, dict):
+        context = _pair_columns(context)
     elif context is None and "para_a" in item.values:
         # Of a sample that QuALITY's authors published.
-        both = [(item.values.get(f"title_{x}"), item.values.get(f"para_{x}")) for x in "ab"]
-        context = sorted([*both, *map(tuple, item.values.get("distractors", ()))], key=str)
-    pages = [
-        tuple(page) for page in context or () if isinstance(page, list | tuple) and len(page) == 2
-    ]
-    if not pages or not all(
-        isinstance(title, str) and isinstance(parts, list) for title, parts in pages
-    ):
+        context = [(item.values.get(f"title_{x}"), item.values.get(f"para_{x}")) for x in "ab"]
+        context += map(tuple, item.values.get("distractors", ()))
+        # The two pages that matter are not to come first.
+        context.sort(key=str)
+    pages = []
+    for page in context or ():
+        if isinstance(page, list | tuple) and len(page) == 2:
+            pages.append(tuple(page))
+    found = []
+    for title, sentences in pages:
+        if isinstance(title, str) and isinstance(sentences, list):
+            found.append(WikiPage(title, list(map(str, sentences))))
+    if not found or len(found) < len(pages):
         raise UsageError(
             f"{item.where} has no list of titles with sentences under 'context': correct or"
             " remove it."
         )
-    return [(title, [str(part) for part in parts]) for title, parts in pages]
+    return found
+
+
+def _pair_columns(context: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Returns the pages of a row of the Hub, which keeps titles apart from sentences."""
+    titles = context.get("title") or []
+    sentences = context.get("sentences") or []
+    if len(titles) != len(sentences):
+        return []
+    return list(zip(titles, sentences, strict=True))

@@ -14,11 +14,15 @@ from longreach.errors import UsageError
 from longreach.evals.suites.records import Item, csv_rows, hub_records, json_lines, read_text
 
 _LETTERS = "ABCD"
+# Two annotators, of up to three answers each: the second may have left all of theirs empty.
+_FAIRYTALE_ANSWERS = ("answer1", "answer2", "answer3", "answer4", "answer5", "answer6")
 
 
 def fairytaleqa(given: str, split: str) -> Iterator[Item]:
-    """The folder with `section-stories/SPLIT/NAME-story.csv` and
-    `questions/SPLIT/NAME-questions.csv`."""
+    """Yields the questions of a folder with the stories of each split and their questions.
+
+    They are `section-stories/SPLIT/NAME-story.csv` and `questions/SPLIT/NAME-questions.csv`.
+    """
     folder = Path(given)
     files = sorted((folder / "questions" / split).glob("*-questions.csv"))
     if not files:
@@ -30,71 +34,79 @@ def fairytaleqa(given: str, split: str) -> Iterator[Item]:
         )
     for path in files:
         name = path.name.removesuffix("-questions.csv")
-        story = list(csv_rows(folder / "section-stories" / split / f"{name}-story.csv"))
-        text = "\n\n".join(section.text("text") for section in story)
+        sections = csv_rows(folder / "section-stories" / split / f"{name}-story.csv")
+        text = "\n\n".join(section.text("text") for section in sections)
         for row in csv_rows(path):
-            answers = [str(row.values.get(f"answer{n}") or "").strip() for n in range(1, 7)]
-            # Two annotators, of up to three answers each: the second may have left all of theirs
-            # empty.
-            yield Item(
-                name,
-                text,
-                row.text("question"),
-                tuple(dict.fromkeys(filter(None, answers))),
-                row.where,
-            )
+            answers = []
+            for key in _FAIRYTALE_ANSWERS:
+                answer = str(row.values.get(key) or "").strip()
+                if answer and answer not in answers:
+                    answers.append(answer)
+            yield Item(name, text, row.text("question"), tuple(answers), row.where)
 
 
 def narrativeqa(given: str, split: str) -> Iterator[Item]:
-    """The repository's folder with `qaps.csv` and the stories in `tmp/`, JSON lines of Hub rows, or
-    the Hub's id."""
+    """Yields the questions of the repository's folder, of JSON lines of Hub rows, or of the Hub.
+
+    The folder holds `qaps.csv` and the stories in `tmp/`.
+    """
     folder = Path(given)
-    if not folder.is_dir():
-        for row in json_lines(folder) if folder.exists() else hub_records(given, None, split):
-            answers = [answer.text("text") for answer in row.records("answers")]
-            document, question = row.text("document", "id"), row.text("question", "text")
-            yield Item(document, row.text("document", "text"), question, tuple(answers), row.where)
+    if folder.is_dir():
+        yield from _read_repository(folder, split)
         return
+    rows = json_lines(folder) if folder.exists() else hub_records(given, None, split)
+    for row in rows:
+        yield Item(
+            document=row.text("document", "id"),
+            text=row.text("document", "text"),
+            question=row.text("question", "text"),
+            answers=tuple(answer.text("text") for answer in row.records("answers")),
+            where=row.where,
+        )
+
+
+def _read_repository(folder: Path, split: str) -> Iterator[Item]:
+    # The repository calls the validation part so.
     known = {"val": "valid", "validation": "valid"}
+    wanted = known.get(split, split)
     stories: dict[str, str] = {}
     for row in csv_rows(folder / "qaps.csv"):
-        if row.text("set") != known.get(split, split):
+        if row.text("set") != wanted:
             continue
         name = row.text("document_id")
         if name not in stories:
             stories[name] = read_text(folder / "tmp" / f"{name}.content").strip()
-        yield Item(
-            name,
-            stories[name],
-            row.text("question"),
-            (row.text("answer1"), row.text("answer2")),
-            row.where,
-        )
+        answers = (row.text("answer1"), row.text("answer2"))
+        yield Item(name, stories[name], row.text("question"), answers, row.where)
 
 
 def squality(given: str, split: str) -> Iterator[Item]:
-    """JSON lines of stories with questions, each with several long answers."""
+    """Yields the questions of stories in JSON lines, each with several long answers."""
     for story in json_lines(Path(given)):
-        name, text = story.text("metadata", "passage_id"), story.text("document")
+        name = story.text("metadata", "passage_id")
+        text = story.text("document")
         for question in story.records("questions"):
             answers = [answer.text("response_text") for answer in question.records("responses")]
             yield Item(name, text, question.text("question_text"), tuple(answers), question.where)
 
 
 def quality(given: str, split: str) -> Iterator[Item]:
-    """JSON lines of articles with questions of four options; a story comes once for each writer of
-    questions."""
+    """Yields the questions of articles in JSON lines, each with four options.
+
+    A story comes once for each writer of questions.
+    """
     for story in json_lines(Path(given)):
-        name, text = story.text("article_id"), story.text("article")
+        name = story.text("article_id")
+        text = story.text("article")
         for question in story.records("questions"):
-            options, right = question.texts("options"), question.number("gold_label")
+            options = question.texts("options")
+            right = question.number("gold_label")
             if len(options) != len(_LETTERS) or not 1 <= right <= len(_LETTERS):
                 raise UsageError(
                     f"{question.where} lacks its four options or the number of the right one:"
-                    " mend it."
+                    " correct or remove it."
                 )
-            choices = "\n".join(
-                f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True)
-            )
-            asked = f"{question.text('question')}\n\nChoices:\n{choices}"
-            yield Item(name, text, asked, (_LETTERS[right - 1], options[right - 1]), question.where)
+            choices = map("{}. {}".format, _LETTERS, options)
+            asked = f"{question.text('question')}\n\nChoices:\n" + "\n".join(choices)
+            answers = (_LETTERS[right - 1], options[right - 1])
+            yield Item(name, text, asked, answers, question.where)

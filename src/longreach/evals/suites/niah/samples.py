@@ -6,11 +6,13 @@
 model; here the score is the share of the needle's facts found in the answer.
 """
 
+from __future__ import annotations
+
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
@@ -18,7 +20,11 @@ from longreach.evals.suites.draw import Parts, check, fit
 from longreach.evals.suites.haystack import Prose, read_prose
 from longreach.wording import counted
 
-TASKS = ("niah", "niah_original")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ORIGINAL = "niah_original"
+TASKS = ("niah", ORIGINAL)
 _NEW_TOKENS = 32
 _BEFORE = "Read the following text. A question about it follows.\n\n"
 _CITIES = (
@@ -27,8 +33,24 @@ _CITIES = (
 )  # fmt: skip
 
 
+class Needle(NamedTuple):
+    """A sentence to hide, and what is asked about it.
+
+    Attributes:
+        text: The sentence.
+        question: That it answers.
+        prefix: The beginning of the answer.
+        answers: Facts that the answer has to hold.
+    """
+
+    text: str
+    question: str
+    prefix: str
+    answers: tuple[str, ...]
+
+
 def generate(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     lengths: Sequence[int],
     *,
     depths: int = 11,
@@ -37,59 +59,84 @@ def generate(
     tasks: Sequence[str] = TASKS[:1],
     haystack: str | Path | None = None,
 ) -> Iterator[Sample]:
-    """Makes the samples of a grid of lengths and depths; each says its depth, in percent, among its
-    tags.
+    """Makes the samples of a grid of lengths and depths.
+
+    Each says its depth, in percent, among its tags.
 
     Args:
-        tokenizer: of the model that is asked; its tokens are counted.
-        lengths: tokens of a prompt and its answer together, at most and nearly.
-        depths: how many, evenly from the beginning (0) to the end (100) of the text; the needle
+        tokenizer: Of the model that is asked; its tokens are counted.
+        lengths: Tokens of a prompt and its answer together, at most and nearly.
+        depths: How many, evenly from the beginning (0) to the end (100) of the text; the needle
             stands before the sentence that reaches there.
-        samples: of each cell and task.
-        seed: of the needles.
-        tasks: names out of `TASKS`.
-        haystack: the prose, from its beginning; see `evals.haystack.read_prose`.
+        samples: Of each cell and task.
+        seed: Of the needles.
+        tasks: Names out of `TASKS`.
+        haystack: The prose, from its beginning; see `haystack.read_prose`.
 
     Raises:
-        UsageError: a task is unknown, there are fewer than two depths, or the haystack is shorter
+        UsageError: A task is unknown, there are fewer than two depths, or the haystack is shorter
             than a length.
-        ContextError: a length is too small.
+        ContextError: A length is too small.
     """
     check(tasks, TASKS, "NIAH", samples)
     if depths < 2 or not lengths:
         raise UsageError("A grid needs one length and two depths at least: name more of them.")
     prose = read_prose(haystack, tokenizer, max(lengths))
-    return (
-        _sample(tokenizer, prose, task, length, round(100 * step / (depths - 1)), index, seed)
-        for task in tasks
-        for length in lengths
-        for step in range(depths)
-        for index in range(samples)
+
+    def walk() -> Iterator[Sample]:
+        for task in tasks:
+            for length in lengths:
+                for step in range(depths):
+                    depth = round(100 * step / (depths - 1))
+                    for index in range(samples):
+                        name = f"{task}-{length}-{depth}-{index}"
+                        needle = draw_needle(task, f"{seed} {name}")
+                        yield _make_sample(tokenizer, prose, name, task, length, depth, needle)
+
+    return walk()
+
+
+def draw_needle(task: str, stream: str) -> Needle:
+    """Returns a needle of a task, drawn from a stream of chance."""
+    if task == ORIGINAL:
+        best = "The best thing to do in San Francisco is"
+        return Needle(
+            text=f"{best} eat a sandwich and sit in Dolores Park on a sunny day.",
+            question="What is the best thing to do in San Francisco?",
+            prefix=best,
+            answers=("sandwich", "Dolores Park", "sunny day"),
+        )
+    chance = random.Random(stream)
+    subject = f"special magic {chance.choice(_CITIES)} number"
+    number = str(chance.randint(1_000_000, 9_999_999))
+    return Needle(
+        text=f"The {subject} is: {number}.",
+        question=f"What is the {subject}?",
+        prefix=f"The {subject} is:",
+        answers=(number,),
     )
 
 
-def _sample(
-    tokenizer: Any, prose: Prose, task: str, length: int, depth: int, index: int, seed: int
+def _make_sample(
+    tokenizer: PreTrainedTokenizerBase,
+    prose: Prose,
+    name: str,
+    task: str,
+    length: int,
+    depth: int,
+    needle: Needle,
 ) -> Sample:
-    name = f"{task}-{length}-{depth}-{index}"
-    needle, question, prefix, answers = _needle(task, f"{seed} {name}")
-    drawn = _drawn(
-        tokenizer,
-        prose,
-        f"{task} at {counted(length, 'token')}",
-        length - _NEW_TOKENS,
-        depth,
-        needle,
-        question,
-        prefix,
-    )
+    what = f"{task} at {counted(length, 'token')}"
+    parts = _fill(tokenizer, prose, what, length - _NEW_TOKENS, depth, needle)
     return Sample(
         id=name,
         suite="niah",
         task=task,
-        **drawn._asdict(),
-        question=question,
-        answers=answers,
+        before=parts.before,
+        context=parts.context,
+        after=parts.after,
+        question=needle.question,
+        answers=needle.answers,
         metric="all",
         max_new_tokens=_NEW_TOKENS,
         length=length,
@@ -98,57 +145,30 @@ def _sample(
     )
 
 
-def _needle(task: str, stream: str) -> tuple[str, str, str, tuple[str, ...]]:
-    """The needle, its question, the beginning of the answer, and the facts that have to be in
-    it."""
-    if task == "niah_original":
-        best = "The best thing to do in San Francisco is"
-        needle = f"{best} eat a sandwich and sit in Dolores Park on a sunny day."
-        return (
-            needle,
-            "What is the best thing to do in San Francisco?",
-            best,
-            ("sandwich", "Dolores Park", "sunny day"),
-        )
-    chance = random.Random(stream)
-    subject, number = (
-        f"special magic {chance.choice(_CITIES)} number",
-        str(chance.randint(1_000_000, 9_999_999)),
-    )
-    return (
-        f"The {subject} is: {number}.",
-        f"What is the {subject}?",
-        f"The {subject} is:",
-        (number,),
-    )
-
-
-def _drawn(
-    tokenizer: Any,
+def _fill(
+    tokenizer: PreTrainedTokenizerBase,
     prose: Prose,
     what: str,
     budget: int,
     depth: int,
-    needle: str,
-    question: str,
-    prefix: str,
+    needle: Needle,
 ) -> Parts:
+    """Returns the longest prompt within a budget of tokens."""
     most = len(prose.words) - 1
+    after = f"\n\nQuestion: {needle.question}\nAnswer: {needle.prefix}"
 
     def assemble(count: int) -> Parts:
+        # The needle stands before the last sentence that begins within the depth.
         gaps = [0, *prose.gaps(1, count)]
-        reached = (
-            bisect_right([prose.tokens[gap] for gap in gaps], prose.tokens[count] * depth / 100) - 1
-        )
-        return Parts(
-            _BEFORE,
-            prose.with_facts(0, count, [(gaps[reached], needle)]),
-            f"\n\nQuestion: {question}\nAnswer: {prefix}",
-        )
+        tokens = [prose.tokens[gap] for gap in gaps]
+        reached = bisect_right(tokens, prose.tokens[count] * depth / 100) - 1
+        context = prose.with_facts(0, count, [(gaps[reached], needle.text)])
+        return Parts(_BEFORE, context, after)
 
     count = fit(
         tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what
     )
+    # Where all words fit, the length is not reached.
     if count == most:
         raise prose.too_short(what)
     return assemble(count)

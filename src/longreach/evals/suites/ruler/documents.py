@@ -5,16 +5,21 @@ Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654), after Rajpurkar et al. 2016,
 (Apache-2.0).
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
 from longreach.jsontext import parse_json
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ORDER = (
     "Answer the question based on the given documents. Only give me the answer and do not output"
@@ -23,9 +28,8 @@ _ORDER = (
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches in the mean
 
 
-class Asked(NamedTuple):
-    """A question with the paragraphs that it is asked of, and others of the same article, which
-    come next."""
+class Paragraphs(NamedTuple):
+    """A question with its paragraphs, and others of the same article, which come next."""
 
     question: str
     answers: tuple[str, ...]
@@ -34,69 +38,64 @@ class Asked(NamedTuple):
 
 
 def documents(
-    path: str | Path, tokenizer: Any, budget: int, what: str, samples: int
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    what: str,
+    samples: int,
 ) -> Callable[[str, int], Drawn]:
-    """Makes the function that draws the prompt of the n-th question from a stream of chance.
+    """Returns the function that draws the prompt of the n-th question from a stream of chance.
 
     Args:
-        path: questions in the JSON of SQuAD (1.1, 2.0 without what cannot be answered, XQuAD) or of
+        path: Questions in the JSON of SQuAD (1.1, 2.0 without what cannot be answered, XQuAD) or of
             HotpotQA.
-        tokenizer: the model's.
-        budget: tokens of a prompt at most.
-        what: the task and its length, for what is said.
-        samples: how many questions are wanted.
+        tokenizer: The model's.
+        budget: Tokens of a prompt at most.
+        what: The task and its length, for what is said.
+        samples: How many questions are wanted.
 
     Raises:
-        UsageError: the file cannot be read, is of another form, or holds too few questions whose
+        UsageError: The file cannot be read, is of another form, or holds too few questions whose
             own paragraphs fit.
     """
-    read = _read(Path(path))
+    read = read_paragraphs(Path(path))
 
-    def least(asked: Asked) -> int:
-        return count_tokens(tokenizer, "".join(_parts(asked.question, asked.gold)))
+    def fits(one: Paragraphs) -> bool:
+        prompt = "".join(_parts(one.question, one.gold))
+        return count_tokens(tokenizer, prompt) <= budget
 
-    asked = list(islice((question for question in read if least(question) <= budget), samples))
+    asked = list(islice(filter(fits, read), samples))
     if len(asked) < samples:
         raise UsageError(
             f"'{path}' holds {counted(len(asked), 'question')} whose own paragraphs fit {what}: "
             "ask for so many samples at most, or for a greater length."
         )
-    pool = sorted({text for question in read for text in (*question.gold, *question.related)})
-
+    every = set[str]()
+    for one in read:
+        every.update(one.gold, one.related)
+    # Sorted: a set has another order in every process.
+    pool = sorted(every)
     known = dict[str, int]()  # tokens of paragraphs
 
     def draw(stream: str, index: int) -> Drawn:
-        chance, (question, answers, gold, related) = random.Random(stream), asked[index]
-        near = chance.sample(related, len(related))
-        used = {*gold, *near}
-        others = (text for text in chance.sample(pool, len(pool)) if text not in used)
-        order, characters = list[str](), 0
-        for text in chain(gold, near, others):
-            order.append(text)
-            characters += len(text)
-            if characters > budget * _CHARACTERS_PER_TOKEN:
-                break
+        one = asked[index]
+        order = _order_texts(one, pool, random.Random(stream), budget * _CHARACTERS_PER_TOKEN)
 
         def assemble(count: int) -> Parts:
             shown = order[:count]
             random.Random(f"{stream} order").shuffle(shown)
-            return _parts(question, shown)
+            return _parts(one.question, shown)
 
         fresh = [text for text in order if text not in known]
-        known.update(
-            zip(
-                fresh,
-                piece_tokens(tokenizer, [_document(10, text) + "\n\n" for text in fresh]),
-                strict=True,
-            )
-        )
-        tokens = list(accumulate((known[text] for text in order), initial=0))
+        shown = [_number(10, text) + "\n\n" for text in fresh]
+        known.update(zip(fresh, piece_tokens(tokenizer, shown), strict=True))
+        taken = list(accumulate(map(known.__getitem__, order), initial=0))
         count = fit(
             tokenizer,
             assemble,
-            tokens.__getitem__,
+            taken.__getitem__,
             budget,
-            least=len(gold),
+            least=len(one.gold),
             most=len(order),
             what=what,
         )
@@ -105,22 +104,44 @@ def documents(
                 f"The {count} paragraphs of '{path}' do not fill {what}: give more or a smaller"
                 " length."
             )
-        return Drawn(assemble(count), question, answers)
+        return Drawn(assemble(count), one.question, one.answers)
 
     return draw
 
 
-def _document(number: int, text: str) -> str:
+def _order_texts(
+    asked: Paragraphs, pool: Sequence[str], chance: random.Random, characters: int
+) -> list[str]:
+    """Returns the paragraphs of a prompt, those that matter first, until they surely fill it."""
+    near = chance.sample(asked.related, len(asked.related))
+    used = {*asked.gold, *near}
+    far = chance.sample(pool, len(pool))
+    order = list[str]()
+    left = characters
+    for text in [*asked.gold, *near, *(text for text in far if text not in used)]:
+        order.append(text)
+        left -= len(text)
+        if left < 0:
+            break
+    return order
+
+
+def _number(number: int, text: str) -> str:
     return f"Document {number}:\n{text}"
 
 
 def _parts(question: str, texts: Sequence[str]) -> Parts:
-    context = "\n\n".join(_document(i, text) for i, text in enumerate(texts, 1))
+    context = "\n\n".join(_number(place, text) for place, text in enumerate(texts, 1))
     after = f"\n\n{_ORDER}\n\nQuestion: {question} Answer:"
     return Parts(f"{_ORDER}\n\nThe following are given documents.\n\n", context, after)
 
 
-def _read(path: Path) -> list[Asked]:
+def read_paragraphs(path: Path) -> list[Paragraphs]:
+    """Returns the questions of a file with their paragraphs.
+
+    Raises:
+        UsageError: It cannot be read, or is of another form.
+    """
     try:
         data = parse_json(path.read_bytes())
     except OSError as error:
@@ -145,24 +166,27 @@ def _read(path: Path) -> list[Asked]:
     return found
 
 
-def _squad(articles: list[dict[str, Any]]) -> Iterator[Asked]:
+def _squad(articles: list[dict[str, Any]]) -> Iterator[Paragraphs]:
     for article in articles:
         texts = list(dict.fromkeys(paragraph["context"] for paragraph in article["paragraphs"]))
         for paragraph in article["paragraphs"]:
-            related = [text for text in texts if text != paragraph["context"]]
+            own = paragraph["context"]
+            related = [text for text in texts if text != own]
             for asked in paragraph["qas"]:
                 answers = tuple(answer["text"] for answer in asked["answers"])
                 if answers and not asked.get("is_impossible"):
-                    yield Asked(asked["question"], answers, [paragraph["context"]], related)
+                    yield Paragraphs(asked["question"], answers, [own], related)
 
 
-def _hotpotqa(items: list[dict[str, Any]]) -> Iterator[Asked]:
+def _hotpotqa(items: list[dict[str, Any]]) -> Iterator[Paragraphs]:
     for item in items:
         if "context" in item:
-            paragraphs = item["context"]
-        else:  # the form of NYU's sample of it: the two paragraphs that matter by themselves
-            paragraphs = [(item[f"title_{k}"], item[f"para_{k}"]) for k in "ab"] + item[
-                "distractors"
-            ]
-        texts = [f"{title}\n{''.join(sentences)}" for title, sentences, *_ in paragraphs]
-        yield Asked(item["question"], (item["answer"],), texts, [])
+            pages = item["context"]
+        else:
+            # The form of NYU's sample of it: the two paragraphs that matter by themselves.
+            pages = [(item[f"title_{letter}"], item[f"para_{letter}"]) for letter in "ab"]
+            pages += item["distractors"]
+        texts = []
+        for title, sentences, *_ in pages:
+            texts.append(f"{title}\n{''.join(sentences)}")
+        yield Paragraphs(item["question"], (item["answer"],), texts, [])

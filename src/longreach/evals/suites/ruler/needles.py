@@ -4,16 +4,21 @@ Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654); templates, kinds of needles 
 NVIDIA/RULER (Apache-2.0).
 """
 
+from __future__ import annotations
+
 import random
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from longreach.evals.suites.draw import Drawn, Parts, fit, piece_tokens
 from longreach.evals.suites.haystack import Prose
 from longreach.evals.suites.ruler.words import compound, distinct, number, random_uuid
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
@@ -26,10 +31,12 @@ class Needles:
     """One needle task.
 
     Attributes:
-        haystack: repeated sentences, prose, or needles of other keys.
-        key, value: what the two are.
-        keys, values, queries: how many keys are hidden, values of each, and how many keys are asked
-            for.
+        haystack: Repeated sentences, prose, or needles of other keys.
+        key: What a key is.
+        value: What a value is.
+        keys: How many keys are hidden.
+        values: Values of each key.
+        queries: How many keys are asked for.
     """
 
     haystack: Literal["noise", "essay", "needle"]
@@ -40,90 +47,132 @@ class Needles:
     queries: int = 1
 
 
+class Asked(NamedTuple):
+    """What is said before the haystack, the question, and the beginning of the answer."""
+
+    before: str
+    question: str
+    prefix: str
+
+
+Hide = Callable[[list[str], str, str, str], Parts]
+"""Hides needles by a stream of chance, between what is said before and after the haystack."""
+
+
 def needles(
-    task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None
+    task: Needles,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    what: str,
+    prose: Prose | None,
 ) -> Callable[[str], Drawn]:
-    """Makes the function that draws a prompt of at most `budget` tokens from a stream of chance."""
-    hide = {"noise": _noise, "essay": _essay, "needle": _others}[task.haystack](
-        task, tokenizer, budget, what, prose
-    )
+    """Returns the function that draws a prompt from a stream of chance.
+
+    Args:
+        task: One of the eight.
+        tokenizer: The model's.
+        budget: Tokens of a prompt at most.
+        what: The task and its length, for what is said.
+        prose: The haystack of tasks that want one.
+    """
+    if task.haystack == "noise":
+        hide = _hide_in_noise(tokenizer, budget, what)
+    elif task.haystack == "needle":
+        hide = _hide_among_others(task, tokenizer, budget, what)
+    else:
+        assert prose is not None, "the task wants prose"
+        hide = _hide_in_prose(prose, tokenizer, budget, what)
 
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
         keys = distinct(lambda: _MAKERS[task.key](chance), task.keys)
         values = distinct(lambda: _MAKERS[task.value](chance), task.keys * task.values)
-        of = {key: values[i * task.values : (i + 1) * task.values] for i, key in enumerate(keys)}
-        hidden = [
-            _NEEDLE.format(kind=task.value, key=key, value=value)
-            for key in keys
-            for value in of[key]
-        ]
+        of = {}
+        hidden = []
+        for index, key in enumerate(keys):
+            of[key] = values[index * task.values : (index + 1) * task.values]
+            for value in of[key]:
+                hidden.append(_NEEDLE.format(kind=task.value, key=key, value=value))
         chance.shuffle(hidden)
-        asked = chance.sample(keys, task.queries)
-        query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
-        before, question, prefix = _texts(task.value, query, single=task.queries * task.values == 1)
-        parts = hide(hidden, stream, before, f"\n{question}{prefix}")
-        return Drawn(parts, question, tuple(value for key in asked for value in of[key]))
+        chosen = chance.sample(keys, task.queries)
+        asked = _ask(task, chosen)
+        parts = hide(hidden, stream, asked.before, f"\n{asked.question}{asked.prefix}")
+        answers = list[str]()
+        for key in chosen:
+            answers += of[key]
+        return Drawn(parts, asked.question, tuple(answers))
 
     return draw
 
 
-def _texts(kind: str, query: str, *, single: bool) -> tuple[str, str, str]:
-    """What is said before the haystack, the question, and the beginning of the answer."""
-    some, them, are, are_all = (
-        ("A", kind, "is", "is") if single else ("Some", f"{kind}s", "are", "are all")
-    )
-    asked = f"the special magic {them} for {query} mentioned in the provided text"
-    return (
-        (
+def _ask(task: Needles, keys: list[str]) -> Asked:
+    """Returns what is said around a haystack: of one value in the singular, else in the plural."""
+    query = keys[-1]
+    if len(keys) > 1:
+        query = f"{', '.join(keys[:-1])}, and {keys[-1]}"
+    some = "Some"
+    them = f"{task.value}s"
+    are = "are"
+    are_all = "are all"
+    if task.queries * task.values == 1:
+        some = "A"
+        them = task.value
+        are = "is"
+        are_all = "is"
+    return Asked(
+        before=(
             f"{some} special magic {them} {are} hidden within the following text. Make sure to"
             f" memorize it. I will quiz you about the {them} afterwards.\n"
         ),
-        f"What {are_all} {asked}?",
-        f" The special magic {them} for {query} mentioned in the provided text {are}",
+        question=(
+            f"What {are_all} the special magic {them} for {query} mentioned in the provided text?"
+        ),
+        prefix=f" The special magic {them} for {query} mentioned in the provided text {are}",
     )
 
 
-_Hide = Callable[[list[str], str, str, str], Parts]
-
-
-def _noise(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None) -> _Hide:
+def _hide_in_noise(tokenizer: PreTrainedTokenizerBase, budget: int, what: str) -> Hide:
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
         def assemble(count: int) -> Parts:
-            return Parts(before, _among([NOISE] * count, hidden, stream), after)
+            return Parts(before, _mix([NOISE] * count, hidden, stream), after)
 
         most = budget // unit + 1
-        return assemble(
-            fit(tokenizer, assemble, unit.__mul__, budget, least=len(hidden), most=most, what=what)
+        count = fit(
+            tokenizer, assemble, unit.__mul__, budget, least=len(hidden), most=most, what=what
         )
+        return assemble(count)
 
     return hide
 
 
-def _others(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None) -> _Hide:
-    def line(chance: random.Random) -> str:
-        key, value = _MAKERS[task.key](chance), _MAKERS[task.value](chance)
+def _hide_among_others(
+    task: Needles, tokenizer: PreTrainedTokenizerBase, budget: int, what: str
+) -> Hide:
+    def make_line(chance: random.Random) -> str:
+        key = _MAKERS[task.key](chance)
+        value = _MAKERS[task.value](chance)
         return _NEEDLE.format(kind=task.value, key=key, value=value)
 
-    shortest = min(piece_tokens(tokenizer, [line(random.Random(seed)) for seed in range(100)]))
+    # A hundred lines show about how short they can be.
+    examples = [make_line(random.Random(seed)) for seed in range(100)]
+    shortest = min(piece_tokens(tokenizer, examples))
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
         chance = random.Random(f"{stream} haystack")
-        lines = distinct(lambda: line(chance), max(len(hidden), budget // shortest + 1))
-        lines = [line for line in lines if line not in hidden]
-        tokens = list(
-            accumulate(piece_tokens(tokenizer, [f"{line}\n" for line in lines]), initial=0)
-        )
+        made = distinct(lambda: make_line(chance), max(len(hidden), budget // shortest + 1))
+        lines = [line for line in made if line not in hidden]
+        tokens = piece_tokens(tokenizer, [f"{line}\n" for line in lines])
+        taken = list(accumulate(tokens, initial=0))
 
         def assemble(count: int) -> Parts:
-            return Parts(before, _among(lines[:count], hidden, stream), after)
+            return Parts(before, _mix(lines[:count], hidden, stream), after)
 
         count = fit(
             tokenizer,
             assemble,
-            tokens.__getitem__,
+            taken.__getitem__,
             budget,
             least=len(hidden),
             most=len(lines),
@@ -134,17 +183,19 @@ def _others(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose 
     return hide
 
 
-def _among(lines: list[str], hidden: list[str], stream: str) -> str:
-    """Lines with each needle before another one of them."""
+def _mix(lines: list[str], hidden: list[str], stream: str) -> str:
+    """Returns lines with each needle before another one of them."""
     places = random.Random(f"{stream} places").sample(range(len(lines)), len(hidden))
-    lines = list(lines)
+    mixed = list(lines)
+    # From the last place on, so that those before it stay where they are.
     for place, needle in zip(sorted(places, reverse=True), hidden, strict=True):
-        lines.insert(place, needle)
-    return "\n".join(lines)
+        mixed.insert(place, needle)
+    return "\n".join(mixed)
 
 
-def _essay(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose | None) -> _Hide:
-    assert prose is not None
+def _hide_in_prose(
+    prose: Prose, tokenizer: PreTrainedTokenizerBase, budget: int, what: str
+) -> Hide:
     most = len(prose.words) - 1
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
@@ -153,14 +204,15 @@ def _essay(task: Needles, tokenizer: Any, budget: int, what: str, prose: Prose |
         def assemble(count: int) -> Parts:
             sentences = bisect_left(prose.sentences, count)
             gaps = [*prose.sentences[:sentences], count]
-            places = [gaps[int(sentences * depth / 100)] for depth in depths]
-            return Parts(
-                before, prose.with_facts(0, count, list(zip(places, hidden, strict=True))), after
-            )
+            facts = []
+            for depth, needle in zip(depths, hidden, strict=True):
+                facts.append((gaps[int(sentences * depth / 100)], needle))
+            return Parts(before, prose.with_facts(0, count, facts), after)
 
         count = fit(
             tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what
         )
+        # Where all words fit, the length is not reached.
         if count == most:
             raise prose.too_short(what)
         return assemble(count)

@@ -1,5 +1,4 @@
-"""RULER: thirteen tasks at any length, as upstream makes them, each sample cut to the model's
-tokenizer.
+"""RULER: thirteen tasks at any length, as upstream makes them, cut to the model's tokenizer.
 
 Paper: Hsieh et al. 2024, RULER (arXiv 2404.06654). Templates, kinds of needles, depths,
 frequencies, worked examples, tokens of the answer and scores are those of NVIDIA/RULER
@@ -9,9 +8,11 @@ refused where upstream repeats it, only its repeated noise being repeated; and a
 (seed, task, length, index) alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
@@ -21,6 +22,9 @@ from longreach.evals.suites.ruler.documents import documents
 from longreach.evals.suites.ruler.lists import common_words, frequent_words, variable_tracking
 from longreach.evals.suites.ruler.needles import Needles, needles
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NEEDLES = {
     "niah_single_1": Needles("noise"),
@@ -47,7 +51,7 @@ TASKS = tuple(_NEW_TOKENS)
 
 
 def generate(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     *,
     samples: int = 100,
@@ -59,43 +63,52 @@ def generate(
     """Makes the samples of RULER's tasks, one task after the other.
 
     Args:
-        tokenizer: of the model that is asked; its tokens are counted.
-        length: tokens of a prompt and its answer together, at most and nearly.
-        samples: of each task.
-        seed: of everything that is drawn.
-        tasks: names out of `TASKS`.
-        haystack: prose for the needle tasks that want it, see `evals.haystack.read_prose`.
-        qa: the files of the tasks in `QUESTIONS`, by task; only those that are run need theirs.
+        tokenizer: Of the model that is asked; its tokens are counted.
+        length: Tokens of a prompt and its answer together, at most and nearly.
+        samples: Of each task.
+        seed: Of everything that is drawn.
+        tasks: Names out of `TASKS`.
+        haystack: Prose for the needle tasks that want it, see `haystack.read_prose`.
+        qa: The files of the tasks in `QUESTIONS`, by task; only those that are run need theirs.
 
     Raises:
-        UsageError: a task is unknown or lacks its file, a file is malformed, or a haystack is
+        UsageError: A task is unknown or lacks its file, a file is malformed, or a haystack is
             shorter than the length.
-        ContextError: the length is too small for a task.
-        MissingDependency: the words of the needles and lists are not installed.
+        ContextError: The length is too small for a task.
+        MissingDependency: The words of the needles and lists are not installed.
     """
     check(tasks, TASKS, "RULER", samples)
+    files = qa or {}
     prose = None
-    if any(task in _NEEDLES and _NEEDLES[task].haystack == "essay" for task in tasks):
+    if any(map(_takes_prose, tasks)):
         prose = read_prose(haystack, tokenizer, length)
-    draws = {
-        task: _draw(task, tokenizer, length, samples, prose, (qa or {}).get(task)) for task in tasks
-    }
-    return (
-        _sample(task, length, index, draw(f"{seed} {task} {length} {index}", index))
-        for task, draw in draws.items()
-        for index in range(samples)
-    )
+    # Before the first sample, so that a task that cannot be asked is refused at once.
+    draws = {}
+    for task in tasks:
+        draws[task] = _prepare(task, tokenizer, length, samples, prose, files.get(task))
+
+    def walk() -> Iterator[Sample]:
+        for task, draw in draws.items():
+            for index in range(samples):
+                drawn = draw(f"{seed} {task} {length} {index}", index)
+                yield _make_sample(task, length, index, drawn)
+
+    return walk()
 
 
-def _draw(
+def _takes_prose(task: str) -> bool:
+    return task in _NEEDLES and _NEEDLES[task].haystack == "essay"
+
+
+def _prepare(
     task: str,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     samples: int,
     prose: Prose | None,
     questions: str | Path | None,
 ) -> Callable[[str, int], Drawn]:
-    """The function that makes the n-th sample of a task out of a stream of chance."""
+    """Returns the function that draws the n-th prompt of a task from a stream of chance."""
     budget = length - _NEW_TOKENS[task]
     what = f"{task} at {counted(length, 'token')}"
     if task in QUESTIONS:
@@ -109,18 +122,23 @@ def _draw(
         draw = needles(_NEEDLES[task], tokenizer, budget, what, prose)
     elif task == "cwe":
         draw = common_words(tokenizer, budget, what, length)
+    elif task == "vt":
+        draw = variable_tracking(tokenizer, budget, what)
     else:
-        draw = {"vt": variable_tracking, "fwe": frequent_words}[task](tokenizer, budget, what)
+        draw = frequent_words(tokenizer, budget, what)
     return lambda stream, index: draw(stream)
 
 
-def _sample(task: str, length: int, index: int, drawn: Drawn) -> Sample:
+def _make_sample(task: str, length: int, index: int, drawn: Drawn) -> Sample:
     name = f"{task}-{length}-{index}"
+    parts = drawn.parts
     return Sample(
         id=name,
         suite="ruler",
         task=task,
-        **drawn.parts._asdict(),
+        before=parts.before,
+        context=parts.context,
+        after=parts.after,
         question=drawn.question,
         answers=drawn.answers,
         metric="part" if task in QUESTIONS else "all",
