@@ -352,7 +352,7 @@ def test_values_an_ingest_cannot_use(wrong, run, texts, models, tmp_path):
     wrong(2, ["ratio is 0"], *new, "--ratio", 0)
     wrong(2, ["segment_tokens is -1"], *new, "--segment-tokens", -1)
     wrong(2, ["segment_tokens is 9999", "window of 4096"], *new, "--segment-tokens", 9999)
-    wrong(2, ["'mean-pool' does not take", "summary_tokens"], *new, "--summary-tokens", 3)
+    wrong(2, ["'mean-pool' has no option", "summary_tokens"], *new, "--summary-tokens", 3)
     wrong(2, ["mode is 'x'", "accumulate"], *new, "--compressor", "autocompressor", "--mode", "x")
     assert run("corpus", "ls", "--json").json["corpora"] == []
 

@@ -140,9 +140,12 @@ def test_what_cannot_be_is_refused_before_torch_is_imported(tmp_path, options, w
 
 
 def test_other_settings_than_the_corpus_was_made_with_are_refused(store, tmp_path, base):
-    session = longreach.open("library", store, compressor="mean-pool", ratio=20, device="cpu")
-    with pytest.raises(UsageError, match="made with ratio 10"):
-        session.add(TARTS)
+    for settings in ({"ratio": 20}, {"compressor": "mean-pool", "ratio": 20}):
+        with pytest.raises(UsageError, match="made with ratio 10"):
+            longreach.open("library", store, **settings)
+    longreach.open("library", store, compressor="mean-pool", ratio=10)
+    with pytest.raises(UsageError, match="made with mean-pool, which has no mode"):
+        longreach.open("library", store, mode="replace")
     other = tmp_path / "other"
     make_model(seed=5).save_pretrained(other)
     make_tokenizer().save_pretrained(other)

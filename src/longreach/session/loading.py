@@ -57,6 +57,10 @@ class OpenCorpus:
         self._corpus: Corpus | None = None
         if not create or name in Corpus.names(store):
             self._corpus = Corpus.open(store, name)
+            if compressor is not None or settings:
+                from longreach.session.workspace import check_settings
+
+                check_settings(self._corpus, compressor, settings)
 
     @property
     def corpus(self) -> Corpus:
@@ -112,7 +116,7 @@ class OpenCorpus:
 
     def _load(self) -> "Workspace":
         """Returns the corpus with the model it is read with, which is loaded now if it was not."""
-        from longreach.session.workspace import open_workspace
+        from longreach.session.workspace import open_workspace, trained_reference
 
         with self._loading:
             corpus = self.corpus
@@ -121,7 +125,7 @@ class OpenCorpus:
                     self.store,
                     self.name,
                     model_ref=self._model_ref,
-                    compressor_ref=self._trained_compressor(),
+                    compressor_ref=trained_reference(self._compressor_ref),
                     device=self._device,
                     compressing=False,
                     dtype=self._dtype,
@@ -150,14 +154,6 @@ class OpenCorpus:
                 self._workspace = opened
                 self._corpus = opened.corpus
             return self._corpus
-
-    def _trained_compressor(self) -> str | None:
-        """Returns the reference of a trained compressor that `open` was given, if it was."""
-        from longreach.compressors.registry import is_untrained
-
-        if self._compressor_ref is None or is_untrained(self._compressor_ref):
-            return None
-        return self._compressor_ref
 
     def forget_reader(self) -> None:
         """Has the next question read with the adapter and the scorecard that are there then."""

@@ -99,8 +99,7 @@ class Session(OpenCorpus):
             progress: Show a bar on stderr.
 
         Raises:
-            UsageError: The corpus was made with other settings than `open` was given, or see
-                `Corpus.add`.
+            UsageError: See `Corpus.add`.
             FingerprintMismatch: The model or compressor is not the one the corpus was made with.
             StorageError: The store cannot be written to.
         """
@@ -322,7 +321,8 @@ def open(
 
     Raises:
         CorpusNotFound: There is no such corpus, and none is to be made.
-        UsageError: No corpus can have that name, or an option has a value that cannot be.
+        UsageError: No corpus can have that name, an option has a value that cannot be, or the
+            corpus was made with another compressor.
     """
     from longreach.compressors.registry import check_reference, find_method
 

@@ -1,6 +1,7 @@
 """A corpus together with the model and the compressor that it was made with."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,33 +138,18 @@ def open_or_create(
         UsageError: settings of a compressor were given for a corpus that exists with others.
     """
     try:
-        known = Corpus.open(store, name).settings
+        corpus = Corpus.open(store, name)
     except CorpusNotFound:
-        known = None
-    if known is not None:
-        made = known.compressor
-        untrained = compressor_ref is not None and is_untrained(compressor_ref)
-        moved = None if untrained else compressor_ref
-        asked = dict(settings)
-        if untrained:
-            asked["method"] = compressor_ref
-        elif moved and not known.compressor_ref and is_untrained(made["method"]):
-            asked["method"] = "a trained compressor"
-        if asked.get("method", made["method"]) == made["method"]:
-            method = method_named(made["method"])
-            method.check(settings)
-            asked = method.compressor().describe_options(asked, made)
-        differing = []
-        for key, value in asked.items():
-            if made.get(key) != value:
-                differing.append(f"{key} {made.get(key)}")
-        if differing:
-            raise UsageError(
-                f"Corpus '{name}' was made with {', '.join(differing)}: leave that option out, or"
-                " name another corpus."
-            )
+        corpus = None
+    if corpus is not None:
+        check_settings(corpus, compressor_ref, settings)
         return open_workspace(
-            store, name, model_ref=model_ref, compressor_ref=moved, device=device, loaded=loaded
+            store,
+            name,
+            model_ref=model_ref,
+            compressor_ref=trained_reference(compressor_ref),
+            device=device,
+            loaded=loaded,
         )
     check_device(device)
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
@@ -179,6 +165,51 @@ def open_or_create(
         store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or ""
     )
     return Workspace(corpus, compressor.model, compressor.tokenizer)
+
+
+def check_settings(corpus: Corpus, compressor_ref: str | None, settings: Mapping[str, Any]) -> None:
+    """Checks what is said about the compressor of a corpus that exists.
+
+    Args:
+        corpus: The corpus.
+        compressor_ref: The compressor that it is said to be made with; None where nothing is said.
+        settings: Options of that compressor.
+
+    Raises:
+        UsageError: The corpus was made with another compressor, or with other options.
+    """
+    made = corpus.settings.compressor
+    method = method_named(made["method"])
+    asked = dict(settings)
+    if compressor_ref is not None and is_untrained(compressor_ref):
+        asked["method"] = compressor_ref
+    elif compressor_ref and not corpus.settings.compressor_ref and method.untrained:
+        asked["method"] = "a trained compressor"
+    differing = []
+    if asked.get("method", method.name) == method.name:
+        known = {option.name for option in method.options}
+        for name in settings:
+            if name not in known:
+                differing.append(f"{method.name}, which has no {name}")
+        if not differing:
+            method.check(settings)
+            asked = method.compressor().describe_options(asked, made)
+    if not differing:
+        for name, value in asked.items():
+            if made.get(name) != value:
+                differing.append(f"{name} {made.get(name)}")
+    if differing:
+        raise UsageError(
+            f"Corpus '{corpus.name}' was made with {', '.join(differing)}: leave that option out,"
+            " or name another corpus."
+        )
+
+
+def trained_reference(compressor_ref: str | None) -> str | None:
+    """Returns the reference of a compressor if it is a trained one, which may have moved."""
+    if compressor_ref is None or is_untrained(compressor_ref):
+        return None
+    return compressor_ref
 
 
 def dtype_of(model: Any) -> str:
