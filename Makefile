@@ -10,8 +10,9 @@ PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 NEWEST := .venv-newest
+DOCS   := .venv-docs
 
-.PHONY: demo test test-slow test-newest test-wheel check lint fuzz bench clean
+.PHONY: demo test test-slow test-newest test-wheel check lint docs fuzz bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -38,7 +39,14 @@ test-wheel: $(READY)
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python scripts/wheel_trial.py build/wheel/*.whl
 
-check: lint test test-slow test-newest test-wheel
+# The manual with its API reference, into build/docs; a broken link or a name that is gone fails.
+docs:
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		"mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1,<2"
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+check: lint docs test test-slow test-newest test-wheel
 
 # Every fuzzer in full, some minutes; docs/reliability.md holds the counts.
 fuzz: $(READY)
@@ -63,4 +71,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) $(DOCS) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
