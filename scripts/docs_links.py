@@ -19,7 +19,9 @@ def on_page_markdown(markdown: str, page: Any, **rest: Any) -> str:
     def show_path(link: re.Match[str]) -> str:
         path = link[2].removeprefix("../")
         if not (ROOT / path).exists():
-            raise FileNotFoundError(f"{page.file.src_path} links to '{path}', which does not exist.")
+            raise FileNotFoundError(
+                f"{page.file.src_path} links to '{path}', which does not exist."
+            )
         return f"{link[1]} (`{path}`)"
 
     return LINK.sub(show_path, markdown)
