@@ -176,13 +176,8 @@ def test_the_evidence_is_what_its_runs_say(tmp_path):
     assert done.exit_code == 0, done.output
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert again.read_text(encoding="utf-8") == report
-<<<<<<< HEAD
-    shown = README[README.index("## Evidence") : README.index("## The tree")]
-    rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith(("| system", "| ---"))]
-=======
     shown = RESULTS[RESULTS.index("## Evidence") :]
-    rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith(("| reader", "| ---"))]
->>>>>>> d60c6f5 ([docs] A short README; the manual: memory, hybrid, training, results, API reference; make docs)
+    rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith(("| system", "| ---"))]
     assert len(rows) >= 15 and set(rows) <= set(report.splitlines())
     assert f"{evidence['seconds'] / 60:.0f} minutes" in shown
     quick = json.loads((folder.parent / folder.name.replace("_", "-quick_", 1)).with_suffix(".json").read_text())
