@@ -33,7 +33,7 @@ class Regions(CacheLayerMixin):
     is_croppable = True
 
     def __init__(self, pattern: AttentionPattern, layer: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pattern = pattern
         self.layer = layer
         self.record_past = False

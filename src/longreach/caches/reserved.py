@@ -40,7 +40,7 @@ class ReservedLayer(DynamicLayer):
     values: Any
 
     def __init__(self, max_length: int, filled: DynamicLayer | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.max_length = max_length
         self.slots: tuple[Tensor, Tensor] | None = None
         # [B] on the device, the newest token included; set while steps are fixed.

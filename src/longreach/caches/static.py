@@ -34,7 +34,7 @@ class StaticRetainedLayer(CacheLayerMixin):
     is_croppable = False
 
     def __init__(self, pattern: AttentionPattern, layer: int, max_length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pattern, self.layer, self.max_length = pattern, layer, max_length
         self.counts_slots = True  # whether a step on a CPU looks if there is room
         self.keys: Any = None

@@ -5,7 +5,7 @@ Papers: Chevalier et al. 2023 (arXiv 2305.14788); Tan et al. 2024, LLoCO (arXiv 
 Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a segment.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -252,11 +252,12 @@ class AutoCompressor(Compressor):
         )
 
     def _longest_input(self, tokens: int) -> int:
-        carried = {
+        counts: dict[str, Callable[[int], int]] = {
             "accumulate": lambda i: i,
             "replace": lambda i: min(i, 1),
             "independent": lambda i: 0,
-        }[self.mode]
+        }
+        carried = counts[self.mode]
         inputs = (
             (carried(i) + 1) * self.summary_tokens + len(span)
             for i, span in enumerate(self.segments(tokens))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.corpus.documents.base import show_path
 from longreach.errors import UsageError
@@ -85,15 +85,15 @@ class Selection:
         return not (self.exclude and self._excluded.match_file(relative))
 
     @cached_property
-    def _included(self) -> "PathSpec":
+    def _included(self) -> "PathSpec[Any]":
         return _parse_patterns(self.include)
 
     @cached_property
-    def _excluded(self) -> "PathSpec":
+    def _excluded(self) -> "PathSpec[Any]":
         return _parse_patterns(self.exclude)
 
 
-def _parse_patterns(patterns: tuple[str, ...]) -> "PathSpec":
+def _parse_patterns(patterns: tuple[str, ...]) -> "PathSpec[Any]":
     from pathspec import GitIgnoreSpec
 
     for pattern in patterns:

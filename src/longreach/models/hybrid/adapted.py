@@ -11,7 +11,7 @@ import torch
 
 from longreach.errors import ModelError, reason_of
 from longreach.jsontext import parse_object
-from longreach.models.fingerprint import merging, name_merged
+from longreach.models.fingerprint import digest_before_merging, name_merged
 from longreach.models.loading.lora import lay, lora_config, lora_weights
 from longreach.models.loading.places import SHIPPED
 
@@ -72,7 +72,7 @@ def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
     model.config.rope_parameters = config.rope_parameters
     model.model.rotary_emb = type(rotary)(model.config)
     model = merge_lora(model, folder, read_json(folder / ADAPTER))
-    names = merging(model)
+    names = digest_before_merging(model)
     model = model.to(device=device, dtype=dtype)
     name_merged(model, {"bfloat16": names["bfloat16"]}, {}, "")
     name_merged(model, {"exact": names["exact"]}, {}, str(dtype))
@@ -100,7 +100,7 @@ def merge_lora(
     }
     if not weights:
         return model
-    before, text_config = merging(model), model.config.get_text_config()
+    before, text_config = digest_before_merging(model), model.config.get_text_config()
     tied = text_config.tie_word_embeddings
     saved = [name for name in config.get("modules_to_save") or [] if name != apart] or None
     # PEFT compares the base's name with the model's name where it was trained, which is not one of

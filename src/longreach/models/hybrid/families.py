@@ -43,7 +43,7 @@ class HybridLlamaConfig(LlamaConfig):
     """A Llama config with a pattern."""
 
     model_type = "longreach_llama"
-    sparse_attention: dict | None = None
+    sparse_attention: dict[str, Any] | None = None
     full_layers: list[int] | None = None
 
 
@@ -81,7 +81,7 @@ class HybridMistralConfig(MistralConfig):
 
     model_type = "longreach_mistral"
     sliding_window: int | None = None
-    sparse_attention: dict | None = None
+    sparse_attention: dict[str, Any] | None = None
     full_layers: list[int] | None = None
 
 
@@ -118,7 +118,7 @@ class HybridQwen2Config(Qwen2Config):
     """A Qwen2 config with a pattern."""
 
     model_type = "longreach_qwen2"
-    sparse_attention: dict | None = None
+    sparse_attention: dict[str, Any] | None = None
     full_layers: list[int] | None = None
 
 
@@ -155,7 +155,7 @@ class HybridQwen3Config(Qwen3Config):
     """A Qwen3 config with a pattern."""
 
     model_type = "longreach_qwen3"
-    sparse_attention: dict | None = None
+    sparse_attention: dict[str, Any] | None = None
     full_layers: list[int] | None = None
 
 

@@ -57,7 +57,7 @@ class LongTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # it would print on stdout
         self._held_out, self._length, self._progress = held_out, length, progress
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler:
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
         """As they come: the order is in the samples."""
         return torch.utils.data.SequentialSampler(self._samples)
 

@@ -132,7 +132,7 @@ def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, 
     return [(int(of[i]), int(number[i])) for i in sorted(chosen) if tokens[i] >= 2]
 
 
-class Samples(torch.utils.data.Dataset):
+class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
     """The first `count` rectangles of a run as tensors.
 
     A sample has input_ids and labels [R, L], padded on the right: labels -100 there and at each

@@ -44,7 +44,7 @@ class _KeptPassages:
         self.passages = lru_cache(maxsize=64)(corpus.passages)
 
 
-class StudyData(torch.utils.data.Dataset):
+class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Batches of questions, drawn anew for every epoch: the n-th is a function of the questions and
     the seed.
 

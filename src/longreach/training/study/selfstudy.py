@@ -148,7 +148,7 @@ def make_questions(
     if not passages:
         raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
     names = list(KINDS)
-    jobs: dict[tuple, PassageInfo] = {}
+    jobs: dict[tuple[Any, ...], PassageInfo] = {}
     for number, passage in enumerate(passages):
         for turn in range(per_passage):
             kind = names[(number * per_passage + turn) % len(names)]
@@ -160,7 +160,7 @@ def make_questions(
         }
         notes.fill("question", asked, author, say)
         dropped: Counter[str] = Counter()
-        answered = dict[tuple, Request]()
+        answered = dict[tuple[Any, ...], Request]()
         before = set[tuple[str, ...]]()
         for job, passage in jobs.items():
             question = _question(notes.known[job]["question"])
@@ -214,7 +214,7 @@ class _Notes:
     """What was written so far, by job: lines of a file, each whole or not there."""
 
     def __init__(self, path: Path) -> None:
-        self.known: dict[tuple, dict[str, str]] = {}
+        self.known: dict[tuple[Any, ...], dict[str, str]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.read_bytes() if path.exists() else b""
         whole = written.rfind(b"\n") + 1  # after it a killed process wrote half a line
@@ -237,7 +237,11 @@ class _Notes:
         self._file.close()
 
     def fill(
-        self, what: str, requests: dict[tuple, Request], author: Author, say: Callable[[str], None]
+        self,
+        what: str,
+        requests: dict[tuple[Any, ...], Request],
+        author: Author,
+        say: Callable[[str], None],
     ) -> None:
         """Has written what is not there yet."""
         missing = [job for job in requests if what not in self.known.get(job, {})]
