@@ -30,7 +30,7 @@ class JoinedLayer(CacheLayerMixin):
     """
 
     def __init__(self, rows: Sequence[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows = list(rows)
         self.is_sliding = bool(getattr(rows[0], "is_sliding", False))
         self.is_initialized = True
