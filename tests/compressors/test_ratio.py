@@ -90,13 +90,15 @@ def test_merged_weights_have_one_name_in_every_dtype(tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         train(tmp_path / name, seed)
     exact, half = (
-        opened(tmp_path / "one"),
-        AutoCompressor.from_pretrained(tmp_path / "one", make_model().to(torch.bfloat16), make_tokenizer()),
+        opened(tmp_path / "one", merged=True),
+        AutoCompressor.from_pretrained(
+            tmp_path / "one", make_model().to(torch.bfloat16), make_tokenizer(), merged=True
+        ),
     )
     assert exact.model_fingerprint == half.model_fingerprint and exact.fingerprint != half.fingerprint
-    assert exact.model_fingerprint != opened(tmp_path / "two").model_fingerprint
+    assert exact.model_fingerprint != opened(tmp_path / "two", merged=True).model_fingerprint
     assert exact.model_fingerprint != AutoCompressor(make_model(), make_tokenizer()).model_fingerprint
-    assert opened(tmp_path / "one").fingerprint == exact.fingerprint
+    assert opened(tmp_path / "one", merged=True).fingerprint == exact.fingerprint
     before = exact.model_fingerprint
     with torch.no_grad():
         exact.model.lm_head.weight.mul_(1.01)

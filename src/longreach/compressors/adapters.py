@@ -4,6 +4,7 @@ A PEFT folder holds `adapter_config.json` and `adapter_model.safetensors`; tenso
 that belong to no module of the model may lie beside the LoRA weights in the latter.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from longreach.models.loading.lora import fill, lora_weights
 READER = "reader"  # the folder of a LoRA that only reads
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# All in a config that decides how weights are added, once they have their places.
+_SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 
 def write_lora(
@@ -67,6 +70,58 @@ def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[st
     ours = {name: weights.pop(_key(name)) for name in beside}
     fill(adapted, weights)
     return ours
+
+
+def copy_lora(
+    source: Path,
+    target: Path,
+    model_ref: str,
+    omit: Sequence[str] = (),
+    beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> None:
+    """Writes the LoRA of a PEFT folder anew, with other tensors beside it.
+
+    Args:
+        source: The PEFT folder.
+        target: Made where it is missing.
+        model_ref: The base model, as `longreach.load` takes it; empty to keep the one it names.
+        omit: Names of tensors beside the weights that are not written.
+        beside: Tensors that are written beside them, by name.
+
+    Raises:
+        ModelError: The weights in `source` cannot be read.
+    """
+    kept = {}
+    for key, tensor in lora_weights(source).items():
+        if not any(f".{name}." in key for name in omit):
+            kept[key] = tensor.contiguous()
+    for name, tensor in beside.items():
+        kept[_key(name)] = tensor.detach().cpu().contiguous()
+    config = read_json(source / ADAPTER_CONFIG)
+    config["modules_to_save"] = list(beside) or None
+    if model_ref:
+        config["base_model_name_or_path"] = model_ref
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(kept, target / ADAPTER_WEIGHTS, {"format": "pt"})
+    (target / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def digest_lora(folder: Path, omit: Sequence[str] = ()) -> str:
+    """Returns a name for the LoRA weights of a PEFT folder and how they are added.
+
+    Args:
+        folder: The PEFT folder.
+        omit: Names of tensors beside the weights that do not count.
+    """
+    config = read_json(folder / ADAPTER_CONFIG)
+    scale = {key: config.get(key) for key in _SCALE}
+    digest = hashlib.sha256(json.dumps(scale, sort_keys=True).encode())
+    for key, tensor in sorted(lora_weights(folder).items()):
+        if any(f".{name}." in key for name in omit):
+            continue
+        raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode() + raw)
+    return digest.hexdigest()[:32]
 
 
 def _key(name: str) -> str:

@@ -5,6 +5,7 @@ Shapes: T tokens of a segment, n vectors, d hidden size.
 
 import hashlib
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentMemory
-from longreach.models.decoder import adapters_off, check_readable, check_tokens
+from longreach.models.decoder import check_readable, check_tokens, only_adapter
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.loading.origin import reference_of
 
@@ -38,6 +39,10 @@ class Compressor(ABC):
     ref: str = ""  # how a trained one is named: one that ships, or its folder
     # Folder of the PEFT adapter that was learned with it, to read its vectors.
     reader: Path | None = None
+    # The adapter that is on while it compresses, as `add_adapter` named it, and a name for its
+    # weights.
+    adapter: str | None = None
+    adapter_digest: str = ""
 
     def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
         if segment_tokens < 1:
@@ -68,6 +73,26 @@ class Compressor(ABC):
             UsageError: This method is not trained.
         """
         raise UsageError(f"A compressor '{cls.method}' has no folder: name the method alone.")
+
+    @classmethod
+    def restore(
+        cls, folder: str | Path, model: Any, tokenizer: Any, fingerprint: str, **described: Any
+    ) -> Self:
+        """Returns a trained compressor as it made a corpus.
+
+        Args:
+            folder: See `from_pretrained`.
+            model: The model of the corpus.
+            tokenizer: Its tokenizer.
+            fingerprint: The model fingerprint of the corpus.
+            **described: What `describe` gave, but for the method.
+        """
+        return cls.from_pretrained(folder, model, tokenizer, **described)
+
+    def write_reader(self, folder: Path) -> None:
+        """Writes the adapter that reads its vectors into a folder that does not exist yet."""
+        assert self.reader is not None, "there is no adapter to write"
+        shutil.copytree(self.reader, folder)
 
     @classmethod
     def describe_options(
@@ -143,7 +168,7 @@ class Compressor(ABC):
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Input embeddings [T, d] of token ids."""
         tokens = torch.tensor(list(ids), dtype=torch.long, device=self.model.device)
-        with adapters_off(self.model):
+        with only_adapter(self.model, self.adapter):
             return self.model.get_input_embeddings()(tokens)
 
     def stream_segments(
@@ -226,6 +251,7 @@ class Compressor(ABC):
         digest.update(self.model_fingerprint.encode())
         digest.update(str(self.dtype).encode())
         digest.update(weights_digest(self.model).encode())
+        digest.update(self.adapter_digest.encode())
         for name, tensor in sorted(self.own_tensors().items()):
             digest.update(
                 name.encode()

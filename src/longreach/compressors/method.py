@@ -65,7 +65,8 @@ class Method:
         home: Where its `Compressor` lies, as `package.module:Class`; imported when it is needed.
         options: What users may set when they make one.
         untrained: Whether one can be made without training; else it is loaded from a folder.
-        changes_model: Whether its vectors can only be read by a model that it has changed.
+        changes_model: Whether some of its corpora belong to a model that it has changed: their
+            model fingerprint is not that of the bare model.
         training: Where its `Recipe` lies, in the same form; empty where it is not trained.
         training_options: What users may set when they train one.
     """

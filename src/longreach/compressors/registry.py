@@ -161,11 +161,14 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> "C
     """
     method = find_method(ref)
     method.check(settings)
-    return _make(method, ref, model, tokenizer, settings)
+    kind = method.compressor()
+    if is_untrained(ref):
+        return kind.untrained(model, tokenizer, **settings)
+    return kind.from_pretrained(ref, model, tokenizer, **settings)
 
 
 def restore_compressor(
-    described: Mapping[str, Any], trained: str, model: Any, tokenizer: Any
+    described: Mapping[str, Any], trained: str, model: Any, tokenizer: Any, fingerprint: str
 ) -> "Compressor":
     """Returns the compressor that once described itself so.
 
@@ -174,23 +177,18 @@ def restore_compressor(
         trained: The reference of a trained one; empty for others.
         model: The model that it compresses for.
         tokenizer: Its tokenizer.
+        fingerprint: The model fingerprint of the corpus that it made.
     """
     settings = dict(described)
     name = settings.pop("method")
     method = find_method(trained) if trained else method_named(name)
+    kind = method.compressor()
     try:
-        return _make(method, trained or name, model, tokenizer, settings)
+        if trained:
+            return kind.restore(trained, model, tokenizer, fingerprint, **settings)
+        return kind.untrained(model, tokenizer, **settings)
     except TypeError as error:
         raise UsageError(
             f"The compressor '{trained or name}' does not take all of {', '.join(settings)}:"
             f" {error}."
         ) from error
-
-
-def _make(
-    method: Method, ref: str, model: Any, tokenizer: Any, settings: Mapping[str, Any]
-) -> "Compressor":
-    kind = method.compressor()
-    if is_untrained(ref):
-        return kind.untrained(model, tokenizer, **settings)
-    return kind.from_pretrained(ref, model, tokenizer, **settings)

@@ -15,6 +15,7 @@ Writers hold one lock, readers none.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -135,7 +136,10 @@ class Corpus(CorpusReading):
                 with FileLog(draft).change("create"):
                     settings.save(draft)
                     if compressor.reader:
-                        Artefacts(draft, writable=True).put(READER, Path(compressor.reader))
+                        with tempfile.TemporaryDirectory() as scratch:
+                            made = Path(scratch) / READER
+                            compressor.write_reader(made)
+                            Artefacts(draft, writable=True).put(READER, made)
                     database = connect(draft)
                     database.create_table("passages", schema=NEWEST.passages)
                     database.create_table("documents", schema=NEWEST.documents)

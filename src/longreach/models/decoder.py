@@ -93,8 +93,10 @@ def length_of_embeddings(model: Any) -> float:
     return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
 
 
-def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> torch.Tensor:
-    """Runs rows of input embeddings, each from position 0 on, without adapters.
+def hidden_states(
+    model: Any, rows: Sequence[torch.Tensor], layer: int = -1, *, adapter: str | None = None
+) -> torch.Tensor:
+    """Runs rows of input embeddings, each from position 0 on, without other adapters.
 
     Rows are padded on the right. Under causal attention nothing before the padding sees it, so no
     mask is needed: the fast kernels apply, and a row's result does not depend on the others.
@@ -104,6 +106,7 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
         rows: input embeddings, [T_i, d] each.
         layer: -1 for the states after the final norm, otherwise an index into the layers' outputs
             (0: embeddings).
+        adapter: the one that is on meanwhile, as `add_adapter` named it.
 
     Returns:
         [B, max T, d]; what lies beyond T_i in row i is meaningless.
@@ -115,7 +118,9 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
         longest = max(len(row) for row in rows)
         states: dict[int, torch.Tensor] = {}
         for group in groups:
-            together = hidden_states(model, [rows[index] for index in group], layer)
+            together = hidden_states(
+                model, [rows[index] for index in group], layer, adapter=adapter
+            )
             states |= zip(group, together, strict=True)
         padded = [
             torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i])))
@@ -123,7 +128,7 @@ def hidden_states(model: Any, rows: Sequence[torch.Tensor], layer: int = -1) -> 
         ]
         return torch.stack(padded)
     batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    with adapters_off(model):
+    with only_adapter(model, adapter):
         forget_growth(model)
         if layer == -1:
             return decoder_of(model)(inputs_embeds=batch, use_cache=False).last_hidden_state
@@ -144,7 +149,8 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
     """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for
     `only_adapter`.
 
-    The same adapter is laid over a model once, however often it is asked for.
+    The same adapter is laid over a model once, however often it is asked for. Tensors beside it
+    that belong to no module of the model, such as summary embeddings, are omitted.
 
     Args:
         model: a causal language model.
@@ -156,12 +162,12 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         FingerprintMismatch: the adapter was trained for another model.
     """
     # Late: whoever only runs a decoder needs not what loading takes.
-    from longreach.models.loading.lora import lora_config, lora_weights
+    from longreach.models.loading.lora import lora_config, lora_weights, omit_foreign
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
     try:
         config = parse_object((folder / "adapter_config.json").read_bytes(), wide=True, nan=float)
-        weights = lora_weights(folder)
+        config, weights = omit_foreign(model, config, lora_weights(folder))
         base = parse_object((folder / _BASE).read_bytes()) if (folder / _BASE).is_file() else {}
         made_for = base.get("model_fingerprint")
     except Exception as error:

@@ -21,6 +21,7 @@ from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
 from longreach.models.device import check_device
+from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.folder import config_of
 from longreach.models.loading.load import load, load_named
 from longreach.models.loading.origin import stable_reference
@@ -29,11 +30,20 @@ from longreach.models.loading.places import DEFAULT_MODEL
 
 @dataclass(frozen=True)
 class Workspace:
-    """An open corpus, its model and tokenizer; the corpus can take documents."""
+    """An open corpus, its model and tokenizer.
+
+    Attributes:
+        corpus: It can take documents where it was opened with its compressor.
+        model: What reads it.
+        tokenizer: The model's.
+        changed: Whether a compressor has changed the model's weights, so that no other corpus may
+            share it.
+    """
 
     corpus: Corpus
     model: Any
     tokenizer: Any
+    changed: bool = False
 
 
 def open_workspace(
@@ -70,34 +80,37 @@ def open_workspace(
     check_device(device)
     method = method_named(settings.compressor["method"])
     trained = compressor_ref or settings.compressor_ref
-    # To read, only a compressor that changes the model is needed: what a reader has learned lies in
-    # the corpus.
-    needed = compressing or (trained and method.changes_model)
-    if needed and not trained and not method.untrained:
+    if compressing and not trained and not method.untrained:
         raise UsageError(
             f"Corpus '{name}' was made with a trained compressor ({method.name}) and does not say"
             " which: name it with --compressor."
         )
-    if needed and trained:
+    if compressing and trained:
         check_reference(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
     bring = load if model_ref else load_named
     _check_outline(corpus, Path(base))
-    if loaded and not method.changes_model and dtype_of(loaded.model) == settings.dtype:
+    if loaded and not loaded.changed and dtype_of(loaded.model) == settings.dtype:
         model, tokenizer = loaded.model, loaded.tokenizer
     else:
         model, tokenizer = bring(
             base, device=device, dtype=settings.dtype if compressing else dtype
         )
     PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
-    if not needed:
+    changed = False
+    if trained and method.changes_model:
+        changed = base_fingerprint(model, tokenizer) != settings.model_fingerprint
+    # To read, only a compressor that changes the model is needed: an adapter lies in the corpus.
+    if not compressing and not changed:
         return Workspace(corpus, model, tokenizer)
-    compressor = restore_compressor(settings.compressor, trained, model, tokenizer)
+    compressor = restore_compressor(
+        settings.compressor, trained, model, tokenizer, settings.model_fingerprint
+    )
     if compressing:
         corpus = Corpus.open(store, name, compressor)
-    return Workspace(corpus, compressor.model, compressor.tokenizer)
+    return Workspace(corpus, compressor.model, compressor.tokenizer, changed)
 
 
 def _check_outline(corpus: Corpus, folder: Path) -> None:

@@ -17,9 +17,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from longreach.compressors.adapters import base_model, read_lora, write_lora
+from longreach.compressors.adapters import (
+    base_model,
+    copy_lora,
+    digest_lora,
+    read_lora,
+    write_lora,
+)
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
+from longreach.models.decoder import add_adapter, note_base
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.adapted import merge_lora, read_json
 from longreach.models.loading.load import load_named
@@ -37,6 +44,17 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
     """See `AutoCompressor.save`."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = compressor.embed_summary.weight.detach().cpu().contiguous()
+    settings = compressor.describe() | {"model": model_ref}
+    fingerprint = compressor.model_fingerprint
+    if compressor.reader is not None:
+        if include_model:
+            raise UsageError(
+                "The compressor's LoRA is an adapter: load it with merged=True to save it with the"
+                " model's weights."
+            )
+        copy_lora(compressor.reader, folder, model_ref, (_SUMMARY,), {_SUMMARY: summary})
+        _write_settings(folder, settings | {"base_fingerprint": fingerprint})
+        return
     if include_model:
         if getattr(compressor.model, "peft_config", None):
             raise UsageError(
@@ -49,13 +67,11 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
         config["summary_length"] = compressor.summary_tokens
         config["accumulate_summary"] = compressor.mode == "accumulate"
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    else:
-        save_file({f"{_SUMMARY}.weight": summary}, folder / "compressor.safetensors")
-    settings = compressor.describe() | {
-        "model": model_ref,
-        "model_fingerprint": compressor.model_fingerprint,
-    }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        # Merged weights are named by what was merged, and no longer so once they are read again.
+        _write_settings(folder, settings)
+        return
+    save_file({f"{_SUMMARY}.weight": summary}, folder / "compressor.safetensors")
+    _write_settings(folder, settings | {"model_fingerprint": fingerprint})
 
 
 def write_peft(
@@ -78,8 +94,32 @@ def write_peft(
         fingerprint: the base model's, so that no other one is taken for it.
     """
     write_lora(folder, adapted, model_ref, {_SUMMARY: summary})
-    described = settings | {"model": model_ref, "base_fingerprint": fingerprint}
-    (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
+    _write_settings(folder, settings | {"model": model_ref, "base_fingerprint": fingerprint})
+
+
+def write_reader(source: Path, folder: Path, model_ref: str, fingerprint: str) -> None:
+    """Writes the LoRA of a PEFT folder as an adapter that only reads.
+
+    Args:
+        source: The PEFT folder of a compressor.
+        folder: Made where it is missing.
+        model_ref: The base model, as `longreach.load` takes it.
+        fingerprint: The base model's.
+    """
+    copy_lora(source, folder, "", (_SUMMARY,))
+    note_base(folder, fingerprint, model_ref)
+
+
+def lay_adapter(compressor: "AutoCompressor") -> None:
+    """Lays the LoRA of a compressor over its model, switched off until it compresses."""
+    folder = compressor.reader
+    assert folder is not None, "there is no adapter to lay"
+    compressor.adapter = add_adapter(compressor.model, folder)
+    compressor.adapter_digest = digest_lora(folder, (_SUMMARY,))
+
+
+def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
@@ -145,7 +185,7 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
+def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str, Any]:
     """The arguments of `AutoCompressor` that a folder holds. See
     `AutoCompressor.from_pretrained`."""
     if not folder.is_dir():
@@ -168,9 +208,14 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     trained_on = settings.get("base_fingerprint")
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
-    if lora:
+    found: dict[str, Any] = {}
+    # Modules that were trained whole are no adapter: they can only take the place of the model's.
+    whole = [name for name in lora.get("modules_to_save") or [] if name != _SUMMARY]
+    if lora and (merged or whole):
         with exclusive(model):
             model = merge_lora(model, folder, lora, apart=_SUMMARY)
+    elif lora:
+        found["reader"] = folder
     fits = model.get_input_embeddings().weight.shape[1]
     if summary.shape[1] != fits:
         raise ModelError(
@@ -179,7 +224,7 @@ def read(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
     made_for = settings.get("model_fingerprint")
     if made_for and made_for != base_fingerprint(model, tokenizer):
         raise other
-    found = {
+    found |= {
         "model": model,
         "tokenizer": tokenizer,
         "summary_tokens": summary.shape[0],

@@ -19,6 +19,7 @@ from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
+from longreach.models.fingerprint import base_fingerprint
 from longreach.wording import counted
 
 
@@ -39,7 +40,7 @@ class AutoCompressor(Compressor):
 
     Args:
         model: any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed;
-            PEFT adapters on it are switched off while it compresses.
+            other PEFT adapters on it are switched off while it compresses.
         tokenizer: its tokenizer.
         summary_tokens: k.
         segment_tokens: tokens of a segment.
@@ -50,6 +51,8 @@ class AutoCompressor(Compressor):
             EOS embedding, which is where training starts; such vectors carry little.
         scale: what vectors are multiplied by wherever they are read, in prompts and as softprompts;
             they are stored as the states they are.
+        reader: Folder of a PEFT adapter, which is on while it compresses and while its vectors are
+            read. A new corpus takes a copy.
 
     Raises:
         UsageError: a number or mode out of range, or a segment that exceeds the model's window.
@@ -67,6 +70,7 @@ class AutoCompressor(Compressor):
         *,
         embed_summary: torch.Tensor | None = None,
         scale: float = 1.0,
+        reader: Path | None = None,
     ) -> None:
         super().__init__(model, tokenizer, segment_tokens=segment_tokens)
         if summary_tokens < 1:
@@ -75,6 +79,9 @@ class AutoCompressor(Compressor):
         self.summary_tokens = summary_tokens
         self.mode = mode
         self.scale = scale
+        self.reader = reader
+        if reader is not None:
+            checkpoint.lay_adapter(self)
         self.embed_summary = torch.nn.Embedding(
             summary_tokens, self.dim, dtype=self.dtype, device=model.device
         )
@@ -126,19 +133,25 @@ class AutoCompressor(Compressor):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+        cls,
+        folder: str | Path,
+        model: Any = None,
+        tokenizer: Any = None,
+        *,
+        merged: bool = False,
+        **settings: Any,
     ) -> Self:
-        """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT
-        folder.
+        """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT one.
 
         Args:
             folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its
                 weights; or a PEFT folder with LoRA weights and `embed_summary`; or the name of a
                 compressor that ships.
             model: the base model where the folder holds none; None loads the one the folder names.
-                LoRA weights are merged into it, as in the published models, so read with
-                `compressor.model`.
+                LoRA weights are laid over it as an adapter, `reader`, which is on while it
+                compresses; read its vectors with the same adapter on, as `Reader` does.
             tokenizer: its tokenizer.
+            merged: add LoRA weights into the model instead, for good; read with `compressor.model`.
             **settings: segment_tokens or mode, where they differ from those stored; and how far to
                 compress: summary_tokens=k takes the first k of the summary tokens trained, ratio=r
                 as many as keep at least r tokens a vector (segment_tokens // r). Part of the
@@ -149,11 +162,26 @@ class AutoCompressor(Compressor):
             UsageError: more summary tokens are asked for than were trained, or a setting is out of
                 range.
         """
-        compressor = cls(
-            **checkpoint.chosen(checkpoint.read(located(folder), model, tokenizer), settings)
-        )
+        stored = checkpoint.read(located(folder), model, tokenizer, merged=merged)
+        compressor = cls(**checkpoint.chosen(stored, settings))
         compressor.ref = reference(folder)
         return compressor
+
+    @classmethod
+    def restore(
+        cls, folder: str | Path, model: Any, tokenizer: Any, fingerprint: str, **described: Any
+    ) -> Self:
+        """See `Compressor.restore`.
+
+        Corpora of earlier releases belong to a model that the LoRA was merged into.
+        """
+        merged = fingerprint != base_fingerprint(model, tokenizer)
+        return cls.from_pretrained(folder, model, tokenizer, merged=merged, **described)
+
+    def write_reader(self, folder: Path) -> None:
+        """See `Compressor.write_reader`; nothing but the adapter, without summary embeddings."""
+        assert self.reader is not None, "there is no adapter to write"
+        checkpoint.write_reader(self.reader, folder, self.model_ref, self.model_fingerprint)
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
         """Writes settings and summary embeddings as safetensors, with the model's own weights if
@@ -233,9 +261,8 @@ class AutoCompressor(Compressor):
     def encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         """Summary vectors [k, d] of each [softprompt ; segment] given as embeddings [P + T, d].
         Differentiable."""
-        states = hidden_states(
-            self.model, [torch.cat([row, self.embed_summary.weight]) for row in rows]
-        )
+        inputs = [torch.cat([row, self.embed_summary.weight]) for row in rows]
+        states = hidden_states(self.model, inputs, adapter=self.adapter)
         return [
             state[len(row) : len(row) + self.summary_tokens]
             for state, row in zip(states, rows, strict=True)

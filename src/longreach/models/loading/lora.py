@@ -93,6 +93,27 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
     )
 
 
+def omit_foreign(
+    model: Any, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Returns an adapter without what was saved beside it and belongs to no module of the model.
+
+    Args:
+        model: The model that the adapter is meant for.
+        settings: What `adapter_config.json` holds.
+        weights: Of the adapter.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    saved = settings.get("modules_to_save") or []
+    foreign = [name for name in saved if isinstance(name, str) and name not in names]
+    kept = {}
+    for key, tensor in weights.items():
+        if not any(f".{name}." in key for name in foreign):
+            kept[key] = tensor
+    left = [name for name in saved if name not in foreign]
+    return {**settings, "modules_to_save": left or None}, kept
+
+
 def lora_config(
     settings: Mapping[str, Any], model: Any, weights: Mapping[str, torch.Tensor], folder: Path
 ) -> Any:
