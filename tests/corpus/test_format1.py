@@ -87,6 +87,16 @@ def test_it_is_added_to_in_its_own_format(old):
     assert old.verify().ok and old.repair().lost == [] and old.verify().ok
 
 
+def test_removing_documents_leaves_the_others_in_its_own_format(old):
+    before = columns(old, "documents")
+    gone, kept = (info.document for info in old.documents())
+    text = old.document_text(kept)
+    assert old.remove(gone) == [gone] and [info.document for info in old.documents()] == [kept]
+    assert old.document_text(kept) == text and old.documents()[0].vectors > 0
+    assert columns(old, "documents")[: len(before)] == before
+    assert old.verify().ok and old.add(NEW).added == ["new"] and old.verify().ok
+
+
 def test_old_and_new_corpora_hold_the_same(old, tmp_path):
     new = Corpus.create(tmp_path / "new", "c", FakeCompressor())
     assert new.settings.format == max(FORMATS) and columns(new) != columns(old)

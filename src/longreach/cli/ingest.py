@@ -113,13 +113,13 @@ def ingest(
     Example: longreach ingest book.txt papers/ --corpus library
     """
     from longreach.corpus.documents import Limits, Selection
-    from longreach.corpus.schema import valid_name
+    from longreach.corpus.schema import check_name
     from longreach.errors import UsageError
     from longreach.session import open as open_session
 
     if not all(path.strip() for path in paths):
         raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
-    valid_name(corpus)
+    check_name(corpus)
     settings: dict[str, Any] = dict(given_options(context))
     if compressor is not None:
         find_method(compressor).check(settings, flags=True)

@@ -23,12 +23,12 @@ from longreach.corpus.rows import BLOBS, NOTES, positions_of, rows_of
 from longreach.corpus.schema import (
     AddReport,
     Settings,
-    checksum,
-    digest,
-    revision_of,
+    name_revision,
     sha256,
+    sum_row,
+    sum_rows,
 )
-from longreach.corpus.tables import passage_rows
+from longreach.corpus.tables import read_passages
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job
 from longreach.models.sharing import encode
@@ -69,7 +69,7 @@ class _Identity(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _identity(row: dict[str, Any]) -> _Identity:
+def _identify(row: dict[str, Any]) -> _Identity:
     return _Identity(row["revision"], tuple(row.get(NOTES) or ()))
 
 
@@ -77,7 +77,7 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
     """Tokenizes a text and cuts it into passages whose character spans tile it.
 
     Raises:
-        UsageError: the tokenizer cannot say which characters a token stands for.
+        UsageError: The tokenizer cannot say which characters a token stands for.
     """
     tokenizer = compressor.tokenizer
     if not getattr(tokenizer, "is_fast", False):
@@ -93,19 +93,25 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
         return_offsets_mapping=True,
         verbose=False,
     )
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    ids = encoded["input_ids"]
+    offsets = encoded["offset_mapping"]
     ranges = compressor.segments(len(ids))
     starts = [0]
     # The tokens of one character share its offsets, and normalizers may step back.
     for tokens in ranges[1:]:
         starts.append(min(max(starts[-1], offsets[tokens.start][0]), len(text)))
-    ends = [*starts[1:], len(text)]
-    return ids, [_Piece(*piece) for piece in zip(ranges, starts, ends, strict=False)]
+    # A text without tokens has no ranges, and yet a start.
+    pieces = []
+    for tokens, start, end in zip(ranges, starts, [*starts[1:], len(text)], strict=False):
+        pieces.append(_Piece(tokens, start, end))
+    return ids, pieces
 
 
-def uninterrupted(work: Callable[[], None]) -> None:
-    """Runs `work` in a thread and waits for its end, so that Ctrl-C cannot let go of the lock amid
-    a commit."""
+def run_uninterrupted(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread and waits for its end.
+
+    So Ctrl-C cannot let go of the lock in the middle of a commit.
+    """
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -119,6 +125,7 @@ def uninterrupted(work: Callable[[], None]) -> None:
         thread.start()
         thread.join()
     finally:
+        # Ctrl-C ends the first wait, and the work goes on: it is waited for once more.
         if thread.ident is not None:
             thread.join()
     if failures:
@@ -139,12 +146,11 @@ class Ingest:
         self.passages = database.open_table("passages")
         self.documents = database.open_table("documents")
         self.report = AddReport()
-        self._old = {
-            row["document"]: _identity(row) for row in self.documents.to_arrow().to_pylist()
-        }
-        self._stored = set(
-            self.passages.search().select(["revision"]).to_arrow()["revision"].to_pylist()
-        )
+        self._old: dict[str, _Identity] = {}
+        for row in self.documents.to_arrow().to_pylist():
+            self._old[row["document"]] = _identify(row)
+        revisions = self.passages.search().select(["revision"]).to_arrow()["revision"]
+        self._stored = set(revisions.to_pylist())
         self._work: dict[str, _Work] = {}
         self._finished: dict[str, dict[str, Any]] = {}
         self._rows: list[dict[str, Any]] = []
@@ -157,39 +163,38 @@ class Ingest:
         """Adds what was found, and says what was done."""
         began = time.monotonic()
         self.report.unread.update(found.unread)
-        passages = tokens = 0
-        hidden = None if progress else True  # None: shown on a terminal only
-        with tqdm(
-            unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5
-        ) as bar:
-            for key, segment, memory in self.compressor.stream(
-                self._jobs(found, limits), batch_size=batch_size
-            ):
+        passages = 0
+        tokens = 0
+        # None shows the bar on a terminal only.
+        hidden = None if progress else True
+        bar = tqdm(unit="tok", unit_scale=True, disable=hidden, desc="compress", mininterval=0.5)
+        with bar:
+            stream = self.compressor.stream(self._make_jobs(found, limits), batch_size=batch_size)
+            for key, segment, memory in stream:
                 work = self._work[str(key)]
                 count = self._take(work, segment, memory)
-                passages, tokens = passages + 1, tokens + count
+                passages += 1
+                tokens += count
                 bar.update(count)
-                if (
-                    len(self._rows) >= FLUSH_PASSAGES
-                    or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
-                ):
+                waited = time.monotonic() - self._flushed_at
+                if len(self._rows) >= FLUSH_PASSAGES or waited >= FLUSH_SECONDS:
                     self.flush()
         assert not self._work, f"the compressor omitted segments of {next(iter(self._work))}"
         self.flush()
-        return replace(
-            self.report, passages=passages, tokens=tokens, seconds=time.monotonic() - began
-        )
+        seconds = time.monotonic() - began
+        return replace(self.report, passages=passages, tokens=tokens, seconds=seconds)
 
-    def _jobs(self, found: Found, limits: Limits) -> Iterator[Job]:
+    def _make_jobs(self, found: Found, limits: Limits) -> Iterator[Job]:
         for item in read_all(found, limits):
             if isinstance(item, Skipped):
                 self.report.skipped.append(item)
                 continue
-            revision = revision_of(item.text, self.settings.fingerprint)
+            revision = name_revision(item.text, self.settings.fingerprint)
             if item.notes:
                 self.report.notes[item.name] = item.notes
             if self._old.get(item.name) == _Identity(revision, item.notes):
                 self.report.unchanged.append(item.name)
+            # The same text under another name, in this very run.
             elif revision in self._work:
                 self._work[revision].documents.append(item)
             elif revision in self._finished:
@@ -201,34 +206,30 @@ class Ingest:
                         raise DocumentError("It has no tokens in this model's vocabulary: omit it.")
                     self.compressor.check(len(ids))
                 except (DocumentError, MemoryError) as error:
-                    said = (
-                        "Its tokens need more memory than there is: split it."
-                        if not str(error)
-                        else str(error)
-                    )
+                    # A MemoryError says nothing.
+                    said = str(error) or "Its tokens need more memory than there is: split it."
                     self.report.skipped.append(
                         Skipped(item.name, f"{show_path(item.name)}: {said}")
                     )
                     self.report.notes.pop(item.name, None)
                     continue
                 work = self._work[revision] = _Work(revision, item.text, pieces, [item])
-                done = self._resume(work) if revision in self._stored else []
+                done = []
+                if revision in self._stored:
+                    done = self._resume(work)
+                # It is no longer there if an earlier run had appended all of its passages.
                 if work.revision in self._work:
                     yield Job(revision, ids, done)
 
     def _resume(self, work: _Work) -> "list[Memory]":
         """Takes over the passages that an earlier run appended; returns their memories."""
         with explain_storage_faults(self.log.folder):
-            rows = passage_rows(self.database, work.revision, memory=True)[work.revision]
+            rows = read_passages(self.database, work.revision, memory=True)[work.revision]
             good = []
             for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
                 expected = (number, piece.start, piece.end, len(piece.tokens))
-                if not row["intact"] or expected != (
-                    row["index"],
-                    row["start"],
-                    row["end"],
-                    row["tokens"],
-                ):
+                stored = (row["index"], row["start"], row["end"], row["tokens"])
+                if not row["intact"] or stored != expected:
                     break
                 good.append(row)
             # A gap, a copy or a damaged row: keep what is good and make the rest again.
@@ -260,7 +261,7 @@ class Ingest:
         for name in BLOBS:
             if name in row:
                 row[f"{name}_sha256"] = sha256(row[name])
-        row["checksum"] = checksum(row)
+        row["checksum"] = sum_row(row)
         self._rows.append(row)
         self._note(work, row)
         return len(piece.tokens)
@@ -275,7 +276,7 @@ class Ingest:
                 "tokens": work.pieces[-1].tokens.stop,
                 "passages": len(work.pieces),
                 self.format.total: work.positions,
-                "digest": digest(work.checksums),
+                "digest": sum_rows(work.checksums),
             }
             del self._work[work.revision]
             for document in work.documents:
@@ -286,13 +287,15 @@ class Ingest:
             "document": document.name,
             "added": datetime.now(UTC).isoformat(timespec="seconds"),
         } | finished
+        # Null, because a checksum treats it as absent.
         row[NOTES] = list(document.notes) or None
-        self._ready[document.name] = row | {"checksum": checksum(row)}
+        self._ready[document.name] = row | {"checksum": sum_row(row)}
 
     def flush(self) -> None:
         """Appends the passages that wait, then commits the documents that are complete."""
-        with explain_storage_faults(self.log.folder):  # also where the system starts no thread
-            uninterrupted(self._flush)
+        # Also where the system starts no thread.
+        with explain_storage_faults(self.log.folder):
+            run_uninterrupted(self._flush)
 
     def _flush(self) -> None:
         with explain_storage_faults(self.log.folder):
@@ -302,17 +305,22 @@ class Ingest:
                 self._rows = []
             if self._ready:
                 with self.log.change("documents"):
-                    rows = self._document_table(list(self._ready.values()))
+                    rows = self._make_document_table(list(self._ready.values()))
                     merge = self.documents.merge_insert("document").when_matched_update_all()
                     merge.when_not_matched_insert_all().execute(rows)
                 for name in self._ready:
-                    (self.report.replaced if name in self._old else self.report.added).append(name)
+                    if name in self._old:
+                        self.report.replaced.append(name)
+                    else:
+                        self.report.added.append(name)
                 self._ready = {}
         self._flushed_at = time.monotonic()
 
-    def _document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """Rows of `documents` as its table takes them: a table from before notes gets that column
-        when one is there."""
+    def _make_document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """Returns rows of `documents` as its table takes them.
+
+        A table from before notes gets that column with the first document that has some.
+        """
         table = pa.Table.from_pylist(rows, schema=self.format.documents)
         if NOTES in self.documents.schema.names:
             return table

@@ -208,7 +208,7 @@ class FileLog:
         Its files are noted as they are; row checksums cover them.
 
         Raises:
-            CorpusDamaged: the log itself is not what was written, or a file it answers for is gone
+            CorpusDamaged: The log itself is not what was written, or a file it answers for is gone
                 or has another size.
         """
         present = self.list_present()

@@ -45,7 +45,7 @@ def resolve(given: str, documents: Sequence[str], corpus: str) -> str:
     """Returns the name of the one document that is meant; see `find_fitting`.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: There is none, or more than one.
     """
     found = find_fitting(given, documents)
     if len(found) == 1:

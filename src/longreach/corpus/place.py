@@ -14,7 +14,7 @@ def store_folder(given: str | Path | None = None) -> Path:
     It need not exist yet.
 
     Raises:
-        UsageError: it cannot be a folder.
+        UsageError: It cannot be a folder.
     """
     data = platformdirs.user_data_path("longreach", appauthor=False) / "corpora"
     folder = Path(os.path.expanduser(given or os.environ.get("LONGREACH_STORE") or data))  # noqa: PTH111 (never raises)

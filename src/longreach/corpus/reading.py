@@ -17,7 +17,7 @@ from longreach.corpus.lock import hold_lock, require
 from longreach.corpus.naming import resolve
 from longreach.corpus.rows import NOTES, positions_of, rows_of
 from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version
-from longreach.corpus.tables import check_document, connect, document_rows, passage_rows
+from longreach.corpus.tables import check_document, connect, read_documents, read_passages
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from longreach.compressors.base import Compressor
     from longreach.compressors.memory import Memory
+    from longreach.corpus.search.retrieval import Passage
 
 LOCK_SECONDS = 60.0
 _T = TypeVar("_T")
@@ -57,11 +58,12 @@ class CorpusReading:
 
     @property
     def adapter_path(self) -> Path | None:
-        """The folder of the PEFT adapter trained for this corpus, else of the compressor's own;
-        None without either.
+        """The folder of the PEFT adapter that the corpus is read with; None without any.
+
+        It is the one trained for this corpus, else the one of its compressor.
 
         Raises:
-            CorpusDamaged: its files are not those that were stored.
+            CorpusDamaged: Its files are not those that were stored.
         """
         return self._read(lambda _: find_adapter(self.path))
 
@@ -72,39 +74,43 @@ class CorpusReading:
 
     @property
     def work_path(self) -> Path:
-        """The folder for training under way, which need not exist; `verify` does not look into
-        it."""
+        """The folder for training under way, which `verify` does not look into.
+
+        It need not exist.
+        """
         return self.path / WORK
 
     def state(self) -> str:
-        """A string that changes whenever the documents do."""
-        return (
-            f"{self.settings.created}:{self._read(lambda db: db.open_table('documents').version)}"
-        )
+        """Returns a string that changes whenever the documents do."""
+        version = self._read(lambda database: database.open_table("documents").version)
+        return f"{self.settings.created}:{version}"
 
     def documents(self) -> list[DocumentInfo]:
-        """The documents, sorted by name."""
+        """Returns the documents, sorted by name."""
         found = []
-        for row in self._read(document_rows):
+        for row in self._read(read_documents):
             notes = tuple(row.get(NOTES) or ())
-            found.append(_info(DocumentInfo, row, notes=notes, vectors=positions_of(row)))
+            found.append(_pick_fields(DocumentInfo, row, notes=notes, vectors=positions_of(row)))
         return found
 
     def passages(self, name: str | None = None) -> list[PassageInfo]:
-        """The passages of one document in order, or of all, without vectors; texts are checked
-        against their checksums.
+        """Returns the passages of one document in order, or of all, without their memory.
+
+        Texts are checked against their checksums.
 
         Raises:
-            UsageError: there is no document of that name, or more than one; see `resolve`.
+            UsageError: There is no document of that name, or more than one; see `resolve`.
         """
 
         def read(database: Any) -> list[PassageInfo]:
-            documents = document_rows(database)
+            documents = read_documents(database)
             if name is not None:
                 one = resolve(name, [row["document"] for row in documents], self.name)
                 documents = [row for row in documents if row["document"] == one]
-            only = documents[0]["revision"] if name is not None else None
-            rows = passage_rows(database, only, memory=False, check=False)
+            only = None
+            if name is not None:
+                only = documents[0]["revision"]
+            rows = read_passages(database, only, memory=False, check=False)
             found = []
             for document in documents:
                 mine = rows[document["revision"]]
@@ -112,25 +118,26 @@ class CorpusReading:
                 owner = document["document"]
                 for row in mine:
                     count = positions_of(row)
-                    found.append(_info(PassageInfo, row, document=owner, n_vectors=count))
+                    found.append(_pick_fields(PassageInfo, row, document=owner, n_vectors=count))
             return found
 
         return self._read(read)
 
     def resolve(self, document: str) -> str:
-        """The name of the one document that is meant: by its name, a path to its file, or the end
-        of its path.
+        """Returns the name of the one document that is meant.
+
+        It may be given by its name, a path to its file, or the end of its path.
 
         Raises:
-            UsageError: there is no such document, or more than one.
+            UsageError: There is no such document, or more than one.
         """
         return resolve(document, [info.document for info in self.documents()], self.name)
 
     def document_text(self, name: str) -> str:
-        """The text of a document, exactly as it was read.
+        """Returns the text of a document, exactly as it was read.
 
         Raises:
-            UsageError: there is no document of that name.
+            UsageError: There is no document of that name.
         """
         return "".join(passage.text for passage in self.passages(name))
 
@@ -147,17 +154,16 @@ class CorpusReading:
         rows_format = rows_of(self.settings.format)
 
         def read(database: Any) -> "list[Memory]":
-            found = passage_rows(database, revision, indices, memory=True)[revision]
+            found = read_passages(database, revision, indices, memory=True)[revision]
             rows = {row["index"]: row for row in found}
-            wanted = range(max(rows, default=0) + 1) if indices is None else indices
+            wanted = indices
+            if wanted is None:
+                wanted = range(max(rows, default=0) + 1)
             memories = []
             for index in wanted:
                 row = rows.get(index)
-                if (
-                    row is None
-                    or not row["intact"]
-                    or row["fingerprint"] != self.settings.fingerprint
-                ):
+                is_ours = row is not None and row["fingerprint"] == self.settings.fingerprint
+                if row is None or not is_ours or not row["intact"]:
                     raise CorpusDamaged(
                         f"Passage {index} of revision {revision} of corpus {self.name!r} is not"
                         " there or not what was written: `longreach corpus verify` says more."
@@ -181,8 +187,11 @@ class CorpusReading:
 
     def search(
         self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None
-    ) -> list[Any]:
-        """The `k` passages nearest to `query`, best first; of one document where it is named."""
+    ) -> "list[Passage]":
+        """Returns the `k` passages nearest to `query`, best first.
+
+        With `document`, only passages of that one are returned.
+        """
         from longreach.corpus.search.retrieval import search
 
         if document is not None:
@@ -190,23 +199,24 @@ class CorpusReading:
         return search(self, query, k, retriever, document)
 
     def versions(self) -> list[Version]:
-        """The states that `rollback` can return to, oldest first; the last one is the present."""
+        """Returns the states that `rollback` can return to, oldest first.
+
+        The last one is the present.
+        """
         listed = self._read(lambda db: db.open_table("documents").list_versions())
-        found = [
-            Version(
-                entry["version"],
-                entry["timestamp"].astimezone(UTC),
-                int(entry["metadata"]["total_rows"]),
-            )
-            for entry in listed
-        ]
-        return sorted(found)  # by number: the clock may have gone backwards
+        found = []
+        for entry in listed:
+            written = entry["timestamp"].astimezone(UTC)
+            count = int(entry["metadata"]["total_rows"])
+            found.append(Version(entry["version"], written, count))
+        # By number: the clock may have gone backwards.
+        return sorted(found)
 
     def verify(self, *, lock_seconds: float = 5.0) -> VerifyReport:
         """Reads every byte of the corpus and says what is not as it was written.
 
         Raises:
-            CorpusBusy: a writer did not end within `lock_seconds`; what it writes cannot be judged
+            CorpusBusy: A writer did not end within `lock_seconds`; what it writes cannot be judged
                 meanwhile.
         """
         with hold_lock(self.path, lock_seconds, reading=True):
@@ -231,21 +241,23 @@ class CorpusReading:
                 require(self.path)
                 if attempt == 2:
                     raise
-            time.sleep(0.1)  # another process may have compacted the files away under this read
+            # Another process may have compacted the files away under this read.
+            time.sleep(0.1)
         raise AssertionError
 
     def _check_same(self) -> None:
-        """Raises CorpusNotFound where another corpus was made in the place of this one since it was
-        opened."""
+        """Raises CorpusNotFound if another corpus was made in the place of this one."""
         require(self.path)
         now = Settings.load(self.path)
         if (now.created, now.fingerprint) != (self.settings.created, self.settings.fingerprint):
             raise CorpusNotFound(f"Corpus {self.name!r} was deleted and made anew: open it again.")
 
     def _check_newest(self) -> None:
-        """Raises CorpusDamaged where Lance would show an earlier state than the newest one."""
+        """Raises CorpusDamaged if Lance would show an earlier state than the newest one."""
         head = read_head(self.path)
-        lost = find_lost_versions(self.path, head) if head else []
+        lost = []
+        if head is not None:
+            lost = find_lost_versions(self.path, head)
         changed = self._listing.find_changed()
         if changed is not None:
             lost.append(f"{changed} is not what was written.")
@@ -256,7 +268,7 @@ class CorpusReading:
             )
 
 
-def _info(kind: type[_T], row: dict[str, Any], **more: Any) -> _T:
-    """The fields of a row that `kind`, a dataclass, has."""
+def _pick_fields(kind: type[_T], row: dict[str, Any], **more: Any) -> _T:
+    """Returns the fields of a row that `kind`, a dataclass, has."""
     row = row | more
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ their own checksums and those of their document; for an adapter and a scorecard,
 they carry. What nothing vouches for is removed.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from longreach.corpus.compaction import keep_newest, rewrite
 from longreach.corpus.head import TABLES, find_lost_versions, read_head
 from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, hash_file, is_sound
 from longreach.corpus.rows import BLOBS
-from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, intact, sha256
+from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, is_row_intact, sha256
 from longreach.corpus.tables import DATABASE, check_document, connect
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
@@ -31,8 +32,7 @@ _SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What `Corpus.repair` did: the `documents` that are whole, and one sentence for each thing
-    that was `lost`."""
+    """What `Corpus.repair` did: the `documents` that are whole, and a sentence for each loss."""
 
     documents: int
     lost: list[str] = field(default_factory=list)
@@ -42,13 +42,17 @@ def repair(folder: Path) -> RepairReport:
     """Repairs a corpus. The caller holds the lock.
 
     Raises:
-        CorpusDamaged: corpus.json or a whole table cannot be read.
+        CorpusDamaged: Corpus.json or a whole table cannot be read.
     """
     Settings.load(folder)
     log = FileLog(folder)
-    known = salvage((folder / LOG).read_bytes() if (folder / LOG).exists() else b"")
+    known: dict[str, Recorded] = {}
+    if (folder / LOG).exists():
+        known = salvage((folder / LOG).read_bytes())
+    lost = []
     head = read_head(folder)
-    lost = find_lost_versions(folder, head) if head else []
+    if head is not None:
+        lost += find_lost_versions(folder, head)
     lost += _judge_artefacts(folder, log, known)
     database = connect(folder)
     documents, broken = _judge_documents(database)
@@ -56,6 +60,7 @@ def repair(folder: Path) -> RepairReport:
     if broken:
         _keep_only(database, documents)
     if broken or not _all_known(folder, log, known):
+        # Old versions would refer to files that nothing proves.
         earlier = len(database.open_table("documents").list_versions()) > 1
         for table in TABLES:
             keep_newest(folder, database, table)
@@ -73,38 +78,42 @@ def repair(folder: Path) -> RepairReport:
 
 
 def salvage(raw: bytes) -> dict[str, Recorded]:
-    """Returns what those lines of a file log say whose checksums hold, each with the line before
-    it."""
+    """Returns what the sound lines of a file log say.
+
+    The checksum of a line holds only with the line before it.
+    """
     files = dict[str, Recorded]()
     before = b""
     for line in raw.split(b"\n"):
-        try:
+        entry = {}
+        told = None
+        with contextlib.suppress(NotJson):
             entry = parse_object(line)
             told = entry.pop("sum", None)
-        except NotJson:
-            entry, told = {}, None
         if told == sha256(before, json.dumps(entry).encode())[:16] and is_sound(entry):
             if "file" in entry:
                 files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
             elif "removed" in entry:
                 files.pop(entry["removed"], None)
+        # Also of a damaged line, so that those after it can still be told.
         found = _SUM.search(line)
-        before = found[1] if found else b""
+        before = b""
+        if found is not None:
+            before = found[1]
     return files
 
 
 def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
-    """Whether every file of the database is one that the old log vouches for, and none of them is
-    missing."""
-    present = {
-        path
-        for path in log.list_present()
-        if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
-    }
-    recorded = {
-        path for path in known if path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
-    }
-    return present == recorded and all(hash_file(folder / path) == known[path] for path in present)
+    """Returns whether the database has just the files that the old log vouches for."""
+    present = set(filter(_is_of_database, log.list_present()))
+    if present != set(filter(_is_of_database, known)):
+        return False
+    return all(hash_file(folder / path) == known[path] for path in present)
+
+
+def _is_of_database(path: str) -> bool:
+    """Returns whether a file is one of the database that Lance does not rewrite."""
+    return path.startswith(DATABASE + "/") and not path.endswith("/" + HINT)
 
 
 def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> Iterator[str]:
@@ -117,6 +126,7 @@ def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> 
             while aside.exists():
                 number += 1
                 aside = aside.with_name(f"unproven-{name}-{number}")
+            # It is kept: whoever made it may know better.
             (folder / name).rename(aside)
             yield (
                 f"The adapter in {name} is not what was stored, or nothing vouches for it: it lies"
@@ -133,11 +143,12 @@ def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> 
 
 def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
     """Returns the rows of the documents that are whole, and one sentence for each of the others."""
-    whole, broken = list[dict[str, Any]](), list[str]()
+    whole: list[dict[str, Any]] = []
+    broken: list[str] = []
     rows = {name: _Rows(database.open_table(name)) for name in TABLES}
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows["passages"]:
-        row["intact"] = intact(row)
+        row["intact"] = is_row_intact(row)
         for name in BLOBS:
             row.pop(name, None)
         found.setdefault(row["revision"], []).append(row)
@@ -170,7 +181,8 @@ def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
         seen = set[tuple[str, int]]()
         for row in _Rows(passages):
             place = (row["revision"], row["index"])
-            if intact(row) and place not in seen:
+            # A writer that was killed may have appended a passage twice.
+            if is_row_intact(row) and place not in seen:
                 seen.add(place)
                 good.append(row)
             if len(good) >= _BATCH_ROWS:
@@ -182,8 +194,10 @@ def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
 
 
 class _Rows:
-    """The rows of a table as far as they can be read; `lost` counts the others once they were
-    walked through."""
+    """The rows of a table as far as they can be read.
+
+    `lost` counts the others once the rows were walked through.
+    """
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -200,7 +214,8 @@ class _Rows:
             rows = self._table.search().limit(count).offset(start).to_arrow().to_pylist()
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException:  # a panic of Lance is no Exception
+        except BaseException:
+            # A panic of Lance is no Exception. Halves are tried until the damaged row is alone.
             if count == 1:
                 self.lost += 1
                 return

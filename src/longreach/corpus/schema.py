@@ -23,7 +23,8 @@ from longreach.jsontext import Kinds, NotJson, misfit, parse_object
 if TYPE_CHECKING:
     from longreach.corpus.documents import Skipped
 
-READER = "reader"  # the adapter that a compressor came with
+READER = "reader"
+"""The folder of the adapter that a compressor came with."""
 SETTINGS = "corpus.json"
 SCORECARD = "scorecard.json"
 
@@ -71,8 +72,10 @@ class PassageInfo:
 
 
 class Version(NamedTuple):
-    """A state of the corpus one can return to: the number of its `documents`, and when it was
-    written (UTC)."""
+    """A state of the corpus that `rollback` can return to.
+
+    It has the number of its `documents` and the time of its writing (UTC).
+    """
 
     version: int
     timestamp: datetime
@@ -132,6 +135,7 @@ class Settings:
         values = asdict(self)
         draft = folder / f"{SETTINGS}.tmp"
         with draft.open("w", encoding="utf-8") as file:
+            # The checksum is over the values as they are read back, in one canonical order.
             file.write(json.dumps(values | {"sha256": sha256(_canonical(values))}, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -142,8 +146,8 @@ class Settings:
         """Reads corpus.json.
 
         Raises:
-            CorpusDamaged: it is not what `save` wrote.
-            CorpusError: a later release of longreach wrote it.
+            CorpusDamaged: It is not what `save` wrote.
+            CorpusError: A later release of longreach wrote it.
         """
         path = folder / SETTINGS
         damaged = CorpusDamaged(
@@ -184,8 +188,10 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def _is_sound(values: dict[str, Any]) -> bool:
-    """Whether values are what `Settings` takes: a file whose checksum holds may still have been
-    written by hand."""
+    """Returns whether values are what `Settings` takes.
+
+    A file whose checksum holds may still have been written by hand.
+    """
     if misfit(values, _FIELDS) or len(values) != len(_FIELDS):
         return False
     compressor = values["compressor"]
@@ -195,14 +201,15 @@ def _is_sound(values: dict[str, Any]) -> bool:
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether a corpus may be called so."""
-    fits = (
-        isinstance(name, str) and name.isprintable() and re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name)
-    )
-    return bool(fits) and ".." not in name and name == name.strip()
+    """Returns whether a corpus may be called so."""
+    if not isinstance(name, str) or not name.isprintable():
+        return False
+    if not re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name):
+        return False
+    return ".." not in name and name == name.strip()
 
 
-def valid_name(name: str) -> str:
+def check_name(name: str) -> str:
     """Returns `name` if a corpus may be called so, else raises UsageError with the allowed form."""
     if not is_valid_name(name):
         raise UsageError(
@@ -212,18 +219,20 @@ def valid_name(name: str) -> str:
     return name
 
 
-def revision_of(text: str, fingerprint: str) -> str:
-    """Names a text as read by one compressor: equal contents have equal revisions, whatever the
-    file is called."""
+def name_revision(text: str, fingerprint: str) -> str:
+    """Returns the name of a text as one compressor reads it.
+
+    Equal contents have equal revisions, whatever the file is called.
+    """
     return sha256(text.encode(), b"\0", fingerprint.encode())[:32]
 
 
 def sha256(*parts: bytes) -> str:
-    """The SHA-256 of the parts in order, as hex."""
+    """Returns the SHA-256 of the parts in order, as hex."""
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def checksum(row: Mapping[str, Any]) -> str:
+def sum_row(row: Mapping[str, Any]) -> str:
     """Returns the checksum of a row: over all its other fields, bytes by their hash."""
     fields = {}
     for key, value in row.items():
@@ -237,17 +246,17 @@ def checksum(row: Mapping[str, Any]) -> str:
     return sha256(_canonical(fields))
 
 
-def intact(row: Mapping[str, Any]) -> bool:
+def is_row_intact(row: Mapping[str, Any]) -> bool:
     """Returns whether a row, read with or without its memory, is what was written."""
     for name in BLOBS:
         raw = row.get(name)
         if isinstance(raw, bytes) and row[f"{name}_sha256"] != sha256(raw):
             return False
-    return row["checksum"] == checksum(row)
+    return row["checksum"] == sum_row(row)
 
 
-def digest(checksums: Iterable[str]) -> str:
-    """The digest of a document: over the checksums of its passages in order."""
+def sum_rows(checksums: Iterable[str]) -> str:
+    """Returns the digest of a document, over the checksums of its passages in order."""
     return sha256("\n".join(checksums).encode())
 
 

@@ -37,16 +37,16 @@ from longreach.corpus.naming import resolve
 from longreach.corpus.pruning import find_vanished, is_gone
 from longreach.corpus.reading import LOCK_SECONDS, CorpusReading
 from longreach.corpus.repair import RepairReport, repair
-from longreach.corpus.rows import NEWEST
+from longreach.corpus.rows import NEWEST, rows_of
 from longreach.corpus.schema import (
     READER,
     SETTINGS,
     AddReport,
     Settings,
+    check_name,
     is_valid_name,
-    valid_name,
 )
-from longreach.corpus.tables import check_version, connect, document_rows
+from longreach.corpus.tables import check_version, connect, read_documents
 from longreach.errors import (
     CorpusDamaged,
     CorpusExists,
@@ -90,22 +90,22 @@ class Corpus(CorpusReading):
         """Makes an empty corpus, whole or not at all.
 
         Args:
-            path: the store, a folder; made if it is not there.
+            path: The store, a folder; made if it is not there.
             name: 1 to 100 printable characters without path separators.
-            compressor: makes the vectors of this corpus, now and later.
-            model_ref: how a later process can load the compressor's model, such as "smollm2" or a
+            compressor: Makes the vectors of this corpus, now and later.
+            model_ref: How a later process can load the compressor's model, such as "smollm2" or a
                 path; None: what the model was loaded from.
-            compressor_ref: the name or folder of a trained compressor, for the same purpose; None:
+            compressor_ref: The name or folder of a trained compressor, for the same purpose; None:
                 its own.
-            exist_ok: open the corpus where there is one of that name already, as `open` does.
-            lock_seconds: how long a write waits for another writer.
+            exist_ok: Open the corpus where there is one of that name already, as `open` does.
+            lock_seconds: How long a write waits for another writer.
 
         Raises:
-            CorpusExists: there is a corpus, or another file, of that name.
-            FingerprintMismatch: the corpus that is there was made by another compressor or model.
-            UsageError: no corpus can have that name.
+            CorpusExists: There is a corpus, or another file, of that name.
+            FingerprintMismatch: The corpus that is there was made by another compressor or model.
+            UsageError: No corpus can have that name.
         """
-        target = Path(path).absolute() / valid_name(name)
+        target = Path(path).absolute() / check_name(name)
         # Said before the folder is made, and when another process was faster.
         exists = CorpusExists(
             f"{target} exists already: open that corpus, delete it, or choose another name."
@@ -163,11 +163,11 @@ class Corpus(CorpusReading):
         """Opens a corpus of the store at `path`; give the `compressor` to add documents to it.
 
         Raises:
-            CorpusNotFound: there is none of that name.
-            FingerprintMismatch: the corpus was made by another compressor or model.
-            UsageError: no corpus can have that name.
+            CorpusNotFound: There is none of that name.
+            FingerprintMismatch: The corpus was made by another compressor or model.
+            UsageError: No corpus can have that name.
         """
-        folder = Path(path).absolute() / valid_name(name)
+        folder = Path(path).absolute() / check_name(name)
         with explain_storage_faults(folder):
             if not (folder / SETTINGS).is_file():
                 there = ", ".join(cls.names(path)) or "none yet"
@@ -176,11 +176,9 @@ class Corpus(CorpusReading):
                 )
             settings = Settings.load(folder)
         if compressor is not None and compressor.fingerprint != settings.fingerprint:
-            other = (
-                "another model"
-                if compressor.model_fingerprint != settings.model_fingerprint
-                else "other settings"
-            )
+            other = "other settings"
+            if compressor.model_fingerprint != settings.model_fingerprint:
+                other = "another model"
             described = ", ".join(f"{key} {value}" for key, value in settings.compressor.items())
             raise FingerprintMismatch(
                 f"Corpus {name!r} was made with {other} (model"
@@ -226,20 +224,20 @@ class Corpus(CorpusReading):
 
         Args:
             sources: files, folders, texts or documents; one alone need not be in a list.
-            prune: remove documents whose files lay under `sources` and no longer exist. What is
+            prune: Remove documents whose files lay under `sources` and no longer exist. What is
                 excluded stays.
             force: prune even where most documents of a folder would go, or all of one that is empty
                 now.
-            include: of the files in folders, only those that match one of these patterns; see
+            include: Of the files in folders, only those that match one of these patterns; see
                 `Selection`.
-            exclude: of the files in folders, none that match one of these.
-            follow_links: follow links in folders to other folders and to files elsewhere.
-            limits: what one file may cost; see `Limits`.
-            progress: show a bar in tokens per second on stderr.
-            batch_size: segments in one forward pass; None chooses by device.
+            exclude: Of the files in folders, none that match one of these.
+            follow_links: Follow links in folders to other folders and to files elsewhere.
+            limits: What one file may cost; see `Limits`.
+            progress: Show a bar in tokens per second on stderr.
+            batch_size: Segments in one forward pass; None chooses by device.
 
         Raises:
-            UsageError: the corpus was opened without its compressor, the compressor's tokenizer is
+            UsageError: The corpus was opened without its compressor, the compressor's tokenizer is
                 not a fast one, a pattern matches nothing, or `prune` would remove too much.
         """
         if self.compressor is None:
@@ -271,18 +269,18 @@ class Corpus(CorpusReading):
         """Takes documents out of the corpus; their passages stay for `rollback` until `compact`.
 
         Args:
-            names: of documents, as `resolve` takes them.
+            names: Of documents, as `resolve` takes them.
 
         Returns:
             The names of those that were removed.
 
         Raises:
-            UsageError: one of these names is of no document, or of more than one; then none is
+            UsageError: One of these names is of no document, or of more than one; then none is
                 removed.
         """
         names = [names] if isinstance(names, str) else list(names)
         with self._writing() as log, explain_storage_faults(self.path):
-            there = [row["document"] for row in document_rows(self._database)]
+            there = [row["document"] for row in read_documents(self._database)]
             found = sorted({resolve(name, there, self.name) for name in names})
             self._drop(log, found)
         return found
@@ -291,7 +289,7 @@ class Corpus(CorpusReading):
         """Makes the documents what they were in `version`, as a new version.
 
         Raises:
-            UsageError: there is no such version.
+            UsageError: There is no such version.
         """
         with self._writing() as log, explain_storage_faults(self.path):
             known = [entry.version for entry in self.versions()]
@@ -311,7 +309,7 @@ class Corpus(CorpusReading):
         A process that reads at that moment may have to read again, which `Corpus` does by itself.
         """
         with self._writing() as log, explain_storage_faults(self.path):
-            used = {row["revision"] for row in document_rows(self._database)}
+            used = {row["revision"] for row in read_documents(self._database)}
             with log.change("compact"):
                 # Versions first: one that is still listed can then be rolled back to, wherever a
                 # kill comes.
@@ -326,7 +324,7 @@ class Corpus(CorpusReading):
         The proof is the old log, a row's checksum or a seal.
 
         Raises:
-            CorpusDamaged: the settings or the tables cannot be read at all.
+            CorpusDamaged: The settings or the tables cannot be read at all.
         """
         with hold_lock(self.path, self.lock_seconds), explain_storage_faults(self.path):
             finish_swap(self.path)
@@ -365,6 +363,8 @@ class Corpus(CorpusReading):
             return
         table = self._database.open_table("documents")
         kept = [row for row in table.to_arrow().to_pylist() if row["document"] not in set(names)]
+        # In the format of the corpus, which may be an earlier one.
+        schema = rows_of(self.settings.format).documents
         # Written anew: names hold any character, so no filter has to quote them.
         with log.change("documents"):
-            table.add(pa.Table.from_pylist(kept, schema=NEWEST.documents), mode="overwrite")
+            table.add(pa.Table.from_pylist(kept, schema=schema), mode="overwrite")

@@ -6,7 +6,7 @@ from pathlib import Path
 from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.integrity import FileLog
 from longreach.corpus.schema import Settings
-from longreach.corpus.tables import check_document, connect, passage_rows
+from longreach.corpus.tables import check_document, connect, read_passages
 from longreach.errors import CorpusDamaged, CorpusError
 
 
@@ -43,7 +43,7 @@ def verify(folder: Path) -> VerifyReport:
             settings = Settings.load(folder)
             database = connect(folder)
             documents = database.open_table("documents").to_arrow().to_pylist()
-            passages = passage_rows(database, memory=False)
+            passages = read_passages(database, memory=False)
     except CorpusError as error:
         return VerifyReport([str(error)])
     for document in documents:

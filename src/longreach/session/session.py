@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from longreach.corpus.documents import Document, Limits, Selection, Skipped, find, read_all
 from longreach.corpus.place import store_folder
-from longreach.corpus.schema import AddReport, DocumentInfo, valid_name
+from longreach.corpus.schema import AddReport, DocumentInfo, check_name
 from longreach.corpus.search.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.engine.sampling import Sampling
@@ -326,7 +326,7 @@ def open(
     """
     from longreach.compressors.registry import check_reference, find_method
 
-    valid_name(name)
+    check_name(name)
     if device is not None:
         check_device_name(device)
     if dtype is not None:
