@@ -93,6 +93,8 @@ def explain_unknown_option(name: str, flag: str) -> str:
 
 def make_command(suite: "type[Suite]") -> Any:
     """Returns the command of a suite, with its own options and those that all suites have."""
+    from longreach.evals.suites.docqa.suite import DocumentSuite
+
     options = suite.options()
 
     def run(**words: Any) -> None:
@@ -105,7 +107,8 @@ def make_command(suite: "type[Suite]") -> Any:
     for parameter in [*shared[:2], *map(make_parameter, options), *shared[2:]]:
         named[parameter.name] = parameter.replace(kind=_KEYWORD)
     named["systems"] = named["systems"].replace(default=_systems_option(suite))
-    if not suite.about_documents:
+    # Only documents may lie in a corpus.
+    if not issubclass(suite, DocumentSuite):
         del named["store"]
         named["target"] = named["target"].replace(default=_MODEL)
     run.__signature__ = inspect.Signature(list(named.values()))  # type: ignore[attr-defined]

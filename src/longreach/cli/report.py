@@ -1,5 +1,6 @@
 """`longreach report`: one page out of the runs of `longreach eval`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
@@ -30,18 +31,44 @@ def report(
 
     Example: longreach report runs/niah runs/docqa --out report.html --markdown report.md
     """
-    from longreach.errors import UsageError
-    from longreach.evals.report.markdown import markdown as twin
+    from longreach.evals.report.markdown import markdown as make_twin
     from longreach.evals.report.page import page
     from longreach.evals.report.report import figures
-    from longreach.evals.report.runs import FILES, read_run
+    from longreach.evals.report.runs import read_run
 
+    check_targets(runs, out, markdown)
+    found = figures(list(map(read_run, runs)), labels or ())
+    out.write_text(page(found), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(make_twin(found), encoding="utf-8")
+    unfinished = []
+    for about in found["runs"]:
+        if about["state"] != "finished":
+            unfinished.append(about["run"])
+    if unfinished:
+        note(f"not finished yet: {', '.join(unfinished)}")
+    if as_json:
+        written = None if markdown is None else str(markdown)
+        emit({**found, "out": str(out), "markdown": written})
+    else:
+        note(f"{out}: {counted(len(runs), 'run')}")
+
+
+def check_targets(runs: Iterable[Path], out: Path, markdown: Path | None) -> None:
+    """Raises UsageError where a page cannot be written, or would take the place of a run's file."""
+    from longreach.errors import UsageError
+    from longreach.evals.report.runs import FILES
+
+    taken = set()
+    for run in runs:
+        for name in FILES:
+            taken.add((run / name).resolve())
     for path in (out, markdown):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        if path is None:
+            continue
+        if path.is_dir() or not path.absolute().parent.is_dir():
             raise UsageError(f"'{path}' cannot be written: give a file in a folder that exists.")
-        if path is not None and path.resolve() in [
-            (run / name).resolve() for run in runs for name in FILES
-        ]:
+        if path.resolve() in taken:
             raise UsageError(
                 f"'{path}' is a file of a run that is to be reported: give another one."
             )
@@ -49,14 +76,3 @@ def report(
         raise UsageError(
             f"'{out}' is to be the page and its twin, the same file: give --markdown another one."
         )
-    found = figures([read_run(folder) for folder in runs], labels or ())
-    out.write_text(page(found), encoding="utf-8")
-    if markdown is not None:
-        markdown.write_text(twin(found), encoding="utf-8")
-    unfinished = [about["run"] for about in found["runs"] if about["state"] != "finished"]
-    if unfinished:
-        note(f"not finished yet: {', '.join(unfinished)}")
-    if as_json:
-        emit({**found, "out": str(out), "markdown": None if markdown is None else str(markdown)})
-    else:
-        note(f"{out}: {counted(len(runs), 'run')}")

@@ -1,1 +1,1 @@
-"""Floor 6: how well answers are."""
+"""How good answers are, and what they take: suites, systems, runs, scores and reports."""

@@ -94,14 +94,16 @@ def gate(
 
 def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[str, Policy]:
     """Returns the ways of reading that a user can ask for, by their names."""
-    documents = reader.corpus.documents()
-    tokens = sum(document.tokens for document in documents)
-    passages = sum(document.passages for document in documents)
+    tokens = 0
+    passages = 0
+    for document in reader.corpus.documents():
+        tokens += document.tokens
+        passages += document.passages
     mean_tokens = max(1, tokens // max(1, passages))
     # Two more than the budget is thought to hold: passages are of different lengths.
     enough = (budget or DEFAULT_BUDGET) // mean_tokens + 2
     window = window_of(reader.model)
-    room = window and window - sampling.max_new_tokens
+    whole = window and window - sampling.max_new_tokens
     raw = Policy(k=enough, raw=enough, compressed="none", budget=budget, cut=True)
     found = {DEFAULT: Policy(budget=budget)}
     for policy in (
@@ -109,7 +111,7 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
         Policy(raw=0, compressed="document", budget=budget),
         raw,
         Policy(raw=2, compressed="document", budget=budget),
-        Policy(raw="document", compressed="none", budget=room),
+        Policy(raw="document", compressed="none", budget=whole),
     ):
         found[policy.name] = policy
     if reader.adapter:
@@ -157,8 +159,11 @@ class _Asking:
         self._reader = reader
         self._batch_size = batch_size
         self._sampling = sampling
-        self._texts = [question.question for question in questions]
-        self._documents = [question.document for question in questions]
+        self._texts = list[str]()
+        self._documents = list[str | None]()
+        for question in questions:
+            self._texts.append(question.question)
+            self._documents.append(question.document)
 
     def __call__(
         self, policy: Policy | Sequence[Policy], documents: Sequence[str] | None = None

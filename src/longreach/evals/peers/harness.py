@@ -1,6 +1,6 @@
 """Our models in EleutherAI's lm-evaluation-harness, as `--model longreach`.
 
-`python -m longreach.evals.peers.harness` is the harness' own command with that model added, for
+`python -m longreach.evals.peers.harness` is the harness's own command with that model added, for
 instance
 
     python -m longreach.evals.peers.harness --model longreach --model_args pretrained=smollm2
@@ -26,15 +26,14 @@ HARNESS_INSTALL = "pip install 'longreach[harness]'"
 
 
 def register() -> type:
-    """Adds the model to the harness' registry and returns its class, a subclass of the harness'
-    `HFLM`.
+    """Adds the model to the harness's registry and returns its class, a subclass of `HFLM`.
 
     The class takes `pretrained`, `device` and `dtype` as `longreach.load` does, `tokenizer` to
     count and read with another one, and all else as `HFLM` does. Prompts longer than the model's
     window are cut by the harness, which warns; give `max_length` to change the window.
 
     Raises:
-        MissingDependency: the harness is not installed.
+        MissingDependency: The harness is not installed.
     """
     try:
         from lm_eval.api.registry import model_registry
@@ -47,6 +46,8 @@ def register() -> type:
         return model_registry.get(NAME)
 
     class LongreachLM(HFLM):  # type: ignore[misc, unused-ignore]
+        """A model that longreach loads, asked by the harness."""
+
         def __init__(
             self,
             pretrained: str = DEFAULT_MODEL,
@@ -56,10 +57,11 @@ def register() -> type:
             dtype: str | None = None,
             **settings: Any,
         ) -> None:
-            if device is not None and device.startswith("cuda") and default_device() == "cpu":
-                device = "cpu"  # what the harness asks for by itself is a GPU, wherever it runs
             from longreach.models.loading.load import load
 
+            # What the harness asks for by itself is a GPU, wherever it runs.
+            if device is not None and device.startswith("cuda") and default_device() == "cpu":
+                device = "cpu"
             model, own = load(pretrained, device=device, dtype=dtype if dtype != "auto" else None)
             super().__init__(
                 pretrained=model, tokenizer=tokenizer or own, backend="causal", **settings
@@ -70,11 +72,10 @@ def register() -> type:
 
 
 def tokenizer_folder(pretrained: str, folder: Path) -> str:
-    """Writes the tokenizer of `pretrained` where the harness' own tasks, which read it apart from
-    the model, find it.
+    """Writes the tokenizer of `pretrained` for the harness's own tasks, and returns its folder.
 
-    They would run Python that lies beside it. The copy in `folder` has none, and does not ask for
-    any.
+    They read it apart from the model, and would run Python that lies beside it. The copy in
+    `folder` has none, and does not ask for any.
     """
     from longreach.models.loading.load import load_tokenizer
 
@@ -85,7 +86,7 @@ def tokenizer_folder(pretrained: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """The harness' command line, with the model `longreach`."""
+    """Runs the harness's command line, with the model `longreach`."""
     try:
         register()
         from lm_eval._cli import HarnessCLI
@@ -94,14 +95,14 @@ def main() -> None:
         setup_logging()
         command = HarnessCLI()
         arguments = command.parse_args()
-        if getattr(arguments, "model", None) == NAME:
-            given = dict(arguments.model_args or {})
-            source = given.get("tokenizer") or given.get("pretrained", DEFAULT_MODEL)
-            with tempfile.TemporaryDirectory() as folder:
-                arguments.model_args = given | {"tokenizer": tokenizer_folder(source, Path(folder))}
-                command.execute(arguments)
+        if getattr(arguments, "model", None) != NAME:
+            command.execute(arguments)
             return
-        command.execute(arguments)
+        given = dict(arguments.model_args or {})
+        source = given.get("tokenizer") or given.get("pretrained", DEFAULT_MODEL)
+        with tempfile.TemporaryDirectory() as folder:
+            arguments.model_args = given | {"tokenizer": tokenizer_folder(source, Path(folder))}
+            command.execute(arguments)
     except LongreachError as error:
         sys.stderr.write(f"longreach: {printable(str(error))}\n")
         sys.exit(error.exit_code)

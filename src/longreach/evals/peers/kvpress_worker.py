@@ -56,7 +56,7 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
         model.model(input_ids=context, past_key_values=cache)
     tokens = list[int]()
     times = list[float]()
-    # The press drops entries of the cache; positions go on after the whole context.
+    # The press drops entries of the cache; positions count from the whole context all the same.
     position = context.shape[1]
     ids = question
     while len(tokens) < sample["max_new_tokens"]:

@@ -11,7 +11,7 @@ from longreach.evals.report.base import Styles, SuiteReport
 from longreach.evals.report.figures import by_length
 from longreach.evals.report.markdown_table import answers_table
 from longreach.evals.report.parts import cost_table, score_table, tokens
-from longreach.evals.run.rows import MEAN, MEANS, Row, score_rows
+from longreach.evals.run.rows import MEAN, MEANS, Row, column, score_rows, select
 from longreach.evals.scores.metrics import Metrics, rescore
 from longreach.jsontext import Kinds
 
@@ -86,7 +86,7 @@ class AnswerReport(SuiteReport):
         yield from table.by_length()
         yield from table.by_task()
         yield from self.show_own_charts(found, styles)
-        charted = [row for row in found["rows"] if row["task"] == table.total]
+        charted = select(found["rows"], task=table.total)
         yield from by_length(charted, found["readers"], styles)
         yield table.costs(charted)
         yield from self.show_own_tables(found, styles)
@@ -110,9 +110,9 @@ class _ScoreTable:
     def __init__(self, rows: Sequence[Row], systems: Sequence[str]) -> None:
         self._rows = rows
         self._systems = systems
-        named = dict.fromkeys(row["task"] for row in rows)
+        named = dict.fromkeys(column(rows, "task"))
         self._tasks = [task for task in named if task != MEAN]
-        self._lengths = sorted({row["length"] for row in rows})
+        self._lengths = sorted(set(column(rows, "length")))
         self._cells = {(row["task"], row["length"], row["reader"]): row for row in rows}
         self.total = self._tasks[0]
         self._what = self.total
@@ -172,7 +172,6 @@ class _ScoreTable:
             return cost_table(self._what, charted)
         tables = []
         for task in self._tasks:
-            own = [row for row in self._rows if row["task"] == task]
-            tables.append(cost_table(task, own))
+            tables.append(cost_table(task, select(self._rows, task=task)))
         inside = "".join(tables)
         return f"<details><summary>What an answer took, every task</summary>{inside}</details>"

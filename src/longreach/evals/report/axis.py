@@ -88,7 +88,7 @@ def _choose_steps(low: float, high: float) -> list[float]:
 
 
 def _choose_ratios(low: float, high: float) -> list[float]:
-    """Returns round figures around a range of ratios, as many as there is room for."""
+    """Returns round figures around a range of ratios, seven at most."""
     first = math.floor(math.log10(low))
     last = math.ceil(math.log10(high))
     found: list[float] = []

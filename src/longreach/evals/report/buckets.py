@@ -12,7 +12,7 @@ from longreach.evals.report.charts import line_chart
 from longreach.evals.report.figures import chart_row, series_of
 from longreach.evals.report.markdown_table import buckets_table
 from longreach.evals.report.parts import between, count, data, plain, table, tokens
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column
 from longreach.evals.suites.perplexity.rows import bucket_rows
 from longreach.jsontext import Kinds
 from longreach.wording import noun_of
@@ -71,7 +71,7 @@ def by_bucket(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> It
         if row["perplexity"]:
             known.append({**row, "place": places[bucket]})
     if known:
-        values = [row["perplexity"] for row in known]
+        values = column(known, "perplexity")
         ends = [tokens(stop) for _, stop in buckets]
         x = Axis("positions up to", lambda place: ends[round(place)], ticks=list(places.values()))
         y = Axis("Perplexity", plain, log=max(values) > 10 * min(values), zero=False)

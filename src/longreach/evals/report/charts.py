@@ -5,7 +5,7 @@ says its figures in words to those who do not see it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -78,10 +78,11 @@ def line_chart(
     )
 
 
-def legend(names: Sequence[tuple[str, int]]) -> str:
-    """Returns which marker is whose, by names and the numbers of styles."""
+def legend(names: Sequence[str], styles: Mapping[str, int]) -> str:
+    """Returns which marker is whose."""
     items = []
-    for name, style in names:
+    for name in names:
+        style = styles[name]
         mark = f'<g class="s{style % COLORS}">{_mark(style)}</g>'
         items.append(
             f'<li><svg viewBox="-8 -8 16 16" aria-hidden="true">{mark}</svg>{escape(name)}</li>'

@@ -9,7 +9,7 @@ from longreach.evals.report.answers import AnswerReport
 from longreach.evals.report.base import Styles
 from longreach.evals.report.heat import heat_map
 from longreach.evals.report.parts import box, depth, name_column, tokens
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column, select
 
 if TYPE_CHECKING:
     from longreach.evals.report.runs import Run
@@ -46,14 +46,15 @@ def _mean_by_depth(lines: Sequence[Row], label: str) -> Iterator[Row]:
 
 def by_depth(rows: Sequence[Row], systems: Sequence[str]) -> Iterator[str]:
     """Yields a heat map for each system and task, length by depth."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    lengths = sorted({row["length"] for row in rows})
-    columns = [tokens(length) for length in lengths]
+    tasks = list(dict.fromkeys(column(rows, "task")))
+    lengths = sorted(set(column(rows, "length")))
+    columns = list(map(tokens, lengths))
     maps = []
     for task in tasks:
         for system in systems:
-            own = [row for row in rows if row["reader"] == system and row["task"] == task]
+            own = select(rows, reader=system, task=task)
             if own:
+                # One task needs no name.
                 caption = system if len(tasks) == 1 else f"{system}, {task}"
                 shown = heat_map(caption, "depth", _arrange(own), columns)
                 maps.append(box(caption, shown))

@@ -22,7 +22,7 @@ from longreach.evals.report.parts import (
     table,
 )
 from longreach.evals.run.folder import COSTS
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column, select
 from longreach.evals.systems.names import FULL, OF_MEMORY
 from longreach.wording import noun_of
 
@@ -65,7 +65,7 @@ def _weigh_costs(run: Run, label: str) -> Iterator[Row]:
     times: dict[str, dict[str, float | None]] = {}
     for line in run.predictions:
         times.setdefault(line["reader"], {})[line["id"]] = line.get("seconds")
-    tasks = list(dict.fromkeys(line["task"] for line in run.predictions))
+    tasks = list(dict.fromkeys(column(run.predictions, "task")))
     full = next((system for system in run.systems if _first_word(system) == FULL), None)
     whole = times.get(full or "", {})
     for system, identity in run.systems.items():
@@ -84,8 +84,8 @@ def _weigh_costs(run: Run, label: str) -> Iterator[Row]:
         }
         for key in COSTS:
             row[key] = _cost_of(identity, key)
-        row["seconds"] = _mean(own[name] for name in both)
-        row["full_seconds"] = _mean(whole[name] for name in both)
+        row["seconds"] = _mean(map(own.get, both))
+        row["full_seconds"] = _mean(map(whole.get, both))
         yield row | _find_break_even(row)
 
 
@@ -121,10 +121,10 @@ def _find_break_even(row: Row) -> dict[str, Any]:
 def by_positions(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> Iterator[str]:
     """Yields the score of each system against the positions it read, task by task."""
     charts = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task and row.get("positions")]
+    for task in dict.fromkeys(column(rows, "task")):
+        own = [row for row in select(rows, task=task) if row.get("positions")]
         if own:
-            found = [row["positions"] for row in own]
+            found = column(own, "positions")
             x = Axis("positions read", count, log=max(found) > 8 * min(found), zero=False)
             title = f"Score and its interval against positions read, {task}"
             series = series_of(own, systems, styles, "positions", "score")
@@ -146,7 +146,7 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
     lines = []
     charts = []
     shown: dict[str, None] = {}
-    about = {tuple(row["tasks"]) for row in rows}
+    about = set(map(tuple, column(rows, "tasks")))
     for row in rows:
         name = row["reader"]
         if len(about) > 1:  # runs about other documents
@@ -185,8 +185,11 @@ def _chart(name: str, row: Row, styles: Styles) -> str:
     once = row["ingest_seconds"] + row["study_seconds"]
     least = row["questions_to_pay"]
     asked = [0, least, 2 * least]
-    prepared = [Point(number, once + number * row["seconds"]) for number in asked]
-    full = [Point(number, number * row["full_seconds"]) for number in asked]
+    prepared = []
+    full = []
+    for number in asked:
+        prepared.append(Point(number, once + number * row["seconds"]))
+        full.append(Point(number, number * row["full_seconds"]))
     series = [
         Series(row["full"], styles[row["full"]], full),
         Series(row["reader"], styles[row["reader"]], prepared),

@@ -8,7 +8,7 @@ from longreach.evals.report.axis import Axis
 from longreach.evals.report.base import Styles
 from longreach.evals.report.charts import Point, Series, legend, line_chart
 from longreach.evals.report.parts import has_interval, plain, tokens
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column
 
 _OVER_LENGTH = (
     ("Score", "score", 1),
@@ -20,8 +20,9 @@ _OVER_LENGTH = (
 
 def by_length(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> Iterator[str]:
     """Yields score, time and memory against length, where there are two lengths at least."""
+    # Documents have no length of their own.
     rows = sorted((row for row in rows if row["length"]), key=lambda row: row["length"])
-    lengths = sorted({row["length"] for row in rows})
+    lengths = sorted(set(column(rows, "length")))
     if len(lengths) < 2:
         return
     x = Axis("tokens", tokens, log=lengths[-1] > 3 * lengths[0], ticks=lengths)
@@ -69,5 +70,5 @@ def series_of(
 
 def chart_row(charts: Sequence[str], systems: Sequence[str], styles: Styles) -> str:
     """Returns charts beside each other, under one legend."""
-    shown = legend([(system, styles[system]) for system in systems])
+    shown = legend(systems, styles)
     return f'{shown}<div class="charts">{"".join(charts)}</div>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from longreach.evals.report.parts import (
     NOT_MEASURED,
@@ -16,7 +16,7 @@ from longreach.evals.report.parts import (
     tokens,
     too_few,
 )
-from longreach.evals.run.rows import MEAN, Row
+from longreach.evals.run.rows import MEAN, Row, column, select
 
 _MOST_TASKS = 5
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -36,10 +36,11 @@ def answers_table(found: Row) -> Iterator[str]:
     """
     systems: Sequence[str] = found["readers"]
     cells = {(row["task"], row["length"], row["reader"]): row for row in found["rows"]}
-    columns = _choose_columns(cells, systems)
+    columns = _choose_columns(found["rows"])
     most = []
-    for place in columns.values():
-        most.append(max(row["samples"] for row in found["rows"] if _place(row) == place))
+    for task, length in columns.values():
+        shown = select(found["rows"], task=task, length=length)
+        most.append(max(column(shown, "samples")))
     last = list(columns)[-1]
     # What answers took is that of the last column.
     where = "" if len(columns) == 1 or last == MEAN else f", {last}"
@@ -54,19 +55,13 @@ def answers_table(found: Row) -> Iterator[str]:
         yield _line(line)
 
 
-def _place(row: Row) -> Place:
-    return row["task"], row["length"]
-
-
-def _choose_columns(
-    cells: Mapping[tuple[str, int, str], Row], systems: Sequence[str]
-) -> dict[str, Place]:
+def _choose_columns(rows: Sequence[Row]) -> dict[str, Place]:
     """Returns the columns by name: lengths where there are several, else tasks where they are few.
 
     Columns without any figure are omitted.
     """
-    lengths = sorted({length for _, length, _ in cells})
-    named = dict.fromkeys(task for task, _, _ in cells)
+    lengths = sorted(set(column(rows, "length")))
+    named = dict.fromkeys(column(rows, "task"))
     tasks = [task for task in named if task != MEAN]
     total = MEAN if len(tasks) > 1 else tasks[0]
     columns: dict[str, Place] = {}
@@ -80,9 +75,9 @@ def _choose_columns(
         for task in shown:
             columns[task] = (task, lengths[0])
     found = {}
-    for name, place in columns.items():
-        if any((*place, system) in cells for system in systems):
-            found[name] = place
+    for name, (task, length) in columns.items():
+        if select(rows, task=task, length=length):
+            found[name] = (task, length)
     # There is no mean: not all answered the same.
     return found or {task: (task, lengths[-1]) for task in tasks}
 
@@ -121,5 +116,9 @@ def _head(names: Sequence[str]) -> Iterator[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(map(_escape, cells))} |"
+
+
+def _escape(cell: str) -> str:
+    # A bar would end the cell.
+    return cell.replace("|", "\\|")

@@ -16,7 +16,7 @@ from string import Template
 from longreach.evals.report.base import Styles
 from longreach.evals.report.charts import COLORS
 from longreach.evals.report.parts import NOT_MEASURED, RESCORED
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column
 from longreach.evals.suites.registry import find_report
 
 
@@ -26,7 +26,7 @@ def page(figures: Row) -> str:
     Args:
         figures: As `report.figures` gives them.
     """
-    styles = choose_styles([suite["readers"] for suite in figures["suites"]])
+    styles = choose_styles(column(figures["suites"], "readers"))
     contents = []
     sections = []
     for suite in figures["suites"]:
@@ -111,7 +111,9 @@ def _run(about: Row) -> str:
     }
     for system, identity in about["readers"].items():
         facts[f"system {system}"] = identity
-    terms = [f"<dt>{escape(key)}</dt><dd>{_fact(key, value)}</dd>" for key, value in facts.items()]
+    terms = []
+    for key, value in facts.items():
+        terms.append(f"<dt>{escape(key)}</dt><dd>{_fact(key, value)}</dd>")
     return f"<h3>{escape(name)}</h3><dl>{''.join(terms)}</dl>"
 
 

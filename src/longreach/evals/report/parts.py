@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import Row, column
 from longreach.evals.scores.intervals import FEWEST
 from longreach.wording import counted, noun_of
 
@@ -139,11 +139,11 @@ def score_table(
         there.update(cells)
         # A mean over tasks is of more samples than each task.
         if name != total:
-            counts.update(cell["samples"] for cell in cells.values())
+            counts.update(column(cells.values(), "samples"))
     shown = [system for system in systems if system in there]
     lines = []
     for name, cells in rows:
-        best = _best([cell["score"] for cell in cells.values()])
+        best = _best(column(cells.values(), "score"))
         line = [f'<th scope="row">{escape(name)}</th>']
         for system in shown:
             line.append(_scored(cells.get(system), best, say_samples=len(counts) > 1))
@@ -183,7 +183,7 @@ def cost_table(what: str, rows: Sequence[Row]) -> str:
     """Returns what answers of each system took at each length."""
     columns = COSTS
     # Documents are as long as they are.
-    if any(row["length"] for row in rows):
+    if any(column(rows, "length")):
         columns = (("length", "length", tokens), *COSTS)
     lines = []
     for row in sorted(rows, key=lambda row: row["length"]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, starmap
 from typing import Any, NamedTuple
 
 from longreach.errors import UsageError
@@ -58,8 +58,8 @@ def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> dict[str, Any]:
     for one in labeled:
         by_suite[one.run.suite].append(one)
     return {
-        "runs": [_about(*one) for one in labeled],
-        "suites": [_suite(suite, group) for suite, group in by_suite.items()],
+        "runs": list(starmap(_about, labeled)),
+        "suites": list(starmap(_suite, by_suite.items())),
     }
 
 
@@ -120,8 +120,12 @@ def _suite(suite: str, group: Sequence[LabeledRun]) -> dict[str, Any]:
     rows = []
     systems = []
     unfinished = []
+    labels = set()
+    digests = set()
     own: dict[str, list[Row]] = {}
     for run, label in group:
+        labels.add(label)
+        digests.add(run.record["samples_digest"])
         named = [name_column(system, label) for system in run.systems]
         systems += named
         if run.rows is None:
@@ -130,13 +134,11 @@ def _suite(suite: str, group: Sequence[LabeledRun]) -> dict[str, Any]:
             rows.append({**row, "reader": name_column(row["reader"], label)})
         for name, added in report.own_figures(run, label).items():
             own.setdefault(name, []).extend(added)
-    digests = {run.record["samples_digest"] for run, _ in group}
-    labeled = any(label for _, label in group)
     return {
         "suite": suite,
         "readers": list(dict.fromkeys(systems)),
         "unfinished": unfinished,
-        "same_samples": len(digests) == 1 or not labeled,
+        "same_samples": len(digests) == 1 or labels == {""},
         "rows": report.choose_rows(rows),
         **own,
     }

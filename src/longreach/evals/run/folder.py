@@ -74,7 +74,7 @@ def make_header(
         "samples": samples,
         "samples_digest": digest,
         # Called so when systems were readers; files of that time are still read and resumed.
-        "readers": {name: dict(identity) for name, identity in systems.items()},
+        "readers": dict(systems),
         "versions": machine["versions"],
         "hardware": machine["hardware"],
         "command": machine["command"],
@@ -109,7 +109,7 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
     known = there.get("readers", {})
     systems = {}
     for name, identity in header["readers"].items():
-        systems[name] = _costs_of(known.get(name, {})) | identity
+        systems[name] = {**_costs_of(known.get(name, {})), **identity}
     run.claim(folder, {**header, "readers": systems, **now, **begun})
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:

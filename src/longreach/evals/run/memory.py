@@ -9,13 +9,14 @@ from pathlib import Path
 import psutil
 import torch
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Yields a function that says how many bytes were in use at most since then, weights included.
+    """Yields a function that says how many bytes were in use at most since then, with weights.
 
     Where a system does not keep the peak of a process, it is what is in use when the function is
     called.
@@ -27,16 +28,28 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device)
         return
+    kept = _reset_peak()
+
+    def find_peak() -> int:
+        peak = _read_peak() if kept else None
+        return peak or psutil.Process().memory_info().rss
+
+    yield find_peak
+
+
+def _reset_peak() -> bool:
+    """Forgets the peak of this process; returns whether the system lets it."""
     try:
         _CLEAR.write_text(_RESET_PEAK)
-        kept = True
     except OSError:
-        kept = False
-    yield lambda: (_resident_peak() if kept else None) or psutil.Process().memory_info().rss
+        return False
+    return True
 
 
-def _resident_peak() -> int | None:
+def _read_peak() -> int | None:
+    """Returns the bytes that were resident at most; None where the system does not say."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith("VmHWM:"):
+            # In KiB.
             return int(line.split()[1]) << 10
     return None

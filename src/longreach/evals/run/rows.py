@@ -16,6 +16,20 @@ Row = Mapping[str, Any]
 """A line of predictions.jsonl or a row of scores.json."""
 
 
+def column(rows: Iterable[Row], key: str) -> list[Any]:
+    """Returns what rows hold under a key, in order."""
+    return [row[key] for row in rows]
+
+
+def select(rows: Iterable[Row], **fields: object) -> list[Row]:
+    """Returns the rows that hold these values, such as `task="vt"`."""
+    found = []
+    for row in rows:
+        if all(row[key] == value for key, value in fields.items()):
+            found.append(row)
+    return found
+
+
 def score_rows(lines: Iterable[Row]) -> list[dict[str, Any]]:
     """Returns a row for each system, task and length, and one for the mean over tasks.
 
@@ -49,7 +63,7 @@ def _make_row(
         lines += own
         scores.append([100 * line["score"] for line in own])
     found = mean_interval(scores)
-    metrics = sorted({line["metric"] for line in lines})
+    metrics = sorted(set(column(lines, "metric")))
     row = {
         "reader": system,
         "task": task,
@@ -61,7 +75,7 @@ def _make_row(
         "high": found.high,
     }
     for key in MEANS:
-        row[key] = sum(line[key] for line in lines) / len(lines)
+        row[key] = sum(column(lines, key)) / len(lines)
     row["tokens_per_second"] = _count_tokens_per_second(lines)
     return row
 

@@ -85,7 +85,7 @@ def evaluate(
         seed,
         run.digest_of(map(asdict, samples)),
         len(samples),
-        {system.name: system.identity() for system in systems},
+        identify(systems),
         arguments,
         torch.device(device),
     )
@@ -96,7 +96,7 @@ def evaluate(
             asked = cut_batches(readable(system, samples), batch_size)
             work[system.name] = asked
             missing[system.name] = _drop_answered(system.name, asked, predictions)
-        progress = Progress([_weight(sample) for sample in _walk(missing)], say)
+        progress = Progress(list(map(_weight, _walk(missing))), say)
         for system in systems:
             for said in ask(system, missing[system.name], predictions, folder, metrics):
                 at = f" at {said.length:,}" if said.length else ""
@@ -224,11 +224,21 @@ def _check(
         raise UsageError("There are no systems: name at least one with --systems.")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-    check_names("systems are called", [system.name for system in systems])
     check_names("samples have the id", [sample.id for sample in samples])
-    unknown = {sample.metric for sample in samples} - metrics.keys()
-    if unknown:
-        raise UsageError(f"There is no metric '{min(unknown)}': use one of {', '.join(metrics)}.")
+    for sample in samples:
+        if sample.metric not in metrics:
+            known = ", ".join(metrics)
+            raise UsageError(f"There is no metric '{sample.metric}': use one of {known}.")
+
+
+def identify(systems: Sequence[System]) -> dict[str, Mapping[str, object]]:
+    """Returns the identities of systems by name.
+
+    Raises:
+        UsageError: Two of them share a name.
+    """
+    check_names("systems are called", [system.name for system in systems])
+    return {system.name: system.identity() for system in systems}
 
 
 def check_names(what: str, names: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Which choice of a multiple-choice question an answer names: "(B)", "**B.** Paris", "The answer is
-B", "$\\boxed{B}$".
+"""Which choice of a multiple-choice question an answer names.
 
-What counts, in this order: a boxed letter; the last sentence that says which one is right, or line
-that is a letter alone; an option's own words; lines that begin with a letter. An answer that leaves
-it open, "A or B", names none.
+Answers say it as "(B)", "**B.** Paris", "The answer is B" or "$\\boxed{B}$". What counts, in this
+order: a boxed letter; the last sentence that says which one is right, or line that is a letter
+alone; an option's own words; lines that begin with a letter. An answer that leaves it open, "A or
+B", names none.
 """
 
 import re
@@ -13,8 +13,7 @@ from typing import NamedTuple
 from longreach.plain import plain, words
 
 LETTERS = "ABCD"
-# The last characters of an answer, which are looked at: the expressions below are not made for
-# more.
+# Of an answer only the last characters are looked at: the expressions below are not made for more.
 _LONGEST = 2000
 _REPEATED = re.compile(r"([^\w\s])\1{3,}|\s*(\n)\s*|(\s)\s+")
 _THOUGHTS = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
@@ -83,8 +82,12 @@ _ANOTHER = re.compile(
 
 
 class _Mention(NamedTuple):
-    """A place that names a choice: where it ends, and which letter; None where two are named at
-    once."""
+    """A place in an answer that names a choice.
+
+    Attributes:
+        end: Where it ends.
+        letter: Which choice; None where two are named at once.
+    """
 
     end: int
     letter: str | None
@@ -96,39 +99,51 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """Returns the letter of the choice that an answer names, A to D; None where it names none or
-    more than one.
+    """Returns the letter of the choice that an answer names, A to D; None where that is open.
 
     Args:
-        answer: what was written, reasoning and markup included.
-        options: the words of the options, by letter, as far as they are known.
+        answer: What was written, reasoning and markup included.
+        options: The words of the options, by letter, as far as they are known.
     """
+    text = _clean(answer)
+    # A model that was shown examples may continue with a question of its own: what it answers to
+    # that does not count.
+    for found in _NEXT_QUESTION.finditer(text):
+        letter = _find_choice(text[: found.start()].strip(), options)
+        if letter:
+            return letter
+    return _find_choice(text, options)
+
+
+def _clean(answer: str) -> str:
+    """Returns the end of an answer without thoughts and markup; of a boxed one what is boxed."""
     # A dash without spaces around it would look like the hyphen of "B-flat".
-    text = _THOUGHTS.split(plain(re.sub("[\u2014\u2015]", " - ", answer[-10 * _LONGEST :])))[-1]
+    text = plain(re.sub("[\u2014\u2015]", " - ", answer[-10 * _LONGEST :]))
+    text = _THOUGHTS.split(text)[-1]
+    # Long runs of signs and white space would make the expressions slow.
     text = _REPEATED.sub(r"\1\2\3", text).strip()[-_LONGEST:]
-    if boxed := _BOXED.findall(text):
+    boxed = _BOXED.findall(text)
+    if boxed:
         text = boxed[-1]
+    # Commands of LaTeX may stand inside of each other.
     while _LATEX.search(text):
         text = _LATEX.sub(r"\1", text)
-    text = _MARKUP.sub("", text).strip()
-    # A model that was shown examples may go on with a question of its own: what it answers to that
-    # does not count.
-    for found in _NEXT_QUESTION.finditer(text):
-        if letter := _in_one_answer(text[: found.start()].strip(), options):
-            return letter
-    return _in_one_answer(text, options)
+    return _MARKUP.sub("", text).strip()
 
 
-def _in_one_answer(text: str, options: Mapping[str, str]) -> str | None:
+def _find_choice(text: str, options: Mapping[str, str]) -> str | None:
+    """Returns the choice of an answer that is followed by nothing else."""
     mentions = list(_mentions(text))
     if mentions:
+        # The last one counts; of two that end together the one that leaves it open.
         return max(mentions, key=lambda mention: (mention.end, mention.letter is None)).letter
-    if letter := _by_words(text, options):
+    letter = _by_words(text, options)
+    if letter:
         return letter
-    marked = {
-        (found["closed"] or found["letter"] or found["named"]).upper()
-        for found in _MARKED.finditer(text)
-    }
+    marked = set()
+    for found in _MARKED.finditer(text):
+        named = found["closed"] or found["letter"] or found["named"]
+        marked.add(named.upper())
     opening = _MARKED.match(text)
     if len(marked) != 1 or (opening and _ANOTHER.match(text, opening.end() - 1)):
         return None
@@ -136,7 +151,7 @@ def _in_one_answer(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def _mentions(text: str) -> Iterator[_Mention]:
-    """Every place that says which choice is right, or that is nothing but a letter."""
+    """Yields every place that says which choice is right, or that is nothing but a letter."""
     for found in (*_SAYS.finditer(text), *_ALONE.finditer(text), *_CLOSING.finditer(text)):
         if not _is_article(text, found):
             yield _mention(text, found)
@@ -162,25 +177,24 @@ def _mention(text: str, found: re.Match[str]) -> _Mention:
 
 
 def _is_article(text: str, found: re.Match[str]) -> bool:
-    """Whether the "letter" is the word "a", as in "the answer is a as in"; at the end of a sentence
-    it is a letter."""
+    """Whether the "letter" is the word "a", as in "the answer is a as in"."""
+    # At the end of a sentence it is a letter.
     return found["letter"] == "a" and re.match(r"\s+\w", text[found.end("letter") :]) is not None
 
 
 def _by_words(text: str, options: Mapping[str, str]) -> str | None:
-    """The option whose words the answer is, or says are right; None where these are not those of
-    exactly one."""
+    """Returns the option whose words the answer is, or says are right; None where that is open."""
+    first_line = text.split("\n", 1)[0]
     said = _NAMED.split(text)[-1]
-    for part in (text, text.split("\n", 1)[0], said):
+    for part in (text, first_line, said):
         # The "a" of "A. Berlin" is no article: then the words are compared with it, and no option
         # has them.
         articles = _MARKED.match(part) is not None
         mine = words(part, articles=articles)
-        same = [
-            letter
-            for letter, own in options.items()
-            if mine and words(own, articles=articles) == mine
-        ]
+        same = []
+        for letter, own in options.items():
+            if mine and words(own, articles=articles) == mine:
+                same.append(letter)
         if len(same) == 1:
             return same[0]
     return None

@@ -43,7 +43,7 @@ def mean_interval(
         draws: As in `interval`.
     """
     mean = _mean_of_means(groups)
-    sizes = [len(scores) for scores in groups]
+    sizes = list(map(len, groups))
     if sum(sizes) < FEWEST or min(sizes) < 2:
         return Interval(mean, None, None)
     chance = random.Random(seed)

@@ -49,8 +49,6 @@ class Suite:
         known_tasks: Names of its tasks; () where it has none.
         systems: Names of the systems that can answer it.
         takes_peers: Whether other projects can answer it as well.
-        about_documents: Whether it asks about documents, so that it is given a corpus or a
-            compressor beside a model.
         tasks: Those that are asked; () asks all that can be asked with the data given.
         samples: Of each task and length; None asks as many as the suite thinks best.
         seed: Of all that is drawn.
@@ -66,7 +64,6 @@ class Suite:
     known_tasks: ClassVar[tuple[str, ...]] = ()
     systems: ClassVar[tuple[str, ...]] = MODELS
     takes_peers: ClassVar[bool] = True
-    about_documents: ClassVar[bool] = False
 
     tasks: tuple[str, ...] = option(
         (),

@@ -43,7 +43,7 @@ def json_lines(path: Path) -> Iterator[Record]:
 
 
 def json_file(path: Path) -> Any:
-    """What a file of JSON holds."""
+    """Returns what a file of JSON holds."""
     try:
         return parse_json(read_text(path))
     except ValueError as error:
@@ -53,7 +53,7 @@ def json_file(path: Path) -> Any:
 
 
 def json_items(path: Path) -> Iterator[Record]:
-    """One record an item of a list."""
+    """Yields one record an item of a list."""
     items = json_file(path)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"'{path}' is not a list of objects: give the file as it was published.")
@@ -62,7 +62,7 @@ def json_items(path: Path) -> Iterator[Record]:
 
 
 def csv_rows(path: Path) -> Iterator[Record]:
-    """One record a row below the header; a row that has more or fewer fields is refused."""
+    """Yields one record a row below the header; a row with more or fewer fields is refused."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in reader:
@@ -77,13 +77,13 @@ def csv_rows(path: Path) -> Iterator[Record]:
 
 
 def hub_records(given: str, config: str | None, split: str) -> Iterator[Record]:
-    """One record a row of a data set of the Hub. Errors: see `load_hub_rows`."""
+    """Yields one record a row of a data set of the Hub. Errors: see `load_hub_rows`."""
     for number, row in enumerate(load_hub_rows(given, config=config, split=split), 1):
         yield Record(f"Row {number} of {given}", row)
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Returns the text of a file.
 
     Raises:
         UsageError: It cannot be read, or is not UTF-8.

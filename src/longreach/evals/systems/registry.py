@@ -74,8 +74,13 @@ def make_document_systems(
     Raises:
         UsageError: There is no such system, or it needs an adapter and there is none.
     """
-    whole = [name for name in names if reads_whole_texts(name)]
-    parts = [name for name in names if not reads_whole_texts(name)]
+    whole = []
+    parts = []
+    for name in names:
+        if reads_whole_texts(name):
+            whole.append(name)
+        else:
+            parts.append(name)
     # These come first: before an adapter lies over the weights that they share.
     models = make_model_systems(whole, subject.model, subject.tokenizer, too_long)
     found = dict[str, System](zip(whole, models, strict=True))

@@ -65,21 +65,23 @@ def generate(
     """
     check(tasks, TASKS, "BABILong", samples)
     prose = read_prose(haystack, tokenizer, length, sentence_tokens=_SENTENCE_TOKENS)
-    # Before the first sample, so that files that do not do are refused at once.
-    stories = {}
-    for task in tasks:
-        if facts is None:
-            stories[task] = _make_up_stories(tokenizer, task, length, samples, seed)
-        else:
-            stories[task] = _draw_stories(tokenizer, task, length, samples, seed, facts)
+    # Files are read before the first sample, so that those that do not do are refused at once.
+    drawn = dict[str, list[Story]]()
+    if facts is not None:
+        for task in tasks:
+            drawn[task] = _draw_stories(tokenizer, task, length, samples, seed, facts)
 
     def walk() -> Iterator[Sample]:
         for task in tasks:
-            for index, story in enumerate(stories[task]):
-                name = f"{task}-{length}-{index}"
-                chance = random.Random(f"{seed} {task} {length} {index} places")
+            for index in range(samples):
+                stream = f"{seed} {task} {length} {index}"
+                if task in drawn:
+                    story = drawn[task][index]
+                else:
+                    story = _make_up(tokenizer, task, length, random.Random(stream))
+                chance = random.Random(f"{stream} places")
                 parts = _fill(tokenizer, prose, task, length, story, chance)
-                yield _make_sample(name, task, length, story, parts)
+                yield _make_sample(f"{task}-{length}-{index}", task, length, story, parts)
 
     return walk()
 
@@ -88,16 +90,6 @@ def _fits(tokenizer: PreTrainedTokenizerBase, task: str, length: int, story: Sto
     """Whether a story fits a length without any prose."""
     prompt = "".join(_parts(task, story, " ".join(story.facts)))
     return count_tokens(tokenizer, prompt) + _NEW_TOKENS <= length
-
-
-def _make_up_stories(
-    tokenizer: PreTrainedTokenizerBase, task: str, length: int, samples: int, seed: int
-) -> list[Story]:
-    found = []
-    for index in range(samples):
-        chance = random.Random(f"{seed} {task} {length} {index}")
-        found.append(_make_up(tokenizer, task, length, chance))
-    return found
 
 
 def _make_up(
@@ -132,8 +124,7 @@ def _draw_stories(
     if len(found) < samples:
         raise UsageError(
             f"'{facts}' holds {counted(len(found), 'question')} whose facts fit {task} at"
-            f" {counted(length, 'token')}: ask for so many samples at most, or for a greater"
-            " length."
+            f" {counted(length, 'token')}: ask for at most that many samples, or a greater length."
         )
     return found
 

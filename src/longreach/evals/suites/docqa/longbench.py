@@ -1,5 +1,4 @@
-"""LongBench's tasks in English and code: its prompts, lengths of answers and metrics, over its own
-records.
+"""LongBench's tasks in English and code, over its own records: prompts, lengths, metrics.
 
 Paper: Bai et al. 2023, LongBench (arXiv 2308.14508). The prompts are the benchmark's, to the
 letter, with its slips. Its Chinese tasks need a segmenter of Chinese words to be scored, and are
@@ -22,8 +21,8 @@ class LongBenchTask(NamedTuple):
         prompt: With {context} and, mostly, {input}.
         max_new_tokens: Of an answer.
         metric: In `evals.metrics.METRICS`.
-        chat: Whether a chat template goes around it; upstream leaves it out where examples or code
-            are gone on with.
+        chat: Whether a chat template goes around it; upstream omits it where examples or code are
+            to be continued.
     """
 
     prompt: str
@@ -141,18 +140,17 @@ TASKS: dict[str, LongBenchTask] = {
 
 
 def read_longbench(given: str, task: str) -> Iterator[Item]:
-    """The records of one task.
+    """Yields the records of one task.
 
     Args:
         given: A folder with TASK.jsonl, or the Hub's id.
         task: One of `TASKS`.
     """
     folder = Path(given)
-    rows = (
-        json_lines(folder / f"{task}.jsonl")
-        if folder.is_dir()
-        else hub_records(given, task, "test")
-    )
+    if folder.is_dir():
+        rows = json_lines(folder / f"{task}.jsonl")
+    else:
+        rows = hub_records(given, task, "test")
     for number, row in enumerate(rows, 1):
         name = str(row.values.get("_id") or f"{task}-{number}")
         question = row.values.get("input")
@@ -160,8 +158,9 @@ def read_longbench(given: str, task: str) -> Iterator[Item]:
         yield Item(
             document=name,
             text=row.text("context", strip=False),
+            # Some tasks ask nothing beside their context.
             question=question if isinstance(question, str) else "",
             answers=tuple(row.texts("answers", strip=False)),
             where=row.where,
-            classes=tuple(str(one) for one in classes),
+            classes=tuple(map(str, classes)),
         )

@@ -70,7 +70,6 @@ class DocumentSuite(Suite):
     )
     known_tasks: ClassVar[tuple[str, ...]] = tuple(PRESETS)
     systems: ClassVar[tuple[str, ...]] = (*MODELS, *WAYS, *ADAPTED_WAYS)
-    about_documents: ClassVar[bool] = True
 
     samples: int | None = option(
         None,

@@ -160,7 +160,7 @@ def _fill(
     def assemble(count: int) -> Parts:
         # The needle stands before the last sentence that begins within the depth.
         gaps = [0, *prose.gaps(1, count)]
-        tokens = [prose.tokens[gap] for gap in gaps]
+        tokens = list(map(prose.tokens.__getitem__, gaps))
         reached = bisect_right(tokens, prose.tokens[count] * depth / 100) - 1
         context = prose.with_facts(0, count, [(gaps[reached], needle.text)])
         return Parts(_BEFORE, context, after)

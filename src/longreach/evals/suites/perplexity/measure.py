@@ -17,7 +17,7 @@ from longreach.errors import ContextError
 from longreach.evals.run import folder as run
 from longreach.evals.run.predictions import Line
 from longreach.evals.run.progress import Progress
-from longreach.evals.run.runner import check_names
+from longreach.evals.run.runner import check_names, identify
 from longreach.evals.suites.perplexity.rows import SUITE, bucket_rows
 from longreach.evals.suites.perplexity.texts import Text
 from longreach.evals.systems.models import ModelSystem
@@ -61,7 +61,7 @@ def measure(
     """
     folder = Path(folder)
     length = len(held_out[0].ids)
-    check_names("systems are called", [system.name for system in systems])
+    known = identify(systems)
     check_names("texts are called", [text.name for text in held_out])
     for system in systems:
         _check_window(system, length)
@@ -72,7 +72,7 @@ def measure(
         seed,
         run.digest_of(asked),
         len(held_out),
-        {system.name: system.identity() for system in systems},
+        known,
         arguments,
         systems[0].model.device,
     )
@@ -80,13 +80,15 @@ def measure(
     with run.opened(folder, header) as predictions:
         keys = []
         missing = []
+        weights = []
         for system in systems:
             for text in held_out:
                 own = [(system.name, _identifier(text, span)) for span in spans]
                 keys += own
                 if not predictions.lines.keys() >= set(own):
                     missing.append((system, text))
-        progress = Progress([len(text.ids) for _, text in missing], say)
+                    weights.append(len(text.ids))
+        progress = Progress(weights, say)
         for system, text in missing:
             for line in _read(system, text, spans):
                 if not predictions.has(system.name, line["id"]):

@@ -68,7 +68,7 @@ def documents(
     if len(asked) < samples:
         raise UsageError(
             f"'{path}' holds {counted(len(asked), 'question')} whose own paragraphs fit {what}: "
-            "ask for so many samples at most, or for a greater length."
+            "ask for at most that many samples, or a greater length."
         )
     every = set[str]()
     for one in read:
@@ -86,8 +86,13 @@ def documents(
             random.Random(f"{stream} order").shuffle(shown)
             return _parts(one.question, shown)
 
-        fresh = [text for text in order if text not in known]
-        shown = [_number(10, text) + "\n\n" for text in fresh]
+        fresh = []
+        shown = []
+        for text in order:
+            if text not in known:
+                fresh.append(text)
+                # A number of two digits stands for all.
+                shown.append(f"{_number(10, text)}\n\n")
         known.update(zip(fresh, piece_tokens(tokenizer, shown), strict=True))
         taken = list(accumulate(map(known.__getitem__, order), initial=0))
         count = fit(

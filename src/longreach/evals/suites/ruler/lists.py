@@ -122,6 +122,11 @@ def _list_words(chosen: list[str], repeats: Repeats, stream: str) -> str:
     return _number(found)
 
 
+def _count_each(tokenizer: PreTrainedTokenizerBase, found: list[str]) -> list[int]:
+    """Returns the tokens of each word, which stands behind a space."""
+    return piece_tokens(tokenizer, [f" {word}" for word in found])
+
+
 def _number(found: list[str]) -> str:
     return " ".join(f"{place}. {word}" for place, word in enumerate(found, 1))
 
@@ -174,7 +179,7 @@ def common_words(
     def fill(stream: str, example: str, chosen: list[str]) -> Drawn | None:
         """Returns the longest list of chosen words that fits; None where all of them fit."""
         repeated = []
-        each_word = piece_tokens(tokenizer, [f" {word}" for word in chosen])
+        each_word = _count_each(tokenizer, chosen)
         for place, tokens in enumerate(each_word):
             times = repeats.often if place < _FREQUENT else repeats.seldom
             repeated.append(tokens * times)
@@ -230,7 +235,7 @@ def frequent_words(
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
         coded = ["...", *distinct(lambda: code(chance), kinds - 1)]
-        tokens = piece_tokens(tokenizer, [f" {word}" for word in coded])
+        tokens = _count_each(tokenizer, coded)
 
         def cost(total: int) -> int:
             found = 0
