@@ -40,8 +40,8 @@ from longreach.errors import LongreachError
 from longreach.evals.run.folder import RUN, SCORES
 from longreach.models.device import check_device
 from longreach.models.machine import record
-from longreach.training.common.frame import clock
 from longreach.training.common.run import write_json
+from longreach.wording import format_clock
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
         "failed: " + lines[-1].removeprefix("longreach: ") if child.returncode else "finished"
     )
     save()
-    print(f"{step.name}: {known['state']}, {clock(known['seconds'])}", flush=True)
+    print(f"{step.name}: {known['state']}, {format_clock(known['seconds'])}", flush=True)
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -182,7 +182,7 @@ def main() -> None:
     for name, why in left_out.items():
         print(f"left out {name}: {why}", flush=True)
     hoped = (
-        f"estimate: {clock(estimate / at_once)} on idle cores"
+        f"estimate: {format_clock(estimate / at_once)} on idle cores"
         if estimate
         else "no estimate for this device"
     )
@@ -211,7 +211,7 @@ def main() -> None:
     print(
         f"not measured: {', '.join(failed)}"
         if failed
-        else f"all measured in {clock(evidence['seconds'])}",
+        else f"all measured in {format_clock(evidence['seconds'])}",
         flush=True,
     )
     sys.exit(1 if failed or code else 0)

@@ -1,7 +1,7 @@
-"""How things are said to people: counts in words ("1 question", "1,024 questions"), and the text of
-others safely."""
+"""How things are said to people: counts ("1 question"), times, and the text of others safely."""
 
 import re
+import sys
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -52,3 +52,14 @@ def printable(text: str, *, lines: bool = False) -> str:
         return character.encode("unicode_escape").decode()
 
     return _STEERING.sub(escape, text)
+
+
+def say_on_stderr(text: str) -> None:
+    """Says a line on stderr; nothing in it can steer the terminal."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def format_clock(seconds: float) -> str:
+    """Returns a time in hours, minutes and seconds, as 1:02:03."""
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}:{minutes % 60:02d}:{int(seconds) % 60:02d}"

@@ -159,7 +159,7 @@ def test_two_processes_on_cpus_train_a_compressor(models, texts, tmp_path):
     done = accelerate(tmp_path, "two_cpu_processes.yaml", *arguments)
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["tokens"] == 2 * 2 * 96  # steps, processes, tokens of a sequence
-    last = r"pretrain: step 2 loss \d+\.\d+ of 2 steps, [\d,]+ tok/s, 0:00:00 left"  # no bar where no terminal is
+    last = r"step 2/2  loss \d+\.\d+  [\d,]+ tokens/s  lr \S+  0:00:00 left"  # no bar where no terminal is
     assert len(re.findall(last, done.stderr)) == 1 and "%|" not in done.stderr
 
 

@@ -28,7 +28,7 @@ def test_train_ingest_at_a_ratio_and_ask(run, models, texts, tmp_path):
     assert trained.code == 0
     assert trained.json["steps"] == 2 and trained.json["tokens"] == 2 * 96
     assert (trained.json["summary_tokens"], trained.json["min_summary_tokens"]) == (6, 2)
-    assert "tok/s" in trained.err and "loss" in trained.err
+    assert "tokens/s" in trained.err and "loss" in trained.err
     made = run("ingest", texts, "--corpus", "c", "--compressor", out, "--ratio", 8, "--json")
     assert made.code == 0, made
     shown = run("corpus", "show", "c", "--json").json

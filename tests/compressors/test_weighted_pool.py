@@ -14,7 +14,7 @@ from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import length_of_embeddings, note_base
 from longreach.models.fingerprint import base_fingerprint
 from longreach.session import open_or_create, open_workspace
-from longreach.training.extend.adapter import lora
+from longreach.training.common.adapter import add_lora
 from longreach.training.study.study import study
 from tests.compressors.test_autocompressor import random_ids
 from tests.conftest import make_model, make_tokenizer
@@ -29,7 +29,7 @@ def folder(tmp_path):
     fingerprint = base_fingerprint(model, tokenizer)
     chosen = {"ratio": 4, "segment_tokens": 20}
     reader = write_pool(tmp_path / "pool", torch.randn(260), chosen, str(tmp_path / "base"), fingerprint)
-    adapted = lora(make_model(), 3, alpha=5)
+    adapted = add_lora(make_model(), 3, alpha=5)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

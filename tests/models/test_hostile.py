@@ -364,12 +364,12 @@ def uses(folder, adapter):
     """The four ways in which an adapter is read."""
     from longreach.models.decoder import add_adapter
     from longreach.models.hybrid.adapted import merge_lora, read_json
-    from longreach.training.extend.adapter import begun
+    from longreach.training.common.adapter import load_trainable_adapter
 
     yield lambda: lr.load(adapter)
     yield lambda: merge_lora(lr.load(folder)[0], adapter, read_json(adapter / "adapter_config.json"))
     yield lambda: add_adapter(lr.load(folder)[0], adapter)
-    yield lambda: begun(lr.load(folder)[0], adapter)
+    yield lambda: load_trainable_adapter(lr.load(folder)[0], adapter)
 
 
 @pytest.mark.parametrize(

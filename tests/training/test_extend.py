@@ -16,11 +16,12 @@ import longreach
 from longreach.errors import TrainingError, UsageError
 from longreach.models.hybrid.sparse import SparseAttention
 from longreach.training.common import run
-from longreach.training.common.trainer import LongTrainer
+from longreach.training.common.checkpoints import last_checkpoint
 from longreach.training.extend.data import Data, Samples
 from longreach.training.extend.extend import extend
 from longreach.training.extend.objective import chunked_loss
 from longreach.training.extend.settings import ExtendSettings
+from longreach.training.extend.trainer import LongTrainer
 from tests.conftest import SHAPE, make_model, make_tokenizer
 from tests.training import interrupted
 from tests.training.conftest import make_hybrid, write_texts
@@ -104,14 +105,14 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses(texts, tmp_path):
     steps, killed, whole = 60, tmp_path / "killed", tmp_path / "whole"
     process = start("interrupted.py", texts, killed, tmp_path / "cache", steps)
     deadline = time.monotonic() + 120
-    while run.last_checkpoint(killed) is None and process.poll() is None and time.monotonic() < deadline:
+    while last_checkpoint(killed) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()  # SIGKILL
     assert process.wait() == -9, process.stdout.read()
     assert run.report_of(killed) is None
     lines = []
     report = interrupted.train(texts, killed, tmp_path / "cache", steps, lines.append)
-    assert report["resumed_from_step"] >= 2 and any(line.startswith("Going on from checkpoint-") for line in lines)
+    assert report["resumed_from_step"] >= 2 and any(line.startswith("Resuming from checkpoint-") for line in lines)
     interrupted.train(texts, whole, tmp_path / "cache", steps, lines.append)
     assert losses(killed) == losses(whole) and len(losses(whole)) == steps
     for name, weight in load_file(whole / "model.safetensors").items():

@@ -22,9 +22,9 @@ from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from longreach.datasets.texts import Text, TextQuestion, read_texts
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
+from longreach.training.common.checkpoints import whole_checkpoints
 from longreach.training.pretrain.pretrain import pretrain
 from longreach.training.pretrain.schedule import Schedule
-from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 
 RECIPE = AutoCompressorRecipe(
@@ -189,7 +189,7 @@ def test_vectors_are_read_as_long_as_embeddings():
 
 
 def log(folder):
-    return json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
+    return json.loads((whole_checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
 
 
 def test_it_learns_and_goes_on_with_the_same_losses(base, data, tmp_path):
@@ -199,7 +199,7 @@ def test_it_learns_and_goes_on_with_the_same_losses(base, data, tmp_path):
     logged = log(whole)
     assert {"naming", "pointing", "answers", "reconstruction"} <= set().union(*logged)
     pretrain(base, [data], cut, RECIPE, SCHEDULE, device="cpu")
-    for path in [checkpoints(cut)[-1], cut / "compressor.json", cut / "adapter_model.safetensors"]:
+    for path in [whole_checkpoints(cut)[-1], cut / "compressor.json", cut / "adapter_model.safetensors"]:
         path.rename(tmp_path / f"gone-{path.name}")
     assert pretrain(base, [data], cut, RECIPE, SCHEDULE, device="cpu").resumed_at == 4
     before, after = ([line["loss"] for line in lines if "loss" in line] for lines in (logged, log(cut)))

@@ -16,8 +16,8 @@ from longreach.datasets.texts import Text
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import ModelError, TrainingError, UsageError
 from longreach.models.decoder import add_adapter, only_adapter
+from longreach.training.common.checkpoints import whole_checkpoints
 from longreach.training.pretrain.pretrain import pretrain
-from longreach.training.pretrain.trainer import checkpoints
 from tests.conftest import make_model, make_tokenizer
 from tests.training.test_instruct import LINES, SCHEDULE
 from tests.training.test_instruct import RECIPE as SUMMARY
@@ -146,14 +146,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
     monkeypatch.setattr(PoolObjective, "forward", spoiled)
     with pytest.raises(TrainingError, match=r"loss of step 6 is not a finite .*lower --learning-rate"):
         pretrain(base, [data], out, RECIPE, SCHEDULE, device="cpu")
-    assert [path.name for path in checkpoints(out)] == ["checkpoint-4"] and not (out / "compressor.json").exists()
+    assert [path.name for path in whole_checkpoints(out)] == ["checkpoint-4"] and not (out / "compressor.json").exists()
 
 
 def test_it_goes_on_with_the_same_losses(base, data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     pretrain(base, [data], whole, RECIPE, SCHEDULE, device="cpu")
     pretrain(base, [data], cut, RECIPE, SCHEDULE, device="cpu")
-    shutil.rmtree(checkpoints(cut)[-1])
+    shutil.rmtree(whole_checkpoints(cut)[-1])
     for name in ("compressor.json", "compressor.safetensors", "reader"):
         (cut / name).rename(tmp_path / f"gone-{name}")
     assert pretrain(base, [data], cut, RECIPE, SCHEDULE, device="cpu").resumed_at == 4

@@ -19,9 +19,9 @@ from longreach import AutoCompressor, Document
 from longreach.compressors.autocompressor.objective import TextObjective
 from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe
 from longreach.errors import DocumentError, ModelError, TrainingError, UsageError
+from longreach.training.common.checkpoints import CHECKPOINTS, step_of, whole_checkpoints
 from longreach.training.pretrain.pretrain import pretrain
 from longreach.training.pretrain.schedule import Schedule
-from longreach.training.pretrain.trainer import checkpoints, step_of
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = "The rabbit had a watch, looked at it, and hurried on down the hole. "
@@ -51,7 +51,7 @@ def train(base, data, out, recipe=RECIPE, schedule=SCHEDULE, **options):
 
 
 def log(folder):
-    return json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
+    return json.loads((whole_checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
 
 
 def losses(folder):
@@ -83,14 +83,14 @@ def test_the_result_is_a_compressor(whole, base):
 
 def test_checkpoints_are_small_and_whole(whole, base):
     out, _ = whole
-    assert [path.name for path in checkpoints(out)] == ["checkpoint-4", "checkpoint-6"]
+    assert [path.name for path in whole_checkpoints(out)] == ["checkpoint-4", "checkpoint-6"]
     of_base = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    for checkpoint in checkpoints(out):
+    for checkpoint in whole_checkpoints(out):
         names = {path.name for path in checkpoint.iterdir()}
         assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= names
         assert not names & {"model.safetensors", "pytorch_model.bin", "training_args.bin"}
         assert (checkpoint / "adapter_model.safetensors").stat().st_size < of_base / 2
-    first, last = (AutoCompressor.from_pretrained(path) for path in checkpoints(out))
+    first, last = (AutoCompressor.from_pretrained(path) for path in whole_checkpoints(out))
     assert first.fingerprint != last.fingerprint == AutoCompressor.from_pretrained(out).fingerprint
 
 
@@ -159,13 +159,13 @@ def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_
     out = tmp_path / "out"
     process = start(base, data, out)
     deadline = time.monotonic() + 120
-    while process.poll() is None and not checkpoints(out) and time.monotonic() < deadline:
+    while process.poll() is None and not whole_checkpoints(out) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    killed_at = int(checkpoints(out)[-1].name.split("-")[1])
+    killed_at = int(whole_checkpoints(out)[-1].name.split("-")[1])
     assert killed_at < 6 and not (out / "compressor.json").exists()
-    half = out / "checkpoint-7"  # one more, cut off while it was written
+    half = out / CHECKPOINTS / "checkpoint-7"  # one more, cut off while it was written
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
     report = train(base, data, out)
@@ -240,7 +240,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(base,
     ):
         train(base, data, out)
     monkeypatch.undo()
-    assert max(map(step_of, out.glob("checkpoint-*"))) == good and not (out / "compressor.json").exists()
+    assert (
+        max(map(step_of, (out / CHECKPOINTS).glob("checkpoint-*"))) == good and not (out / "compressor.json").exists()
+    )
     assert train(base, data, out).resumed_at == good
 
 
@@ -257,7 +259,7 @@ def test_gradients_that_are_no_numbers_spoil_no_weights(base, data, tmp_path, mo
     monkeypatch.setattr(compressor.TextObjective, "forward", spoiled)
     with pytest.raises(TrainingError, match="gradient of step 1 is not a finite number: training stopped before"):
         train(base, data, out)
-    assert not list(out.glob("checkpoint-*"))
+    assert not list((out / CHECKPOINTS).glob("checkpoint-*"))
 
 
 SMALL = replace(SCHEDULE, batch_size=1)
@@ -279,7 +281,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
     out, real = tmp_path / "out", compressor.chunked_cross_entropy
 
     def fail(*args, **options):
-        if checkpoints(out):
+        if whole_checkpoints(out):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return real(*args, **options)
 
@@ -364,13 +366,13 @@ def test_refuses_what_cannot_be_trained_on(base, tmp_path):
         train(base, tmp_path / "short.txt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="device"):
-        pretrain(base, [tmp_path], tmp_path / "out", device="nonsense")
+        pretrain(base, [tmp_path], tmp_path / "out", RECIPE, device="nonsense")
     with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES"):
-        pretrain(base, [tmp_path], tmp_path / "out", device="cpu:0")
+        pretrain(base, [tmp_path], tmp_path / "out", RECIPE, device="cpu:0")
     with pytest.raises(UsageError, match="no data"):
-        pretrain(base, [], tmp_path / "out", device="cpu")
+        pretrain(base, [], tmp_path / "out", RECIPE, device="cpu")
     with pytest.raises(UsageError, match="no tracker 'nowhere'"):
-        pretrain(base, [tmp_path], tmp_path / "out", schedule=replace(SCHEDULE, report_to=("nowhere",)))
+        pretrain(base, [tmp_path], tmp_path / "out", RECIPE, schedule=replace(SCHEDULE, report_to=("nowhere",)))
 
 
 def test_refuses_folders_of_something_else(base, data, tmp_path, whole):
@@ -393,6 +395,6 @@ def test_a_damaged_checkpoint_is_named(base, data, tmp_path):
     out = tmp_path / "out"
     train(base, data, out, schedule=replace(SCHEDULE, steps=2))
     for name in ("optimizer.pt", "adapter_model.safetensors"):
-        (out / "checkpoint-2" / name).write_bytes(b"damaged")
+        (out / CHECKPOINTS / "checkpoint-2" / name).write_bytes(b"damaged")
         with pytest.raises(ModelError, match=r"checkpoint-2' cannot be read .* delete it"):
             train(base, data, out)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from longreach.errors import (
 )
 from longreach.models.loss import IGNORED
 from longreach.training.common import run
-from longreach.training.extend.adapter import lora
+from longreach.training.common.adapter import add_lora
+from longreach.training.common.checkpoints import last_checkpoint
 from longreach.training.study import study as room
 from longreach.training.study.data import StudyData
 from longreach.training.study.settings import StudySettings
@@ -112,13 +114,13 @@ def test_the_same_again_is_done_already(studied):
 def losses(corpus):
     """The losses of the one run of a corpus' work folder, from its newest checkpoint."""
     (folder,) = (corpus.work_path / "runs").iterdir()
-    state = json.loads((run.last_checkpoint(folder) / "trainer_state.json").read_text())
+    state = json.loads((last_checkpoint(folder) / "trainer_state.json").read_text())
     return {line["step"]: line["loss"] for line in state["log_history"] if "loss" in line}
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path, monkeypatch):
-    monkeypatch.setattr(room.shutil, "rmtree", lambda folder, **_: None)  # the last checkpoint is looked at
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: None)  # the last checkpoint is looked at
     straight, killed = make_corpus(tmp_path / "one"), make_corpus(tmp_path / "two")
     train(straight, settings(6))
     command = [sys.executable, "-m", "tests.training.studied", str(tmp_path / "two"), "6"]
@@ -130,7 +132,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path, monkeypatch):
     process.wait()
     assert killed.adapter_path is None and killed.verify().ok
     report, lines = train(killed, settings(6))
-    assert report.resumed_at >= 4 and "Going on from checkpoint-" in lines[0]
+    assert report.resumed_at >= 4 and "Resuming from checkpoint-" in lines[0]
     one, two = losses(straight), losses(killed)
     assert list(one) == list(two) == [*range(1, 13)]
     assert max(abs(one[step] - two[step]) for step in one) <= 1e-5
@@ -326,7 +328,7 @@ def test_padding_and_parts_change_no_gradient(tmp_path):
     """A padded batch of unequal lengths gives the mean over answer tokens that its rows give one by one."""
     corpus, model = make_corpus(tmp_path), make_model()
     _, data = make_data(corpus, batch=5, accumulate=1)
-    adapted = lora(model, 4, alpha=8)
+    adapted = add_lora(model, 4, alpha=8)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -345,7 +347,7 @@ def test_padding_and_parts_change_no_gradient(tmp_path):
 
 def test_distillation_learns_what_the_model_says_with_the_text_in_view(tmp_path):
     corpus, model = make_corpus(tmp_path), make_model()
-    objective = StudyObjective(lora(model, 4, alpha=8))
+    objective = StudyObjective(add_lora(model, 4, alpha=8))
     data = StudyData(
         corpus, model, make_tokenizer(), QUESTIONS, batch=1, accumulate=1, epochs=1, budget=900, window=2048, seed=0,
         teacher=objective.expect,
@@ -398,7 +400,7 @@ def test_what_cannot_be_studied_is_refused(tmp_path):
     with room.working(corpus), pytest.raises(CorpusBusy, match="Another process studies corpus 'c'"):
         train(corpus)
     with pytest.raises(ModelError, match="carries PEFT adapters"):
-        train(corpus, model=lora(make_model(), 2, alpha=4).get_base_model())
+        train(corpus, model=add_lora(make_model(), 2, alpha=4).get_base_model())
     with pytest.raises(UsageError, match="no document 'whales'"):
         train(corpus, questions=[Question("whales", "How?", ("so",))])
     corpus.remove([*ANSWERS])
@@ -417,11 +419,11 @@ def test_questions_that_no_passage_matches_are_not_learned_and_said(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     corpus = make_corpus(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(room.shutil, "rmtree", lambda folder, **_: None)
+        patch.setattr(shutil, "rmtree", lambda folder, **_: None)
         train(corpus)
     (folder,) = (corpus.work_path / "runs").iterdir()
     (folder / run.REPORT).unlink()
-    (run.last_checkpoint(folder) / "adapter_model.safetensors").write_bytes(b"damaged")
+    (last_checkpoint(folder) / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"checkpoint-4' cannot be read .* delete it"):
         train(corpus)
 

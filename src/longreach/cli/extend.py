@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longreach.cli.output import JsonOption, device_checked, emit, note, say
+from longreach.cli.output import JsonOption, device_checked, emit, say
 from longreach.cli.pattern import (
     BlockSizeOption,
     LocalBlocksOption,
@@ -157,9 +157,7 @@ def extend(
                 f"'{model}' is a hybrid model already: omit the pattern and --full-layers."
             )
         loaded = convert(loaded, chosen, layers, length)
-    report = run(
-        loaded, tokenizer, data, out, settings, evaluation=evaluation, device=device, say=note
-    )
+    report = run(loaded, tokenizer, data, out, settings, evaluation=evaluation, device=device)
     if as_json:
         emit(report)
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from longreach.cli.method_options import MethodCommand, given_options
-from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, note, say
+from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, say
 from longreach.compressors.method import Option, check_options, load_object
 from longreach.compressors.registry import DEFAULT_TRAINED, find_trained, trained_methods
 from longreach.training.common import options
@@ -122,7 +122,6 @@ def pretrain(
         device=device,
         dtype=dtype,
         progress=True,
-        say=note,
     )
     if as_json:
         per_second = report.tokens / report.seconds if report.seconds else 0.0

@@ -13,7 +13,6 @@ from longreach.cli.output import (
     StoreOption,
     dtype_checked,
     emit,
-    note,
     say,
     table,
 )
@@ -143,7 +142,7 @@ def study(
         held_out=held_out,
     )
     with open_session(corpus, store, model, device=device, dtype=dtype) as session:
-        result = session.study(sources, settings=settings, gate_only=gate_only, say=note)
+        result = session.study(sources, settings=settings, gate_only=gate_only)
     if as_json:
         emit({"corpus": corpus, **result.to_dict()})
         return

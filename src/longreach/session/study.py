@@ -10,14 +10,13 @@ from longreach.models.decoder import window_of
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.reader import Reader
 from longreach.reading.scorecard import Scorecard
-from longreach.training.common.frame import stderr
 from longreach.training.common.trackers import check_trackers
 from longreach.training.study.questions import QuestionGathering, StudyQuestions
 from longreach.training.study.selfstudy import OwnModel
 from longreach.training.study.settings import StudySettings
 from longreach.training.study.study import StudyReport, study
 from longreach.training.study.undo import keep_state, last_kept
-from longreach.wording import counted
+from longreach.wording import counted, say_on_stderr
 
 if TYPE_CHECKING:
     from longreach.session.session import Session
@@ -56,23 +55,23 @@ def run_study(
     say: Callable[[str], None] | None,
 ) -> StudyResult:
     """Studies the corpus of a session; see `Session.study`."""
-    say = say or stderr
+    tell = say or say_on_stderr
     check_trackers(settings.report_to)
     corpus = session.corpus
     gathering = QuestionGathering(corpus, sources, settings.seed)
-    say(f"study: loading the model of '{corpus.name}'")
+    tell(f"study: loading the model of '{corpus.name}'")
     model, tokenizer = session.model, session.tokenizer
     _check_budget(settings.budget, window_of(model))
     own_model = OwnModel(
         model, tokenizer, corpus.settings.model_fingerprint, batch_size=settings.batch_size
     )
-    questions = gathering.gather(own_model, training=not gate_only, say=say)
+    questions = gathering.gather(own_model, training=not gate_only, say=tell)
 
     kept = last_kept(corpus)
     training = None
     if not gate_only:
         learned = counted(len(questions.learned), "question")
-        say(f"study: {learned} to learn, {len(questions.tested):,} to test on")
+        tell(f"study: {learned} to learn, {len(questions.tested):,} to test on")
         training = study(corpus, model, tokenizer, questions.learned, settings, say=say)
     card = gate(
         # Another one than the session's: with the adapter that was trained just now.
@@ -81,7 +80,7 @@ def run_study(
         settings.budget,
         seed=settings.seed,
         batch_size=settings.batch_size,
-        say=say,
+        say=tell,
     )
     if last_kept(corpus) == kept:
         # No other adapter came in, so the state from before was not kept yet.

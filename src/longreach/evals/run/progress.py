@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from longreach.training.common.frame import clock
+from longreach.wording import format_clock
 
 
 class Progress:
@@ -32,4 +32,4 @@ class Progress:
         weight = sum(self._weights[: self._done])
         left = sum(self._weights) - weight
         seconds = (now - self._began) * left / weight
-        self._say(f"{self._done}/{len(self._weights)}  {what}  {clock(seconds)} left")
+        self._say(f"{self._done}/{len(self._weights)}  {what}  {format_clock(seconds)} left")

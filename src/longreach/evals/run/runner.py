@@ -25,7 +25,7 @@ from longreach.evals.run.sample import Prediction, Sample
 from longreach.evals.scores.metrics import METRICS, Metrics, rescore
 from longreach.evals.scores.overlap import SCORING
 from longreach.evals.systems.base import System
-from longreach.training.common.frame import stderr
+from longreach.wording import say_on_stderr
 
 _PREDICTED = (
     "read_tokens",
@@ -50,7 +50,7 @@ def evaluate(
     batch_size: int = 1,
     arguments: Sequence[str] = (),
     device: torch.device | str = "cpu",
-    say: Callable[[str], None] = stderr,
+    say: Callable[[str], None] = say_on_stderr,
     metrics: Metrics = METRICS,
 ) -> dict[str, Any]:
     """Asks every system every sample that it can read, and scores the answers.

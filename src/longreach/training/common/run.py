@@ -1,8 +1,7 @@
-"""The folder of a training run: whose it is, which checkpoint is whole, how the result gets into
-it.
+"""The folder of a training run: whose it is, and how the result gets into it.
 
 run.json        settings and names of the data, written before anything else
-checkpoints/    checkpoint-N folders of transformers' Trainer
+checkpoints/    see `checkpoints.py`
 log.jsonl       one line a step and a test
 training.json   the report, once training is done
 config.json, model.safetensors, ...    the trained model, once training is done
@@ -13,20 +12,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longreach.errors import ModelError, UsageError, out_of_memory, reason_of
+from longreach.errors import UsageError
 from longreach.jsontext import parse_object
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 RUN = "run.json"
-CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 REPORT = "training.json"
 _LOG = "log.jsonl"
-_STATE = "trainer_state.json"
 _ASIDE = ".result"
 _MOST_NAMED = 6  # settings that differ, in one sentence
 
@@ -55,18 +54,20 @@ def claim(
     if not (out / RUN).is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN, wanted)
-    there = _renamed(settings_of(out), earlier or {})
-    differing = [] if there == wanted else sorted(_differing(there, wanted, renew))
+    stored = settings_of(out)
+    there = _rename(stored, earlier or {})
+    differing = sorted(_differing(there, wanted, renew))
     if differing:
         raise UsageError(
             f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another"
-            " folder, or that run's settings to go on with it."
+            " folder, or that run's settings to resume it."
         )
-    if settings_of(out) != wanted:
+    if stored != wanted:
         write_json(out / RUN, wanted)
 
 
-def _renamed(settings: dict[str, Any], earlier: Mapping[str, str | None]) -> dict[str, Any]:
+def _rename(settings: Mapping[str, Any], earlier: Mapping[str, str | None]) -> dict[str, Any]:
+    """Returns settings under today's names, without those that are gone."""
     renamed = dict[str, Any]()
     for name, value in settings.items():
         now = earlier.get(name, name)
@@ -76,7 +77,7 @@ def _renamed(settings: dict[str, Any], earlier: Mapping[str, str | None]) -> dic
 
 
 def settings_of(out: Path) -> dict[str, Any]:
-    """The settings of the run that a folder belongs to; empty where it is none's.
+    """Returns the settings of the run that a folder belongs to; empty where it is nobody's.
 
     Raises:
         UsageError: They are damaged.
@@ -99,12 +100,11 @@ def refuse_foreign(out: Path) -> None:
 
 
 def _differing(there: Any, here: Any, renew: Collection[str] = (), path: str = "") -> Iterator[str]:
-    """Names the values that differ, and those inside of objects by all their keys."""
+    """Yields the names of values that differ; those inside of objects by all their keys."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in (there.keys() | here.keys()) - set(renew):
-            yield from _differing(
-                there.get(key), here.get(key), (), f"{path}.{key}" if path else key
-            )
+            inside = f"{path}.{key}" if path else key
+            yield from _differing(there.get(key), here.get(key), (), inside)
     elif there != here:
         yield f"{path} is {_short(there)} there and {_short(here)} here"
 
@@ -115,73 +115,31 @@ def _short(value: Any) -> str:
 
 
 def report_of(out: Path) -> dict[str, Any] | None:
-    """The report of a run that is done; None where it is not."""
+    """Returns the report of a run that is done; None where it is not."""
     try:
         return parse_object((out / REPORT).read_bytes(), nan=float)
     except (OSError, ValueError):
         return None
 
 
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run; None before the first.
-
-    Trainer writes its state last: a checkpoint without it was being written when the process ended.
-    """
-    whole = []
-    for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
-        try:
-            whole.append(
-                (
-                    int(parse_object((folder / _STATE).read_bytes(), nan=float)["global_step"]),
-                    folder,
-                )
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return max(whole)[1] if whole else None
-
-
-def drop_torn(out: Path) -> None:
-    """Deletes checkpoints that are newer than the last whole one: they were being written when a
-    process ended."""
-    last = last_checkpoint(out)
-    step = int(last.name.rsplit("-", 1)[1]) if last else -1
-    for folder in (out / CHECKPOINTS).glob("checkpoint-*"):
-        if folder.name.rsplit("-", 1)[1].isdigit() and int(folder.name.rsplit("-", 1)[1]) > step:
-            shutil.rmtree(folder)
-
-
-@contextmanager
-def reading(checkpoint: Path) -> Iterator[None]:
-    """Says which checkpoint cannot be read.
-
-    Raises:
-        ModelError: It is damaged, or of another model.
-    """
-    try:
-        yield
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        reason = reason_of(error)
-        raise ModelError(
-            f"The checkpoint '{checkpoint}' cannot be read ({reason}): delete it to use the one"
-            " before."
-        ) from error
-
-
 def finish(
-    out: Path, model: Any, tokenizer: Any, history: list[dict[str, Any]], report: dict[str, Any]
+    out: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    history: Sequence[Mapping[str, Any]],
+    report: Mapping[str, Any],
 ) -> None:
     """Puts the trained model, its tokenizer, the log and the report into the folder.
 
-    Written aside and moved, the config and then the report last: a folder that has them is whole.
+    They are written aside and moved, the config and then the report last: a folder that has them is
+    whole.
     """
     aside = out / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
-    (aside / _LOG).write_text("".join(json.dumps(line) + "\n" for line in history))
+    lines = [json.dumps(line) + "\n" for line in history]
+    (aside / _LOG).write_text("".join(lines))
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
             shutil.rmtree(out / path.name, ignore_errors=True)

@@ -1,235 +1,163 @@
-"""transformers' Trainer for long rows: stops before a bad step, tests by position, says how far it
-is."""
+"""transformers' Trainer as every training has it: no step from a bad loss, whole checkpoints."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from longreach.errors import TrainingError
-from longreach.models.perplexity import bucket_sums, buckets, perplexity
-from longreach.training.common.frame import clock
-from longreach.training.extend.data import only
-from longreach.wording import printable
+from longreach.training.common.checkpoints import drop, explain_unreadable
+from longreach.training.common.progress import Progress
 
 
-class LongTrainer(Trainer):
-    """A Trainer whose samples are whole batches and whose test is perplexity by position.
+class RunTrainer(Trainer):
+    """A Trainer that stops before a step that would spoil the weights, and says how far it is.
 
     Args:
-        model: With the loss of `objective.chunked_loss`.
-        args: Of transformers.
-        samples: What is learned, in order: a data set of whole batches, such as `Samples`.
-        held_out: Token ids of documents that it is tested on, each one row.
-        length: Target length in tokens.
+        model: What is trained; called with a sample, it gives a loss.
+        args: Of transformers; see `make_arguments`.
+        samples: What is learned.
+        collate: Makes a batch of samples.
         progress: Says how far it is.
+        **options: Others of `transformers.Trainer`.
     """
 
-    advice = "Train in another folder with a lower --learning-rate, or look at the data there."
+    advice: ClassVar[str] = "Train in another folder with a lower --learning-rate."
+    """What to do where a loss or gradients are not finite."""
+
+    in_order: ClassVar[bool] = True
+    """Whether samples are learned in the order of the data set, or in one that the seed draws."""
 
     def __init__(
         self,
-        model: Any,
+        model: torch.nn.Module,
         args: TrainingArguments,
         samples: Any,
-        held_out: Sequence[NDArray[np.int64]],
-        length: int,
+        collate: Any,
         progress: Progress,
+        **options: Any,
     ) -> None:
-        self._samples = samples
         super().__init__(
             model=model,
             args=args,
             train_dataset=samples,
-            # Trainer wants one; `evaluate` below reads rows.
-            eval_dataset=[{"tokens": len(row)} for row in held_out],
-            data_collator=only,
+            data_collator=collate,
             callbacks=[StopAtBadGradients(self.advice), progress],
+            **options,
         )
         self.remove_callback(PrinterCallback)  # it would print on stdout
-        self._held_out, self._length, self._progress = held_out, length, progress
+        self._samples = samples
+        self._progress = progress
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
-        """As they come: the order is in the samples."""
-        return torch.utils.data.SequentialSampler(self._samples)
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int] | None:
+        if self.in_order:
+            return torch.utils.data.SequentialSampler(self._samples)
+        return super()._get_train_sampler(*args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer; the display ends whatever happens."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._progress.close()
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """As in Trainer.
+        """Runs forward and backward of a batch; returns its loss.
 
         Raises:
-            TrainingError: The loss is not a finite number; nothing has been learned from it.
+            TrainingError: The loss is not a finite number; nothing has been learned from it. A
+                checkpoint whose weights gave it is deleted.
         """
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        loss = self.learn(model, inputs, num_items_in_batch)
         bad = (~torch.isfinite(loss)).float()
         if self.args.world_size > 1:  # all ranks stop, or they would wait for each other
             bad = self.accelerator.reduce(bad, "sum")
         if bad > 0:
-            raise TrainingError(not_finite("loss", self.state.global_step, self.advice))
+            if self.is_world_process_zero():
+                drop(Path(str(self.args.output_dir)), self.state.global_step)
+            raise TrainingError(explain_not_finite("loss", self.state.global_step, self.advice))
         return loss
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def learn(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> Tensor:
+        """Runs forward and backward of a batch; returns its loss, which may be bad."""
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer, with tokens a second."""
         if "loss" in logs:
             logs["tokens_per_second"] = round(self._progress.tokens_per_second, 1)
-        super().log(logs, *args, **kwargs)
+        super().log(logs, start_time)
 
-    @torch.no_grad()
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Perplexity on the held-out rows, by the position of the token that is predicted.
+    def load_weights(self, checkpoint: Path) -> None:
+        """Reads what is trained out of a checkpoint."""
+        super()._load_from_checkpoint(str(checkpoint))
 
-        Returns:
-            `eval_loss`, `eval_perplexity`, and `eval_perplexity_0-1024`,
-            `eval_perplexity_1024-2048`, ...
-        """
-        model: Any = self.model_wrapped if self.is_in_train else self.model
-        was_training = model.training
-        model.eval()
-        ranks, rank = self.args.world_size, self.args.process_index
-        spans = buckets(self._length)
-        sums = torch.zeros(len(spans), 2, dtype=torch.float64, device=self.args.device)
-        for turn in range(-(-len(self._held_out) // ranks)):
-            index = turn * ranks + rank
-            # Every rank makes the same number of calls, because FSDP's calls wait for each other.
-            row = torch.from_numpy(self._held_out[min(index, len(self._held_out) - 1)])[None].to(
-                self.args.device
-            )
-            losses = model(input_ids=row, labels=row, reduction="none")["losses"][0]
-            if index < len(self._held_out):
-                sums += bucket_sums(losses, spans)
-        if ranks > 1:
-            sums = self.accelerator.reduce(sums, "sum")
-        model.train(was_training)
-        metrics = _perplexities(spans, sums.tolist())
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint = Path(resume_from_checkpoint)
+        with explain_unreadable(checkpoint):
+            self.load_weights(checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with explain_unreadable(Path(str(checkpoint))):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Trainer's state comes next and makes the checkpoint whole: all processes have written
+        # their parts by then.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
 
-def _perplexities(spans: list[tuple[int, int]], sums: list[list[float]]) -> dict[str, float]:
-    total, count = (sum(column) for column in zip(*sums, strict=True))
-    metrics = {"eval_loss": total / count, "eval_perplexity": perplexity(total, count)}
-    for (start, stop), (loss, tokens) in zip(spans, sums, strict=True):
-        if tokens:
-            metrics[f"eval_perplexity_{start}-{stop}"] = perplexity(loss, tokens)
-    return metrics
+class StopAtBadGradients(TrainerCallback):
+    """Stops before gradients that are not finite, though the loss was, get into the weights."""
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Raises TrainingError."""
+        norms = []
+        for parameter in kwargs["model"].parameters():
+            if parameter.grad is not None:
+                norms.append(_own_part(parameter.grad).float().norm())
+        found = torch.stack(norms) if norms else torch.zeros(1, device=args.device)
+        bad = (~torch.isfinite(found).all()).float()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Where gradients are cut over ranks, only one may see it.
+            torch.distributed.all_reduce(bad)
+        if bad > 0:
+            raise TrainingError(explain_not_finite("gradient", state.global_step, self.advice))
 
 
-def not_finite(what: str, step: int, advice: str) -> str:
-    """What to say where a loss or gradients are not finite after so many good steps."""
+def explain_not_finite(what: str, step: int, advice: str) -> str:
+    """Returns what to say where a loss or gradients are not finite after `step` good steps."""
     return (
         f"The {what} of step {step + 1} is not a finite number: training stopped before that step"
         f" was taken, and the last checkpoint is good, where there is one. {advice}"
     )
 
 
-class StopAtBadGradients(TrainerCallback):
-    """Stops where gradients are not finite although the loss was, before they get into the
-    weights."""
-
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises TrainingError."""
-        found = [
-            parameter.grad
-            for parameter in kwargs["model"].parameters()
-            if parameter.grad is not None
-        ]
-        norms = (
-            torch.stack([_local(grad).float().norm() for grad in found])
-            if found
-            else torch.zeros(1, device=args.device)
-        )
-        bad = (~torch.isfinite(norms).all()).float().to(norms.device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Where gradients are cut over ranks, only one may see it.
-            torch.distributed.all_reduce(bad)
-        if bad > 0:
-            raise TrainingError(not_finite("gradient", state.global_step, self.advice))
-
-
-def _local(tensor: Any) -> Tensor:
+def _own_part(tensor: Any) -> Tensor:
+    """Returns the part of a tensor that this process has."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-class Counted(Protocol):
-    """Says how many tokens each sample of a run learns."""
-
-    def tokens(self, sample: int) -> int: ...  # noqa: D102
-
-
-class Progress(TrainerCallback):
-    """Says after steps and tests how things stand: loss, tokens a second, time left.
-
-    Args:
-        say: Is told a line at a time; None for stderr.
-        order: Of the run, or what else counts its tokens.
-        per_step: Samples of a step, all ranks together.
-        every_seconds: Not more often, except for the last step and tests.
-    """
-
-    def __init__(
-        self,
-        say: Callable[[str], None] | None,
-        order: Counted,
-        per_step: int,
-        every_seconds: float = 2.0,
-    ):
-        self._say = say or (lambda text: print(printable(text), file=sys.stderr, flush=True))
-        self._order, self._per_step, self._every = order, per_step, every_seconds
-        self._began = self._spoke = 0.0
-        self._first = 0
-        self.tokens_per_second = 0.0
-        self.tokens = 0  # of this session
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Starts the clock."""
-        self._began, self._first = time.perf_counter(), state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Counts."""
-        first = (state.global_step - 1) * self._per_step
-        self.tokens += sum(self._order.tokens(first + index) for index in range(self._per_step))
-        self.tokens_per_second = self.tokens / (time.perf_counter() - self._began)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Speaks."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        now, done = time.perf_counter(), state.global_step
-        if now - self._spoke < self._every and done < state.max_steps:
-            return
-        self._spoke = now
-        left = (now - self._began) / max(1, done - self._first) * (state.max_steps - done)
-        self._say(
-            f"step {done}/{state.max_steps}  loss {logs['loss']:.4f}  {self.tokens_per_second:,.0f}"
-            f" tokens/s  lr {logs.get('learning_rate', 0):.2e}  {clock(left)} left"
-        )
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
-    ) -> None:
-        """Speaks."""
-        if state.is_world_process_zero and metrics:
-            parts = [
-                f"{key.rsplit('_', 1)[1]}: {value:.2f}"
-                for key, value in metrics.items()
-                if "-" in key
-            ]
-            self._say(
-                f"step {state.global_step}  perplexity {metrics['eval_perplexity']:.2f} "
-                f" ({', '.join(parts)})"
-            )

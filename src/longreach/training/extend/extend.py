@@ -1,5 +1,4 @@
-"""Training on long texts at the target length: what teaches a hybrid model, or a full one, its
-longer window.
+"""Training on long texts at the target length, which teaches a model its longer window.
 
 Papers: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
 Partial Contexts" (light training of a converted model at the target length); LongLoRA, arXiv
@@ -11,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -27,15 +27,18 @@ from longreach.models.hybrid.sparse import pattern_of
 from longreach.models.loading.load import quiet
 from longreach.models.loss import checkpointing
 from longreach.training.common import run
-from longreach.training.common.frame import arguments, full_said, silent, stderr
+from longreach.training.common.arguments import make_arguments
+from longreach.training.common.checkpoints import drop_torn, last_checkpoint, step_of
+from longreach.training.common.faults import explain_full
+from longreach.training.common.progress import Progress, say_nothing
 from longreach.training.common.trackers import check_trackers
-from longreach.training.common.trainer import LongTrainer, Progress
 from longreach.training.extend import adapter
 from longreach.training.extend.data import Data, Samples
 from longreach.training.extend.objective import chunked_loss, put_together
 from longreach.training.extend.order import Order
 from longreach.training.extend.settings import EARLIER_NAMES, SCHEDULES, ExtendSettings
-from longreach.wording import counted
+from longreach.training.extend.trainer import LongTrainer
+from longreach.wording import counted, say_on_stderr
 
 
 def extend(
@@ -50,8 +53,7 @@ def extend(
     cache: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model on long texts; called again after it was stopped, it goes on from the last
-    checkpoint.
+    """Trains a model on long texts; stopped anywhere, the same call resumes.
 
     Under `accelerate launch` or torchrun each process takes its share of every step; a step learns
     the same tokens however many there are.
@@ -67,7 +69,7 @@ def extend(
         evaluation: Sources to test on; none of `data` is held out then.
         device: "cpu" or "cuda"; None for the GPU where there is one.
         cache: Where token files are kept.
-        say: Is told how it goes, a line at a time; None for stderr.
+        say: Is told how it goes, a line at a time; None for stderr, where a terminal gets a bar.
 
     Returns:
         The report, JSON values: losses and perplexities before and after, tokens a second, peak
@@ -80,7 +82,8 @@ def extend(
             not installed.
         TrainingError: Memory was not enough, or a loss was not finite. The last checkpoint stays.
     """
-    out, say, device = Path(out), say or stderr, device or default_device()
+    out = Path(out)
+    device = device or default_device()
     _check(model, settings, device)
     check_trackers(settings.report_to)
     run.refuse_foreign(out)
@@ -88,8 +91,11 @@ def extend(
     with quiet():
         # Knows the processes, on whose number a step depends.
         probe = _arguments(settings, out, device, dtype)
-        ranks, first = probe.world_size // _sequence_ranks(), probe.process_index == 0
-        tell = say if first else silent
+        ranks = probe.world_size // _sequence_ranks()
+        first = probe.process_index == 0
+        if not first:
+            say = say_nothing
+        tell = say or say_on_stderr
         with probe.main_process_first(local=False):
             loaded = Data.make(
                 data,
@@ -100,44 +106,45 @@ def extend(
                 cache=cache,
                 note=tell,
             )
-        per_step = -(-settings.step_tokens // (settings.capacity * ranks)) * ranks
-        steps = _steps(settings, loaded.order, per_step)
+        length = _length(settings, loaded.order, ranks)
         identity = settings.identity() | {
             "model": base_fingerprint(model, tokenizer),
             **loaded.keys,
-            "samples_per_step": per_step,
-            "steps": steps,
+            "samples_per_step": length.samples_per_step,
+            "steps": length.steps,
         }
         with probe.main_process_first(local=False):
             run.claim(out, identity, earlier=EARLIER_NAMES)
             if first:
-                run.drop_torn(out)
-        report, checkpoint = run.report_of(out), run.last_checkpoint(out)
+                drop_torn(out)
+        report = run.report_of(out)
         if report:
             tell(f"{out} is done already.")
             return report
+        checkpoint = last_checkpoint(out)
         if checkpoint:
-            tell(f"Going on from {checkpoint.name}.")
+            tell(f"Resuming from {checkpoint.name}.")
+        tenth = -(-length.steps // 10)
         args = _arguments(
             settings,
             out,
             device,
             dtype,
-            max_steps=steps,
-            gradient_accumulation_steps=per_step // ranks,
-            warmup_steps=round(settings.warmup * steps),
-            save_steps=settings.save_every or -(-steps // 10),
+            max_steps=length.steps,
+            gradient_accumulation_steps=length.samples_per_step // ranks,
+            warmup_steps=round(settings.warmup * length.steps),
+            save_steps=settings.save_every or tenth,
             eval_strategy="steps" if loaded.held_out else "no",
-            eval_steps=settings.eval_every or -(-steps // 10),
+            eval_steps=settings.eval_every or tenth,
             eval_on_start=bool(loaded.held_out) and checkpoint is None,
         )
         with (
-            full_said(_lower(settings)),
+            explain_full(_lower(settings)),
             _prepared(model, settings, dtype) as trained,
             chunked_loss(trained),
         ):
-            samples = Samples(loaded, steps * per_step, positions=ranks < probe.world_size)
-            progress = Progress(tell, loaded.order, per_step)
+            samples = Samples(loaded, length.samples, positions=ranks < probe.world_size)
+            progress = Progress(say, partial(_tokens_of_step, loaded.order, length))
             trainer = LongTrainer(
                 trained, args, samples, loaded.held_out, settings.length, progress
             )
@@ -145,17 +152,13 @@ def extend(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - began
             history = trainer.state.log_history
-            if loaded.held_out and not any(
-                "eval_loss" in line and line["step"] == steps for line in history
-            ):
+            if loaded.held_out and not _is_tested(history, length.steps):
                 trainer.evaluate()
-            report = _report(loaded, settings, history, steps * per_step) | {
+            report = _report(loaded, settings, history, length.samples) | {
                 "folder": str(out),
                 "model_type": model.config.model_type,
-                "trained_parameters": sum(
-                    p.numel() for p in trained.parameters() if p.requires_grad
-                ),
-                "resumed_from_step": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
+                "trained_parameters": _count_trained(trained),
+                "resumed_from_step": step_of(checkpoint) if checkpoint else None,
                 "seconds": seconds,
                 "peak_memory_bytes": _peak_bytes(trainer),
             }
@@ -193,8 +196,8 @@ def _check(model: Any, settings: ExtendSettings, device: str) -> None:
 def _arguments(
     settings: ExtendSettings, out: Path, device: str, dtype: torch.dtype, **more: Any
 ) -> TrainingArguments:
-    return arguments(
-        out / run.CHECKPOINTS,
+    return make_arguments(
+        out,
         device,
         per_device_train_batch_size=1,  # a sample is a whole batch
         learning_rate=settings.highest_rate,
@@ -209,25 +212,54 @@ def _arguments(
 
 
 def _sequence_ranks() -> int:
-    """Processes that share each row, as `accelerate launch` says it."""
+    """Returns how many processes share each row, as `accelerate launch` says it."""
     return int(os.environ.get("PARALLELISM_CONFIG_SP_SIZE", "1"))
 
 
-def _steps(settings: ExtendSettings, order: Order, per_step: int) -> int:
+class _Length(NamedTuple):
+    """How long a run is: its steps, and the samples of a step, all processes together."""
+
+    steps: int
+    samples_per_step: int
+
+    @property
+    def samples(self) -> int:
+        """Samples of the whole run."""
+        return self.steps * self.samples_per_step
+
+
+def _length(settings: ExtendSettings, order: Order, ranks: int) -> _Length:
+    per_step = -(-settings.step_tokens // (settings.capacity * ranks)) * ranks
     if settings.steps:
-        return settings.steps
+        return _Length(settings.steps, per_step)
     if not settings.tokens:
-        return -(-order.rectangles() // per_step)
-    steps = tokens = 0
+        return _Length(-(-order.rectangles() // per_step), per_step)
+    length = _Length(0, per_step)
+    tokens = 0
     while tokens < settings.tokens:
-        tokens += sum(order.tokens(steps * per_step + sample) for sample in range(per_step))
-        steps += 1
-    return steps
+        length = _Length(length.steps + 1, per_step)
+        tokens += _tokens_of_step(order, length, length.steps)
+    return length
+
+
+def _tokens_of_step(order: Order, length: _Length, step: int) -> int:
+    """Returns the tokens that a step learns; steps count from 1."""
+    last = step * length.samples_per_step
+    return sum(order.tokens(sample) for sample in range(last - length.samples_per_step, last))
+
+
+def _is_tested(history: Sequence[Mapping[str, Any]], step: int) -> bool:
+    return any("eval_loss" in line and line["step"] == step for line in history)
+
+
+def _count_trained(model: torch.nn.Module) -> int:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sum(parameter.numel() for parameter in trained)
 
 
 @contextmanager
 def _prepared(model: Any, settings: ExtendSettings, dtype: torch.dtype) -> Iterator[Any]:
-    """The model as it is trained; its config and its mode come back."""
+    """Gives the model as it is trained; its config and its mode come back."""
     lengthen(model, settings.length)
     use_cache = model.config.use_cache  # Trainer switches it off, and it would be saved so
     set_seed(settings.seed)
@@ -244,52 +276,54 @@ def _prepared(model: Any, settings: ExtendSettings, dtype: torch.dtype) -> Itera
 
 
 def _lower(settings: ExtendSettings) -> str:
-    """What takes less memory."""
+    """Returns the options that take less memory, as part of a sentence."""
     length = f"--length (it is {settings.length})"
     if settings.batch_size > 1:
         return f"--batch-size (it is {settings.batch_size})"
     if not settings.checkpointing:
-        return "memory by leaving --no-checkpointing away"
+        return "memory by omitting --no-checkpointing"
     return length if settings.lora_rank else f"what is trained with --lora-rank 16, or {length}"
 
 
 def _report(
-    data: Data, settings: ExtendSettings, history: list[dict[str, Any]], samples: int
+    data: Data, settings: ExtendSettings, history: Sequence[Mapping[str, Any]], samples: int
 ) -> dict[str, Any]:
-    losses = [line["loss"] for line in history if "loss" in line]
+    steps = [line for line in history if "loss" in line]
     tests = [line for line in history if "eval_loss" in line]
     learned = sum(data.order.tokens(sample) for sample in range(samples))
     slots = sum(data.order.slots(sample) for sample in range(samples))
-    shares = zip(data.sources, data.order.shares(), strict=True)
+    sources = []
+    for source, share in zip(data.sources, data.order.shares(), strict=True):
+        sources.append({"name": source.source, "tokens": len(source.ids)} | share)
+    tested = dict[str, dict[str, float]]()
+    if tests:
+        tested["before"] = _by_position(tests[0])
+        tested["after"] = _by_position(tests[-1])
     return {
         "length": settings.length,
-        "steps": len(losses),
+        "steps": len(steps),
         "tokens": learned,
         "padding_share": 1 - learned / slots,
         "epochs": data.order.epoch_of(samples),
-        "tokens_per_second": [line["tokens_per_second"] for line in history if "loss" in line][-1],
-        "loss": {"first": losses[0], "last": losses[-1]},
-        "perplexity": {
-            when: _by_position(tests[at]) for when, at in (("before", 0), ("after", -1)) if tests
-        },
+        "tokens_per_second": steps[-1]["tokens_per_second"],
+        "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
+        "perplexity": tested,
         "held_out_documents": len(data.held_out),
-        "sources": [
-            {"name": source.source, "tokens": len(source.ids)} | share for source, share in shares
-        ],
+        "sources": sources,
     }
 
 
-def _by_position(line: dict[str, Any]) -> dict[str, float]:
+def _by_position(line: Mapping[str, float]) -> dict[str, float]:
     prefix = "eval_perplexity"
-    return {
-        key.removeprefix(prefix).lstrip("_") or "all": line[key]
-        for key in line
-        if key.startswith(prefix)
-    }
+    found = dict[str, float]()
+    for name, value in line.items():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix).lstrip("_") or "all"] = value
+    return found
 
 
 def _peak_bytes(trainer: LongTrainer) -> int | None:
-    """Most GPU memory that any process had allocated; None on a CPU."""
+    """Returns the most GPU memory that any process had allocated; None on a CPU."""
     if trainer.args.device.type != "cuda":
         return None
     peak = torch.tensor(torch.cuda.max_memory_allocated(), device=trainer.args.device)

@@ -1,7 +1,7 @@
 """`pretrain`: data in, a compressor out; stopped anywhere, it resumes at its last checkpoint.
 
 <out>/compressor.json and what lies beside it   the result, which the compressor loads
-      checkpoint-<step>/                        the last two; see `trainer`
+      checkpoints/                              the last two
       run.json                                  what this run is: settings, base model, data
 """
 
@@ -29,18 +29,25 @@ from longreach.models.device import check_device, default_device
 from longreach.models.loading.load import load, quiet
 from longreach.models.loss import checkpointing
 from longreach.training.common import run
-from longreach.training.common.frame import arguments, full_said, silent, stderr
+from longreach.training.common.arguments import make_arguments
+from longreach.training.common.checkpoints import (
+    STATE,
+    adopt_earlier,
+    drop_torn,
+    last_checkpoint,
+    step_of,
+)
+from longreach.training.common.faults import explain_full
+from longreach.training.common.progress import Progress, say_nothing
 from longreach.training.common.trackers import check_trackers
 from longreach.training.pretrain.rows import Rows
 from longreach.training.pretrain.schedule import EARLIER_NAMES, Schedule
 from longreach.training.pretrain.trainer import (
     CompressorTrainer,
     begin_with,
-    checkpoints,
-    drop_incomplete,
     load_compressor,
-    step_of,
 )
+from longreach.wording import say_on_stderr
 
 # May differ when a run goes on.
 _FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")
@@ -88,8 +95,8 @@ def pretrain(
         device: cpu or cuda; None takes the GPU where there is one.
         dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
         cache: where token files are kept.
-        progress: show it on stderr.
-        say: is told what is read and what is left out, a line at a time; None for stderr.
+        progress: say how far it is.
+        say: is told how it goes, a line at a time; None for stderr, where a terminal gets a bar.
 
     Raises:
         UsageError: settings out of range, too little text, or a folder that holds something else.
@@ -127,7 +134,9 @@ def pretrain(
     with quiet():
         args = _arguments(folder, schedule, on_cpu, bf16=quick)
     torch.manual_seed(schedule.seed)  # LoRA starts at random
-    tell = (say or stderr) if args.process_index == 0 else silent
+    if args.process_index != 0:
+        say = say_nothing
+    tell = say or say_on_stderr
     objective, learned = _subject(base, tokenizer, recipe, data, args, cache, tell)
     settings = recipe.settings()
     for key, value in asdict(schedule).items():
@@ -144,24 +153,23 @@ def pretrain(
     if schedule.checkpointing:
         checkpointing(base, True)
     model_ref = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    with quiet(), full_said(_lower(recipe, schedule)):
+    step_tokens = schedule.batch_size * schedule.accumulate * args.world_size * learned.row_tokens
+    with quiet(), explain_full(_lower(recipe, schedule)):
+        shown = Progress(say if progress else say_nothing, lambda step: step_tokens)
         trainer = CompressorTrainer(
             objective,
+            args,
+            learned.rows,
+            learned.collate,
+            shown,
             model_ref=model_ref,
-            row_tokens=learned.row_tokens,
-            summary_lr=schedule.summary_learning_rate or schedule.learning_rate,
-            progress=progress,
-            args=args,
-            train_dataset=learned.rows,
-            data_collator=learned.collate,
+            own_rate=schedule.summary_learning_rate or schedule.learning_rate,
         )
         began = time.perf_counter()
         # Killed between the last checkpoint and the result.
         if done and step_of(done) >= schedule.steps:
             load_compressor(objective, done)
-            trainer.state = transformers.TrainerState.load_from_json(
-                str(done / "trainer_state.json")
-            )
+            trainer.state = transformers.TrainerState.load_from_json(str(done / STATE))
         else:
             trainer.train(resume_from_checkpoint=str(done) if done else None)
         seconds = time.perf_counter() - began
@@ -173,7 +181,7 @@ def pretrain(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [
         float("nan")
     ]
-    tokens = (trainer.state.global_step - resumed_at) * trainer.tokens_a_step
+    tokens = (trainer.state.global_step - resumed_at) * step_tokens
     return PretrainReport(
         folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1]
     )
@@ -235,7 +243,7 @@ def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def _arguments(
     folder: Path, schedule: Schedule, on_cpu: bool, bf16: bool
 ) -> transformers.TrainingArguments:
-    return arguments(
+    return make_arguments(
         folder,
         "cpu" if on_cpu else "cuda",
         max_steps=schedule.steps,
@@ -286,12 +294,14 @@ def _claim(
     with args.main_process_first(local=False):
         # Another start will do where nothing came of the first, or where an earlier release did not
         # note it.
-        fixed = bool(checkpoints(folder)) and "start" in run.settings_of(folder)
+        if args.process_index == 0:
+            adopt_earlier(folder)
+        fixed = last_checkpoint(folder) is not None and "start" in run.settings_of(folder)
         renew = () if fixed else ("start",)
         run.claim(folder, settings, renew=renew, earlier=EARLIER_NAMES)
         if args.process_index == 0:
-            drop_incomplete(folder)
-    done = next(reversed(checkpoints(folder)), None)
+            drop_torn(folder)
+    done = last_checkpoint(folder)
     finished = done is not None and step_of(done) >= steps and (folder / SETTINGS_FILE).is_file()
     if done and finished and args.process_index == 0:
         raise UsageError(

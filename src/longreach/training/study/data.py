@@ -151,6 +151,11 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Positions of a sample without padding."""
         return sum(self._plans[row].positions + len(self._answer(row)) for row in self.rows(sample))
 
+    def tokens_of_step(self, step: int) -> int:
+        """Returns the positions of all samples of a step; steps count from 1."""
+        last = step * self.accumulate
+        return sum(self.tokens(sample) for sample in range(last - self.accumulate, last))
+
     def _answer(self, row: int) -> list[int]:
         longest = _LONGEST_ANSWER
         if self._window:

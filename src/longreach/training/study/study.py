@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -33,14 +32,18 @@ from longreach.models.loading.load import quiet
 from longreach.models.loss import checkpointing
 from longreach.models.sharing import exclusive
 from longreach.training.common import run
-from longreach.training.common.frame import arguments, full_said, stderr
+from longreach.training.common.adapter import add_lora, load_trainable_adapter
+from longreach.training.common.arguments import make_arguments
+from longreach.training.common.checkpoints import drop_all, drop_torn, last_checkpoint, step_of
+from longreach.training.common.faults import explain_full
+from longreach.training.common.progress import Progress
 from longreach.training.common.trackers import check_trackers
-from longreach.training.common.trainer import Progress
-from longreach.training.extend.adapter import begun, lora
+from longreach.training.extend.data import only
 from longreach.training.study.data import StudyData
 from longreach.training.study.folder import publish, working
 from longreach.training.study.settings import StudySettings
 from longreach.training.study.trainer import ADAPTER_NAME, StudyObjective, StudyTrainer
+from longreach.wording import say_on_stderr
 
 if TYPE_CHECKING:
     from longreach.corpus.store import Corpus
@@ -97,7 +100,8 @@ def study(
         TrainingError: memory or the disk was full, or a loss was not finite; the last good
             checkpoint stays.
     """
-    settings, say = settings or StudySettings(), say or stderr
+    settings = settings or StudySettings()
+    tell = say or say_on_stderr
     check_trackers(settings.report_to)
     if not questions:
         raise UsageError("There are no questions to learn from: give some with --questions.")
@@ -123,11 +127,9 @@ def study(
             report = _train(corpus, model, tokenizer, questions, settings, out, say)
             note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
             run.write_json(out / run.REPORT, report)
-            # What trackers wrote beside them stays.
-            for checkpoint in (out / run.CHECKPOINTS).glob("checkpoint-*"):
-                shutil.rmtree(checkpoint, ignore_errors=True)
+            drop_all(out)
         else:
-            say("These questions were learned with these settings before.")
+            tell("These questions were learned with these settings before.")
         return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
 
 
@@ -169,20 +171,20 @@ def _train(
     questions: Sequence[Question],
     settings: StudySettings,
     out: Path,
-    say: Callable[[str], None],
+    say: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """Trains into `out`/adapter; returns the figures of a `StudyReport`."""
-    run.drop_torn(out)
-    checkpoint = run.last_checkpoint(out)
+    tell = say or say_on_stderr
+    drop_torn(out)
+    checkpoint = last_checkpoint(out)
     if checkpoint:
-        say(f"Going on from {checkpoint.name}.")
-    window, device = window_of(model), str(model.device)
+        tell(f"Resuming from {checkpoint.name}.")
+    window = window_of(model)
+    device = str(model.device)
     budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
-    lower = f"--budget (it is {settings.budget}) or --batch-size (it is {settings.batch_size})"
-    lower += "" if settings.checkpointing else ", or give --checkpointing"
     with (
         quiet(),
-        full_said(lower),
+        explain_full(_lower(settings)),
         explain_disk_faults(corpus.path),
         _adapted(model, settings, _start(corpus)) as objective,
     ):
@@ -201,9 +203,9 @@ def _train(
         )
         if data.unmatched:
             share = f"{data.unmatched} of {len(questions)} questions"
-            say(f"Not learned, because no passage shares a word with them: {share}.")
-        args = arguments(
-            out / run.CHECKPOINTS,
+            tell(f"Not learned, because no passage shares a word with them: {share}.")
+        args = make_arguments(
+            out,
             "cpu" if device == "cpu" else "cuda",
             per_device_train_batch_size=1,  # a sample is a whole batch
             gradient_accumulation_steps=data.accumulate,
@@ -216,8 +218,8 @@ def _train(
             report_to=list(settings.report_to) or "none",
             dataloader_pin_memory=False,  # samples are made on the device
         )
-        progress = Progress(say, data, data.accumulate)
-        trainer = StudyTrainer(objective, args, data, [], budget, progress)
+        progress = Progress(say, data.tokens_of_step)
+        trainer = StudyTrainer(objective, args, data, only, progress)
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - began
@@ -226,12 +228,18 @@ def _train(
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {
         "steps": data.steps,
-        "resumed_at": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
+        "resumed_at": step_of(checkpoint) if checkpoint else 0,
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "tokens": progress.tokens,
         "seconds": seconds,
     }
+
+
+def _lower(settings: StudySettings) -> str:
+    """Returns the options that take less memory, as part of a sentence."""
+    lower = f"--budget (it is {settings.budget}) or --batch-size (it is {settings.batch_size})"
+    return lower if settings.checkpointing else f"{lower}, or give --checkpointing"
 
 
 def _start(corpus: Corpus) -> Path | None:
@@ -249,9 +257,9 @@ def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterato
         set_seed(settings.seed)
         checkpointing(model, settings.checkpointing)
         if start:
-            adapted = begun(model, start)
+            adapted = load_trainable_adapter(model, start)
         else:
-            adapted = lora(
+            adapted = add_lora(
                 model,
                 settings.lora_rank,
                 alpha=settings.lora_alpha,

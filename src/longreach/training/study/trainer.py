@@ -26,8 +26,7 @@ from longreach.models.loss import (
     likeliest,
     softcap_of,
 )
-from longreach.training.common import run
-from longreach.training.common.trainer import LongTrainer
+from longreach.training.common.trainer import RunTrainer
 
 _TOP_K = 20
 # What PEFT calls the adapter that it saves into a folder itself, not below it.
@@ -98,8 +97,8 @@ class StudyObjective(torch.nn.Module):
         return states[:, :-1][labels[:, 1:] != IGNORED]
 
 
-class StudyTrainer(LongTrainer):
-    """See `LongTrainer`; what is saved and loaded is the adapter.
+class StudyTrainer(RunTrainer):
+    """See `RunTrainer`; what is saved and loaded is the adapter.
 
     The adapter is on, and dropout too, while a step is learned; between two steps other threads may
     use the model.
@@ -113,7 +112,7 @@ class StudyTrainer(LongTrainer):
             return super().create_optimizer(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As in `LongTrainer`: forward and backward in one go."""
+        """As in `RunTrainer`: forward and backward in one go."""
         with self._learning():
             return super().training_step(*args, **kwargs)
 
@@ -136,10 +135,6 @@ class StudyTrainer(LongTrainer):
         objective: Any = self.model
         return objective.adapted
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with run.reading(Path(resume_from_checkpoint)):
-            fill(self._adapted, lora_weights(Path(resume_from_checkpoint)))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with run.reading(Path(str(checkpoint))):
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def load_weights(self, checkpoint: Path) -> None:
+        """Reads the adapter out of a checkpoint."""
+        fill(self._adapted, lora_weights(checkpoint))

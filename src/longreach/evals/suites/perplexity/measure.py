@@ -24,8 +24,7 @@ from longreach.evals.systems.models import ModelSystem
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
 from longreach.models.perplexity import bucket_sums, buckets
-from longreach.training.common.frame import stderr
-from longreach.wording import counted
+from longreach.wording import counted, say_on_stderr
 
 Span = tuple[int, int]
 """Positions from the first of them up to the last, exclusive."""
@@ -39,7 +38,7 @@ def measure(
     settings: Mapping[str, object],
     seed: int = 0,
     arguments: Sequence[str] = (),
-    say: Callable[[str], None] = stderr,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> dict[str, Any]:
     """Reads every text with every system, or resumes that.
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from longreach.datasets.sources import find
 from longreach.errors import UsageError
 from longreach.models.sharing import encode
-from longreach.training.common.frame import stderr
-from longreach.wording import counted
+from longreach.wording import counted, say_on_stderr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ def read_texts(
     length: int,
     *,
     samples: int | None = None,
-    say: Callable[[str], None] = stderr,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> list[Text]:
     """Returns the first `length` tokens of texts; those that are shorter are omitted.
 
