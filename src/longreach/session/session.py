@@ -255,12 +255,12 @@ class Session(OpenCorpus):
         from longreach.evals.run.subject import RunOptions
         from longreach.evals.suites.docqa.suite import DocumentSuite
         from longreach.session.evaluation import evaluate_corpus
-        from longreach.training.common.frame import stderr
+        from longreach.wording import say_on_stderr
 
         if isinstance(suite, str | Path):
             suite = DocumentSuite(questions=Path(suite))
         options = RunOptions(
-            Path(out), say or stderr, batch_size=batch_size, beyond_window=beyond_window
+            Path(out), say or say_on_stderr, batch_size=batch_size, beyond_window=beyond_window
         )
         return evaluate_corpus(self, suite, systems, options)
 
