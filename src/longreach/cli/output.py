@@ -22,7 +22,7 @@ StoreOption = typer.Option(
 ModelOption = typer.Option(
     None,
     "--model",
-    help="Hub id, folder, .gguf file or 'smollm2'. [default: the corpus's own, else smollm2]",
+    help="Hub id, folder, .gguf file or 'smollm2'. [default: the one of the corpus, else smollm2]",
 )
 
 
@@ -56,7 +56,7 @@ DeviceOption = typer.Option(
     None,
     "--device",
     callback=device_checked,
-    help="cpu, cuda, cuda:1, ... [default: the GPU where there is one]",
+    help="Where the model works: cpu, cuda, cuda:1, ... [default: the GPU where there is one]",
 )
 JsonOption = typer.Option(
     False, "--json", help="Print one JSON object on stdout, and nothing else there."
@@ -64,14 +64,15 @@ JsonOption = typer.Option(
 
 
 def emit(value: dict[str, Any]) -> None:
-    """Prints the one JSON object of a command; read back it is exact, and nothing in it can steer a
-    terminal."""
+    """Prints the one JSON object of a command; nothing in it can steer a terminal."""
     text = json.dumps(value, ensure_ascii=False)
-    if text != printable(text):  # JSON leaves some characters as they are that a terminal obeys
+    if text != printable(text):
+        # JSON leaves some characters as they are that a terminal obeys.
         text = json.dumps(value)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a stream that is not UTF-8, or a file name that is not
+    except UnicodeEncodeError:
+        # The stream is not UTF-8, or a file name is not.
         text = json.dumps(value)
     typer.echo(text)
 
@@ -107,18 +108,25 @@ def memory_said(lower: str, as_json: bool) -> Iterator[None]:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints columns: numbers to the right, everything else to the left; never cut off."""
-    cells = [
-        [printable(str(cell)) if not isinstance(cell, int) else f"{cell:,}" for cell in row]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    for line in [list(header), *cells]:
-        parts = [
-            cell.rjust(width) if _numeric(cell) else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        ]
+    lines = [list(header)]
+    for row in rows:
+        lines.append([_format_cell(cell) for cell in row])
+    widths = [0] * len(header)
+    for line in lines:
+        for column, cell in enumerate(line):
+            widths[column] = max(widths[column], len(cell))
+    for line in lines:
+        parts = []
+        for cell, width in zip(line, widths, strict=True):
+            parts.append(cell.rjust(width) if _is_number(cell) else cell.ljust(width))
         say("  ".join(parts).rstrip())
 
 
-def _numeric(cell: str) -> bool:
+def _format_cell(cell: object) -> str:
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return printable(str(cell))
+
+
+def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").replace("-", "").isdigit()

@@ -1,6 +1,7 @@
 """The options that describe a pattern and which layers are full, and what they mean."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import typer
 
@@ -8,47 +9,61 @@ from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern, LayerPlan
 
 PatternOption = typer.Option(
-    "sink-window", "--pattern", help="sink-window or strided; the next four change values."
+    "sink-window",
+    "--pattern",
+    help="Name of a pattern: sink-window or strided. The next four options change its values.",
 )
-BlockSizeOption = typer.Option(None, "--block-size", help="Tokens per block, a power of two.")
+BlockSizeOption = typer.Option(None, "--block-size", help="Tokens of a block, a power of two.")
 SinkBlocksOption = typer.Option(None, "--sink-blocks", help="First blocks that every token sees.")
 LocalBlocksOption = typer.Option(None, "--local-blocks", help="Blocks of the local window.")
-StrideOption = typer.Option(None, "--stride", help="Every n-th block stays visible; 0 for none.")
+StrideOption = typer.Option(
+    None, "--stride", help="Every n-th block stays visible as well; 0 for none."
+)
 FullLayersOption = typer.Option(
     "middle-third",
     "--full-layers",
-    help="middle-third, a number of layers in the middle, or indices: 4,5,6.",
+    help="Layers that keep full attention: middle-third, a number of layers in the middle,"
+    " or indices such as 4,5,6.",
 )
 
 
 def pattern_from(preset: str | AttentionPattern, **changes: int | None) -> AttentionPattern:
-    """A preset, or a model's own pattern, with single values changed; None leaves one as it is."""
-    base = AttentionPattern.preset(preset) if isinstance(preset, str) else preset
-    values = {
-        name: getattr(base, name)
-        for name in ("block_size", "sink_blocks", "local_blocks", "stride")
-    }
-    return AttentionPattern(**values | given(changes))
+    """Returns a preset, or a model's own pattern, with single values changed.
+
+    Args:
+        preset: The name of a preset, or a pattern.
+        **changes: New values; None leaves one as it is.
+    """
+    base = preset
+    if isinstance(base, str):
+        base = AttentionPattern.preset(base)
+    return replace(base, **given(changes))
 
 
 def given(changes: Mapping[str, int | None]) -> dict[str, int]:
-    """The values that are not None."""
+    """Returns the values that are not None."""
     return {name: value for name, value in changes.items() if value is not None}
 
 
 def layers_from(text: str) -> str | int | list[int]:
-    """A rule, a number, or indices separated by commas."""
+    """Returns what --full-layers means: the name of a rule, a number of layers, or indices.
+
+    Raises:
+        UsageError: It is none of these.
+    """
     try:
-        found = (
-            [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
-        )
+        if "," not in text:
+            number = int(text)
+            indices = [number]
+        else:
+            indices = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        LayerPlan.make(3, text)  # knows the names of the rules
+        # It knows the names of the rules.
+        LayerPlan.make(3, text)
         return text
-    negative = found < 0 if isinstance(found, int) else any(index < 0 for index in found)
-    if negative or found == []:
+    if not indices or min(indices) < 0:
         raise UsageError(
             f"--full-layers is '{text}'; give middle-third, a number of layers, or indices such as"
             " 4,5,6."
         )
-    return found
+    return indices if "," in text else number

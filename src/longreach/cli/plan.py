@@ -20,11 +20,11 @@ from longreach.cli.pattern import (
 
 def plan(
     shape: str = typer.Option(
-        ..., "--shape", help="smollm2, llama2-7b, llama3-8b, ...: a wrong name lists them."
+        ..., "--shape", help="A published shape such as llama2-7b; a wrong name lists them all."
     ),
     length: int = typer.Option(131072, "--length", help="Tokens of each row."),
     hardware: str = typer.Option(
-        "h100", "--hardware", help="A card or a number of them: h100, 8xh100."
+        "h100", "--hardware", help="A card, or a number of them, such as 8xh100."
     ),
     pattern: str = PatternOption,
     block_size: int | None = BlockSizeOption,
@@ -35,11 +35,10 @@ def plan(
     rows: int = typer.Option(1, "--rows", help="Rows of the batch."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Compare a full with a hybrid model by arithmetic: memory, work, times at the cards' peak, and
-    what fits where.
+    """Compare a full with a hybrid model by arithmetic: memory, work, times and what fits where.
 
-    Times are limits, not forecasts; nothing is loaded or run. The cards named at the end are the
-    fewest that suffice.
+    Times are those at the cards' peak: limits, not forecasts. Nothing is loaded or run. The cards
+    named at the end are the fewest that suffice.
 
     Example: longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
     """
@@ -64,6 +63,8 @@ def plan(
         "decode_speedup": result.decode_speedup,
         "training_speedup": result.training_speedup,
     }
+    full = asdict(result.full)
+    hybrid = asdict(result.hybrid)
     if as_json:
         asked = {
             "shape": shape,
@@ -71,28 +72,28 @@ def plan(
             "hardware": hardware,
             "pattern": asdict(sparse),
             "rows": rows,
+            "full_layers": list(layers.full),
         }
-        asked |= {"full_layers": list(layers.full)}
-        emit({**asked, "full": asdict(result.full), "hybrid": asdict(result.hybrid), **gains})
+        emit({**asked, "full": full, "hybrid": hybrid, **gains})
         return
-    full, hybrid = asdict(result.full), asdict(result.hybrid)
     for values in (full, hybrid):
         for use in ("serving", "training", "lora"):
             values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
-    table(
-        ("", "full", "hybrid"),
-        [(name.replace("_", " "), _shown(name, full), _shown(name, hybrid)) for name in full],
-    )
-    say(
-        "\nlimits: "
-        + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items())
-    )
+    lines = []
+    for name in full:
+        lines.append((name.replace("_", " "), _format(name, full), _format(name, hybrid)))
+    table(("", "full", "hybrid"), lines)
+    limits = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items())
+    say(f"\nlimits: {limits}")
 
 
-def _shown(name: str, values: dict[str, Any]) -> str:
+def _format(name: str, values: dict[str, Any]) -> str:
+    """Returns a figure in the unit that its name ends in."""
     value = values[name]
     if name.endswith("bytes"):
         return f"{value / 2**30:,.1f} GiB"
     if name.endswith("flops"):
         return f"{value / 1e12:,.1f} TFLOP"
-    return f"{value:,.4g} s" if "seconds" in name else str(value)
+    if "seconds" in name:
+        return f"{value:,.4g} s"
+    return str(value)

@@ -17,13 +17,13 @@ def report(
         ..., "--out", metavar="FILE", help="Where the page goes, such as report.html."
     ),
     markdown: Path | None = typer.Option(
-        None, "--markdown", metavar="FILE", help="A small twin of it for a README."
+        None, "--markdown", metavar="FILE", help="Where a short version for a README goes."
     ),
     labels: list[str] | None = typer.Option(
         None,
         "--label",
         metavar="TEXT",
-        help="A name for each run, in order: runs that differ keep their own columns.",
+        help="A name for each run, in order; runs of different names get columns of their own.",
     ),
     as_json: bool = JsonOption,
 ) -> None:

@@ -1,5 +1,4 @@
-"""`longreach study`: an adapter that answers from a corpus, and the gate that says how to read
-it."""
+"""`longreach study`: an adapter that answers from a corpus, and how it is read best."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +29,8 @@ def study(
     questions: Path | None = typer.Option(
         None,
         "--questions",
-        help="JSON lines: question, answer(s), document. [default: made from the passages]",
+        help="JSON lines with a question, an answer or answers, and a document if you like."
+        " [default: made from the passages]",
     ),
     evaluation: Annotated[Path | None, options.EVALUATION] = None,
     per_passage: int = typer.Option(
@@ -40,17 +40,20 @@ def study(
         None,
         "--teacher",
         metavar="URL",
-        help="OpenAI-compatible; makes the questions. [default: the corpus's model]",
+        help="OpenAI-compatible endpoint that makes the questions."
+        " [default: the corpus's own model]",
     ),
     teacher_model: str | None = typer.Option(
         None,
         "--teacher-model",
-        help="Name of the model there. The key is in $LONGREACH_TEACHER_KEY or $OPENAI_API_KEY.",
+        help="Name of the teacher's model. Its key is in $LONGREACH_TEACHER_KEY or"
+        " $OPENAI_API_KEY.",
     ),
     loss: str = typer.Option(
         "answers",
         "--loss",
-        help="answers: the answers given; distill: what the model expects with the text in view.",
+        help="What is learned: answers, as they were given, or distill, what the model expects with"
+        " the text in view.",
     ),
     epochs: int = typer.Option(3, "--epochs", help="How often each question is learned."),
     learning_rate: Annotated[float, options.learning_rate()] = 3e-4,
@@ -78,7 +81,7 @@ def study(
     undo: bool = typer.Option(
         False,
         "--undo",
-        help="Undo the last study: the adapter and the policy from before it come back.",
+        help="Undo the last study: the adapter and the policy from before it return.",
     ),
     report_to: Annotated[list[str], options.REPORT_TO] = [],  # noqa: B006
     dtype: str | None = typer.Option(
@@ -97,7 +100,7 @@ def study(
     Questions come from a file, else the model makes some about every passage. Then held-out
     questions are read in every way: without context, compressed, as raw text, mixed, in full. `ask`
     takes the best that fits the budget where it beats the default policy beyond chance, on 30
-    questions at least. Stopped anywhere, the same command goes on; --undo undoes the last study.
+    questions at least. Stopped anywhere, the same command resumes; --undo undoes the last study.
 
     Example: longreach study library --questions questions.jsonl
     """
@@ -176,19 +179,24 @@ def _print_undone(corpus: str, undone: "Undone", as_json: bool) -> None:
 
 def print_scorecard(card: "Scorecard") -> None:
     """Prints a scorecard as a table."""
-    rows = [
-        (
-            f"{row.reading} *" if row.reading == card.chosen else row.reading,
-            f"{row.f1:.1f}",
-            "n < 10" if row.f1_low is None else f"[{row.f1_low:.1f}, {row.f1_high:.1f}]",
-            f"{row.exact_match:.1f}",
-            f"{row.rouge_l:.1f}",
-            round(row.positions),
-            row.questions,
+    cells = []
+    for row in card.rows:
+        chosen = " *" if row.reading == card.chosen else ""
+        sure = "n < 10"
+        if row.f1_low is not None:
+            sure = f"[{row.f1_low:.1f}, {row.f1_high:.1f}]"
+        cells.append(
+            (
+                f"{row.reading}{chosen}",
+                f"{row.f1:.1f}",
+                sure,
+                f"{row.exact_match:.1f}",
+                f"{row.rouge_l:.1f}",
+                round(row.positions),
+                row.questions,
+            )
         )
-        for row in card.rows
-    ]
-    table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), rows)
+    table(("reading", "F1", "95%", "exact", "ROUGE-L", "positions", "questions"), cells)
     say(
         f"* what ask reads within {counted(card.budget, 'position')}; measured"
         f" {card.date}.\n{card.why}"
