@@ -7,7 +7,7 @@ import typer
 
 from longreach.cli.method_options import MethodCommand, given_options
 from longreach.cli.output import DeviceOption, JsonOption, dtype_checked, emit, say
-from longreach.compressors.method import Option, check_options, load_object
+from longreach.compressors.method import Option
 from longreach.compressors.registry import DEFAULT_TRAINED, find_trained, trained_methods
 from longreach.training.common import options
 from longreach.wording import counted
@@ -86,11 +86,8 @@ def pretrain(
     from longreach.training.common.trackers import check_trackers
     from longreach.training.pretrain.schedule import Schedule
 
-    chosen = find_trained(method)
-    given = given_options(context)
-    check_options(f"The training of '{chosen.name}'", chosen.training_options, given, flags=True)
-    recipe = load_object(chosen.training).from_options(
-        given,
+    recipe = find_trained(method).make_recipe(
+        given_options(context),
         lora_targets=lora_targets,
         lora_dropout=lora_dropout,
         lora_rank=lora_rank,

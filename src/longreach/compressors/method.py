@@ -10,6 +10,7 @@ from longreach.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from longreach.compressors.base import Compressor
+    from longreach.compressors.recipe import Recipe
 
 Value = int | float | str
 """A value of an option."""
@@ -94,6 +95,24 @@ class Method:
             UsageError: One is not an option of this method, or its value is out of range.
         """
         check_options(f"The compressor '{self.name}'", self.options, settings, flags=flags)
+
+    def make_recipe(self, options: Mapping[str, Value], **shared: Any) -> "Recipe":
+        """Returns how a compressor is trained that a user asked for on the command line.
+
+        Args:
+            options: Those of `training_options` that were given; the others take their defaults.
+            **shared: Fields of `Recipe` that all methods have.
+
+        Raises:
+            UsageError: One is not an option of this training, or a value is out of range.
+        """
+        owner = f"The training of '{self.name}'"
+        check_options(owner, self.training_options, options, flags=True)
+        settings: dict[str, Value] = {}
+        for option in self.training_options:
+            if option.default is not None:
+                settings[option.name] = option.default
+        return load_object(self.training).from_options({**settings, **options}, **shared)
 
 
 def check_options(

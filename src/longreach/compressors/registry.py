@@ -36,6 +36,7 @@ __all__ = [
     "register",
     "restore_compressor",
     "trained_methods",
+    "unregister",
 ]
 
 ENTRY_POINTS = "longreach.compressors"
@@ -57,6 +58,11 @@ def register(method: Method) -> None:
     if methods().get(method.name, method) != method or method.name in shipped():
         raise UsageError(f"There is a compressor '{method.name}' already: choose another name.")
     _registered[method.name] = method
+
+
+def unregister(name: str) -> None:
+    """Removes a method that was added with `register`, if it was."""
+    _registered.pop(name, None)
 
 
 def methods() -> dict[str, Method]:

@@ -1,0 +1,1 @@
+"""Two packages from outside, each with a method of compressing."""
