@@ -1,5 +1,7 @@
-"""Where the figures of a run can be sent. A name that is not known is refused before torch is
-imported."""
+"""Where the figures of a run can be sent.
+
+A name that is not known is refused before torch is imported.
+"""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,11 +12,11 @@ _TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises an error where a run cannot report to one of these.
+    """Checks that a run can report to each of these.
 
     Raises:
         MissingDependency: It is not installed.
-        UsageError: There is none of that name.
+        UsageError: It is no tracker.
     """
     asked = [name for name in names if name not in ("all", "none")]
     for name in asked:

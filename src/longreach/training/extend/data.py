@@ -1,9 +1,8 @@
-"""The data of a run: token files in the order of `order.py`, as a data set that Trainer and
-accelerate share out.
+"""The data of a run: token files in the order of `order.py`, as a data set that Trainer shares out.
 
 The n-th sample is the n-th rectangle of the run, whatever the number of processes: with W ranks and
-A batches accumulated, step s learns the samples from s * W * A on. A run that is resumed therefore
-goes on at the exact sample: the number of samples consumed is its whole state.
+A batches accumulated, step s learns the samples from s * W * A on. A run is therefore resumed at
+the exact sample: the number of samples consumed is its whole state.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +24,16 @@ from longreach.models.loading.places import cache_folder
 from longreach.models.loss import IGNORED
 from longreach.training.extend.order import Mix, Order
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class HeldOut(NamedTuple):
+    """A document that is kept for testing: its source, and its number there."""
+
+    source: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Data:
     def make(
         cls,
         given: Sequence[str | Path],
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         mix: Mix,
         *,
         held_out: int = 8,
@@ -55,7 +64,7 @@ class Data:
         cache: Path | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> Data:
-        """Reads sources, or finds that they were read before.
+        """Returns the data of sources, which are read now or were read before.
 
         Args:
             given: Paths and Hub data sets, each of them a source.
@@ -78,22 +87,22 @@ class Data:
             raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
         cache = cache or cache_folder() / "tokens"
         sources = [tokenize(find(name), tokenizer, cache, note) for name in given]
+        lengths = [source.lengths for source in sources]
         tests = [tokenize(find(name), tokenizer, cache, note) for name in evaluation]
-        among = tests or sources
-        most = held_out
-        if not tests:
-            documents = sum(len(source.lengths) for source in sources)
-            most = min(held_out, max(1, documents // 4)) if documents > 1 else 0
-        kept = _longest(among, mix, most)
-        if len(kept) < held_out and not tests:
-            note(_fewer(len(kept), held_out, documents))
-        order = Order([source.lengths for source in sources], mix, () if tests else kept)
-        return cls(
-            sources,
-            order,
-            [among[source].document(number, mix.length) for source, number in kept],
-            tests,
-        )
+        if tests:
+            kept = _longest(tests, mix, held_out)
+            order = Order(lengths, mix)
+        else:
+            documents = sum(map(len, lengths))
+            kept = _longest(sources, mix, _most_held_out(held_out, documents))
+            order = Order(lengths, mix, kept)
+            if len(kept) < held_out:
+                note(_explain_fewer(len(kept), held_out, documents))
+        rows = []
+        for document in kept:
+            source = (tests or sources)[document.source]
+            rows.append(source.document(document.number, mix.length))
+        return cls(sources, order, rows, tests)
 
     @property
     def keys(self) -> dict[str, list[str]]:
@@ -104,32 +113,41 @@ class Data:
         }
 
 
-def _fewer(kept: int, wanted: int, documents: int) -> str:
-    """Why fewer documents are held out than was asked for."""
-    found = f"{counted(documents, 'document')} in all"
+def _most_held_out(wanted: int, documents: int) -> int:
+    """Returns how many documents may be held out: a quarter of all, but one of two or three."""
     if documents < 2:
-        return (
-            f"No document is held out for testing: there is {found}; give others with --evaluation."
-        )
+        return 0
+    return min(wanted, max(1, documents // 4))
+
+
+def _explain_fewer(kept: int, wanted: int, documents: int) -> str:
+    """Returns why fewer documents are held out than was asked for."""
+    found = f"{counted(documents, 'document')} in all"
+    nothing = "No document is held out for testing"
+    if documents < 2:
+        return f"{nothing}: there is {found}; give others with --evaluation."
     if not kept:
-        return (
-            f"No document is held out for testing: none of {found} has two tokens; give others with"
-            " --evaluation."
-        )
+        return f"{nothing}: none of {found} has two tokens; give others with --evaluation."
     return (
         f"{counted(kept, 'document')} held out for testing, not {wanted}: never more than a quarter"
         f" of {found}."
     )
 
 
-def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[tuple[int, int]]:
-    """(source, number) of `most` documents: any that fill a row, else the longest."""
-    number = np.concatenate([np.arange(len(source.lengths)) for source in sources])
-    of = np.repeat(np.arange(len(sources)), [len(source.lengths) for source in sources])
-    tokens = np.minimum(np.concatenate([source.lengths for source in sources]), mix.length)
+def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[HeldOut]:
+    """Returns `most` documents: any that fill a row, drawn by the seed, else the longest."""
+    lengths = [source.lengths for source in sources]
+    counts = [len(each) for each in lengths]
+    source = np.repeat(np.arange(len(counts)), counts)
+    number = np.concatenate([np.arange(count) for count in counts])
+    tokens = np.minimum(np.concatenate(lengths), mix.length)
     drawn = np.random.default_rng([mix.seed, 2]).permutation(len(tokens))
     chosen = drawn[np.argsort(-tokens[drawn], kind="stable")][:most]
-    return [(int(of[i]), int(number[i])) for i in sorted(chosen) if tokens[i] >= 2]
+    kept = []
+    for index in sorted(chosen):
+        if tokens[index] >= 2:  # one token alone predicts nothing
+            kept.append(HeldOut(int(source[index]), int(number[index])))
+    return kept
 
 
 class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -147,7 +165,9 @@ class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, data: Data, count: int, *, positions: bool = False) -> None:
-        self._data, self._count, self._positions = data, count, positions
+        self._data = data
+        self._count = count
+        self._positions = positions
 
     def __len__(self) -> int:
         return self._count
@@ -168,6 +188,6 @@ class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def only(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Collates a batch of one sample, which is a whole batch already."""
+    """Returns the batch of one sample, which is a whole batch already."""
     (sample,) = samples
     return sample

@@ -27,7 +27,7 @@ _CHUNK_TOKENS = 1024
 
 @contextmanager
 def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]:
-    """The model, whose call with `labels` gives the loss and nothing else while this lasts.
+    """Gives the model, whose call with `labels` returns the loss alone while this lasts.
 
     `model(input_ids=, labels=, num_items_in_batch=)` gives an output with `loss`: the sum over
     labels divided by `num_items_in_batch`, or their mean; with `reduction="none"` {"losses": [R,
@@ -78,8 +78,9 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
 
 
 def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
-    """Gives a model that was cut over processes its whole weights again, to be saved; it cannot be
-    called any more.
+    """Gives a model that was cut over processes its whole weights again, to be saved.
+
+    It cannot be called any more.
 
     Args:
         model: Bare or under PEFT.
@@ -96,8 +97,10 @@ def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
 
 
 def _head(model: Any) -> Tensor:
-    """What makes logits; tied to the embedding, it is what PEFT trains in that embedding's
-    place."""
+    """Returns what makes logits.
+
+    Tied to the embedding, it is what PEFT trains in that embedding's place.
+    """
     tied = model.config.get_text_config().tie_word_embeddings
     head = model.get_input_embeddings() if tied else model.get_output_embeddings()
     for part in head.modules():
@@ -109,15 +112,15 @@ def _head(model: Any) -> Tensor:
 
 def _check(model: Any) -> None:
     config = model.config.get_text_config()
-    scaled = [
-        name
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-        if getattr(config, name, None)
-    ]
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if head is None or getattr(head, "bias", None) is not None or scaled:
+    reason = ""
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if not reason and getattr(config, name, None):
+            reason = f" ({name})"
+    head = None
+    if hasattr(model, "get_output_embeddings"):
+        head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None or reason:
         raise ModelError(
             f"A {type(model).__name__} cannot be trained here: its logits are not plain products"
-            f" with its LM head{' (' + scaled[0] + ')' if scaled else ''}; give a Llama, Mistral or"
-            " Qwen model."
+            f" with its LM head{reason}; give a Llama, Mistral or Qwen model."
         )

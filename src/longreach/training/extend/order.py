@@ -1,10 +1,9 @@
-"""In which order documents are learned: a pure function of their lengths, the settings and the
-seed.
+"""In which order documents are learned: a pure function of their lengths, the settings, the seed.
 
 A document is one row, cut where it is longer than the target length; several documents never share
 a row, so that no token sees another document, whatever the attention. Short ones lie in one batch
 as rows of about the same length. Such a batch, a *rectangle* of at most `capacity` tokens with its
-padding, is the unit of everything: a step learns so many of them, and the n-th rectangle of a run
+padding, is the unit of everything: a step learns a number of them, and the n-th rectangle of a run
 can be asked for without those before it.
 
 Long documents are drawn more often than short ones, within each source, and each source keeps its
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from longreach.errors import DocumentError, UsageError
 from longreach.wording import counted
 
-# Rows are sorted by length within so many rectangles, and the rectangles shuffled: all of them
+# Rows are sorted by length within this many rectangles, and the rectangles shuffled: all of them
 # sorted would put rows that were long by chance always together with the same others.
 _WINDOW_RECTANGLES = 256
 
@@ -44,7 +43,7 @@ class Mix:
     Attributes:
         length: Target length in tokens: the most of a row.
         capacity: Tokens of a rectangle, padding included; at least `length`.
-        long_tokens: Documents of so many tokens are long.
+        long_tokens: Documents of at least this many tokens are long.
         long_weight: How many times as often as other documents of their source long ones are drawn.
             5.4 would bring a share of 30% of the tokens to 70%, as in the paper.
         seed: Of the order.
@@ -76,7 +75,7 @@ class Mix:
             )
 
     def width(self, tokens: int) -> int:
-        """Slots of a row of so many tokens, padding included."""
+        """Returns the slots of a row with a number of tokens, padding included."""
         return min(self.length, -(-tokens // self.multiple) * self.multiple)
 
 
@@ -116,50 +115,51 @@ class Order:
         return len(self._tokens)
 
     def __getitem__(self, rectangle: int) -> list[Piece]:
-        """The rows of a rectangle, the longest first."""
+        """Returns the rows of a rectangle, the longest first."""
         epoch, rows = self._find(rectangle)
-        chosen = rows[rectangle - self._starts[epoch]]
-        return [
-            Piece(int(self._source[i]), int(self._start[i]), int(self._tokens[i])) for i in chosen
-        ]
+        pieces = []
+        for index in rows[rectangle - self._starts[epoch]]:
+            source = int(self._source[index])
+            start = int(self._start[index])
+            pieces.append(Piece(source, start, int(self._tokens[index])))
+        return pieces
 
     def tokens(self, rectangle: int) -> int:
-        """Real tokens of a rectangle."""
+        """Returns the real tokens of a rectangle."""
         return sum(piece.tokens for piece in self[rectangle])
 
     def slots(self, rectangle: int) -> int:
-        """Tokens of a rectangle, padding included."""
+        """Returns the tokens of a rectangle, padding included."""
         rows = self[rectangle]
         return len(rows) * self.mix.width(rows[0].tokens)
 
     def epoch_of(self, rectangle: int) -> float:
-        """How many times the data were gone through before this rectangle."""
+        """Returns how many times the data were learned before this rectangle."""
         epoch, rows = self._find(rectangle)
         return epoch + (rectangle - self._starts[epoch]) / len(rows)
 
     def rectangles(self, epochs: int = 1) -> int:
-        """Rectangles of the first epochs."""
+        """Returns the rectangles of the first epochs."""
         while len(self._starts) <= epochs:
             self._epoch(len(self._starts) - 1)
         return self._starts[epochs]
 
     def shares(self) -> list[dict[str, float]]:
-        """For each source its share of all tokens drawn, and the share of long documents in it, as
-        drawn and before."""
+        """Returns for each source its share of all tokens drawn, and that of long documents in it.
+
+        The latter as they are drawn, and as they are in the source.
+        """
         drawn = self._copies * self._tokens
         found = []
         for source in range(int(self._source.max()) + 1):
-            of = self._source == source
-            tokens, weight = self._tokens[of].sum(), drawn[of].sum()
-            found.append(
-                {
-                    "share": float(weight / drawn.sum()),
-                    "long_share": float(drawn[of & self._long].sum() / weight) if weight else 0.0,
-                    "long_share_before": (
-                        float(self._tokens[of & self._long].sum() / tokens) if tokens else 0.0
-                    ),
-                }
-            )
+            own = self._source == source
+            long = own & self._long
+            shares = {
+                "share": _share(drawn[own], drawn),
+                "long_share": _share(drawn[long], drawn[own]),
+                "long_share_before": _share(self._tokens[long], self._tokens[own]),
+            }
+            found.append(shares)
         return found
 
     def _find(self, rectangle: int) -> tuple[int, list[NDArray[np.int64]]]:
@@ -201,21 +201,33 @@ class Order:
             start += most
 
 
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> float:
+    """Returns the share of a sum; 0 of nothing."""
+    total = whole.sum()
+    return float(part.sum() / total) if total else 0.0
+
+
 def _cut(
     source: int, lengths: NDArray[np.int64], mix: Mix, held_out: Sequence[tuple[int, int]]
 ) -> list[NDArray[Any]]:
-    """The pieces of a source: source, start, tokens, whether of a long document, copies an
-    epoch."""
+    """Returns the pieces of a source as columns.
+
+    These are source, start, tokens, whether of a long document, and copies an epoch.
+    """
     counts = -(-lengths // mix.length)
-    counts[[number for of, number in held_out if of == source]] = 0
+    for held_source, number in held_out:
+        if held_source == source:
+            counts[number] = 0
     document = np.repeat(np.arange(len(lengths)), counts)
     nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     tokens = np.minimum(lengths[document] - nth * mix.length, mix.length)
     start = (np.cumsum(lengths) - lengths)[document] + nth * mix.length
     long = lengths[document] >= mix.long_tokens
     kept = tokens >= 2  # one token alone predicts nothing
-    start, tokens, long = start[kept], tokens[kept], long[kept]
+    start = start[kept]
+    tokens = tokens[kept]
+    long = long[kept]
     weight = np.where(long, mix.long_weight, 1.0)
-    # So many copies that an epoch has as many tokens of this source as the source itself.
+    # Copies scaled so that an epoch has as many tokens of this source as the source itself.
     copies = weight * tokens.sum() / max(1.0, float((weight * tokens).sum()))
     return [np.full(len(tokens), source), start, tokens, long, copies]
