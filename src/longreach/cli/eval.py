@@ -106,6 +106,7 @@ def make_command(suite: "type[Suite]") -> Any:
     named = {}
     for parameter in [*shared[:2], *map(make_parameter, options), *shared[2:]]:
         named[parameter.name] = parameter.replace(kind=_KEYWORD)
+    # Help names the systems that can answer this suite.
     named["systems"] = named["systems"].replace(default=_systems_option(suite))
     # Only documents may lie in a corpus.
     if not issubclass(suite, DocumentSuite):
@@ -214,6 +215,7 @@ def run_suite(
 
 def print_scores(rows: "Sequence[Row]") -> None:
     """Prints the rows of scores.json as a table."""
+    # Perplexity has rows of its own.
     if rows and "bucket" in rows[0]:
         table(("system", "positions", "perplexity", "tokens"), _bucket_cells(rows))
         return

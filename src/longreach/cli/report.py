@@ -45,6 +45,7 @@ def report(
     for about in found["runs"]:
         if about["state"] != "finished":
             unfinished.append(about["run"])
+    # Its figures are those so far, which the page says as well.
     if unfinished:
         note(f"not finished yet: {', '.join(unfinished)}")
     if as_json:

@@ -135,6 +135,7 @@ def _ask_all(
         else:
             answers[reading] = ask(policy)
     compressed = [answer for answer in answers["compressed"] if answer]
+    # A question without a word of any passage retrieves nothing.
     unread = sum(not answer.passages for answer in compressed)
     if unread:
         say(
@@ -189,9 +190,11 @@ class _Asking:
                 yield self._reader.ask(
                     text, document=document, policy=policy, sampling=self._sampling
                 )
+            # No passage matched, and the question names no document.
             except NothingFound:
                 yield Answer.unanswered(policy.name)
             except Exception as error:
+                # A document may be too long for the window or for the machine: that is a finding.
                 if not (isinstance(error, ContextError) or out_of_memory(error)):
                     raise
                 yield None
@@ -243,5 +246,7 @@ def _reads_all(reader: Reader, policy: Policy, answers: Sequence[Answer | None])
     for answer in answers:
         if answer:
             beside = max(beside, answer.usage.positions - answer.usage.source_tokens)
-    longest = max(document.tokens for document in reader.corpus.documents())
+    longest = 0
+    for document in reader.corpus.documents():
+        longest = max(longest, document.tokens)
     return beside + longest <= policy.budget

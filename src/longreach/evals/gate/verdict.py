@@ -35,6 +35,7 @@ def verdict(rows: Sequence[Row], scores: Mapping[str, Sequence[float]], seed: in
     """
     base = next(row for row in rows if row.reading == DEFAULT)
     found = counted(base.questions, "question")
+    # Of few questions an interval is wide, and chance would decide.
     if base.questions < FEWEST_QUESTIONS:
         return Verdict(
             DEFAULT, f"The default policy stays: {found} cannot tell, it takes {FEWEST_QUESTIONS}."

@@ -42,6 +42,7 @@ def register() -> type:
         raise MissingDependency(
             f"lm-evaluation-harness is not installed: {HARNESS_INSTALL}"
         ) from error
+    # Registering twice is an error there.
     if NAME in model_registry:
         return model_registry.get(NAME)
 

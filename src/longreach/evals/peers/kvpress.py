@@ -75,6 +75,7 @@ class KvpressSystem(ModelSystem):
     def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """See `System`; one sample after the other."""
         for sample in samples:
+            # The press sees what comes before the question is known.
             before, after = self.halves(self.fitted(sample))
             asked = {"context": before, "question": after, "max_new_tokens": sample.max_new_tokens}
             if self._process is None:

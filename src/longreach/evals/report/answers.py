@@ -136,6 +136,7 @@ class _ScoreTable:
             cells = self._find(self.total, length)
             if cells:
                 lines.append((tokens(length), cells))
+        # Documents have one length, which says nothing.
         of_lengths = self._lengths != [0] and (len(self._lengths) > 1 or len(self._tasks) == 1)
         if lines and of_lengths:
             yield score_table(f"Score by length, {self._what}", "length", lines, self._systems)
@@ -150,6 +151,7 @@ class _ScoreTable:
                 yield table
             else:
                 name = f"<summary>Every task, {tokens(length)}</summary>"
+                # Tables of many lengths are folded: the one by length comes first.
                 yield f"<details>{name}{table}</details>"
 
     def _tasks_at(self, length: int) -> str:
@@ -168,6 +170,7 @@ class _ScoreTable:
 
     def costs(self, charted: Sequence[Row]) -> str:
         """Returns the table of what answers took; one a task where there is no mean over them."""
+        # One row a system is enough where there is a mean.
         if charted:
             return cost_table(self._what, charted)
         tables = []

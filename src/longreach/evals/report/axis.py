@@ -41,7 +41,7 @@ class Scale:
         low = min(values)
         high = max(values)
         self.ticks = choose_ticks(axis, low, high)
-        ends = [self._at(end) for end in (low, high, self.ticks[0], self.ticks[-1])]
+        ends = list(map(self._at, (low, high, self.ticks[0], self.ticks[-1])))
         self._low = min(ends)
         self._high = max(ends)
         # Of lengths and the like no mark lies on the frame.

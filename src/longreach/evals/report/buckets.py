@@ -57,13 +57,14 @@ class BucketReport(SuiteReport):
 def by_bucket(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> Iterator[str]:
     """Yields perplexity by position, as a table and a chart."""
     cells = {(row["reader"], tuple(row["bucket"])): row for row in rows}
-    buckets = sorted({bucket for _, bucket in cells})
+    buckets = sorted(set(map(tuple, column(rows, "bucket"))))
     lines = []
     for bucket in buckets:
         line = [f'<th scope="row">{between(bucket)}</th>']
         line += [_cell(cells.get((system, bucket))) for system in systems]
         lines.append(f"<tr>{''.join(line)}</tr>")
     yield table("Perplexity by position, lower is better", ("positions", *systems), lines)
+    # Buckets double in length: on the chart each is as wide as the next.
     places = {bucket: number for number, bucket in enumerate(buckets)}
     known = []
     for (_, bucket), row in sorted(cells.items()):

@@ -102,6 +102,7 @@ class _Frame:
                 heights += [end for end in (point.y, point.low, point.high) if end is not None]
         self._across = Scale(x, along)
         self._up = Scale(y, heights)
+        # The text beside the axis needs its part of the width.
         longest = max(len(y.text(tick)) for tick in self._up.ticks)
         self.left = 14 + _LETTER * longest
 

@@ -66,6 +66,7 @@ def _weigh_costs(run: Run, label: str) -> Iterator[Row]:
     for line in run.predictions:
         times.setdefault(line["reader"], {})[line["id"]] = line.get("seconds")
     tasks = list(dict.fromkeys(column(run.predictions, "task")))
+    # A label may stand behind the name: "full (before)".
     full = next((system for system in run.systems if _first_word(system) == FULL), None)
     whole = times.get(full or "", {})
     for system, identity in run.systems.items():
@@ -184,6 +185,7 @@ def _chart(name: str, row: Row, styles: Styles) -> str:
     """Returns the chart of seconds in all, where the lines of both ways cross."""
     once = row["ingest_seconds"] + row["study_seconds"]
     least = row["questions_to_pay"]
+    # The lines cross in the middle of the chart.
     asked = [0, least, 2 * least]
     prepared = []
     full = []

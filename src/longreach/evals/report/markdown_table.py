@@ -45,7 +45,8 @@ def answers_table(found: Row) -> Iterator[str]:
     # What answers took is that of the last column.
     where = "" if len(columns) == 1 or last == MEAN else f", {last}"
     heads = ["system", *columns]
-    heads += [name + where for _, name, _ in _COSTS]
+    for _, name, _ in _COSTS:
+        heads.append(name + where)
     yield from _head(heads)
     for system in systems:
         own = [cells.get((*place, system)) for place in columns.values()]
@@ -69,6 +70,7 @@ def _choose_columns(rows: Sequence[Row]) -> dict[str, Place]:
         for length in lengths:
             columns[tokens(length)] = (total, length)
     else:
+        # A README is narrow.
         shown = [*tasks] if len(tasks) <= _MOST_TASKS else []
         if len(tasks) > 1:
             shown.append(MEAN)
@@ -97,7 +99,7 @@ def _score(row: Row | None, most: int) -> str:
 def buckets_table(found: Row) -> Iterator[str]:
     """Yields perplexity by position, a line a system."""
     cells = {(tuple(row["bucket"]), row["reader"]): row["perplexity"] for row in found["rows"]}
-    buckets = sorted({bucket for bucket, _ in cells})
+    buckets = sorted(set(map(tuple, column(found["rows"], "bucket"))))
     yield from _head(["system", *map(between, buckets)])
     for system in found["readers"]:
         line = [system]

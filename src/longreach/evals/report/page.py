@@ -63,6 +63,7 @@ def choose_styles(suites: Sequence[Sequence[str]]) -> Styles:
             if system in styles:
                 continue
             number = len(styles)
+            # Colors are used again, for systems that never stand beside each other if that can be.
             if number >= COLORS:
                 beside = _styles_beside(system, suites, styles)
                 number = next(free for free in count() if free not in beside)
@@ -118,6 +119,7 @@ def _run(about: Row) -> str:
 
 
 def _fact(key: str, value: object) -> str:
+    # Runs of other programs may lack what ours record.
     if value is None or value == "":
         return "not recorded"
     if isinstance(value, dict):

@@ -156,6 +156,7 @@ def score_table(
 
 def _best(scores: Sequence[float]) -> str | None:
     """Returns the best score as it is shown; None where none is better than the others."""
+    # Compared as they are shown: nobody sees the difference of two that look the same.
     best = score(max(scores))
     if best == score(0) or list(map(score, scores)).count(best) > 1:
         return None
@@ -174,7 +175,7 @@ def _scored(row: Row | None, best: str | None, *, say_samples: bool) -> str:
         notes.append(f"{data(positions, count)} {noun_of(round(positions), 'position')}")
     if say_samples:
         notes.append(f"{data(row['samples'], count)} {noun_of(row['samples'], 'sample')}")
-    small = "".join(f"<small>{note}</small>" for note in notes)
+    small = "".join(map("<small>{}</small>".format, notes))
     kind = ' class="best"' if score(row["score"]) == best else ""
     return f"<td{kind}>{data(row['score'], score)}{small}</td>"
 

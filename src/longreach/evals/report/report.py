@@ -51,6 +51,7 @@ def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> dict[str, Any]:
         named = f"{counted(len(labels), 'label')} for {counted(len(runs), 'run')}"
         raise UsageError(f"The report was given {named}: give --label once for each run.")
     labeled = list(map(LabeledRun, runs, labels or [""] * len(runs)))
+    # Labels tell apart what may not share a column.
     for one, other in combinations(labeled, 2):
         if one.run.suite == other.run.suite and one.label == other.label:
             _check_comparable(one.run, other.run)
@@ -75,6 +76,7 @@ def _check_comparable(one: Run, other: Run) -> None:
             )
     mine = set(map(_cell, find_rows(one)))
     theirs = set(map(_cell, find_rows(other)))
+    # Other lengths are other samples: they share a table as long as no cell is asked twice.
     asked = {cell[1:] for cell in mine} & {cell[1:] for cell in theirs}
     same_settings = one.record["settings"] == other.record["settings"]
     same_samples = one.record["samples_digest"] == other.record["samples_digest"]

@@ -113,6 +113,7 @@ def read_run(folder: str | Path) -> Run:
     predictions = list(map(report.rescore, lines))
     if outdated:
         return Run(name, record, predictions, report.add_up(predictions), rescored=True)
+    # Lines of one run may come from two releases, where it was resumed with the newer one.
     if rows is None and report.scored:
         outdated = any(line.get("scoring") != SCORING for line in lines)
     return Run(name, record, predictions, rows, outdated)
@@ -154,6 +155,7 @@ def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str,
     if path.exists() or whole:
         lines = _read_text(path).split("\n")
     last = lines.pop() if lines else ""
+    # A run that came to its end has no half of a line.
     if whole and last:
         lines.append(last)
     for number, line in enumerate(lines, 1):
@@ -211,6 +213,7 @@ def _find_misfit(values: Any, fields: Kinds) -> str | None:
     name = misfit(values, fields)
     if name is not None:
         return name
+    # Earlier releases did not write all of these.
     optional = {name: kinds for name, kinds in _OPTIONAL.items() if name in values}
     name = misfit(values, optional)
     if name is not None:

@@ -38,6 +38,7 @@ def digest_of(asked: Iterable[Mapping[str, object]]) -> str:
     """Returns the SHA-256 of everything that is asked, as JSON."""
     digest = hashlib.sha256()
     for one in asked:
+        # Keys are sorted: the order in which a dictionary was filled is no difference.
         digest.update(json.dumps(one, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
@@ -73,7 +74,7 @@ def make_header(
         "seed": seed,
         "samples": samples,
         "samples_digest": digest,
-        # Called so when systems were readers; files of that time are still read and resumed.
+        # In files systems are called "readers": the names of JSON do not change.
         "readers": dict(systems),
         "versions": machine["versions"],
         "hardware": machine["hardware"],
@@ -100,17 +101,20 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
     """
     run.refuse_foreign(folder)
     there = run.settings_of(folder)
+    # Runs of training and of evaluations keep their settings in files of one name.
     if there and "longreach_run" not in there:
         raise UsageError(
             f"'{folder}' is the folder of a training run: give another one with --out."
         )
     begun: dict[str, Any] = {key: there[key] for key in ("command", "started") if key in there}
+    # What a resumed run had at its start comes last, and so stays.
     now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "longreach_run": FORMAT}
     known = there.get("readers", {})
     systems = {}
     for name, identity in header["readers"].items():
         systems[name] = {**_costs_of(known.get(name, {})), **identity}
     run.claim(folder, {**header, "readers": systems, **now, **begun})
+    # Two processes would write into each other's lines.
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -127,7 +131,11 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
 
 def _costs_of(identity: Mapping[str, object]) -> dict[str, object]:
     """Returns what preparing a system took: a run that is resumed does not measure it again."""
-    return {key: identity[key] for key in COSTS if key in identity}
+    found = {}
+    for key in COSTS:
+        if key in identity:
+            found[key] = identity[key]
+    return found
 
 
 def note_costs(folder: Path, system: str, costs: Mapping[str, float]) -> None:

@@ -42,12 +42,14 @@ class Predictions:
                     f"Line {number} of '{folder / PREDICTIONS}' is damaged: remove it, and it is"
                     " asked again."
                 ) from error
+            # Up to here the file is whole; what is behind is cut off below.
             whole += len(line)
         file.truncate(whole)
 
     def add(self, line: Line) -> None:
         """Writes one more, at once."""
         self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        # A process that is killed now loses no answer that took it minutes.
         self._file.flush()
         self._keep(line)
 
@@ -56,5 +58,5 @@ class Predictions:
         return (system, identifier) in self.lines
 
     def _keep(self, line: Line) -> None:
-        # The key was called so when systems were readers, and files of that time are still read.
+        # In files a system is called "reader": the names of JSON do not change.
         self.lines[line["reader"], line["id"]] = line

@@ -26,10 +26,12 @@ class Progress:
         self._done += 1
         now = time.perf_counter()
         whole = self._done == len(self._weights)
+        # One line every few seconds is enough, and the last one always comes.
         if now - self._spoke < every_seconds and not whole:
             return
         self._spoke = now
         weight = sum(self._weights[: self._done])
         left = sum(self._weights) - weight
+        # Pieces of work differ in size: their weights tell how much of the time is over.
         seconds = (now - self._began) * left / weight
         self._say(f"{self._done}/{len(self._weights)}  {what}  {format_clock(seconds)} left")

@@ -48,6 +48,7 @@ def score_rows(lines: Iterable[Row]) -> list[dict[str, Any]]:
     for (system, length), tasks in groups.items():
         for task, own in tasks.items():
             rows.append(_make_row(system, task, length, [own]))
+        # Of one task the mean would be that row again.
         if len(tasks) > 1:
             rows.append(_make_row(system, MEAN, length, list(tasks.values())))
     return rows
@@ -62,6 +63,7 @@ def _make_row(
     for own in groups:
         lines += own
         scores.append([100 * line["score"] for line in own])
+    # Each task is drawn by itself, so that it weighs the same however many samples it has.
     found = mean_interval(scores)
     metrics = sorted(set(column(lines, "metric")))
     row = {
@@ -85,6 +87,7 @@ def _count_tokens_per_second(lines: Iterable[Row]) -> float | None:
     written = 0
     seconds = 0.0
     for line in lines:
+        # The first token comes out of reading the prompt, which is not writing.
         if line["new_tokens"] > 1:
             written += line["new_tokens"] - 1
             seconds += line["seconds"] - line["first_token_seconds"]

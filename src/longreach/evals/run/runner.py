@@ -79,6 +79,7 @@ def evaluate(
     """
     _check(samples, systems, batch_size, metrics)
     folder = Path(folder)
+    # All of this decides whether a folder holds this run or another one.
     header = run.make_header(
         suite,
         {**settings, "batch_size": batch_size},
@@ -101,6 +102,7 @@ def evaluate(
             for said in ask(system, missing[system.name], predictions, folder, metrics):
                 at = f" at {said.length:,}" if said.length else ""
                 progress.done(f"{system.name}, {said.task}{at}")
+        # In the order of the work: a run that was resumed has its lines in another one.
         lines = []
         for name, asked in work.items():
             for sample in _walk({name: asked}):
@@ -143,6 +145,7 @@ def ask(
     Yields:
         Each sample, when it was answered.
     """
+    # Where nothing is missing nothing is prepared: it may take hours.
     if missing and hasattr(system, "prepare"):
         costs = system.prepare(folder)
         if costs:
@@ -150,11 +153,13 @@ def ask(
     try:
         for batch in missing:
             for sample, prediction in zip(batch, system.answer(batch), strict=True):
+                # Of a batch that was cut short some are there already.
                 if not predictions.has(system.name, sample.id):
                     value = metrics[sample.metric](prediction.text, sample)
                     predictions.add(make_line(system.name, sample, prediction, value))
                 yield sample
     finally:
+        # A peer may be a process that has to be ended.
         if hasattr(system, "close"):
             system.close()
 
@@ -183,6 +188,7 @@ def make_line(system: str, sample: Sample, prediction: Prediction, score: float)
 
 def readable(system: System, samples: Sequence[Sample]) -> list[Sample]:
     """Returns those samples that a system can read; all, where it does not say."""
+    # Not every system has something to say about what it reads.
     reads: Callable[[Sample], bool] | None = getattr(system, "reads", None)
     if reads is None:
         return list(samples)
@@ -211,6 +217,7 @@ def _kind(sample: Sample) -> tuple[object, ...]:
 
 def _weight(sample: Sample) -> int:
     """Returns about how much work a sample is: characters to read and tokens to write."""
+    # A token that is written takes about as long as reading a character.
     text = len(sample.before) + len(sample.context) + len(sample.after)
     return text + sample.max_new_tokens
 
@@ -224,6 +231,7 @@ def _check(
         raise UsageError("There are no systems: name at least one with --systems.")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+    # Predictions are found again by these.
     check_names("samples have the id", [sample.id for sample in samples])
     for sample in samples:
         if sample.metric not in metrics:

@@ -35,6 +35,7 @@ class Subject:
     @property
     def memory_settings(self) -> Mapping[str, object]:
         """What the memory is made with, as JSON; empty where there is none."""
+        # Documents that are compressed for the run; a corpus has its memory already.
         if self.compressor is not None:
             return self.compressor.describe()
         if self.corpus is not None:

@@ -152,6 +152,7 @@ def _find_choice(text: str, options: Mapping[str, str]) -> str | None:
 
 def _mentions(text: str) -> Iterator[_Mention]:
     """Yields every place that says which choice is right, or that is nothing but a letter."""
+    # Each kind of sentence has an expression of its own, since they overlap.
     for found in (*_SAYS.finditer(text), *_ALONE.finditer(text), *_CLOSING.finditer(text)):
         if not _is_article(text, found):
             yield _mention(text, found)

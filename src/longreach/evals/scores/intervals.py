@@ -46,6 +46,7 @@ def mean_interval(
     sizes = list(map(len, groups))
     if sum(sizes) < FEWEST or min(sizes) < 2:
         return Interval(mean, None, None)
+    # Seeded: a report that is made again says the same.
     chance = random.Random(seed)
     means = []
     for _ in range(draws):

@@ -57,6 +57,7 @@ def _score_babilong(text: str, sample: Sample) -> float:
 
     Labels of the question do not count.
     """
+    # A model may continue with an example of its own.
     said = _BREAKS.split(folded(text), maxsplit=1)[0]
     question = sample.question.lower()
     named = set()
@@ -117,7 +118,10 @@ def _score_retrieval(text: str, sample: Sample) -> float:
 
 
 def _score_count(text: str, sample: Sample) -> float:
-    return max(_share_of_numbers(text, answer.strip()) for answer in sample.answers)
+    best = 0.0
+    for answer in sample.answers:
+        best = max(best, _share_of_numbers(text, answer.strip()))
+    return best
 
 
 def _score_code_similarity(text: str, sample: Sample) -> float:
@@ -161,6 +165,8 @@ def rescore(line: Mapping[str, Any], metrics: Metrics = METRICS) -> dict[str, An
     Raises:
         UsageError: The line does not hold what its metric needs.
     """
+    # A metric that is unknown here may be one of a newer release, or of a suite that is not
+    # installed.
     if line.get("scoring") == SCORING or line.get("metric") not in metrics:
         return dict(line)
     sample = Sample(

@@ -88,6 +88,7 @@ class Suite:
 
     def __post_init__(self) -> None:
         for one in self.options():
+            # Values come from the command line and from Python alike.
             if one.check is not None:
                 one.check(one.name, getattr(self, one.name))
         for task in self.tasks:
@@ -121,10 +122,12 @@ class Suite:
         values: dict[str, Any] = {}
         for one in cls.options():
             given = words.get(one.name)
+            # What was not given has the default of the class.
             if given is None or given == []:
                 continue
             if one.parse is not None:
                 values[one.name] = one.parse(one.name, given)
+            # A value of a frozen class does not change.
             elif isinstance(given, list):
                 values[one.name] = tuple(given)
             else:
@@ -221,6 +224,7 @@ class Suite:
         """
         from longreach.evals.run.runner import evaluate
 
+        # What cannot be is refused before anything is drawn.
         self.check_window(subject.model, beyond=options.beyond_window)
         chosen = names or self.default_systems(subject)
         systems = self.make_systems(chosen, subject, options)

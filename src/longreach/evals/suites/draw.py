@@ -101,6 +101,7 @@ def fit(
     # What pieces may cost by the estimate, corrected by the last prompt that was counted.
     affordable = cost(least) + left
     while True:
+        # The estimate finds the count in one step, where it is exact.
         guess = bisect_right(range(most + 1), affordable, key=cost)
         count = min(guess, too_many) - 1
         if count <= fits:

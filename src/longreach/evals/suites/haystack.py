@@ -137,6 +137,7 @@ def _long_sentences(prose: Prose, least: int) -> Iterator[str]:
 
 def _make_prose(name: str, sentences: list[str], tokenizer: PreTrainedTokenizerBase) -> Prose:
     text = " ".join(sentences)
+    # Encoded once; prompts then add up the tokens of their words.
     encoded = encode(
         tokenizer, text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )

@@ -55,6 +55,7 @@ def as_json(value: object) -> object:
         return value.name
     if isinstance(value, Mapping):
         return sorted(value)
+    # JSON knows lists and no tuples.
     if isinstance(value, Sequence) and not isinstance(value, str):
         return list(map(as_json, value))
     return value
@@ -85,6 +86,7 @@ def option(
         metavar: What `--help` shows for the value.
         record: What the settings of a run say of a value; None leaves it out of them.
     """
+    # What says nothing is not shown: None, False and empty values.
     said = shown
     if not said and isinstance(default, int | str) and not isinstance(default, bool) and default:
         said = str(default)
@@ -120,6 +122,7 @@ def at_least(least: int) -> Callable[[str, int | None], None]:
     """Returns a check that refuses numbers below `least`."""
 
     def check(name: str, value: int | None) -> None:
+        # None leaves the choice to the suite.
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}; give at least {least}.")
 

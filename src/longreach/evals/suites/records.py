@@ -63,16 +63,16 @@ def json_items(path: Path) -> Iterator[Record]:
 
 def csv_rows(path: Path) -> Iterator[Record]:
     """Yields one record a row below the header; a row with more or fewer fields is refused."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        for row in reader:
-            where = f"Line {reader.line_num} of '{path}'"
+        for row in table:
+            where = f"Line {table.line_num} of '{path}'"
             if None in row or None in row.values():
                 raise UsageError(f"{where} has other fields than the header: correct or remove it.")
             yield Record(where, row)
     except csv.Error as error:
         raise UsageError(
-            f"Line {reader.line_num} of '{path}' is not CSV ({error}): correct or remove it."
+            f"Line {table.line_num} of '{path}' is not CSV ({error}): correct or remove it."
         ) from error
 
 

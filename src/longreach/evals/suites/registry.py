@@ -40,6 +40,7 @@ def register(suite: type[Suite]) -> type[Suite]:
     Raises:
         UsageError: Another suite has this name.
     """
+    # To register a suite twice does no harm: a module may be imported by two names.
     if suites().get(suite.name, suite) is not suite:
         raise UsageError(f"There is a suite '{suite.name}' already: give yours another name.")
     _registered[suite.name] = suite
@@ -101,6 +102,7 @@ def find_report(name: str) -> SuiteReport:
     from longreach.evals.scores.metrics import METRICS
 
     suite = suites().get(name)
+    # A run can be reported where the package with its suite is not installed.
     if suite is None:
         return AnswerReport(name, METRICS)
     return suite.report()

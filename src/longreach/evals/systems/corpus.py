@@ -87,6 +87,7 @@ class SampleCorpus:
         Raises:
             DocumentError: A document cannot be compressed.
         """
+        # Several systems share the corpus: the first one makes it.
         if self._corpus is None:
             self._corpus = self._ingest(folder / _CORPORA)
         if self._adapter is None:
@@ -118,6 +119,7 @@ class SampleCorpus:
         report = corpus.add(documents, progress=True)
         if report.skipped:
             raise DocumentError(report.skipped[0].reason)
+        # What was stopped and resumed was not measured whole.
         if fresh:
             write_json(measured, {"ingest_seconds": report.seconds})
         if measured.is_file():
@@ -154,6 +156,7 @@ def find_study_seconds(corpus: Corpus) -> float | None:
         # Of a run that was resumed nobody knows what came before.
         if not report or report["resumed_at"] or not made.is_file():
             continue
+        # The corpus may have been studied more than once: only one run made this adapter.
         if own.read_bytes() == made.read_bytes():
             return float(report["seconds"])
     return None

@@ -101,6 +101,7 @@ class DocumentSystem:
         Raises:
             ContextError: A question does not fit the model's window.
         """
+        # Ends are no passages, so that the reader does not know how to read them.
         ask = self._read_ends if self._way == TRUNCATED else self._read_corpus
         with peak_memory(self._corpus.model.device) as peak:
             answers = list(ask(samples))
@@ -112,8 +113,8 @@ class DocumentSystem:
         answers = self._corpus.reader.ask_many(
             [sample.question for sample in samples],
             documents=[sample.document for sample in samples],
-            policy=[self._policy(sample) for sample in samples],
-            words=[words_of(sample) for sample in samples],
+            policy=list(map(self._policy, samples)),
+            words=list(map(words_of, samples)),
             sampling=Sampling(samples[0].max_new_tokens),
             batch_size=len(samples),
         )
@@ -133,7 +134,7 @@ class DocumentSystem:
         began = time.perf_counter()
         corpus = self._corpus
         adapter = corpus.adapter if self._with_adapter else None
-        ends = [self._cut_ends(sample) for sample in samples]
+        ends = list(map(self._cut_ends, samples))
         prompts = []
         with adapted(corpus.model, [adapter]):
             for sample, ids in zip(samples, ends, strict=True):
@@ -184,6 +185,7 @@ class DocumentSystem:
             return Policy(
                 raw=0, compressed="none", budget=self._left(sample), adapter=self._with_adapter
             )
+        # As many as there are: the budget decides how many fit.
         k = self._corpus.size(sample.document).passages
         if self._way == MIXED:
             return Policy(k, 1, "passages", budget=self._positions(sample), cut=True)

@@ -94,6 +94,7 @@ class ModelSystem:
 
     def excess(self, sample: Sample) -> int:
         """Returns the tokens by which a sample exceeds the window; 0 or less where it fits."""
+        # Models without a window of their own read whatever fits into memory.
         if self._window is None:
             return 0
         positions = len(self._ids(sample))
@@ -110,7 +111,7 @@ class ModelSystem:
         """
         began = time.perf_counter()
         sampling = Sampling(samples[0].max_new_tokens)
-        prompts = [self._prompt(sample) for sample in samples]
+        prompts = list(map(self._prompt, samples))
         with peak_memory(self.model.device) as peak:
             written = write_all(
                 self.model,
@@ -139,6 +140,7 @@ class ModelSystem:
     def halves(self, sample: Sample) -> tuple[str, str]:
         """Returns the prompt as text: what comes before the question is known, and what after."""
         if self._chat(sample):
+            # A template stands around the prompt.
             before, after = self._builder.frame
         else:
             before = self.tokenizer.bos_token if len(self._builder.continuation("")) else ""
@@ -213,6 +215,7 @@ def attending(name: str, model: PreTrainedModel) -> Attending:
             return Attending(name, model)
         every_layer = config.num_hidden_layers
         return Attending(name, _convert(model, pattern_of(config), every_layer))
+    # The weights of a stock model have not learned to do without the keys that are dropped.
     if name == HYBRID:
         if hybrid:
             return Attending(name, model)

@@ -85,12 +85,14 @@ def make_document_systems(
     models = make_model_systems(whole, subject.model, subject.tokenizer, too_long)
     found = dict[str, System](zip(whole, models, strict=True))
     found.update(_make_part_systems(parts, samples, subject, adapter))
-    return [found[name] for name in names]
+    # In the order in which they were named.
+    return list(map(found.__getitem__, names))
 
 
 def _make_part_systems(
     names: Sequence[str], samples: Sequence[Sample], subject: Subject, adapter: Path | None
 ) -> dict[str, System]:
+    # Without such a system no corpus is made.
     if not names:
         return {}
     corpus = SampleCorpus(
@@ -136,6 +138,7 @@ def count_excess(
     """
     found = dict[str, int]()
     for system in systems:
+        # Systems that read parts fit every window.
         if not isinstance(system, ModelSystem):
             continue
         long = 0

@@ -171,6 +171,7 @@ def _fill(
     # Anywhere from where the rest of the prose is still long enough.
     last = bisect_right(prose.sentences, prose.tokens[-1] - length, key=prose.tokens.__getitem__)
     start = prose.sentences[chance.randrange(max(1, last))]
+    # Sorted, so that facts keep their order; as shares, so that the count of gaps may change.
     places = sorted(chance.random() for _ in story.facts)
 
     def assemble(count: int) -> Parts:

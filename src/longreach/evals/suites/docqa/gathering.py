@@ -37,6 +37,7 @@ def gather_samples(
     else:
         documents = read_documents(suite.documents)
         for document in documents:
+            # What of a document could not be read may hold the answer.
             for sentence in document.notes:
                 say(f"incomplete: {document.name}: {sentence}")
     return own_samples(
@@ -75,6 +76,7 @@ def _choose_presets(suite: DocumentSuite) -> list[tuple[str, str]]:
         given = _data_of(task, suite)
         if given is not None:
             found.append((task, given))
+        # A task that was asked for by name is not skipped silently.
         elif suite.tasks:
             name = LONGBENCH if task.startswith(_PREFIX) else task
             raise UsageError(f"The task {task} needs its data: give --data {name}=PATH.")

@@ -48,6 +48,7 @@ def preset_samples(
     if task not in PRESETS:
         raise UsageError(f"There is no task '{task}' of docqa: use one of {', '.join(PRESETS)}.")
     preset = PRESETS[task]
+    # An answer that is to be short costs less; scores then compare with nothing published.
     if max_new_tokens:
         preset = replace(preset, max_new_tokens=max_new_tokens)
     items = preset.read(given, split or preset.split)
@@ -114,6 +115,7 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
         folders.append(str(Path(item.name).parent))
     if not found:
         return []
+    # The folder they lie in is one of this machine, and part of no name.
     top = os.path.commonpath(folders)
     named = list[Document]()
     for document in found:
@@ -165,5 +167,6 @@ def _draw(samples: list[Sample], count: int | None, stream: str) -> list[Sample]
     """Returns a number of samples drawn by chance, in their order; all where there are no more."""
     if count is None or count >= len(samples):
         return samples
+    # In their order: questions about one document stay together.
     chosen = random.Random(stream).sample(range(len(samples)), count)
     return [samples[index] for index in sorted(chosen)]

@@ -35,7 +35,10 @@ def fairytaleqa(given: str, split: str) -> Iterator[Item]:
     for path in files:
         name = path.name.removesuffix("-questions.csv")
         sections = csv_rows(folder / "section-stories" / split / f"{name}-story.csv")
-        text = "\n\n".join(section.text("text") for section in sections)
+        paragraphs = []
+        for section in sections:
+            paragraphs.append(section.text("text"))
+        text = "\n\n".join(paragraphs)
         for row in csv_rows(path):
             answers = []
             for key in _FAIRYTALE_ANSWERS:

@@ -137,6 +137,7 @@ class DocumentSuite(Suite):
             raise UsageError(
                 "--documents are what --questions asks about: give these too, or omit --documents."
             )
+        # Options that would do nothing are refused, so that nobody believes they did.
         if self.questions and (self.tasks or self.split):
             raise UsageError(
                 "--tasks and --split choose from published data, not from --questions: omit them."
@@ -200,6 +201,7 @@ class DocumentSuite(Suite):
         if options.beyond_window:
             too_long = "read"
         systems = make_document_systems(chosen, samples, subject, self.adapter, too_long)
+        # How much was beyond the window tells how much of a score is about cut texts.
         settings = {
             "model": subject.name,
             "compressor": subject.memory_settings,

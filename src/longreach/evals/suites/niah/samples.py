@@ -81,6 +81,7 @@ def generate(
     check(tasks, TASKS, "NIAH", samples)
     if depths < 2 or not lengths:
         raise UsageError("A grid needs one length and two depths at least: name more of them.")
+    # Read once: shorter lengths take its beginning.
     prose = read_prose(haystack, tokenizer, max(lengths))
 
     def walk() -> Iterator[Sample]:
@@ -108,6 +109,7 @@ def draw_needle(task: str, stream: str) -> Needle:
         )
     chance = random.Random(stream)
     subject = f"special magic {chance.choice(_CITIES)} number"
+    # Seven digits, which no model guesses.
     number = str(chance.randint(1_000_000, 9_999_999))
     return Needle(
         text=f"The {subject} is: {number}.",

@@ -62,6 +62,7 @@ def measure(
     length = len(held_out[0].ids)
     known = identify(systems)
     check_names("texts are called", [text.name for text in held_out])
+    # Before the folder is made, and before hours of reading.
     for system in systems:
         _check_window(system, length)
     asked = [{"name": text.name, "ids": _digest(text.ids)} for text in held_out]
@@ -84,6 +85,7 @@ def measure(
             for text in held_out:
                 own = [(system.name, _identifier(text, span)) for span in spans]
                 keys += own
+                # A text is read at once: where a line is missing all of it is read again.
                 if not predictions.lines.keys() >= set(own):
                     missing.append((system, text))
                     weights.append(len(text.ids))

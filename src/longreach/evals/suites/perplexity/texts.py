@@ -52,6 +52,7 @@ def read_texts(
     short = 0
     taken = list[str]()
     for source in map(find, given):
+        # Where a file lies does not belong into the record of a run.
         name = Path(source.name).name
         if name in taken:
             name = f"{name} ({len(taken) + 1})"
@@ -59,6 +60,7 @@ def read_texts(
         for number, text in enumerate(source.texts(say)):
             if len(found) == samples:
                 break
+            # All texts are as long, so that every bucket holds as many tokens of each.
             ids = _take_first(tokenizer, text, length)
             if len(ids) == length:
                 found.append(Text(f"{name}#{number}", ids))

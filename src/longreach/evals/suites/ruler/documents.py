@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, islice, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -136,7 +136,7 @@ def _number(number: int, text: str) -> str:
 
 
 def _parts(question: str, texts: Sequence[str]) -> Parts:
-    context = "\n\n".join(_number(place, text) for place, text in enumerate(texts, 1))
+    context = "\n\n".join(starmap(_number, enumerate(texts, 1)))
     after = f"\n\n{_ORDER}\n\nQuestion: {question} Answer:"
     return Parts(f"{_ORDER}\n\nThe following are given documents.\n\n", context, after)
 
@@ -179,6 +179,7 @@ def _squad(articles: list[dict[str, Any]]) -> Iterator[Paragraphs]:
             related = [text for text in texts if text != own]
             for asked in paragraph["qas"]:
                 answers = tuple(answer["text"] for answer in asked["answers"])
+                # SQuAD 2.0 holds questions that nothing answers.
                 if answers and not asked.get("is_impossible"):
                     yield Paragraphs(asked["question"], answers, [own], related)
 

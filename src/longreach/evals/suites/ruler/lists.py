@@ -187,6 +187,7 @@ def common_words(
 
         def cost(count: int) -> int:
             common = min(count, _FREQUENT)
+            # Every word brings its number, which is longer in long lists.
             items = common * repeats.often + (count - common) * repeats.seldom
             return taken[count] + numbers[min(items, len(numbers) - 1)]
 

@@ -93,6 +93,7 @@ def needles(
             of[key] = values[index * task.values : (index + 1) * task.values]
             for value in of[key]:
                 hidden.append(_NEEDLE.format(kind=task.value, key=key, value=value))
+        # Needles of one key are not to stand together.
         chance.shuffle(hidden)
         chosen = chance.sample(keys, task.queries)
         asked = _ask(task, chosen)
@@ -161,6 +162,7 @@ def _hide_among_others(
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
         chance = random.Random(f"{stream} haystack")
+        # As many as could fit if all were as short as the shortest.
         made = distinct(lambda: make_line(chance), max(len(hidden), budget // shortest + 1))
         lines = [line for line in made if line not in hidden]
         tokens = piece_tokens(tokenizer, [f"{line}\n" for line in lines])

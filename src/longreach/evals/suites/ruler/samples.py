@@ -109,6 +109,7 @@ def _prepare(
     questions: str | Path | None,
 ) -> Callable[[str, int], Drawn]:
     """Returns the function that draws the n-th prompt of a task from a stream of chance."""
+    # The answer takes its part of the length.
     budget = length - _NEW_TOKENS[task]
     what = f"{task} at {counted(length, 'token')}"
     if task in QUESTIONS:

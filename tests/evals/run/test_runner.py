@@ -22,7 +22,7 @@ from longreach.evals.scores.intervals import interval
 from longreach.evals.scores.overlap import SCORING
 from tests.evals.scripted import Scripted, guessing, oracle, run, samples
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN_KEYS = {
     "suite", "settings", "seed", "samples", "samples_digest", "readers", "versions", "hardware", "command", "started",
     "longreach_run",

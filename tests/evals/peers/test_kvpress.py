@@ -12,7 +12,7 @@ from longreach.evals.peers.kvpress import PYTHON, KvpressSystem
 from longreach.evals.systems.models import ModelSystem
 from longreach.models.loading.load import load
 from tests.conftest import make_model, make_tokenizer
-from tests.evals.test_readers import hybrid, sample
+from tests.evals.systems.test_models import hybrid, sample
 
 STAND_IN = '''
 from contextlib import contextmanager
