@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from longreach.corpus.head import list_manifests
 from longreach.corpus.tables import DATABASE
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection
+    from lancedb.table import Table
 
 _BATCH_ROWS = 256
 _BATCH_REVISIONS = 500
@@ -20,7 +24,7 @@ _BATCH_REVISIONS = 500
 _SUFFIXES = {".lance", ".manifest", ".arrow", ".bin", ".txn", ".json", ".idx"}
 
 
-def drop_unused(database: Any, used: Collection[str]) -> None:
+def drop_unused(database: "DBConnection", used: Collection[str]) -> None:
     """Deletes the passages of every revision that is not in `used`."""
     passages = database.open_table("passages")
     stored = set(passages.search().select(["revision"]).to_arrow()["revision"].to_pylist())
@@ -31,7 +35,7 @@ def drop_unused(database: Any, used: Collection[str]) -> None:
         passages.delete(f"revision IN ({listed})")
 
 
-def keep_newest(folder: Path, database: Any, name: str) -> None:
+def keep_newest(folder: Path, database: "DBConnection", name: str) -> None:
     """Merges the small files of a table, and deletes all versions but the newest.
 
     Args:
@@ -48,7 +52,7 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
             # Lance rewrites a file only where a tenth of its rows is deleted; until then their text
             # stays in it.
             rewrite(table, table.search().to_batches(batch_size=_BATCH_ROWS))
-        table.checkout_latest()
+        table.checkout_latest()  # type: ignore[no-untyped-call]
         # Lance would ask the clock which of them are old.
         for manifest in list_manifests(folder, name)[:-1]:
             manifest.unlink()
@@ -59,7 +63,7 @@ def keep_newest(folder: Path, database: Any, name: str) -> None:
             path.unlink()
 
 
-def rewrite(table: Any, batches: Iterator[pa.RecordBatch]) -> None:
+def rewrite(table: "Table", batches: Iterator[pa.RecordBatch]) -> None:
     """Replaces the rows of a table by those of `batches`, as a new version.
 
     The batches may come out of the same table.
@@ -67,5 +71,5 @@ def rewrite(table: Any, batches: Iterator[pa.RecordBatch]) -> None:
     table.add(pa.RecordBatchReader.from_batches(table.schema, batches), mode="overwrite")
 
 
-def _optimize(table: Any) -> None:
+def _optimize(table: "Table") -> None:
     table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)

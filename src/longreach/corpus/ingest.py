@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -28,12 +28,14 @@ from longreach.corpus.schema import (
     sum_row,
     sum_rows,
 )
-from longreach.corpus.tables import read_passages
+from longreach.corpus.tables import Row, read_passages
 from longreach.errors import DocumentError, UsageError
 from longreach.jobs import Job
 from longreach.models.sharing import encode
 
 if TYPE_CHECKING:
+    from lancedb.db import DBConnection
+
     from longreach.compressors.base import Compressor
     from longreach.compressors.memory import Memory
 
@@ -69,7 +71,7 @@ class _Identity(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _identify(row: dict[str, Any]) -> _Identity:
+def _identify(row: Row) -> _Identity:
     return _Identity(row["revision"], tuple(row.get(NOTES) or ()))
 
 
@@ -136,7 +138,7 @@ class Ingest:
     """One run of `Corpus.add`, under the corpus's lock."""
 
     def __init__(
-        self, database: Any, log: FileLog, settings: Settings, compressor: "Compressor"
+        self, database: "DBConnection", log: FileLog, settings: Settings, compressor: "Compressor"
     ) -> None:
         self.database = database
         self.log = log
@@ -152,9 +154,9 @@ class Ingest:
         revisions = self.passages.search().select(["revision"]).to_arrow()["revision"]
         self._stored = set(revisions.to_pylist())
         self._work: dict[str, _Work] = {}
-        self._finished: dict[str, dict[str, Any]] = {}
-        self._rows: list[dict[str, Any]] = []
-        self._ready: dict[str, dict[str, Any]] = {}
+        self._finished: dict[str, Row] = {}
+        self._rows: list[Row] = []
+        self._ready: dict[str, Row] = {}
         self._flushed_at = time.monotonic()
 
     def run(
@@ -247,7 +249,7 @@ class Ingest:
             f"segment {segment} of {work.revision} came out of order"
         )
         piece = work.pieces[segment]
-        row: dict[str, Any] = {
+        row: Row = {
             "revision": work.revision,
             "index": segment,
             "start": piece.start,
@@ -266,7 +268,7 @@ class Ingest:
         self._note(work, row)
         return len(piece.tokens)
 
-    def _note(self, work: _Work, row: dict[str, Any]) -> None:
+    def _note(self, work: _Work, row: Row) -> None:
         work.checksums.append(row["checksum"])
         work.positions += positions_of(row)
         if len(work.checksums) == len(work.pieces):
@@ -282,8 +284,8 @@ class Ingest:
             for document in work.documents:
                 self._publish(document, self._finished[work.revision])
 
-    def _publish(self, document: Document, finished: dict[str, Any]) -> None:
-        row = {
+    def _publish(self, document: Document, finished: Row) -> None:
+        row: Row = {
             "document": document.name,
             "added": datetime.now(UTC).isoformat(timespec="seconds"),
         } | finished
@@ -316,7 +318,7 @@ class Ingest:
                 self._ready = {}
         self._flushed_at = time.monotonic()
 
-    def _make_document_table(self, rows: list[dict[str, Any]]) -> pa.Table:
+    def _make_document_table(self, rows: list[Row]) -> pa.Table:
         """Returns rows of `documents` as its table takes them.
 
         A table from before notes gets that column with the first document that has some.

@@ -23,6 +23,7 @@ from longreach.errors import CorpusDamaged, CorpusNotFound
 
 if TYPE_CHECKING:
     import torch
+    from lancedb.db import DBConnection
 
     from longreach.compressors.base import Compressor
     from longreach.compressors.memory import Memory
@@ -102,7 +103,7 @@ class CorpusReading:
             UsageError: There is no document of that name, or more than one; see `resolve`.
         """
 
-        def read(database: Any) -> list[PassageInfo]:
+        def read(database: "DBConnection") -> list[PassageInfo]:
             documents = read_documents(database)
             if name is not None:
                 one = resolve(name, [row["document"] for row in documents], self.name)
@@ -153,7 +154,7 @@ class CorpusReading:
         """
         rows_format = rows_of(self.settings.format)
 
-        def read(database: Any) -> "list[Memory]":
+        def read(database: "DBConnection") -> "list[Memory]":
             found = read_passages(database, revision, indices, memory=True)[revision]
             rows = {row["index"]: row for row in found}
             wanted = indices
@@ -227,10 +228,10 @@ class CorpusReading:
         return Listing(self.path)
 
     @cached_property
-    def _database(self) -> Any:
+    def _database(self) -> "DBConnection":
         return connect(self.path)
 
-    def _read(self, read: Callable[[Any], _T]) -> _T:
+    def _read(self, read: "Callable[[DBConnection], _T]") -> _T:
         for attempt in range(3):
             try:
                 with explain_storage_faults(self.path):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -21,10 +21,14 @@ from longreach.corpus.head import TABLES, find_lost_versions, read_head
 from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, hash_file, is_sound
 from longreach.corpus.rows import BLOBS
 from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, is_row_intact, sha256
-from longreach.corpus.tables import DATABASE, check_document, connect
+from longreach.corpus.tables import DATABASE, Row, check_document, connect
 from longreach.errors import CorpusDamaged
 from longreach.jsontext import NotJson, parse_object
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection
+    from lancedb.table import Table
 
 _BATCH_ROWS = 256
 _SUM = re.compile(rb'"sum": "([0-9a-f]{16})"\}')
@@ -141,12 +145,12 @@ def _judge_artefacts(folder: Path, log: FileLog, known: dict[str, Recorded]) -> 
         )
 
 
-def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
+def _judge_documents(database: "DBConnection") -> tuple[list[Row], list[str]]:
     """Returns the rows of the documents that are whole, and one sentence for each of the others."""
-    whole: list[dict[str, Any]] = []
+    whole: list[Row] = []
     broken: list[str] = []
     rows = {name: _Rows(database.open_table(name)) for name in TABLES}
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Row]] = {}
     for row in rows["passages"]:
         row["intact"] = is_row_intact(row)
         for name in BLOBS:
@@ -170,14 +174,14 @@ def _judge_documents(database: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return whole, broken
 
 
-def _keep_only(database: Any, documents: list[dict[str, Any]]) -> None:
+def _keep_only(database: "DBConnection", documents: list[Row]) -> None:
     """Writes both tables anew, with these documents and with every passage that is intact."""
     table = database.open_table("documents")
     table.add(pa.Table.from_pylist(documents, schema=table.schema), mode="overwrite")
     passages = database.open_table("passages")
 
     def batches() -> Iterator[pa.RecordBatch]:
-        good = list[dict[str, Any]]()
+        good = list[Row]()
         seen = set[tuple[str, int]]()
         for row in _Rows(passages):
             place = (row["revision"], row["index"])
@@ -199,17 +203,17 @@ class _Rows:
     `lost` counts the others once the rows were walked through.
     """
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: "Table") -> None:
         self._table = table
         self.lost = 0
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Row]:
         self.lost = 0
         count = self._table.count_rows()
         for start in range(0, count, _BATCH_ROWS):
             yield from self._read(start, min(_BATCH_ROWS, count - start))
 
-    def _read(self, start: int, count: int) -> Iterator[dict[str, Any]]:
+    def _read(self, start: int, count: int) -> Iterator[Row]:
         try:
             rows = self._table.search().limit(count).offset(start).to_arrow().to_pylist()
         except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -3,12 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.rows import BLOBS
 from longreach.corpus.schema import is_row_intact, sum_rows
 from longreach.errors import CorpusDamaged
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection
 
 DATABASE = "db"
 # Memories are large: 256 rows of vectors of an 8B model are 100 MB.
@@ -17,7 +20,7 @@ _BATCH_ROWS = 256
 Row = dict[str, Any]
 
 
-def connect(folder: Path) -> Any:
+def connect(folder: Path) -> "DBConnection":
     """Connects to the database of a corpus folder.
 
     Tables opened from it show the newest version at that moment.
@@ -28,7 +31,7 @@ def connect(folder: Path) -> Any:
     return lancedb.connect(folder / DATABASE)
 
 
-def read_documents(database: Any) -> list[Row]:
+def read_documents(database: "DBConnection") -> list[Row]:
     """Returns the rows of `documents`, sorted by name.
 
     Raises:
@@ -44,7 +47,7 @@ def read_documents(database: Any) -> list[Row]:
 
 
 def read_passages(
-    database: Any,
+    database: "DBConnection",
     revision: str | None = None,
     indices: Sequence[int] | None = None,
     *,
@@ -120,7 +123,7 @@ def check_document(document: Row, passages: Sequence[Row]) -> None:
         raise CorpusDamaged(f"Document {document['document']!r} is damaged, {problem}: {_ADVICE}")
 
 
-def check_version(database: Any, version: int) -> None:
+def check_version(database: "DBConnection", version: int) -> None:
     """Raises CorpusDamaged if passages of an earlier version of `documents` are missing."""
     table = database.open_table("documents")
     table.checkout(version)
