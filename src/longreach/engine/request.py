@@ -197,6 +197,11 @@ class Handle:
         assert self._progress.written is not None
         return self._progress.written
 
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that there are so far."""
+        return list(self._progress.tokens)
+
     def cancel(self) -> None:
         """Ends the answer with what there is of it; its memory is freed before the next step."""
         self._progress.cancelled = True
