@@ -82,9 +82,7 @@ def test_every_answer_is_as_alone(tmp_path, tokenizer, seed):
                 assert ask(shared, cases[at]).text == wanted.text
             elif way == "many":
                 others = [cases.index((name, other, policy, sampling)) for other in QUESTIONS]
-                answers = shared[name].ask_many(
-                    QUESTIONS, documents=[document] * 2, policy=policy, sampling=sampling
-                )
+                answers = shared[name].ask_many(QUESTIONS, documents=[document] * 2, policy=policy, sampling=sampling)
                 assert [answer.text for answer in answers] == [alone[other].text for other in others]
             else:
                 stream = shared[name].stream(question, document=document, policy=policy, sampling=sampling)
