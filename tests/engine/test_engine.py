@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -428,3 +430,22 @@ def test_recorded_steps_together_are_rows_alone(hybrid, monkeypatch):
         tokens.append(together.step(tokens[-1]).argmax(-1))
     assert torch.stack(tokens, 1).tolist() == wanted
     assert together._replay is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["", "raise KeyboardInterrupt"])
+def test_a_process_ends_in_the_middle_of_a_long_prompt(ends):
+    code = f"""
+import torch
+from longreach.engine.engine import engine_of
+from longreach.engine.request import Request
+from longreach.engine.sampling import Sampling
+from tests.conftest import make_model
+model = make_model(num_hidden_layers=400, max_position_embeddings=4096)
+handle = engine_of(model).submit(Request(torch.randn(4000, 32), Sampling(2000)))
+{ends}
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == (130 if ends else 0), done.stderr
+    assert "terminate" not in done.stderr and time.monotonic() - began < 60

@@ -8,6 +8,7 @@ tells the life of a request.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import threading
 import weakref
 from collections import deque
@@ -24,7 +25,9 @@ from longreach.errors import UsageError
 from longreach.models.sharing import exclusive, lock_of
 
 _IDLE_SECONDS = 2.0  # after which the thread ends; the next request starts another one
-_EXIT_SECONDS = 30.0  # that the end of the process waits for a forward in progress
+# At the end of the process: how long a forward in progress may take, and its interruption.
+_PATIENCE_SECONDS = 0.5
+_EXIT_SECONDS = 10.0
 
 
 class Engine:
@@ -104,6 +107,16 @@ class Engine:
                 pass
         elif thread is not None and thread is not threading.current_thread():
             thread.join(seconds)
+
+    def interrupt(self, seconds: float) -> None:
+        """Ends the forward in progress, and waits this long at most for its thread to end."""
+        thread = self._thread
+        if thread is None or thread.ident is None or not thread.is_alive():
+            return
+        # Raised in the thread as soon as Python runs there again: between two layers at the latest.
+        ident = ctypes.c_ulong(thread.ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+        thread.join(seconds)
 
     def _cancel_all(self) -> None:
         for _, progress in self._waiting:
@@ -226,4 +239,5 @@ def _note_running(engine: Engine) -> None:
 
 def _stop_all() -> None:
     for engine in list(_running):
-        engine.close(cancel=True, seconds=_EXIT_SECONDS)
+        engine.close(cancel=True, seconds=_PATIENCE_SECONDS)
+        engine.interrupt(_EXIT_SECONDS)
