@@ -14,7 +14,7 @@ from longreach.errors import TrainingError, UsageError
 from longreach.training.study import teacher as room
 from longreach.training.study.asking import KINDS
 from longreach.training.study.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
-from longreach.training.study.selfstudy import OwnModel, Request, _question, make_questions
+from longreach.training.study.selfstudy import OwnModel, Request, find_question, make_questions
 from longreach.training.study.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus
@@ -138,7 +138,7 @@ def test_only_what_is_a_question_counts(corpus, tmp_path):
     ],
 )
 def test_the_question_is_found_in_what_was_written(written, question):
-    assert _question(written) == question
+    assert find_question(written) == question
 
 
 def test_the_own_model_asks_with_the_passage_in_view_and_always_the_same(corpus, tmp_path, monkeypatch):

@@ -1,5 +1,4 @@
-"""Questions and answers that a model wrote and nobody should learn from, and what is wrong with
-each.
+"""What is wrong with questions and answers that a model wrote and nobody should learn from.
 
 Small models repeat what they were told, copy the text, or answer from memory. All texts are
 compared as scores compare them: see `longreach.plain`.
@@ -34,9 +33,9 @@ def fault_of_question(question: str, request: str, passage: str) -> str | None:
     """Returns what is wrong with a question, one of the names above; None where nothing is.
 
     Args:
-        question: what was taken for a question; empty where nothing was.
-        request: what the model was told.
-        passage: what it was to ask about.
+        question: What was taken for a question; empty where nothing was.
+        request: What the model was told.
+        passage: What it was to ask about.
     """
     asked = words(question, articles=True)
     if not asked:
@@ -50,8 +49,7 @@ def fault_of_question(question: str, request: str, passage: str) -> str | None:
 
 
 def fault_of_answer(answer: str, question: str, passage: str) -> str | None:
-    """Returns what is wrong with an answer: there is none, or what it says is not in the passage;
-    None if nothing is.
+    """Returns what is wrong with an answer, one of the names above; None where nothing is.
 
     What it says are its words without those of the question and those of any text; numbers all have
     to be there.
@@ -63,17 +61,25 @@ def fault_of_answer(answer: str, question: str, passage: str) -> str | None:
     told = set(said) - set(words(question)) - _COMMON
     told = told or set(said)
     found = told & there
-    numbers = {word for word in told if any(character.isdigit() for character in word)}
-    enough = len(told) if len(told) <= _FEW else len(told) / 2
-    return None if len(found) >= enough and numbers <= found else NOT_IN_PASSAGE
+    numbers = {word for word in told if _holds_digit(word)}
+    enough: float = len(told)
+    if len(told) > _FEW:
+        enough = len(told) / 2
+    if len(found) >= enough and numbers <= found:
+        return None
+    return NOT_IN_PASSAGE
+
+
+def _holds_digit(word: str) -> bool:
+    return any(character.isdigit() for character in word)
 
 
 def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
-    """Whether words stand in a row in others."""
+    """Returns whether words stand in a row in others."""
     return f" {' '.join(part)} " in f" {' '.join(whole)} "
 
 
 def _shares(one: Sequence[str], other: Sequence[str], length: int) -> bool:
-    """Whether two texts share so many words in a row."""
+    """Returns whether two texts share a number of words in a row."""
     runs = {tuple(other[at : at + length]) for at in range(len(other) - length + 1)}
     return any(tuple(one[at : at + length]) in runs for at in range(len(one) - length + 1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,9 +46,20 @@ _ASKED = re.compile(
 _LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
 
 
+Job = tuple[Any, ...]
+"""What a text was written for: author, seed, revision, number of the passage, kind of question."""
+
+
 class Request(NamedTuple):
-    """What an author is asked to write: about which text, at what temperature, in how many tokens
-    at most."""
+    """What an author is asked to write.
+
+    Attributes:
+        text: What it is about.
+        request: What is asked for.
+        temperature: Of the sampling.
+        max_tokens: Tokens at most.
+        seed: Of the sampling.
+    """
 
     text: str
     request: str
@@ -69,8 +81,10 @@ class Author(Protocol):
     name: str
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """Yields the number of each request and what was written, as it comes; an error comes after
-        what was done."""
+        """Yields the number of each request and what was written, as it comes.
+
+        An error comes after what was done.
+        """
         ...
 
 
@@ -78,16 +92,19 @@ class OwnModel:
     """The corpus' own model as author, without any adapter.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        name: what tells it apart, such as its fingerprint.
-        batch_size: requests written together.
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        name: What tells it apart, such as its fingerprint.
+        batch_size: Requests written together.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, *, batch_size: int = 8) -> None:
         self.name = name
-        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
-        self._builder, self._stops = PromptBuilder(model, tokenizer), stop_tokens(model, tokenizer)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._builder = PromptBuilder(model, tokenizer)
+        self._stops = stop_tokens(model, tokenizer)
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
         """See `Author`."""
@@ -104,13 +121,11 @@ class OwnModel:
     def _prompt(self, request: Request) -> Any:
         text = self._builder.raw(request.text)
         whole = self._builder.build([], [text], "", request=request.request).embeds
-        over = (
-            len(whole)
-            + request.max_tokens
-            - (window_of(self._model) or len(whole) + request.max_tokens)
-        )
+        window = window_of(self._model)
+        over = len(whole) + request.max_tokens - (window or sys.maxsize)
         if over <= 0:
             return whole
+        # Of a text that leaves too little of the window for the answer the end is not read.
         return self._builder.build([], [text[:-over]], "", request=request.request).embeds
 
 
@@ -123,47 +138,45 @@ def make_questions(
     seed: int = 0,
     say: Callable[[str], None],
 ) -> Made:
-    """Asks about every passage, and has the questions answered; the kinds take turns over the
-    passages.
+    """Has questions about every passage written and answered; the kinds take turns.
 
     What nobody should learn from is dropped: what is no question, copies of the request or of the
     passage, what was asked before about the document, and answers that are not in the passage. All
     that is written goes to `path` at once, one JSON line a question and one an answer: a run that
-    was stopped, or whose author failed, goes on without asking for anything twice.
+    was stopped, or whose author failed, resumes without asking for anything twice.
 
     Args:
-        corpus: what to ask about.
-        author: who asks and answers.
-        path: the file of what was written before and now.
-        per_passage: questions about each passage, 1 to 5.
-        seed: of what is drawn.
-        say: is told how far it is.
+        corpus: What to ask about.
+        author: Who asks and answers.
+        path: The file of what was written before and now.
+        per_passage: Questions about each passage, 1 to 5.
+        seed: Of what is drawn.
+        say: Is told how far it is.
 
     Raises:
         UsageError: `per_passage` is out of range, or the corpus holds no passages.
-        TrainingError: the author failed, or wrote nothing that can be used.
+        TrainingError: The author failed, or wrote nothing that can be used.
     """
     check_per_passage(per_passage)
     passages = corpus.passages()
     if not passages:
         raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
-    names = list(KINDS)
-    jobs: dict[tuple[Any, ...], PassageInfo] = {}
+    kinds = list(KINDS)
+    jobs: dict[Job, PassageInfo] = {}
+    asked: dict[Job, Request] = {}
     for number, passage in enumerate(passages):
         for turn in range(per_passage):
-            kind = names[(number * per_passage + turn) % len(names)]
-            jobs[author.name, seed, passage.revision, passage.index, kind] = passage
+            kind = kinds[(number * per_passage + turn) % len(kinds)]
+            job = (author.name, seed, passage.revision, passage.index, kind)
+            jobs[job] = passage
+            asked[job] = Request(passage.text, KINDS[kind] + _ALONE, 0.8, _LONGEST_QUESTION, seed)
     with _Notes(path) as notes:
-        asked = {
-            job: Request(passage.text, KINDS[job[-1]] + _ALONE, 0.8, _LONGEST_QUESTION, seed)
-            for job, passage in jobs.items()
-        }
         notes.fill("question", asked, author, say)
         dropped: Counter[str] = Counter()
-        answered = dict[tuple[Any, ...], Request]()
-        before = set[tuple[str, ...]]()
+        answered: dict[Job, Request] = {}
+        before: set[tuple[str, ...]] = set()
         for job, passage in jobs.items():
-            question = _question(notes.known[job]["question"])
+            question = find_question(notes.known[job]["question"])
             fault = fault_of_question(question, asked[job].request, passage.text)
             same = (passage.document, *words(question))
             if fault is None and same in before:
@@ -176,36 +189,37 @@ def make_questions(
             else:
                 dropped[fault] += 1
         notes.fill("answer", answered, author, say)
-        made = list[Question]()
+        made: list[Question] = []
         for job in answered:
-            question, answer = (
-                _question(notes.known[job]["question"]),
-                notes.known[job]["answer"].strip(),
-            )
+            question = find_question(notes.known[job]["question"])
+            answer = notes.known[job]["answer"].strip()
             fault = fault_of_answer(answer, question, jobs[job].text)
             if fault is None:
                 made.append(Question(jobs[job].document, question, (answer,), jobs[job].index))
             else:
                 dropped[fault] += 1
+    why = _explain_dropped(dropped, len(jobs))
     if dropped:
-        say(f"study: {_said(dropped, len(jobs))}")
+        say(f"study: {why}")
     if not made:
         raise TrainingError(
-            f"The model wrote no question that can be used ({_said(dropped, len(jobs))}): give your"
-            " own with --questions, or a larger model with --teacher."
+            f"The model wrote no question that can be used ({why}): give your own with --questions,"
+            " or a larger model with --teacher."
         )
     return Made(made, dict(dropped))
 
 
-def _said(dropped: Counter[str], count: int) -> str:
-    """How many questions were dropped, and why."""
+def _explain_dropped(dropped: Counter[str], count: int) -> str:
+    """Returns how many questions were dropped, and why."""
     why = ", ".join(f"{number:,} {fault}" for fault, number in dropped.most_common())
     return f"{dropped.total():,} of {counted(count, 'question')} dropped: {why}"
 
 
-def _question(written: str) -> str:
-    """The question in what was written, without label and quotes; empty where there is none, as
-    small models do."""
+def find_question(written: str) -> str:
+    """Returns the question in what was written, without label and quotes.
+
+    Empty where there is none: small models write all kinds of things.
+    """
     found = _ASKED.search(written)
     return found.group(1).strip() if found else ""
 
@@ -214,17 +228,19 @@ class _Notes:
     """What was written so far, by job: lines of a file, each whole or not there."""
 
     def __init__(self, path: Path) -> None:
-        self.known: dict[tuple[Any, ...], dict[str, str]] = {}
+        self.known: dict[Job, dict[str, str]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.read_bytes() if path.exists() else b""
-        whole = written.rfind(b"\n") + 1  # after it a killed process wrote half a line
+        # After the last whole line a killed process wrote half a one.
+        whole = written.rfind(b"\n") + 1
         for line in written[:whole].splitlines():
             try:
                 note = parse_object(line)
                 job = tuple(note.pop("job"))
                 hash(job)
             except (NotJson, KeyError, TypeError):
-                continue  # damaged since: asked for again, and the lines after it are good
+                # It was damaged since: this is asked for again, and the lines after it are good.
+                continue
             texts = {what: text for what, text in note.items() if isinstance(text, str)}
             self.known.setdefault(job, {}).update(texts)
         self._file = path.open("ab")
@@ -239,20 +255,22 @@ class _Notes:
     def fill(
         self,
         what: str,
-        requests: dict[tuple[Any, ...], Request],
+        requests: dict[Job, Request],
         author: Author,
         say: Callable[[str], None],
     ) -> None:
-        """Has written what is not there yet."""
+        """Has the author write what is not there yet."""
         missing = [job for job in requests if what not in self.known.get(job, {})]
         done = len(requests) - len(missing)
-        if missing:  # the first of them may take a while
+        if missing:
+            # The first of them may take a while.
             say(f"{what} {done}/{len(requests)}")
         for number, text in author.write([requests[job] for job in missing]):
+            job = missing[number]
             # Half characters are no text.
-            job, text = missing[number], text.encode("utf-8", "replace").decode()
-            self.known.setdefault(job, {})[what] = text
-            self._file.write(json.dumps({"job": job, what: text}).encode() + b"\n")
+            valid = text.encode("utf-8", "replace").decode()
+            self.known.setdefault(job, {})[what] = valid
+            self._file.write(json.dumps({"job": job, what: valid}).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
             done += 1

@@ -1,5 +1,4 @@
-"""Questions and answers from a model behind an OpenAI-compatible endpoint, such as vLLM or a hosted
-one."""
+"""Questions and answers from a model behind an OpenAI-compatible endpoint, such as vLLM."""
 
 from __future__ import annotations
 
@@ -26,14 +25,14 @@ class Endpoint:
     The key, where it takes one, is in $LONGREACH_TEACHER_KEY, else in $OPENAI_API_KEY.
 
     Args:
-        url: its address, with or without "/v1" and "/chat/completions" at the end.
-        model: the name of the model there.
-        parallel: requests under way at a time.
-        wait_seconds: before the second try; twice as long before each further one, five tries in
-            all.
+        url: Its address, with or without "/v1" and "/chat/completions" at the end.
+        model: Name of the model there.
+        parallel: Requests under way at a time.
+        wait_seconds: How long to wait before the second try; twice as long before each further
+            one, five tries in all.
 
     Raises:
-        UsageError: the address is none, or there is no name.
+        UsageError: The address cannot be one, or the model has no name.
     """
 
     def __init__(
@@ -50,29 +49,29 @@ class Endpoint:
             )
         if not model:
             raise UsageError("The teacher's model has no name: give it with --teacher-model.")
-        base = url.rstrip("/").removesuffix("/chat/completions")
-        self.url = f"{base if base.endswith('/v1') else base + '/v1'}/chat/completions"
+        base = url.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
+        self.url = f"{base}/v1/chat/completions"
         self.name = self.model = model
-        self._parallel, self._wait = parallel, wait_seconds
+        self._parallel = parallel
+        self._wait_seconds = wait_seconds
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
         """See `selfstudy.Author`.
 
         Raises:
-            TrainingError: the teacher cannot be reached, or refuses; what it wrote until then was
+            TrainingError: The teacher cannot be reached, or refuses; what it wrote until then was
                 yielded.
         """
-        key = next((os.environ[name] for name in _KEYS if os.environ.get(name)), None)
+        key = os.environ.get(_KEYS[0]) or os.environ.get(_KEYS[1])
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         failed: TrainingError | None = None
         with (
             httpx2.Client(headers=headers, timeout=120) as client,
             ThreadPoolExecutor(self._parallel) as pool,
         ):
-            under_way = {
-                pool.submit(self._ask, client, request): number
-                for number, request in enumerate(requests)
-            }
+            under_way = {}
+            for number, request in enumerate(requests):
+                under_way[pool.submit(self._ask, client, request)] = number
             try:
                 for future in as_completed(under_way):
                     if future.cancelled():
@@ -101,7 +100,7 @@ class Endpoint:
         reason = ""
         for attempt in range(_TRIES):
             if attempt:
-                time.sleep(self._wait * 2 ** (attempt - 1) * random.uniform(1, 1.25))
+                time.sleep(self._wait_seconds * 2 ** (attempt - 1) * random.uniform(1, 1.25))
             try:
                 response = client.post(self.url, json=body)
             except httpx2.HTTPError as error:

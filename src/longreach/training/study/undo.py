@@ -1,9 +1,8 @@
 """What a study replaced, kept so that `study --undo` can take it back.
 
-<corpus>/study/before/N/   adapter/ and scorecard.json as they were before study N, as far as there
-were some
-                           whole.json: the hashes of both, written last; an entry without it was
-                           being written
+The folder <corpus>/study/before/N holds adapter/ and scorecard.json as they were before study N, as
+far as there were some, and whole.json, the hashes of both. That one is written last: a folder
+without it was not finished.
 """
 
 from __future__ import annotations
@@ -42,16 +41,19 @@ class Undone(NamedTuple):
 
 
 def keep_state(artefacts: Artefacts) -> None:
-    """Keeps the adapter and the scorecard that a corpus has now. The caller holds the lock of
-    writers.
+    """Keeps the adapter and the scorecard that a corpus has now.
 
-    A scorecard that is missing although something was kept before belongs to a study that was
-    stopped between its two changes: what that one replaced is kept already.
+    The caller holds the lock of writers. A scorecard that is missing although something was kept
+    before belongs to a study that was stopped between its two changes: what that one replaced is
+    kept already.
     """
     entries = _entries(artefacts.work_path)
     if entries and not artefacts.has(SCORECARD):
         return
-    place = artefacts.work_path / _BEFORE / str(_number(entries[-1]) + 1 if entries else 1)
+    number = 1
+    if entries:
+        number = _number(entries[-1]) + 1
+    place = artefacts.work_path / _BEFORE / str(number)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     artefacts.copy(ADAPTER, place / ADAPTER)
@@ -71,12 +73,12 @@ def undo(corpus: Corpus) -> Undone:
     """Gives a corpus the adapter and the policy back that it had before its last study.
 
     Killed anywhere, the corpus has one adapter or the other, and the same call completes it. The
-    caller is the only one that studies the corpus: see `study_folder.working`.
+    caller is the only one that studies the corpus: see `folder.working`.
 
     Raises:
-        UsageError: no study is to be taken back.
-        CorpusDamaged: what was kept is not what was there.
-        CorpusBusy: another process writes.
+        UsageError: There is no study to take back.
+        CorpusDamaged: What was kept is not what was there.
+        CorpusBusy: Another process writes.
     """
     entries = _entries(corpus.work_path)
     if not entries:
@@ -100,10 +102,11 @@ def undo(corpus: Corpus) -> Undone:
 
 
 def _entries(work: Path) -> list[Path]:
-    """The states that were kept whole, the oldest first."""
-    found = [
-        path.parent for path in (work / _BEFORE).glob(f"*/{_WHOLE}") if path.parent.name.isdecimal()
-    ]
+    """Returns the states that were kept whole, the oldest first."""
+    found = []
+    for path in (work / _BEFORE).glob(f"*/{_WHOLE}"):
+        if path.parent.name.isdecimal():
+            found.append(path.parent)
     return sorted(found, key=_number)
 
 
@@ -112,11 +115,12 @@ def _number(entry: Path) -> int:
 
 
 def _hashes(entry: Path) -> dict[str, str]:
-    files = [path for path in entry.rglob("*") if path.is_file() and path.name != _WHOLE]
-    return {
-        path.relative_to(entry).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-    }
+    found = {}
+    for path in sorted(entry.rglob("*")):
+        if path.is_file() and path.name != _WHOLE:
+            name = path.relative_to(entry).as_posix()
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def _check(entry: Path) -> None:
