@@ -1,1 +1,1 @@
-"""Floor 5: answers from a corpus. Retrieve, choose, assemble, generate, stream, cite."""
+"""Answers from a corpus: retrieve, choose, assemble, generate, stream, cite."""

@@ -10,25 +10,28 @@ from longreach.corpus.search.retrieval import Passage
 
 @dataclass(frozen=True)
 class Citation(Passage):
-    """A retrieved passage and how it was read: as "raw" text, as "vectors", or "not read" for want
-    of room."""
+    """A retrieved passage and how it was read.
+
+    Attributes:
+        read_as: "raw" as text, "vectors" as memory, or "not read" where it did not fit.
+    """
 
     read_as: str
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Positions the model read, and where they came from.
+    """The positions that the model read, and where they came from.
 
     Attributes:
-        positions: the whole prompt.
-        vectors: positions that were summary vectors.
-        raw_tokens: positions that were raw text of passages.
-        cached: positions taken from the KV cache of an earlier question.
-        source_tokens: tokens of source text behind the vectors and the raw text, each passage
+        positions: Of the whole prompt.
+        vectors: Positions that were summary vectors.
+        raw_tokens: Positions that were raw text of passages.
+        cached: Positions taken from the KV cache of an earlier question.
+        source_tokens: Tokens of source text behind the vectors and the raw text, each passage
             counted once.
-        answer_tokens: tokens written.
-        kv_bytes: keys and values held when the answer was written.
+        answer_tokens: Tokens written.
+        kv_bytes: Keys and values held when the answer was written.
     """
 
     positions: int
@@ -42,8 +45,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds since the question was asked; questions asked together are answered
-    together."""
+    """Wall-clock seconds since the question was asked.
+
+    Questions that are asked together are answered together.
+    """
 
     retrieved_seconds: float
     assembled_seconds: float
@@ -53,11 +58,16 @@ class Timings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question got: the text, the passages it may cite, what was read, how long it took, by
-    which policy.
+    """What a question got.
 
-    `policy` is the policy's name: "no context", "compressed", "raw", "mixed" or "full". Of a batch,
-    a question that no passage matches gets an empty text and no passages.
+    Of a batch, a question that no passage matches gets an empty text and no passages.
+
+    Attributes:
+        text: The answer.
+        passages: The passages that it may cite, best first, and how each was read.
+        usage: What was read and written.
+        timings: How long it took.
+        policy: Name of the policy: "no context", "compressed", "raw", "mixed" or "full".
     """
 
     text: str
@@ -68,32 +78,32 @@ class Answer:
 
     @classmethod
     def unanswered(cls, policy: str, seconds: float = 0.0) -> Self:
-        """What a question of a batch gets that no passage matches.
+        """Returns what a question of a batch gets that no passage matches.
 
         Args:
-            policy: the policy's name.
-            seconds: since it was asked.
+            policy: Name of the policy.
+            seconds: Since it was asked.
         """
-        return cls(
-            "", [], Usage(0, 0, 0, 0, 0, 0, 0), Timings(seconds, seconds, seconds, seconds), policy
-        )
+        usage = Usage(0, 0, 0, 0, 0, 0, 0)
+        timings = Timings(seconds, seconds, seconds, seconds)
+        return cls("", [], usage, timings, policy)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
+        """Returns the same as plain values for JSON."""
         return asdict(self)
 
 
 class AnswerStream:
-    """The pieces of an answer's text as they are written; after the last one, `answer` holds the
-    whole.
+    """The pieces of an answer's text as they are written.
 
-    It may be read as slowly as one likes, from several threads (each piece comes once), or left
-    alone halfway.
+    After the last one, `answer` holds the whole. The stream may be read as slowly as one likes,
+    from several threads (each piece comes once), or left alone halfway.
     """
 
     def __init__(self, pieces: Iterator[str | Answer]) -> None:
         self._pieces = pieces
-        self._turn = threading.Lock()  # a generator runs in one thread at a time
+        # A generator runs in one thread at a time.
+        self._turn = threading.Lock()
         self.answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:

@@ -1,5 +1,4 @@
-"""What is read for a question: which passages as raw text, which as vectors, within a number of
-positions.
+"""What is read for a question: which passages as text, which as memory, within a budget.
 
 LLoCO (arXiv 2404.07979) reads vectors; REFRAG (arXiv 2509.01092) reads the best few passages raw,
 the rest compressed.
@@ -92,18 +91,18 @@ class Policy(_Fields):
         Policy.full()          the text of the best passage's whole document
 
     Attributes:
-        k: passages retrieved.
-        raw: how many of them, best first, are read as raw text, or "document" for all of the best
+        k: Passages retrieved.
+        raw: How many of them, best first, are read as raw text, or "document" for all of the best
             passage's document.
-        compressed: what is read as vectors: the retrieved passages that are not read raw
+        compressed: What is read as memory: the retrieved passages that are not read raw
             ("passages"), all of the best passage's document ("document", or "passages" where that
             does not fit), or nothing ("none").
-        budget: positions of the whole prompt at most: template, vectors, raw text and question.
-            None: 2048, or what the model's window leaves beside the answer where that is less.
+        budget: Positions of the whole prompt at most: template, memory, raw text and question.
+            None takes 2048, or what the model's window leaves beside the answer where that is less.
         retriever: "bm25", "dense" or "hybrid".
-        cut: read the first raw passage that does not fit whole as far as it fits, instead of not at
-            all.
-        adapter: answer with the corpus' adapter on, where it has one.
+        cut: Whether the first raw passage that does not fit whole is read as far as it fits,
+            instead of not at all.
+        adapter: Whether to answer with the corpus' adapter on, where it has one.
     """
 
     compressed = _CompressedOrField()
@@ -115,7 +114,7 @@ class Policy(_Fields):
 
     @property
     def name(self) -> str:
-        """In one word or two: "no context", "compressed", "raw", "mixed" or "full"."""
+        """What the policy is called: "no context", "compressed", "raw", "mixed" or "full"."""
         if self.nothing:
             return "no context"
         if self.compressed == "none":

@@ -1,5 +1,4 @@
-"""How well each way of reading answers questions about a corpus, as measured; and which one the
-reader takes."""
+"""How well each way of reading answers questions about a corpus, as measured."""
 
 from dataclasses import asdict, dataclass
 from types import NoneType
@@ -21,14 +20,14 @@ class Row:
     """One way of reading.
 
     Attributes:
-        reading: what it is called.
-        policy: what asks for it; None for a control that no policy asks for.
-        questions: how many it could read.
-        f1: mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval, None where
+        reading: What it is called.
+        policy: What asks for it; None for a control that no policy asks for.
+        questions: The number of those that it could read.
+        f1: Mean token F1, 0 to 100; `f1_low` to `f1_high` is its 95% bootstrap interval, None where
             there were too few questions for one.
-        exact_match: share of answers that are a reference, 0 to 100.
-        rouge_l: mean ROUGE-L, 0 to 100.
-        positions: mean positions of the prompts.
+        exact_match: Share of answers that are a reference, 0 to 100.
+        rouge_l: Mean ROUGE-L, 0 to 100.
+        positions: Mean positions of the prompts.
     """
 
     reading: str
@@ -47,16 +46,16 @@ class Scorecard:
     """What the gate found.
 
     Attributes:
-        rows: the ways of reading.
-        chosen: what is read: the default, or what beats it of those that fit the budget.
-        why: it was chosen, in a sentence.
-        questions: how many were asked.
-        budget: positions of a prompt at most.
-        adapter: the name of the adapter that was on, None without one.
-        fingerprint: of the compressor.
-        model_fingerprint: of the model.
-        state: of the corpus' documents.
-        date: when, UTC (ISO).
+        rows: The ways of reading.
+        chosen: What is read: the default, or what beats it of those that fit the budget.
+        why: Why it was chosen, in a sentence.
+        questions: The number that was asked.
+        budget: Positions of a prompt at most.
+        adapter: Name of the adapter that was on; None without one.
+        fingerprint: Of the compressor.
+        model_fingerprint: Of the model.
+        state: Of the corpus' documents.
+        date: When it was measured, UTC (ISO 8601).
     """
 
     rows: tuple[Row, ...]
@@ -76,11 +75,11 @@ class Scorecard:
         return next(row for row in self.rows if row.reading == self.chosen)
 
     def row_of(self, policy: Policy) -> Row | None:
-        """The row that measured this very policy, if any did."""
+        """Returns the row that measured this very policy, if any did."""
         return next((row for row in self.rows if row.policy == policy), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
+        """Returns the same as plain values for JSON."""
         return {"format": _FORMAT, **asdict(self)}
 
     def save(self, corpus: "Corpus") -> None:
@@ -93,7 +92,7 @@ class Scorecard:
         """Returns the scorecard of a corpus; None if there is none, or one of another release.
 
         Raises:
-            CorpusDamaged: it is not what was written.
+            CorpusDamaged: It is not what was written.
         """
         values = artefacts.load_scorecard()
         if values is None:
@@ -102,7 +101,7 @@ class Scorecard:
         try:
             if values.pop("format") != _FORMAT:
                 return None
-            rows = tuple(_row(row) for row in values["rows"])
+            rows = tuple(map(_read_row, values["rows"]))
             card = cls(**(values | {"rows": rows}))
             if misfit(values, _FIELDS):
                 raise damaged
@@ -137,20 +136,25 @@ _FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {
 }
 
 
-def _row(values: Any) -> Row:
-    """A row out of plain values; ValueError or TypeError where they are not those of one."""
-    if misfit(values, _ROW):
-        raise ValueError(f"a row lacks '{misfit(values, _ROW)}'")
+def _read_row(values: Any) -> Row:
+    """Returns a row; raises ValueError or TypeError where plain values are not those of one."""
+    lacking = misfit(values, _ROW)
+    if lacking:
+        raise ValueError(f"a row lacks '{lacking}'")
     policy = None
     if values["policy"] is not None:
+        # A field that an earlier release did not write has its default.
         kinds = {name: kinds for name, kinds in _POLICY.items() if name in values["policy"]}
-        if misfit(values["policy"], kinds):
-            raise ValueError(f"a policy lacks '{misfit(values['policy'], kinds)}'")
+        lacking = misfit(values["policy"], kinds)
+        if lacking:
+            raise ValueError(f"a policy lacks '{lacking}'")
         policy = Policy(**values["policy"])
     return Row(**(values | {"policy": policy}))
 
 
 def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:
-    """The scorecard of a corpus if it was measured with this adapter, None for none, on."""
+    """Returns the scorecard of a corpus if it was measured with this adapter on; None for none."""
     card = Scorecard.load(corpus.artefacts)
-    return card if card and card.adapter == adapter else None
+    if card is None or card.adapter != adapter:
+        return None
+    return card

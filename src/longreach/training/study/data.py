@@ -1,4 +1,4 @@
-"""What an adapter learns from: questions behind the vectors that the reader would read for them.
+"""What an adapter learns from: questions behind the memory that the reader would read for them.
 
 Shapes: R rows, T positions, d hidden size, A tokens of answers, k likeliest tokens.
 """
@@ -45,35 +45,35 @@ class _KeptPassages:
 
 
 class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Batches of questions, drawn anew for every epoch: the n-th is a function of the questions and
-    the seed.
+    """Batches of questions, drawn anew for every epoch.
 
-    A sample has inputs_embeds [R, T, d] and labels [R, T], padded on the right: -100 wherever no
-    token of an answer stands. No attention mask: under causal attention no real position sees
-    padding behind it. With a teacher it has teacher_ids and teacher_log_probs [A, k] too: what is
-    expected of the same answers behind the raw passages.
+    The n-th is a function of the questions and the seed. A sample has inputs_embeds [R, T, d] and
+    labels [R, T], padded on the right: -100 wherever no token of an answer stands. It needs no
+    attention mask: under causal attention no real position sees padding behind it. With a teacher
+    it has teacher_ids and teacher_log_probs [A, k] too: what is expected of the same answers behind
+    the raw passages.
 
     Args:
-        corpus: where vectors come from.
-        model: embeds the tokens.
-        tokenizer: its tokenizer.
-        questions: what is learned.
-        batch: questions of a step.
-        accumulate: parts that a step is learned in; a sample is one.
-        epochs: how often each question comes.
-        budget: positions of a prompt at most.
-        window: positions of the model, prompt and answer together; None where it does not say.
-        seed: of the order.
-        teacher: gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for
+        corpus: Where vectors come from.
+        model: Embeds the tokens.
+        tokenizer: Its tokenizer.
+        questions: What is learned.
+        batch: Questions of a step.
+        accumulate: Parts that a step is learned in; a sample is one.
+        epochs: How often each question comes.
+        budget: Positions of a prompt at most.
+        window: Positions of the model, prompt and answer together; None where it does not say.
+        seed: Of the order.
+        teacher: Gives what is expected at the labels [1, T] of inputs [1, T, d], asked once for
             each question.
 
     Attributes:
-        unmatched: questions that name no document and share no word with any passage; a reader
-            would not answer them, and they are not learned.
+        unmatched: The number of questions that name no document and share no word with any
+            passage; a reader would not answer them, and they are not learned.
 
     Raises:
-        ContextError: a question does not fit the budget, or leaves no room for a vector.
-        CorpusError: no question has a passage to be answered from.
+        ContextError: A question does not fit the budget, or leaves no place for a vector.
+        CorpusError: No question has a passage to be answered from.
     """
 
     def __init__(
@@ -91,15 +91,17 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         seed: int,
         teacher: Callable[[Tensor, Tensor], Likeliest] | None = None,
     ) -> None:
-        self._corpus, self._seed = corpus, seed
+        self._corpus = corpus
+        self._seed = seed
         self._builder = PromptBuilder(model, tokenizer)
         self._embed = model.get_input_embeddings()
-        self._budget, self._window = budget, window
+        self._budget = budget
+        self._window = window
         self._memories = lru_cache(maxsize=64)(corpus.memories)
         self._planner = Planner(_KeptPassages(corpus), self._builder)
-        self._expected = (
-            lru_cache(maxsize=None)(partial(self._taught, teacher)) if teacher else None
-        )
+        self._expected: Callable[[int], Likeliest] | None = None
+        if teacher is not None:
+            self._expected = lru_cache(maxsize=None)(partial(self._taught, teacher))
         self._questions: list[Question] = []
         self._plans: list[Plan] = []
         for question in questions if corpus.documents() else ():
@@ -133,23 +135,24 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         return sample
 
     def rows(self, index: int) -> list[int]:
-        """Numbers of the questions of a sample."""
+        """Returns the numbers of the questions of a sample."""
         step, part = divmod(index, self.accumulate)
         epoch, turn = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(
-            len(self._questions),
-            generator=torch.Generator().manual_seed(self._seed * 1_000_003 + epoch),
-        ).tolist()
+        chance = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._questions), generator=chance).tolist()
         # Every step learns as many, so some come once more.
         order += order[: -len(order) % self._batch]
-        mine = order[turn * self._batch : (turn + 1) * self._batch]
-        return mine[
-            part * self._batch // self.accumulate : (part + 1) * self._batch // self.accumulate
-        ]
+        of_step = order[turn * self._batch : (turn + 1) * self._batch]
+        start = part * self._batch // self.accumulate
+        end = (part + 1) * self._batch // self.accumulate
+        return of_step[start:end]
 
     def tokens(self, sample: int) -> int:
-        """Positions of a sample without padding."""
-        return sum(self._plans[row].positions + len(self._answer(row)) for row in self.rows(sample))
+        """Returns the positions of a sample without padding."""
+        positions = 0
+        for row in self.rows(sample):
+            positions += self._plans[row].positions + len(self._answer(row))
+        return positions
 
     def tokens_of_step(self, step: int) -> int:
         """Returns the positions of all samples of a step; steps count from 1."""
@@ -195,9 +198,10 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     @torch.no_grad()
     def _padded(self, prompts: Sequence[Tensor], answers: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Prompts [T_i, d] and the answers behind them as one batch."""
+        """Returns prompts [T_i, d] and the answers behind them as one batch."""
         device = prompts[0].device
-        rows, labels = list[Tensor](), list[Tensor]()
+        rows: list[Tensor] = []
+        labels: list[Tensor] = []
         for prompt, answer in zip(prompts, answers, strict=True):
             ids = torch.tensor(answer, device=device)
             rows.append(torch.cat([prompt, self._embed(ids)]))
