@@ -128,6 +128,7 @@ def _is_encodable(value: object) -> TypeGuard[str]:
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
     """Yields the lines of a file, whatever system they were written on."""
     number = 1
+    # Not the whole file: a data set may be larger than the memory.
     while part := file.readline(MOST_LINE_BYTES + 1):
         if len(part) > MOST_LINE_BYTES:
             raise DataError(

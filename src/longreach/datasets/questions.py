@@ -112,6 +112,7 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
     """
     check_share(share)
     keys = _keys(questions)
+    # Sorted, so that the split does not depend on how Python orders a set.
     kinds = sorted({*keys})
     if len(kinds) < 2:
         raise UsageError(

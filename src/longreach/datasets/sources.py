@@ -71,6 +71,7 @@ def find(given: str | Path) -> Source:
             files = [path]
         else:
             return find_hub(str(given))
+        # Read now, not when texts are asked for: a run is refused before it begins.
         digests = [_digest_file(file) for file in files]
     except OSError as error:
         reason = error.strerror or error

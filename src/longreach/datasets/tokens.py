@@ -99,6 +99,7 @@ def tokenize(
     Raises:
         DocumentError: Something cannot be read, or there is no text at all.
     """
+    # The name is the content's: another tokenizer or text has other files.
     key = _key(source, tokenizer)
     folder = cache / key
     aside = cache / f".{key}.partial"
@@ -194,7 +195,7 @@ def _rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[
     end = tokenizer.eos_token_id
     encoded = encode(tokenizer, list(texts), return_attention_mask=False, verbose=False)
     for text, row in zip(texts, encoded["input_ids"], strict=True):
-        if not text:
+        if not text:  # it had no words
             continue
         ends = end is None or row[-1:] == [end]
         yield row if ends else [*row, end]
@@ -222,6 +223,7 @@ def _settle(path: Path, value: dict[str, Any], *files: BinaryIO) -> None:
     for file in files:
         file.flush()
         os.fsync(file.fileno())
+    # Not in place: half of it would be read as damaged.
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(value))
     scratch.replace(path)

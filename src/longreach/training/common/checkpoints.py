@@ -67,6 +67,7 @@ def drop(place: Path, step: int) -> None:
 
 def adopt_earlier(out: Path) -> None:
     """Moves checkpoints to where they lie now, which earlier releases wrote into `out` itself."""
+    # A rename is whole or not there: a kill in between leaves the rest for the next time.
     for folder in sorted(out.glob(f"{_NAME}*")):
         target = out / CHECKPOINTS / folder.name
         if not target.exists():
@@ -107,4 +108,5 @@ def _is_whole(folder: Path) -> bool:
         state = parse_object((folder / STATE).read_bytes(), nan=float)
     except (OSError, ValueError):
         return False
+    # Another number would be a folder that somebody copied or renamed.
     return state.get("global_step") == step_of(folder)

@@ -46,11 +46,12 @@ def translate(args: Sequence[str], known: set[str]) -> list[str]:
         known: The options that the command has.
     """
     translated = []
-    options = True
+    options = True  # until "--", after which all words are arguments
     for word in args:
         options = options and word != "--"
         name, equals, value = word.partition("=")
         new_name = _NEW_NAMES.get(name)
+        # A command of its own may mean something else by such a name.
         if options and name not in known and new_name in known:
             word = f"{new_name}{equals}{value}"
         translated.append(word)

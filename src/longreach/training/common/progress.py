@@ -108,6 +108,7 @@ class Progress(TrainerCallback):
         if now - self._spoke < self._every_seconds and done < state.max_steps:
             return
         self._spoke = now
+        # Of this session: the steps before it may have been as fast as another machine.
         each = (now - self._began) / max(1, done - self._first_step)
         left = format_clock(each * (state.max_steps - done))
         rate = f"lr {logs.get('learning_rate', 0):.2e}"
@@ -130,6 +131,7 @@ class Progress(TrainerCallback):
                 parts.append(f"{name.rsplit('_', 1)[1]}: {value:.2f}")
         whole = f"perplexity {metrics['eval_perplexity']:.2f}"
         line = f"step {state.global_step}  {whole}  ({', '.join(parts)})"
+        # A line printed beside a bar would break it.
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:

@@ -49,6 +49,7 @@ def claim(
     Raises:
         UsageError: The folder holds something else, or a run whose settings differ or are damaged.
     """
+    # As they are after being stored, where tuples are lists.
     wanted = json.loads(json.dumps(settings))
     refuse_foreign(out)
     if not (out / RUN).is_file():
@@ -99,7 +100,9 @@ def refuse_foreign(out: Path) -> None:
         )
 
 
-def _differing(there: Any, here: Any, renew: Collection[str] = (), path: str = "") -> Iterator[str]:
+def _differing(
+    there: object, here: object, renew: Collection[str] = (), path: str = ""
+) -> Iterator[str]:
     """Yields the names of values that differ; those inside of objects by all their keys."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in (there.keys() | here.keys()) - set(renew):
@@ -109,7 +112,7 @@ def _differing(there: Any, here: Any, renew: Collection[str] = (), path: str = "
         yield f"{path} is {_short(there)} there and {_short(here)} here"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -126,8 +129,8 @@ def finish(
     out: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    history: Sequence[Mapping[str, Any]],
-    report: Mapping[str, Any],
+    history: Sequence[Mapping[str, object]],
+    report: Mapping[str, object],
 ) -> None:
     """Puts the trained model, its tokenizer, the log and the report into the folder.
 
@@ -138,6 +141,7 @@ def finish(
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
+    # Perplexities of a bad run may be infinite: Python reads them back.
     lines = [json.dumps(line) + "\n" for line in history]
     (aside / _LOG).write_text("".join(lines))
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
@@ -148,7 +152,7 @@ def finish(
     write_json(out / REPORT, report)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Writes a file that is either the old or the new one, whenever the process ends."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(json.dumps(value, indent=2) + "\n")

@@ -82,6 +82,7 @@ class RunTrainer(Trainer):
                 checkpoint whose weights gave it is deleted.
         """
         loss = self.learn(model, inputs, num_items_in_batch)
+        # The gradients of a bad loss are bad too, and go when the run stops: no step was taken.
         bad = (~torch.isfinite(loss)).float()
         if self.args.world_size > 1:  # all ranks stop, or they would wait for each other
             bad = self.accelerator.reduce(bad, "sum")
@@ -138,6 +139,7 @@ class StopAtBadGradients(TrainerCallback):
     ) -> None:
         """Raises TrainingError."""
         norms = []
+        # One number a tensor, looked at once: each look would wait for the GPU.
         for parameter in kwargs["model"].parameters():
             if parameter.grad is not None:
                 norms.append(_own_part(parameter.grad).float().norm())
@@ -158,6 +160,6 @@ def explain_not_finite(what: str, step: int, advice: str) -> str:
     )
 
 
-def _own_part(tensor: Any) -> Tensor:
+def _own_part(tensor: Tensor) -> Tensor:
     """Returns the part of a tensor that this process has."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

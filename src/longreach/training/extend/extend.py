@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
 from longreach.errors import UsageError
 from longreach.models.device import check_device, default_device
@@ -42,8 +47,8 @@ from longreach.wording import counted, say_on_stderr
 
 
 def extend(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     data: Sequence[str | Path],
     out: str | Path,
     settings: ExtendSettings,
@@ -93,9 +98,11 @@ def extend(
         probe = _arguments(settings, out, device, dtype)
         ranks = probe.world_size // _sequence_ranks()
         first = probe.process_index == 0
+        # One process speaks for all.
         if not first:
             say = say_nothing
         tell = say or say_on_stderr
+        # The first process tokenizes; the others find the files in the cache.
         with probe.main_process_first(local=False):
             loaded = Data.make(
                 data,
@@ -152,6 +159,7 @@ def extend(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - began
             history = trainer.state.log_history
+            # The last step is no multiple of `eval_steps`, or a kill came before its test.
             if loaded.held_out and not _is_tested(history, length.steps):
                 trainer.evaluate()
             report = _report(loaded, settings, history, length.samples) | {
@@ -174,7 +182,7 @@ def extend(
     return report
 
 
-def _check(model: Any, settings: ExtendSettings, device: str) -> None:
+def _check(model: PreTrainedModel, settings: ExtendSettings, device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UsageError(
             f"The device is {device!r}; give cpu or cuda, and CUDA_VISIBLE_DEVICES to choose among"
@@ -248,7 +256,7 @@ def _tokens_of_step(order: Order, length: _Length, step: int) -> int:
     return sum(order.tokens(sample) for sample in range(last - length.samples_per_step, last))
 
 
-def _is_tested(history: Sequence[Mapping[str, Any]], step: int) -> bool:
+def _is_tested(history: Sequence[Mapping[str, object]], step: int) -> bool:
     return any("eval_loss" in line and line["step"] == step for line in history)
 
 
@@ -258,7 +266,9 @@ def _count_trained(model: torch.nn.Module) -> int:
 
 
 @contextmanager
-def _prepared(model: Any, settings: ExtendSettings, dtype: torch.dtype) -> Iterator[Any]:
+def _prepared(
+    model: PreTrainedModel, settings: ExtendSettings, dtype: torch.dtype
+) -> Iterator[Any]:
     """Gives the model as it is trained; its config and its mode come back."""
     lengthen(model, settings.length)
     use_cache = model.config.use_cache  # Trainer switches it off, and it would be saved so

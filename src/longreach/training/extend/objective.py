@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from longreach.errors import ModelError
@@ -24,9 +26,12 @@ from longreach.models.loss import IGNORED, chunked_cross_entropy, chunked_losses
 
 _CHUNK_TOKENS = 1024
 
+Trained = PreTrainedModel | PeftModel
+"""A causal language model that is trained, bare or under PEFT."""
+
 
 @contextmanager
-def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]:
+def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Trained]:
     """Gives the model, whose call with `labels` returns the loss alone while this lasts.
 
     `model(input_ids=, labels=, num_items_in_batch=)` gives an output with `loss`: the sum over
@@ -41,7 +46,7 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
     Raises:
         ModelError: The model's logits are not just its LM head's.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = _bare(model)
     _check(inner)
     stock = inner.forward
 
@@ -70,6 +75,7 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
             loss = loss * ((shift_labels != IGNORED).sum() / num_items_in_batch)
         return CausalLMOutput(loss=loss)
 
+    # On the instance, not on its class: other models of the class keep their own.
     inner.forward = types.MethodType(forward, inner)
     try:
         yield model
@@ -77,7 +83,7 @@ def chunked_loss(model: Any, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[Any]
         del inner.forward
 
 
-def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
+def put_together(model: Trained, whole: Mapping[str, Tensor]) -> None:
     """Gives a model that was cut over processes its whole weights again, to be saved.
 
     It cannot be called any more.
@@ -91,9 +97,14 @@ def put_together(model: Any, whole: Mapping[str, Tensor]) -> None:
         module = model.get_submodule(owner)
         if leaf in module._parameters:  # not by load_state_dict, whose hooks want the parts
             module._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = _bare(model)
     if inner is model and inner.config.get_text_config().tie_word_embeddings:
         inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
+
+
+def _bare(model: Any) -> Any:
+    """Returns the model itself, without PEFT around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _head(model: Any) -> Tensor:
