@@ -6,7 +6,7 @@ import math
 import pytest
 
 from longreach.corpus.artefacts import Artefacts
-from longreach.corpus.schema import SCORECARD, SETTINGS, Settings, _canonical, sha256
+from longreach.corpus.schema import SCORECARD, SETTINGS, Settings, _encode, sha256
 from longreach.datasets.questions import read_questions
 from longreach.datasets.sources import find
 from longreach.datasets.texts import read_texts
@@ -96,7 +96,7 @@ SETTINGS_VALUES = {
 
 def test_settings_whose_checksum_holds_are_checked_all_the_same(tmp_path):
     def load(values):
-        sealed = values | {"sha256": sha256(_canonical(values))}
+        sealed = values | {"sha256": sha256(_encode(values))}
         (tmp_path / SETTINGS).write_text(json.dumps(sealed))
         return Settings.load(tmp_path)
 

@@ -546,7 +546,7 @@ def test_a_version_whose_passages_are_gone_is_not_rolled_back_to(corpus):
     first = corpus.versions()[-1].version
     revision = corpus.documents()[0].revision
     corpus.remove("a")
-    with corpus._writing() as log, log.change("passages"):
+    with corpus._open_log() as log, log.change("passages"):
         connect(corpus.path).open_table("passages").delete(f"revision = '{revision}'")
     with pytest.raises(CorpusDamaged, match="'a' is damaged"):
         corpus.rollback(first)

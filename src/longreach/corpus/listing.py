@@ -33,7 +33,7 @@ class Listing:
         A file that the log does not know yet belongs to a writer at work, and is not judged.
         """
         unproven = {}
-        for path in self._files():
+        for path in self._list_files():
             stat = (self._folder / path).stat()
             stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             if self._proven.get(path) != stamp:
@@ -49,7 +49,7 @@ class Listing:
             self._proven[path] = stamp
         return None
 
-    def _files(self) -> list[str]:
+    def _list_files(self) -> list[str]:
         """Returns the data files that the newest version is made of: its manifest names them."""
         versions = list_manifests(self._folder, "documents")
         folder = self._folder / _DATA

@@ -63,7 +63,7 @@ def repair(folder: Path) -> RepairReport:
     lost += broken
     if broken:
         _keep_only(database, documents)
-    if broken or not _all_known(folder, log, known):
+    if broken or not _is_all_known(folder, log, known):
         # Old versions would refer to files that nothing proves.
         earlier = len(database.open_table("documents").list_versions()) > 1
         for table in TABLES:
@@ -107,7 +107,7 @@ def salvage(raw: bytes) -> dict[str, Recorded]:
     return files
 
 
-def _all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
+def _is_all_known(folder: Path, log: FileLog, known: dict[str, Recorded]) -> bool:
     """Returns whether the database has just the files that the old log vouches for."""
     present = set(filter(_is_of_database, log.list_present()))
     if present != set(filter(_is_of_database, known)):

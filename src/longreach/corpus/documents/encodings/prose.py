@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from longreach.corpus.documents.encodings.alphabets import script_of
+from longreach.corpus.documents.encodings.alphabets import find_script
 
 _SYMBOLS = ("No", "Po", "Ps", "Pe", "Pi", "Pf", "Sc", "Sk", "Sm", "So")
 # In prose a control character never occurs; a capital after a small letter or a symbol inside a
@@ -60,8 +60,8 @@ def is_prose(text: str) -> bool:
     """Returns whether few characters are odd and few words mix scripts."""
     if count_oddities(text) > _TOLERATED * max(1, count_beyond_ascii(text)):
         return False
-    # By character, because `script_of` is slow.
-    scripts = {character: script_of(character) for character in set(text)}
+    # By character, because `find_script` is slow.
+    scripts = {character: find_script(character) for character in set(text)}
     words = 0
     mixed = 0
     for word in _WORD.findall(text):
