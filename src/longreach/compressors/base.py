@@ -1,4 +1,4 @@
-"""The contract of a compressor: token ids in, summary vectors out.
+"""The contract of a compressor: token ids in, memory out.
 
 Shapes: T tokens of a segment, n vectors, d hidden size.
 """
@@ -7,10 +7,10 @@ import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from tqdm import tqdm
@@ -23,24 +23,35 @@ from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.loading.origin import reference_of
 
 
+class _Segment(NamedTuple):
+    """The token ids of segment `number` of the document `key`."""
+
+    key: Hashable
+    number: int
+    ids: Sequence[int]
+
+
 class Compressor(ABC):
-    """Turns every segment of a document into a few vectors that the model reads in place of its
-    tokens.
+    """Turns every segment of a document into a memory that the model reads instead of its tokens.
 
     Subclasses implement `stream`; `compress`, `segments` and the fingerprints follow from it. A
     compressor never truncates: every token of a document lies in exactly one segment, the last of
     which may be short.
 
     A compressor may share its model with readers and other compressors in any threads: each forward
-    holds the model's lock, and none is held while the caller of `stream` has the vectors.
+    holds the model's lock, and none is held while the caller of `stream` has the memory.
+
+    Attributes:
+        method: The name of its method.
+        ref: How a trained one is named: one that ships, or its folder.
+        reader: Folder of the PEFT adapter that was learned with it, to read its memory.
+        adapter: The adapter that is on while it compresses, as `add_adapter` named it.
+        adapter_digest: Names the weights of that adapter.
     """
 
     method: ClassVar[str]
-    ref: str = ""  # how a trained one is named: one that ships, or its folder
-    # Folder of the PEFT adapter that was learned with it, to read its vectors.
+    ref: str = ""
     reader: Path | None = None
-    # The adapter that is on while it compresses, as `add_adapter` named it, and a name for its
-    # weights.
     adapter: str | None = None
     adapter_digest: str = ""
 
@@ -106,38 +117,52 @@ class Compressor(ABC):
         """
         return dict(asked)
 
+    @classmethod
+    def tokens_per_position(cls, described: Mapping[str, Any]) -> int:
+        """Returns how many tokens share a position of its memory, rounded.
+
+        Args:
+            described: What `describe` of a compressor of this class gave.
+        """
+        return round(described["ratio"])
+
     @property
     def dim(self) -> int:
-        """d: the size of one vector."""
+        """d, the size of one vector."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the vectors: the model's own."""
+        """The dtype of the vectors, which is the model's own."""
         return self.model.get_input_embeddings().weight.dtype
 
     @property
     def default_batch_size(self) -> int:
-        """Segments in one forward pass: on a CPU one fills the cores, a GPU wants more."""
+        """The number of segments in one forward pass."""
+        # One fills the cores of a CPU, and a GPU wants more.
         return 1 if self.model.device.type == "cpu" else 8
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The settings, as JSON; with the weights they determine every vector."""
+        """Returns the settings, as JSON values; with the weights they determine every vector."""
 
     @abstractmethod
     def vectors_in(self, tokens: int) -> int:
-        """How many vectors a segment of `tokens` tokens becomes."""
+        """Returns how many vectors a segment of `tokens` tokens becomes."""
 
     @abstractmethod
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
     ) -> Iterator[SegmentMemory]:
-        """Yields the memory of each segment as soon as it exists, the segments of one document in
-        order.
+        """Yields the memory of each segment as soon as it exists.
 
-        `jobs` is read lazily, so documents may be loaded while others are compressed. Documents of
-        unequal length share batches; a result does not depend on its neighbours beyond rounding.
+        The segments of one document come in order. Documents of unequal length share batches; a
+        result does not depend on its neighbors beyond rounding.
+
+        Args:
+            jobs: The documents; read lazily, so that some may be loaded while others are
+                compressed.
+            batch_size: Segments in one forward pass; None chooses by device.
         """
 
     def remember(self, vectors: torch.Tensor) -> Memory:
@@ -145,28 +170,35 @@ class Compressor(ABC):
         return Vectors(vectors)
 
     def check(self, tokens: int) -> None:  # noqa: B027 (most methods take any length)
-        """Raises DocumentError, with what to do, where a document of `tokens` tokens cannot be
-        compressed."""
+        """Checks whether a document of `tokens` tokens can be compressed.
+
+        Raises:
+            DocumentError: It cannot.
+        """
 
     def check_tokenizer(self) -> None:
-        """Raises ModelError where documents could have tokens that the model has no embedding
-        of."""
+        """Checks whether the model has an embedding of every token that documents can have.
+
+        Raises:
+            ModelError: It has not.
+        """
+        # Compressors of tests have no model.
         if getattr(self, "model", None) is not None:
             check_tokens(self.model, self.tokenizer)
 
     def own_tensors(self) -> dict[str, torch.Tensor]:
-        """Trained tensors beside the model's weights."""
+        """Returns the trained tensors beside the model's weights, by name."""
         return {}
 
     def segments(self, tokens: int) -> list[range]:
-        """The token ranges of the segments of a document of `tokens` tokens."""
-        return [
-            range(i, min(i + self.segment_tokens, tokens))
-            for i in range(0, tokens, self.segment_tokens)
-        ]
+        """Returns the token ranges of the segments of a document of `tokens` tokens."""
+        found = []
+        for start in range(0, tokens, self.segment_tokens):
+            found.append(range(start, min(start + self.segment_tokens, tokens)))
+        return found
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Input embeddings [T, d] of token ids."""
+        """Returns the input embeddings [T, d] of token ids."""
         tokens = torch.tensor(list(ids), dtype=torch.long, device=self.model.device)
         with only_adapter(self.model, self.adapter):
             return self.model.get_input_embeddings()(tokens)
@@ -177,19 +209,26 @@ class Compressor(ABC):
         batch_size: int | None,
         encode: Callable[[list[torch.Tensor]], list[torch.Tensor]],
     ) -> Iterator[SegmentMemory]:
-        """`stream` for methods whose segments do not depend on each other; `encode` maps [T_i, d]
-        to [n_i, d]."""
-        rows = (
-            (job.key, number, job.ids[span.start : span.stop])
-            for job in jobs
-            for number, span in enumerate(self.segments(len(job.ids)))
-            if number >= len(job.done)
-        )
+        """Does what `stream` does, for methods whose segments do not depend on each other.
+
+        Args:
+            jobs: See `stream`.
+            batch_size: See `stream`.
+            encode: Maps embeddings [T_i, d] of segments to vectors [n_i, d].
+        """
+        rows = self._unfinished(jobs)
         while batch := list(islice(rows, batch_size or self.default_batch_size)):
             with torch.no_grad():
-                encoded = encode([self.embed(ids) for _, _, ids in batch])
-            for (key, number, _), vectors in zip(batch, encoded, strict=True):
-                yield SegmentMemory(key, number, self.remember(vectors))
+                encoded = encode([self.embed(segment.ids) for segment in batch])
+            for segment, vectors in zip(batch, encoded, strict=True):
+                yield SegmentMemory(segment.key, segment.number, self.remember(vectors))
+
+    def _unfinished(self, jobs: Iterable[Job]) -> Iterator[_Segment]:
+        for job in jobs:
+            for number, span in enumerate(self.segments(len(job.ids))):
+                # What an earlier run finished is not made again.
+                if number >= len(job.done):
+                    yield _Segment(job.key, number, job.ids[span.start : span.stop])
 
     def compress(
         self,
@@ -201,17 +240,17 @@ class Compressor(ABC):
         """Compresses whole documents.
 
         Args:
-            documents: token id lists of any lengths, without special tokens.
-            batch_size: segments in one forward pass; None chooses by device.
-            progress: show a bar in tokens per second on stderr.
+            documents: Token id lists of any lengths, without special tokens.
+            batch_size: Segments in one forward pass; None chooses by device.
+            progress: Show a bar in tokens per second on stderr.
 
         Returns:
             One tensor [n_i, d] a document, in order, on the model's device; [0, d] for an empty
             one.
 
         Raises:
-            UsageError: a token id is outside the vocabulary.
-            DocumentError: a document is too long for this compressor's settings.
+            UsageError: A token id is outside the vocabulary, or the memory is not vectors.
+            DocumentError: A document is too long for this compressor's settings.
         """
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         for number, ids in enumerate(documents):
@@ -222,9 +261,10 @@ class Compressor(ABC):
                 )
             self.check(len(ids))
         parts: list[list[Memory]] = [[] for _ in documents]
-        jobs = (Job(i, ids) for i, ids in enumerate(documents))
-        total = sum(len(ids) for ids in documents)
-        hidden = None if progress else True  # None: shown on a terminal only
+        jobs = (Job(number, ids) for number, ids in enumerate(documents))
+        total = sum(map(len, documents))
+        # tqdm takes None for: on a terminal only.
+        hidden = None if progress else True
         with tqdm(total=total, unit="tok", unit_scale=True, disable=hidden, desc="compress") as bar:
             for key, segment, memory in self.stream(jobs, batch_size=batch_size):
                 parts[key].append(memory)  # type: ignore[call-overload]
@@ -239,22 +279,25 @@ class Compressor(ABC):
 
     @property
     def model_fingerprint(self) -> str:
-        """Names the model that can read the vectors: its weights (to bfloat16) and its
-        vocabulary."""
+        """The name of the model that can read the memory: of its weights and its vocabulary.
+
+        Weights count to bfloat16, so that a GPU and a CPU read each other's memory.
+        """
         return base_fingerprint(self.model, self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
-        """Names everything the vectors depend on: exact weights, tokenizer, method, settings and
-        dtype."""
-        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
+        """The name of everything the memory depends on.
+
+        That is exact weights, tokenizer, method, settings and dtype.
+        """
+        described = json.dumps(self.describe(), sort_keys=True)
+        digest = hashlib.sha256(described.encode())
         digest.update(self.model_fingerprint.encode())
         digest.update(str(self.dtype).encode())
         digest.update(weights_digest(self.model).encode())
         digest.update(self.adapter_digest.encode())
         for name, tensor in sorted(self.own_tensors().items()):
-            digest.update(
-                name.encode()
-                + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            )
+            raw = tensor.detach().cpu().contiguous().view(torch.uint8)
+            digest.update(name.encode() + raw.numpy().tobytes())
         return digest.hexdigest()[:32]

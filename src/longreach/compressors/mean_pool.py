@@ -18,10 +18,10 @@ class MeanPool(Compressor):
     Needs no training; segments are independent of each other.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        ratio: tokens a vector stands for; the last vector of a segment may stand for fewer.
-        segment_tokens: tokens read together; also the size of a passage.
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        ratio: Tokens a vector stands for; the last vector of a segment may stand for fewer.
+        segment_tokens: Tokens read together; also the size of a passage.
         layer: -1 pools the states after the final norm, l > 0 those after layer l, 0 the input
             embeddings.
     """
@@ -62,7 +62,7 @@ class MeanPool(Compressor):
         }
 
     def vectors_in(self, tokens: int) -> int:
-        """One for every `ratio` tokens begun."""
+        """Returns one for every `ratio` tokens begun."""
         return -(-tokens // self.ratio)
 
     def stream(
@@ -72,8 +72,11 @@ class MeanPool(Compressor):
         return self.stream_segments(jobs, batch_size, self._encode)
 
     def _encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Returns the vectors [n_i, d] of segments given as embeddings [T_i, d]."""
         states = hidden_states(self.model, rows, self.layer) if self.layer else rows
-        return [
-            torch.stack([chunk.mean(0) for chunk in state[: len(row)].split(self.ratio)])
-            for state, row in zip(states, rows, strict=True)
-        ]
+        found = []
+        for state, row in zip(states, rows, strict=True):
+            # What lies behind a row is padding.
+            chunks = state[: len(row)].split(self.ratio)
+            found.append(torch.stack([chunk.mean(0) for chunk in chunks]))
+        return found

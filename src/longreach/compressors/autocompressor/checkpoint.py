@@ -82,16 +82,17 @@ def write_peft(
     model_ref: str,
     fingerprint: str,
 ) -> None:
-    """Writes LoRA weights and summary embeddings as a PEFT folder, a few MB whatever the model's
-    size.
+    """Writes LoRA weights and summary embeddings as a PEFT folder.
+
+    It takes a few MB, whatever the model's size.
 
     Args:
-        folder: made where missing.
-        adapted: the PEFT model.
-        summary: embeddings of the summary tokens, [K, d].
-        settings: as `AutoCompressor.describe` gives them.
-        model_ref: the base model, as `longreach.load` takes it.
-        fingerprint: the base model's, so that no other one is taken for it.
+        folder: Made where missing.
+        adapted: The PEFT model.
+        summary: Embeddings of the summary tokens, [K, d].
+        settings: As `AutoCompressor.describe` gives them.
+        model_ref: The base model, as `longreach.load` takes it.
+        fingerprint: The base model's, so that no other one is taken for it.
     """
     write_lora(folder, adapted, model_ref, {_SUMMARY: summary})
     _write_settings(folder, settings | {"model": model_ref, "base_fingerprint": fingerprint})
@@ -123,8 +124,11 @@ def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
-    """Loads what `write_peft` wrote into a PEFT model of the same shape; returns the summary
-    embeddings [K, d]."""
+    """Loads what `write_peft` wrote into a PEFT model of the same shape.
+
+    Returns:
+        The summary embeddings, [K, d].
+    """
     return read_lora(folder, adapted, (_SUMMARY,))[_SUMMARY]
 
 
@@ -154,15 +158,15 @@ def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
     return found
 
 
-def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `AutoCompressor`: those stored, with a user's settings laid over them.
+def choose_arguments(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `AutoCompressor`: a user's settings laid over those stored.
 
     Args:
-        stored: what `read` found, with all K summary tokens.
-        settings: of `AutoCompressor.from_pretrained`.
+        stored: What `read` found, with all K summary tokens.
+        settings: Of `AutoCompressor.from_pretrained`.
 
     Raises:
-        UsageError: more summary tokens than were trained, or none, or settings that contradict each
+        UsageError: More summary tokens than were trained, or none, or settings that contradict each
             other.
     """
     trained = stored["summary_tokens"]
@@ -172,9 +176,9 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         settings = resolve_ratio(settings, segment)
     found = stored | settings
     if found["summary_tokens"] > trained:
-        asked = (
-            f"ratio {ratio}" if ratio is not None else f"summary_tokens {found['summary_tokens']}"
-        )
+        asked = f"summary_tokens {found['summary_tokens']}"
+        if ratio is not None:
+            asked = f"ratio {ratio}"
         raise UsageError(
             f"This compressor was trained with {counted(trained, 'summary token')}, and {asked}"
             f" takes {found['summary_tokens']} a segment of {counted(segment, 'token')}: ask for a"
@@ -186,8 +190,10 @@ def chosen(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str, Any]:
-    """The arguments of `AutoCompressor` that a folder holds. See
-    `AutoCompressor.from_pretrained`."""
+    """Returns the arguments of `AutoCompressor` that a folder holds.
+
+    Arguments and errors are those of `AutoCompressor.from_pretrained`.
+    """
     if not folder.is_dir():
         raise ModelError(f"There is no folder '{folder}': check the path of the compressor.")
     settings = read_json(folder / SETTINGS_FILE)
@@ -205,6 +211,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
     other = ModelError(
         f"The compressor in '{folder}' was made for another model ({name}): load that one."
     )
+    # Another model of the same shape would take it too, and make nothing of use.
     trained_on = settings.get("base_fingerprint")
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
@@ -230,6 +237,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
         "summary_tokens": summary.shape[0],
         "embed_summary": summary,
     }
+    # The published layouts say less than our own folders.
     if "segment_tokens" in settings:
         found["segment_tokens"] = settings["segment_tokens"]
     found["scale"] = settings.get("scale", 1.0)
@@ -241,7 +249,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
 
 
 def _summary_embeddings(folder: Path) -> torch.Tensor:
-    """The one tensor that makes a checkpoint a compressor, wherever in its weight files it lies."""
+    """Returns the one tensor that makes a checkpoint a compressor, in whatever file it lies."""
     try:
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:

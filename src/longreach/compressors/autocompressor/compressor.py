@@ -5,7 +5,7 @@ Papers: Chevalier et al. 2023 (arXiv 2305.14788); Tan et al. 2024, LLoCO (arXiv 
 Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a segment.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -24,7 +24,13 @@ from longreach.wording import counted
 
 
 class _Active(NamedTuple):
-    """A document in work: its segments' token ranges and the vectors so far."""
+    """A document in work.
+
+    Attributes:
+        job: What is asked for.
+        spans: The token ranges of its segments.
+        vectors: Those of the segments so far, [k, d] each.
+    """
 
     job: Job
     spans: list[range]
@@ -39,23 +45,23 @@ class AutoCompressor(Compressor):
     A short last segment gives `summary_tokens` vectors too.
 
     Args:
-        model: any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed;
+        model: Any causal decoder of transformers that takes `inputs_embeds`. Shared, never changed;
             other PEFT adapters on it are switched off while it compresses.
-        tokenizer: its tokenizer.
+        tokenizer: Its tokenizer.
         summary_tokens: k.
-        segment_tokens: tokens of a segment.
-        mode: the softprompt is all earlier vectors of the document ("accumulate", the published
+        segment_tokens: Tokens of a segment.
+        mode: The softprompt is all earlier vectors of the document ("accumulate", the published
             default), those of the last segment ("replace", a recurrent memory), or empty
             ("independent").
-        embed_summary: trained embeddings [k, d] of the summary tokens. None: every row the model's
+        embed_summary: Trained embeddings [k, d] of the summary tokens. None: every row the model's
             EOS embedding, which is where training starts; such vectors carry little.
-        scale: what vectors are multiplied by wherever they are read, in prompts and as softprompts;
+        scale: What vectors are multiplied by wherever they are read, in prompts and as softprompts;
             they are stored as the states they are.
         reader: Folder of a PEFT adapter, which is on while it compresses and while its vectors are
             read. A new corpus takes a copy.
 
     Raises:
-        UsageError: a number or mode out of range, or a segment that exceeds the model's window.
+        UsageError: A number or mode out of range, or a segment that exceeds the model's window.
     """
 
     method = AUTOCOMPRESSOR.name
@@ -96,6 +102,7 @@ class AutoCompressor(Compressor):
             )
 
     def _checked(self, embed_summary: torch.Tensor | None) -> torch.Tensor:
+        """Returns the embeddings of the summary tokens, or what stands in for them."""
         if embed_summary is None:
             eos = self.tokenizer.eos_token_id
             if eos is None:
@@ -132,6 +139,11 @@ class AutoCompressor(Compressor):
         return found
 
     @classmethod
+    def tokens_per_position(cls, described: Mapping[str, Any]) -> int:
+        """See `Compressor.tokens_per_position`."""
+        return round(described["segment_tokens"] / described["summary_tokens"])
+
+    @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
@@ -144,26 +156,26 @@ class AutoCompressor(Compressor):
         """Loads a compressor: our own folder, the published AutoCompressor layout, or a PEFT one.
 
         Args:
-            folder: what `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its
+            folder: What `save` wrote; or a Llama checkpoint with `embed_summary.weight` beside its
                 weights; or a PEFT folder with LoRA weights and `embed_summary`; or the name of a
                 compressor that ships.
-            model: the base model where the folder holds none; None loads the one the folder names.
+            model: The base model where the folder holds none; None loads the one the folder names.
                 LoRA weights are laid over it as an adapter, `reader`, which is on while it
                 compresses; read its vectors with the same adapter on, as `Reader` does.
-            tokenizer: its tokenizer.
-            merged: add LoRA weights into the model instead, for good; read with `compressor.model`.
-            **settings: segment_tokens or mode, where they differ from those stored; and how far to
+            tokenizer: Its tokenizer.
+            merged: Add LoRA weights into the model instead, for good; read with `compressor.model`.
+            **settings: Segment_tokens or mode, where they differ from those stored; and how far to
                 compress: summary_tokens=k takes the first k of the summary tokens trained, ratio=r
                 as many as keep at least r tokens a vector (segment_tokens // r). Part of the
                 fingerprint.
 
         Raises:
-            ModelError: the folder is none of these, or its parts do not fit.
-            UsageError: more summary tokens are asked for than were trained, or a setting is out of
+            ModelError: The folder is none of these, or its parts do not fit.
+            UsageError: More summary tokens are asked for than were trained, or a setting is out of
                 range.
         """
         stored = checkpoint.read(located(folder), model, tokenizer, merged=merged)
-        compressor = cls(**checkpoint.chosen(stored, settings))
+        compressor = cls(**checkpoint.choose_arguments(stored, settings))
         compressor.ref = reference(folder)
         return compressor
 
@@ -184,14 +196,13 @@ class AutoCompressor(Compressor):
         checkpoint.write_reader(self.reader, folder, self.model_ref, self.model_fingerprint)
 
     def save(self, folder: str | Path, *, model_ref: str = "", include_model: bool = False) -> None:
-        """Writes settings and summary embeddings as safetensors, with the model's own weights if
-        asked.
+        """Writes settings, summary embeddings and the LoRA, if there is one, as safetensors.
 
         Args:
-            folder: made where missing.
-            model_ref: the base model, as `longreach.load` takes it, so that the folder can be
+            folder: Made where missing.
+            model_ref: The base model, as `longreach.load` takes it, so that the folder can be
                 loaded alone.
-            include_model: write the weights and tokenizer too, in the published AutoCompressor
+            include_model: Write the weights and tokenizer too, in the published AutoCompressor
                 layout.
         """
         checkpoint.write(self, Path(folder), model_ref, include_model)
@@ -207,11 +218,11 @@ class AutoCompressor(Compressor):
         }
 
     def vectors_in(self, tokens: int) -> int:
-        """Always `summary_tokens`, for a short segment too."""
+        """Returns `summary_tokens`, for a short segment too."""
         return self.summary_tokens
 
     def own_tensors(self) -> dict[str, torch.Tensor]:
-        """The embeddings of the summary tokens."""
+        """Returns the embeddings of the summary tokens."""
         return {"embed_summary.weight": self.embed_summary.weight}
 
     def remember(self, vectors: torch.Tensor) -> Memory:
@@ -219,9 +230,9 @@ class AutoCompressor(Compressor):
         return Vectors(vectors, self.scale)
 
     def check(self, tokens: int) -> None:
-        """Refuses a document whose last segments, with all earlier vectors before them, would
-        exceed the window."""
-        window, needed = window_of(self.model), self._longest_input(tokens)
+        """See `Compressor.check`; all earlier vectors and a segment have to fit the window."""
+        window = window_of(self.model)
+        needed = self._longest_input(tokens)
         if window and needed > window:
             raise DocumentError(
                 f"A document of {counted(tokens, 'token')} takes {counted(needed, 'position')} in"
@@ -232,20 +243,22 @@ class AutoCompressor(Compressor):
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
     ) -> Iterator[SegmentMemory]:
-        """See `Compressor.stream`. In the modes with a softprompt a batch holds one segment of
-        several documents."""
+        """See `Compressor.stream`.
+
+        In the modes with a softprompt a batch holds one segment of each of several documents.
+        """
         if self.mode == "independent":
             yield from self.stream_segments(jobs, batch_size, self.encode)
             return
-        slots, active, waiting = batch_size or self.default_batch_size, list[_Active](), iter(jobs)
+        slots = batch_size or self.default_batch_size
+        waiting = iter(jobs)
+        active: list[_Active] = []
         while True:
+            # A document that is done leaves its place to the next one.
             while len(active) < slots and (job := next(waiting, None)) is not None:
-                spans = self.segments(len(job.ids))
-                if len(job.done) < len(spans):
-                    done = []
-                    for memory in job.done:
-                        done.append(concatenated([memory]).to(self.model.device, self.dtype))
-                    active.append(_Active(job, spans, done))
+                document = self._begin(job)
+                if len(document.vectors) < len(document.spans):
+                    active.append(document)
             if not active:
                 return
             with torch.no_grad():
@@ -254,39 +267,46 @@ class AutoCompressor(Compressor):
                 document.vectors.append(vectors)
                 number = len(document.vectors) - 1
                 yield SegmentMemory(document.job.key, number, self.remember(vectors))
-            active = [
-                document for document in active if len(document.vectors) < len(document.spans)
-            ]
+            unfinished = []
+            for document in active:
+                if len(document.vectors) < len(document.spans):
+                    unfinished.append(document)
+            active = unfinished
+
+    def _begin(self, job: Job) -> _Active:
+        done = []
+        for memory in job.done:
+            done.append(concatenated([memory]).to(self.model.device, self.dtype))
+        return _Active(job, self.segments(len(job.ids)), done)
 
     def encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Summary vectors [k, d] of each [softprompt ; segment] given as embeddings [P + T, d].
-        Differentiable."""
+        """Returns the summary vectors [k, d] of each [softprompt ; segment]; differentiable.
+
+        Args:
+            rows: Embeddings [P + T, d].
+        """
         inputs = [torch.cat([row, self.embed_summary.weight]) for row in rows]
         states = hidden_states(self.model, inputs, adapter=self.adapter)
-        return [
-            state[len(row) : len(row) + self.summary_tokens]
-            for state, row in zip(states, rows, strict=True)
-        ]
+        found = []
+        for state, row in zip(states, rows, strict=True):
+            # Behind the summary tokens is padding.
+            found.append(state[len(row) : len(row) + self.summary_tokens])
+        return found
 
     def _input(self, document: _Active) -> torch.Tensor:
+        """Returns [softprompt ; the next segment] of a document, [P + T, d]."""
         span = document.spans[len(document.vectors)]
         softprompt = document.vectors if self.mode == "accumulate" else document.vectors[-1:]
-        return torch.cat(
-            [
-                *(self.scale * vectors for vectors in softprompt),
-                self.embed(document.job.ids[span.start : span.stop]),
-            ]
-        )
+        parts = [self.scale * vectors for vectors in softprompt]
+        parts.append(self.embed(document.job.ids[span.start : span.stop]))
+        return torch.cat(parts)
 
     def _longest_input(self, tokens: int) -> int:
-        counts: dict[str, Callable[[int], int]] = {
-            "accumulate": lambda i: i,
-            "replace": lambda i: min(i, 1),
-            "independent": lambda i: 0,
-        }
-        carried = counts[self.mode]
-        inputs = (
-            (carried(i) + 1) * self.summary_tokens + len(span)
-            for i, span in enumerate(self.segments(tokens))
-        )
-        return max(inputs, default=0)
+        """Returns the positions of the longest input that a document of `tokens` tokens makes."""
+        most = {"accumulate": tokens, "replace": 1, "independent": 0}[self.mode]
+        longest = 0
+        for number, span in enumerate(self.segments(tokens)):
+            # The vectors of so many earlier segments, and those that are made.
+            carried = min(number, most) + 1
+            longest = max(longest, carried * self.summary_tokens + len(span))
+        return longest

@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 
 
 class Draw(NamedTuple):
-    """What chance decides for a batch: k, and the segments' lengths in tokens, substep by
-    substep."""
+    """What chance decides for a batch.
+
+    Attributes:
+        summary_tokens: k.
+        lengths: Those of the segments in tokens, substep by substep.
+    """
 
     summary_tokens: int
     lengths: tuple[tuple[int, ...], ...]
@@ -51,11 +55,12 @@ class Draw(NamedTuple):
 def random_lengths(
     tokens: int, segments: int, longest: int, generator: torch.Generator
 ) -> tuple[int, ...]:
-    """Lengths of segments cut at random, as published: none beyond `longest`, breakpoints without
-    replacement.
+    """Returns lengths of segments cut at random, as published: none beyond `longest`.
+
+    Breakpoints are drawn without replacement.
 
     Raises:
-        UsageError: so few segments of that length do not hold so many tokens.
+        UsageError: So few segments of that length do not hold so many tokens.
     """
     if longest * segments < tokens:
         raise UsageError(
@@ -197,8 +202,10 @@ class TextObjective(SummaryTokens, CompressorObjective):
 
     @torch.no_grad()
     def teach(self, ids: Tensor) -> Likeliest:
-        """What the model without its adapter expects at each position of `ids` [B, T], all text
-        before it in view."""
+        """Returns what the model without its adapter expects at each position of `ids` [B, T].
+
+        It has all text before that position in view.
+        """
         with self.adapted.disable_adapter(), evaluating(self.adapted):
             states = decoder_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
         return likeliest(
@@ -214,34 +221,33 @@ class TextObjective(SummaryTokens, CompressorObjective):
         vectors: Tensor | None = None,
         teacher: Likeliest | None = None,
     ) -> Substep:
-        """One substep.
+        """Computes the loss of one substep.
 
         Args:
             ids: [B, N] token ids.
             labels: [B, N], what each position predicts: the ids one further, -100 where nothing
                 follows.
-            lengths: tokens of each segment.
+            lengths: Tokens of each segment.
             summary_tokens: k.
             vectors: [B, P, d] of the substeps before, detached; None at the start of a document.
-            teacher: what to distil from, for these positions.
+            teacher: What to distil from, for these positions.
         """
         embed = self.model.get_input_embeddings()
         texts = embed(ids).split(list(lengths), dim=1)
         summary = self.embed_summary[:summary_tokens].to(texts[0].dtype).expand(len(ids), -1, -1)
         vectors = texts[0][:, :0] if vectors is None else vectors
-        read, own = [], []
+        read = []
+        own = []
         for text in texts:
-            before = self.scale * (
-                vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors
-            )
+            last = vectors[:, -summary_tokens:] if self.recipe.mode == "replace" else vectors
+            before = self.scale * last
             # Read with the vectors, compressed without.
             if self.recipe.mode == "independent" and before.shape[1]:
                 states = self._states(before, text)[:, before.shape[1] :]
                 made = self._states(text, summary)[:, text.shape[1] :]
             else:
-                states, made = self._states(before, text, summary)[:, before.shape[1] :].split(
-                    [text.shape[1], summary_tokens], dim=1
-                )
+                states = self._states(before, text, summary)[:, before.shape[1] :]
+                states, made = states.split([text.shape[1], summary_tokens], dim=1)
             read.append(states)
             own.append(made)
             vectors = torch.cat([vectors, made], dim=1)
@@ -265,27 +271,28 @@ class TextObjective(SummaryTokens, CompressorObjective):
         return self.model.get_output_embeddings().weight
 
     def _states(self, *parts: Tensor) -> Tensor:
-        """The states after the final norm of rows without padding, from position 0 on."""
+        """Returns the states after the final norm of rows without padding, from position 0 on."""
         inputs = torch.cat(parts, dim=1)
         return decoder_of(self.model)(inputs_embeds=inputs, use_cache=False).last_hidden_state
 
     def _reconstruction(
         self, ids: Tensor, texts: tuple[Tensor, ...], own: list[Tensor], options: dict[str, Any]
     ) -> Tensor:
-        """Mean cross entropy of every segment's text after [its vectors ; the cue], nothing else in
-        view."""
+        """Returns the mean cross entropy of every segment's text after [its vectors ; the cue].
+
+        Nothing else is in view.
+        """
         cue = self.cue.expand(len(ids), 1, -1)
-        states = [
-            self._states(self.scale * vectors, cue, text[:, :-1])[:, vectors.shape[1] :]
-            for vectors, text in zip(own, texts, strict=True)
-        ]
+        states = []
+        for vectors, text in zip(own, texts, strict=True):
+            found = self._states(self.scale * vectors, cue, text[:, :-1])
+            states.append(found[:, vectors.shape[1] :])
         return chunked_cross_entropy(torch.cat(states, dim=1), self._head, ids, **options)
 
 
 @torch.no_grad()
 def scale_to_embeddings(model: Any) -> float:
-    """What makes the model's states after the final norm as long as its embeddings are on
-    average."""
-    return round(
-        length_of_embeddings(model) / float(decoder_of(model).norm.weight.float().norm()), 4
-    )
+    """Returns the factor that makes states after the final norm as long as embeddings are."""
+    # A state after the norm is as long as the weight of the norm, about.
+    length = float(decoder_of(model).norm.weight.float().norm())
+    return round(length_of_embeddings(model) / length, 4)

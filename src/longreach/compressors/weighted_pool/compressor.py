@@ -35,15 +35,16 @@ _ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> Tensor:
-    """The vectors [n, d] of a segment, n = T / ratio rounded up: sums of its tokens' embeddings, as
-    loud as they are.
+    """Returns the vectors [n, d] of a segment, n = T / ratio rounded up.
+
+    They are sums of its tokens' embeddings, as loud as these are.
 
     Args:
         embeddings: [T, d].
-        loudness: of each token, [T]; the logits of the softmax that weighs the tokens of one
+        loudness: Of each token, [T]; the logits of the softmax that weighs the tokens of one
             vector.
-        ratio: tokens a vector stands for on average.
-        length: of every vector.
+        ratio: Tokens a vector stands for on average.
+        length: Of every vector.
     """
     count = -(-len(loudness) // ratio)
     bins = shared(loudness.detach(), count)
@@ -57,8 +58,9 @@ def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> T
 
 
 def shared(loudness: Tensor, count: int) -> Tensor:
-    """Which of `count` vectors each token goes into, [T]: consecutive ones, none empty, about
-    equally much in each.
+    """Returns which of `count` vectors each token goes into, [T].
+
+    They are consecutive, none is empty, and there is about equally much in each.
 
     What counts is the square root of a token's weight, so that telling words get vectors of their
     own, or nearly, and stretches without any share one.
@@ -67,21 +69,23 @@ def shared(loudness: Tensor, count: int) -> Tensor:
     before = torch.cat([mass.new_zeros(1), mass[:-1]])
     bins = ((before + mass) / 2 / mass[-1] * count).long().clamp(max=count - 1)
     place = torch.arange(len(loudness), device=loudness.device)
-    bins = place + (torch.minimum(bins, place) - place).cummin(0).values  # no vector is left out
-    return torch.maximum(bins, place + count - len(loudness))  # to the last
+    # No vector is omitted,
+    bins = place + (torch.minimum(bins, place) - place).cummin(0).values
+    # to the last.
+    return torch.maximum(bins, place + count - len(loudness))
 
 
 class WeightedPool(Compressor):
     """Of every `ratio` tokens of a segment on average one vector is made, as long as an embedding.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        ratio: tokens a vector stands for on average; more where little is said, fewer where much
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        ratio: Tokens a vector stands for on average; more where little is said, fewer where much
             is.
-        segment_tokens: the size of a passage; vectors do not reach beyond one.
-        token_loudness: logits [V]; None: all alike.
-        reader: folder of the PEFT adapter that was learned with it. A new corpus takes a copy,
+        segment_tokens: The size of a passage; vectors do not reach beyond one.
+        token_loudness: Logits [V]; None: all alike.
+        reader: Folder of the PEFT adapter that was learned with it. A new corpus takes a copy,
             answers with it, and begins its study from it.
     """
 
@@ -110,7 +114,8 @@ class WeightedPool(Compressor):
                 f"token_loudness has shape {tuple(given.shape)}; {len(weight)} are needed: one a"
                 " token."
             )
-        self.ratio, self.reader = ratio, reader
+        self.ratio = ratio
+        self.reader = reader
         self.token_loudness = given.to(weight.device, torch.float32)
         self.length = length_of_embeddings(model)
 
@@ -121,13 +126,13 @@ class WeightedPool(Compressor):
         """Loads what `save` wrote.
 
         Args:
-            folder: of the compressor, or the name of one that ships.
-            model: the base model; None loads the one the folder names.
-            tokenizer: its tokenizer.
-            **settings: ratio or segment_tokens, where they differ from those stored.
+            folder: Of the compressor, or the name of one that ships.
+            model: The base model; None loads the one the folder names.
+            tokenizer: Its tokenizer.
+            **settings: Ratio or segment_tokens, where they differ from those stored.
 
         Raises:
-            ModelError: the folder holds no such compressor, or one of another model.
+            ModelError: The folder holds no such compressor, or one of another model.
         """
         ref = reference(folder)
         folder = located(folder)
@@ -155,8 +160,7 @@ class WeightedPool(Compressor):
         # Saving or copying it was cut short.
         if not all((reader / name).is_file() for name in _ADAPTER):
             raise ModelError(
-                f"'{reader}' lacks its adapter: copy the checkpoint again, or go on with its"
-                " training."
+                f"'{reader}' lacks its adapter: copy the checkpoint again, or resume its training."
             )
         chosen = {key: stored[key] for key in _SETTINGS} | settings
         pool = cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
@@ -168,18 +172,17 @@ class WeightedPool(Compressor):
         return {"method": self.method, "ratio": self.ratio, "segment_tokens": self.segment_tokens}
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """How loud each token is."""
+        """Returns how loud each token is."""
         return {"token_loudness": self.token_loudness}
 
     def vectors_in(self, tokens: int) -> int:
-        """One for every `ratio` tokens begun."""
+        """Returns one for every `ratio` tokens begun."""
         return -(-tokens // self.ratio)
 
     def stream(
         self, jobs: Iterable[Job], *, batch_size: int | None = None
     ) -> Iterator[SegmentMemory]:
-        """See `Compressor.stream`. Segment after segment: there is nothing that a batch would speed
-        up."""
+        """See `Compressor.stream`; there is nothing that a batch would speed up."""
         for job in jobs:
             for number, span in enumerate(self.segments(len(job.ids))):
                 if number >= len(job.done):
@@ -195,14 +198,14 @@ class WeightedPool(Compressor):
 def write_pool(
     folder: Path, token_loudness: Tensor, settings: dict[str, Any], model_ref: str, fingerprint: str
 ) -> Path:
-    """Writes a weighted pool, but for its reader, for which the folder is returned.
+    """Writes a weighted pool without the adapter that reads it, for which it returns the folder.
 
     Args:
-        folder: made where missing.
+        folder: Made where missing.
         token_loudness: [V].
-        settings: ratio and segment_tokens.
-        model_ref: the base model, as `longreach.load` takes it.
-        fingerprint: the base model's.
+        settings: Ratio and segment_tokens.
+        model_ref: The base model, as `longreach.load` takes it.
+        fingerprint: The base model's.
     """
     (folder / READER).mkdir(parents=True, exist_ok=True)
     save_file(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longreach.compressors.mean_pool import MeanPool
+from longreach.compressors.registry import method_named
 from longreach.evals.peers.kvpress import KvpressSystem
 from longreach.evals.run.sample import Sample
 from longreach.evals.run.subject import Subject
@@ -117,13 +118,8 @@ def _make_part_systems(
 def find_ratio(subject: Subject) -> int:
     """Returns how many tokens share a position of the subject's memory."""
     settings = subject.memory_settings
-    ratio = settings.get("ratio")
-    if isinstance(ratio, int):
-        return ratio
-    segment = settings["segment_tokens"]
-    summary = settings["summary_tokens"]
-    assert isinstance(segment, int) and isinstance(summary, int)
-    return round(segment / summary)
+    kind = method_named(str(settings["method"])).compressor()
+    return kind.tokens_per_position(settings)
 
 
 def count_excess(
