@@ -23,6 +23,7 @@ def pair_answers(
 ) -> Iterator[Answered]:
     """Yields the answers that were given, with what would be right."""
     for question, answer in zip(questions, answers, strict=True):
+        # None: the context did not fit, which is no wrong answer.
         if answer:
             yield Answered(answer, question.answers)
 

@@ -78,6 +78,7 @@ class KvpressSystem(ModelSystem):
             # The press sees what comes before the question is known.
             before, after = self.halves(self.fitted(sample))
             asked = {"context": before, "question": after, "max_new_tokens": sample.max_new_tokens}
+            # Only when it is asked: loading a model takes its time.
             if self._process is None:
                 self._start()
             yield Prediction(**self._ask(asked))
@@ -151,6 +152,7 @@ def parse_name(name: str) -> tuple[str, float]:
         raise UsageError(
             f"The system '{name}' does not exist: give kvpress:PRESS:RATIO, such as {example}."
         ) from error
+    # To drop everything leaves nothing to read.
     if not 0 <= ratio < 1:
         raise UsageError(
             f"The ratio of '{name}' is {ratio}; give the share to drop, from 0 to below 1."

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from longreach.evals.report.base import Styles, SuiteReport
 from longreach.evals.report.figures import by_length
 from longreach.evals.report.markdown_table import answers_table
 from longreach.evals.report.parts import cost_table, score_table, tokens
-from longreach.evals.run.rows import MEAN, MEANS, Row, column, score_rows, select
+from longreach.evals.run.rows import MEAN, MEANS, JsonObject, Row, column, score_rows, select
 from longreach.evals.scores.metrics import Metrics, rescore
 from longreach.jsontext import Kinds
 
@@ -54,7 +54,7 @@ class AnswerReport(SuiteReport):
         super().__init__(title)
         self._metrics = metrics
 
-    def add_up(self, lines: Iterable[Row]) -> list[dict[str, Any]]:
+    def add_up(self, lines: Iterable[Row]) -> list[JsonObject]:
         """See `SuiteReport`."""
         return score_rows(lines)
 
@@ -113,6 +113,7 @@ class _ScoreTable:
         named = dict.fromkeys(column(rows, "task"))
         self._tasks = [task for task in named if task != MEAN]
         self._lengths = sorted(set(column(rows, "length")))
+        # Every score has one place: runs that would share one were refused.
         self._cells = {(row["task"], row["length"], row["reader"]): row for row in rows}
         self.total = self._tasks[0]
         self._what = self.total
@@ -156,6 +157,7 @@ class _ScoreTable:
 
     def _tasks_at(self, length: int) -> str:
         lines = []
+        # Of one task the total is that task.
         for task in dict.fromkeys((*self._tasks, self.total)):
             cells = self._find(task, length)
             if cells:

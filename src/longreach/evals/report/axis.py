@@ -53,6 +53,7 @@ class Scale:
     def share(self, value: float) -> float:
         """Returns where a figure lies, 0 to 1."""
         span = self._high - self._low
+        # All figures are the same: they lie in the middle.
         if not span:
             return 0.5
         return (self._at(value) - self._low) / span
@@ -72,6 +73,7 @@ def choose_ticks(axis: Axis, low: float, high: float) -> list[float]:
 
 def _choose_steps(low: float, high: float) -> list[float]:
     """Returns about five round figures around a range."""
+    # A single figure needs some range around it.
     if high <= low:
         high = low + (abs(low) or 1)
     rough = (high - low) / 4

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import JsonObject, Row
 from longreach.jsontext import Kinds
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SuiteReport(ABC):
         self.title = title
 
     @abstractmethod
-    def add_up(self, lines: Iterable[Row]) -> list[dict[str, Any]]:
+    def add_up(self, lines: Iterable[Row]) -> list[JsonObject]:
         """Returns the rows of scores.json that lines of predictions.jsonl come to."""
 
     def rescore(self, line: Row) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from longreach.evals.report.axis import Axis
 from longreach.evals.report.base import Styles, SuiteReport
@@ -12,7 +12,7 @@ from longreach.evals.report.charts import line_chart
 from longreach.evals.report.figures import chart_row, series_of
 from longreach.evals.report.markdown_table import buckets_table
 from longreach.evals.report.parts import between, count, data, plain, table, tokens
-from longreach.evals.run.rows import Row, column
+from longreach.evals.run.rows import JsonObject, Row, column
 from longreach.evals.suites.perplexity.rows import bucket_rows
 from longreach.jsontext import Kinds
 from longreach.wording import noun_of
@@ -41,7 +41,7 @@ class BucketReport(SuiteReport):
     # A text is read at once, and leaves a line for each bucket.
     unit: ClassVar[str] = "task"
 
-    def add_up(self, lines: Iterable[Row]) -> list[dict[str, Any]]:
+    def add_up(self, lines: Iterable[Row]) -> list[JsonObject]:
         """See `SuiteReport`."""
         return bucket_rows(lines)
 

@@ -68,6 +68,7 @@ def line_chart(
     parts = [*frame.draw_grid()]
     for one in series:
         parts += frame.draw_series(one, joined)
+    # For those who do not see the chart.
     words = escape(_say(series, x, y))
     middle = (frame.left + _WIDTH - _RIGHT) / 2
     return (
@@ -139,6 +140,7 @@ class _Frame:
     def draw_series(self, series: Series, joined: bool) -> Iterator[str]:
         """Yields the line, the intervals and the markers of a series."""
         yield f'<g class="s{series.style % COLORS}">'
+        # A single point is no line.
         if joined and len(series.points) > 1:
             places = [self.place(point.x, point.y) for point in series.points]
             line = "L".join(f"{place.x:.1f} {place.y:.1f}" for place in places)

@@ -30,6 +30,7 @@ class DepthReport(AnswerReport):
 def _mean_by_depth(lines: Sequence[Row], label: str) -> Iterator[Row]:
     groups: dict[tuple[str, str, int, float], list[float]] = {}
     for line in lines:
+        # Runs of other programs may have none.
         if "depth" in line["tags"]:
             where = (line["reader"], line["task"], line["length"], line["tags"]["depth"])
             groups.setdefault(where, []).append(line["score"])

@@ -22,7 +22,7 @@ from longreach.evals.report.parts import (
     table,
 )
 from longreach.evals.run.folder import COSTS
-from longreach.evals.run.rows import Row, column, select
+from longreach.evals.run.rows import JsonObject, Row, column, select
 from longreach.evals.systems.names import FULL, OF_MEMORY
 from longreach.wording import noun_of
 
@@ -75,9 +75,10 @@ def _weigh_costs(run: Run, label: str) -> Iterator[Row]:
         own = times.get(system, {})
         both = []
         for name, spent in own.items():
+            # Timed on other questions the two would not compare.
             if spent is not None and whole.get(name) is not None:
                 both.append(name)
-        row: dict[str, Any] = {
+        row: JsonObject = {
             "reader": name_column(system, label),
             "tasks": tasks,
             "full": name_column(full, label) if full else None,
@@ -106,12 +107,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _find_break_even(row: Row) -> dict[str, Any]:
+def _find_break_even(row: Row) -> JsonObject:
     """Returns the least number of questions after which preparing has paid; None: it never does."""
     ingest = row["ingest_seconds"]
     study = row["study_seconds"]
     each = row["seconds"]
     each_in_full = row["full_seconds"]
+    # What was not measured is not estimated.
     if None in (ingest, study, each, each_in_full):
         return {"measured": False, "questions_to_pay": None}
     saved = each_in_full - each
@@ -153,6 +155,7 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         if len(about) > 1:  # runs about other documents
             name = f"{name}, {', '.join(row['tasks'])}"
         lines.append(_line(name, row))
+        # Lines that never cross are no chart.
         if row["questions_to_pay"]:
             charts.append(_chart(name, row, styles))
         for system in (row["full"], row["reader"]):

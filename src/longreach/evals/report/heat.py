@@ -63,6 +63,7 @@ def _shade(score: float | None) -> str:
 def _color(share: float) -> bytes:
     """Returns red, green and blue of the color map at 0 to 1, each from 0 to 255."""
     at = min(max(share, 0), 1) * (len(_CIVIDIS) - 1)
+    # The last color is the end of the last step.
     below = min(int(at), len(_CIVIDIS) - 2)
     low = bytes.fromhex(_CIVIDIS[below])
     high = bytes.fromhex(_CIVIDIS[below + 1])

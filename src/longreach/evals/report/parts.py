@@ -92,6 +92,7 @@ COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def data(value: float | None, text: Callable[[float], str]) -> str:
     """Returns a figure in words, with its exact value for those who read the page by program."""
+    # Nothing is estimated, and no cell is left empty.
     if value is None:
         return NOT_MEASURED
     return f'<data value="{value!r}">{escape(text(value))}</data>'
@@ -140,6 +141,7 @@ def score_table(
         # A mean over tasks is of more samples than each task.
         if name != total:
             counts.update(column(cells.values(), "samples"))
+    # A system that answered none of this takes no column.
     shown = [system for system in systems if system in there]
     lines = []
     for name, cells in rows:
@@ -173,6 +175,7 @@ def _scored(row: Row | None, best: str | None, *, say_samples: bool) -> str:
     positions = row.get("positions")
     if positions is not None:
         notes.append(f"{data(positions, count)} {noun_of(round(positions), 'position')}")
+    # Only where they differ.
     if say_samples:
         notes.append(f"{data(row['samples'], count)} {noun_of(row['samples'], 'sample')}")
     small = "".join(map("<small>{}</small>".format, notes))

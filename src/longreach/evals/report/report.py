@@ -15,7 +15,7 @@ from longreach.errors import UsageError
 from longreach.evals.report.parts import name_column
 from longreach.evals.report.runs import Run
 from longreach.evals.run.folder import COSTS
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import JsonObject, Row
 from longreach.evals.suites.registry import find_report
 from longreach.wording import counted
 
@@ -27,7 +27,7 @@ class LabeledRun(NamedTuple):
     label: str
 
 
-def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> dict[str, Any]:
+def figures(runs: Sequence[Run], labels: Sequence[str] = ()) -> JsonObject:
     """Returns everything a report says about runs.
 
     Args:
@@ -104,7 +104,7 @@ def _cell(row: Row) -> tuple[str, ...]:
     return (row["reader"], *map(str, where))
 
 
-def _about(run: Run, label: str) -> dict[str, Any]:
+def _about(run: Run, label: str) -> JsonObject:
     about = {
         "run": run.name,
         "label": label,
@@ -117,7 +117,7 @@ def _about(run: Run, label: str) -> dict[str, Any]:
     return about
 
 
-def _suite(suite: str, group: Sequence[LabeledRun]) -> dict[str, Any]:
+def _suite(suite: str, group: Sequence[LabeledRun]) -> JsonObject:
     report = find_report(suite)
     rows = []
     systems = []
@@ -128,6 +128,7 @@ def _suite(suite: str, group: Sequence[LabeledRun]) -> dict[str, Any]:
     for run, label in group:
         labels.add(label)
         digests.add(run.record["samples_digest"])
+        # Columns of labeled runs stay apart.
         named = [name_column(system, label) for system in run.systems]
         systems += named
         if run.rows is None:

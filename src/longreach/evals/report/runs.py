@@ -12,7 +12,7 @@ from longreach.errors import UsageError
 from longreach.evals.report.base import SuiteReport
 from longreach.evals.run.folder import COSTS, FORMAT, RUN, SCORES
 from longreach.evals.run.predictions import PREDICTIONS
-from longreach.evals.run.rows import MEANS, Row
+from longreach.evals.run.rows import MEANS, JsonObject, Row
 from longreach.evals.scores.overlap import SCORING
 from longreach.evals.suites.registry import find_report
 from longreach.jsontext import Kinds, misfit, parse_json
@@ -97,6 +97,7 @@ def read_run(folder: str | Path) -> Run:
     """
     place = Path(folder)
     record = _read_record(place)
+    # A path like "." has no name of its own.
     name = place.resolve().name
     report = find_report(record["suite"])
     rows = None
@@ -119,7 +120,8 @@ def read_run(folder: str | Path) -> Run:
     return Run(name, record, predictions, rows, outdated)
 
 
-def _read_record(place: Path) -> dict[str, Any]:
+def _read_record(place: Path) -> JsonObject:
+    # It is the first file that a run writes.
     if not (place / RUN).is_file():
         raise UsageError(
             f"'{place}' is not the folder of a run: give one that `longreach eval` wrote."
@@ -139,7 +141,7 @@ def _read_record(place: Path) -> dict[str, Any]:
     return record
 
 
-def _read_scores(place: Path, report: SuiteReport) -> dict[str, Any]:
+def _read_scores(place: Path, report: SuiteReport) -> JsonObject:
     scores = _read_json(place / SCORES)
     if not isinstance(scores, dict) or not isinstance(scores.get("rows"), list):
         raise UsageError(
@@ -150,7 +152,7 @@ def _read_scores(place: Path, report: SuiteReport) -> dict[str, Any]:
     return scores
 
 
-def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str, Any]]:
+def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[JsonObject]:
     lines: list[str] = []
     if path.exists() or whole:
         lines = _read_text(path).split("\n")
@@ -167,6 +169,7 @@ def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[dict[str,
                 f"{where} is not JSON ({error}): remove it, and run the evaluation again."
             ) from error
         _check(found, fields, where)
+        # It is to be scored anew, which takes more than its score.
         if "metric" in found and found.get("scoring") != SCORING:
             _check(found, _TO_SCORE, where)
             answers = found["answers"]

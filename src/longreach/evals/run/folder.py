@@ -20,6 +20,7 @@ import filelock
 
 from longreach.errors import UsageError
 from longreach.evals.run.predictions import PREDICTIONS, Predictions
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.scores.overlap import SCORING
 from longreach.training.common import run
 
@@ -52,7 +53,7 @@ def make_header(
     systems: Mapping[str, Mapping[str, object]],
     arguments: Sequence[str],
     device: torch.device,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns what run.json is to hold, without its date and format.
 
     Args:
@@ -106,7 +107,7 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
         raise UsageError(
             f"'{folder}' is the folder of a training run: give another one with --out."
         )
-    begun: dict[str, Any] = {key: there[key] for key in ("command", "started") if key in there}
+    begun: JsonObject = {key: there[key] for key in ("command", "started") if key in there}
     # What a resumed run had at its start comes last, and so stays.
     now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "longreach_run": FORMAT}
     known = there.get("readers", {})
@@ -145,7 +146,7 @@ def note_costs(folder: Path, system: str, costs: Mapping[str, float]) -> None:
     run.write_json(folder / RUN, header)
 
 
-def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> JsonObject:
     """Writes scores.json, whole or not at all, and returns what is in it."""
     scores = {"scoring": SCORING, "rows": list(rows)}
     run.write_json(folder / SCORES, scores)

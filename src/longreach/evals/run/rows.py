@@ -12,6 +12,8 @@ MEAN = "mean"
 """The task of the rows that hold the mean over a suite's tasks."""
 MEANS = ("positions", "read_tokens", "first_token_seconds", "seconds", "kv_bytes", "peak_bytes")
 """What rows say of the mean sample."""
+JsonObject = dict[str, Any]
+"""An object of JSON that is being made, by its names."""
 Row = Mapping[str, Any]
 """A line of predictions.jsonl or a row of scores.json."""
 
@@ -30,7 +32,7 @@ def select(rows: Iterable[Row], **fields: object) -> list[Row]:
     return found
 
 
-def score_rows(lines: Iterable[Row]) -> list[dict[str, Any]]:
+def score_rows(lines: Iterable[Row]) -> list[JsonObject]:
     """Returns a row for each system, task and length, and one for the mean over tasks.
 
     Scores are percent, with a 95% bootstrap interval over the samples, None where there are too few
@@ -54,9 +56,7 @@ def score_rows(lines: Iterable[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def _make_row(
-    system: str, task: str, length: int, groups: Sequence[Sequence[Row]]
-) -> dict[str, Any]:
+def _make_row(system: str, task: str, length: int, groups: Sequence[Sequence[Row]]) -> JsonObject:
     """Returns the row of lines that are grouped by their task."""
     lines: list[Row] = []
     scores = []

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from longreach.errors import UsageError
 from longreach.evals.run import folder as run
 from longreach.evals.run.predictions import Line, Predictions
 from longreach.evals.run.progress import Progress
-from longreach.evals.run.rows import score_rows
+from longreach.evals.run.rows import JsonObject, score_rows
 from longreach.evals.run.sample import Prediction, Sample
 from longreach.evals.scores.metrics import METRICS, Metrics, rescore
 from longreach.evals.scores.overlap import SCORING
@@ -52,7 +51,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = say_on_stderr,
     metrics: Metrics = METRICS,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Asks every system every sample that it can read, and scores the answers.
 
     Of a batch that was cut short, what is there stays and the rest is asked in the same company.

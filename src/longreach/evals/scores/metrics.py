@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from longreach.errors import UsageError
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.run.sample import CLASSES, Sample
 from longreach.evals.scores.choices import chosen, options_of
 from longreach.evals.scores.overlap import SCORING, exact_match, rouge_l, token_f1
@@ -153,7 +154,7 @@ METRICS: Metrics = {
 }
 
 
-def rescore(line: Mapping[str, Any], metrics: Metrics = METRICS) -> dict[str, Any]:
+def rescore(line: Mapping[str, Any], metrics: Metrics = METRICS) -> JsonObject:
     """Returns a line of predictions.jsonl with the score of this release's rules.
 
     A line whose metric is not known stays as it is.

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from longreach.errors import UsageError
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.suites.option import SuiteOption, at_least, option, options_of, split_names
 from longreach.evals.systems.names import MODELS, is_peer
 
@@ -105,6 +106,7 @@ class Suite:
         """Returns the options of the command; a suite without tasks offers none to choose."""
         found = []
         for one in options_of(cls):
+            # There is nothing to choose from.
             if cls.known_tasks or one.name != "tasks":
                 found.append(one)
         return tuple(found)
@@ -206,7 +208,7 @@ class Suite:
         names: Sequence[str],
         options: RunOptions,
         samples: Sequence[Sample] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Asks systems the samples, or resumes that, and scores the answers.
 
         Args:
@@ -226,8 +228,10 @@ class Suite:
 
         # What cannot be is refused before anything is drawn.
         self.check_window(subject.model, beyond=options.beyond_window)
+        # Systems come first: one that is not installed is told before hours of drawing.
         chosen = names or self.default_systems(subject)
         systems = self.make_systems(chosen, subject, options)
+        # Whoever opened the subject may have made them, to refuse them early.
         if samples is None:
             samples = self.make_samples(subject.tokenizer, options.say)
         return evaluate(

@@ -49,6 +49,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 def piece_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
     """Returns the tokens of each of many pieces of a prompt, counted in one call."""
+    # Tokenizers refuse empty batches.
     if not texts:
         return []
     encoded = encode(tokenizer, list(texts), add_special_tokens=False, verbose=False)

@@ -70,6 +70,7 @@ def _announced() -> tuple[type[Suite], ...]:
                 f"The suite '{point.name}' of an installed package cannot be loaded ({error}):"
                 " repair or remove that package."
             ) from error
+        # An entry point may name anything.
         if isinstance(suite, type) and issubclass(suite, Suite):
             found.append(suite)
     return tuple(found)

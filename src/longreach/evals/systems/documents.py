@@ -104,6 +104,7 @@ class DocumentSystem:
         # Ends are no passages, so that the reader does not know how to read them.
         ask = self._read_ends if self._way == TRUNCATED else self._read_corpus
         with peak_memory(self._corpus.model.device) as peak:
+            # All of them, while memory is watched.
             answers = list(ask(samples))
             most = peak()
         for answer in answers:
@@ -161,6 +162,7 @@ class DocumentSystem:
     def _cut_ends(self, sample: Sample) -> list[int]:
         """Returns the tokens of both ends of a document, as many as its memory leaves positions."""
         taken = self._builder.fixed(words_of(sample), "") + len(self._separator)
+        # Else nothing of the document would be left to read.
         if taken > self._left(sample):
             raise ContextError(
                 f"The question of the sample '{sample.id}' takes {counted(taken, 'position')},"
@@ -177,6 +179,7 @@ class DocumentSystem:
 
     def _positions(self, sample: Sample) -> int:
         """Returns the positions of the prompt in which the document is read as memory."""
+        # What memory takes is what every other way may take.
         cost = self._builder.vectors_cost(self._corpus.size(sample.document).positions)
         return min(self._left(sample), self._builder.fixed(words_of(sample), "") + cost)
 
@@ -189,6 +192,7 @@ class DocumentSystem:
         k = self._corpus.size(sample.document).passages
         if self._way == MIXED:
             return Policy(k, 1, "passages", budget=self._positions(sample), cut=True)
+        # The last passage is cut, so that the budget is used up.
         if self._way == BM25:
             return Policy(
                 k, k, "none", budget=self._positions(sample), cut=True, adapter=self._with_adapter

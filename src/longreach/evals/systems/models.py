@@ -97,6 +97,7 @@ class ModelSystem:
         # Models without a window of their own read whatever fits into memory.
         if self._window is None:
             return 0
+        # Counted by the tokenizer: no estimate decides what is cut.
         positions = len(self._ids(sample))
         if self._chat(sample):
             positions += self._builder.fixed("", "")
@@ -111,6 +112,7 @@ class ModelSystem:
         """
         began = time.perf_counter()
         sampling = Sampling(samples[0].max_new_tokens)
+        # Made before memory is measured: what they take is not the model's.
         prompts = list(map(self._prompt, samples))
         with peak_memory(self.model.device) as peak:
             written = write_all(
@@ -167,6 +169,7 @@ class ModelSystem:
                 f" window of {self._window:,}: ask for a smaller --lengths, or read on with"
                 " --beyond-window."
             )
+        # The words around the context stay whole: they ask the question.
         context = self._builder.plain(sample.context)
         head, tail = cut_middle(context, len(context) - excess)
         return replace(sample, context=decode(self.tokenizer, head) + decode(self.tokenizer, tail))
@@ -213,6 +216,7 @@ def attending(name: str, model: PreTrainedModel) -> Attending:
     if name == FULL:
         if not hybrid:
             return Attending(name, model)
+        # The same weights, with attention to everything in every layer.
         every_layer = config.num_hidden_layers
         return Attending(name, _convert(model, pattern_of(config), every_layer))
     # The weights of a stock model have not learned to do without the keys that are dropped.
@@ -220,6 +224,7 @@ def attending(name: str, model: PreTrainedModel) -> Attending:
         if hybrid:
             return Attending(name, model)
         return Attending(UNTRAINED, _convert(model, None, None))
+    # A hybrid keeps the blocks that it was trained with.
     if name == SINK_WINDOW:
         pattern = pattern_of(config) if hybrid else AttentionPattern.preset("sink-window")
         return Attending(name, _convert(model, replace(pattern, stride=0), 0))

@@ -111,6 +111,7 @@ class _World:
         draw = self._chance.random()
         held = [thing for thing, holder in self.holder.items() if holder == person]
         near = self._find_near(person)
+        # One draw decides between all that can happen, so that shares stay what they are.
         if held and near and draw < give:
             self._pass_on(person, self._chance.choice(held), self._chance.choice(near))
         elif person in self.place and draw < take:
@@ -146,6 +147,7 @@ class _World:
             thing = self._chance.choice(free)
             self._say(person, _TAKE, f"the {thing} there")
             self.holder[thing] = person
+            # Its journey begins where it was first seen.
             self.journey.setdefault(thing, [here])
         elif held:
             thing = self._chance.choice(held)
@@ -176,6 +178,7 @@ def _where_is_person(chance: random.Random) -> Story:
     world = _World(_PERSONS, chance)
     for _ in range(chance.choice((2, 4, 6, 8, 10))):
         world.happen()
+    # Sorted: what is drawn may not depend on what happened first.
     person = chance.choice(sorted(world.place))
     return Story(tuple(world.facts), f"Where is {person}?", world.place[person])
 
@@ -183,6 +186,7 @@ def _where_is_person(chance: random.Random) -> Story:
 def _where_is_object(chance: random.Random) -> Story:
     world = _World(_PERSONS, chance)
     least = chance.randint(4, 24)
+    # Until there is something to ask about.
     while len(world.facts) < least or not world.journey:
         world.happen(take=0.35)
     thing = chance.choice(sorted(world.journey))

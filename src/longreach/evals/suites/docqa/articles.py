@@ -73,6 +73,7 @@ def _read_answer(record: Record) -> str:
         answer = {}
     if answer.get("unanswerable"):
         return "Unanswerable"
+    # Kinds of answers in the order in which the evaluator looks at them.
     if answer.get("extractive_spans"):
         return ", ".join(record.texts("answer", "extractive_spans"))
     if answer.get("free_form_answer"):
@@ -139,6 +140,7 @@ def _pair_columns(context: dict[str, Any]) -> list[tuple[Any, Any]]:
     """Returns the pages of a row of the Hub, which keeps titles apart from sentences."""
     titles = context.get("title") or []
     sentences = context.get("sentences") or []
+    # Nobody could say which belong together.
     if len(titles) != len(sentences):
         return []
     return list(zip(titles, sentences, strict=True))

@@ -146,12 +146,14 @@ def read_longbench(given: str, task: str) -> Iterator[Item]:
         given: A folder with TASK.jsonl, or the Hub's id.
         task: One of `TASKS`.
     """
+    # The Hub's files, unpacked.
     folder = Path(given)
     if folder.is_dir():
         rows = json_lines(folder / f"{task}.jsonl")
     else:
         rows = hub_records(given, task, "test")
     for number, row in enumerate(rows, 1):
+        # Copies of the data exist without ids.
         name = str(row.values.get("_id") or f"{task}-{number}")
         question = row.values.get("input")
         classes = row.values.get("all_classes") or ()

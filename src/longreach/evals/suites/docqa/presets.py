@@ -45,6 +45,7 @@ class Preset:
 
 PLAIN = "\n\n" + REQUEST + "{question}"
 """The words that ask a plain question."""
+# Of data sets that LLoCO did not use.
 _LONG = "\n\nAnswer the question in one paragraph, using the text above.\n\nQuestion: {question}"
 _CHOOSE = "Choose the best answer by writing its corresponding letter (either A, B, C, or D)."
 _QUALITY = (
@@ -79,6 +80,7 @@ _HOTPOTQA = (
 
 def _make_longbench_preset(name: str) -> Preset:
     task = TASKS[name]
+    # A prompt of LongBench holds its context somewhere in the middle.
     before, _, after = task.prompt.partition("{context}")
     return Preset(
         read=lambda given, split: read_longbench(given, name),

@@ -88,6 +88,7 @@ def own_samples(
 def _read_own(documents: Sequence[Document], questions: str | Path, about: str) -> Iterator[Item]:
     texts = {document.name: document.text for document in documents}
     names = list(texts)
+    # Of one document nobody names it.
     only = names[0] if len(names) == 1 else None
     for number, question in enumerate(read_questions(questions, names, about), 1):
         name = question.document or only
@@ -128,6 +129,7 @@ def _make_samples(task: str, preset: Preset, items: Iterable[Item], given: str) 
     names: dict[tuple[str, str], str] = {}
     found = list[Sample]()
     for number, item in enumerate(items):
+        # A score needs something to compare with.
         if not item.answers:
             raise UsageError(f"{item.where} has no answer: correct or remove it.")
         name = item.document

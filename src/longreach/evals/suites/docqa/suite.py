@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from longreach.errors import UsageError
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.run.sample import Sample
 from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.presets import LONGBENCH, PRESETS
@@ -133,6 +134,7 @@ class DocumentSuite(Suite):
 
     def check(self) -> None:
         """Raises UsageError where options do not go together."""
+        # Published data bring their own documents.
         if self.documents and not self.questions:
             raise UsageError(
                 "--documents are what --questions asks about: give these too, or omit --documents."
@@ -142,6 +144,7 @@ class DocumentSuite(Suite):
             raise UsageError(
                 "--tasks and --split choose from published data, not from --questions: omit them."
             )
+        # Scores over both would be about nothing in particular.
         if self.questions and self.data:
             raise UsageError(
                 "--questions asks about --documents and --data is a published set: omit one of"
@@ -187,11 +190,12 @@ class DocumentSuite(Suite):
         names: Sequence[str],
         options: RunOptions,
         samples: Sequence[Sample] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Asks systems about the documents, or resumes that; see `Suite`."""
         from longreach.evals.run.runner import evaluate
         from longreach.evals.systems.registry import count_excess, make_document_systems
 
+        # They are there already where they had to be read before a model was loaded.
         if samples is None:
             samples = self.make_samples(subject.tokenizer, options.say, subject.corpus)
         chosen = names or self.default_systems(subject)

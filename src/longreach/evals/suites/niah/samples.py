@@ -89,6 +89,7 @@ def generate(
             for length in lengths:
                 for step in range(depths):
                     depth = round(100 * step / (depths - 1))
+                    # Each sample has a stream of chance of its own, whatever else is drawn.
                     for index in range(samples):
                         name = f"{task}-{length}-{depth}-{index}"
                         needle = draw_needle(task, f"{seed} {name}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from longreach.errors import ContextError
 from longreach.evals.run import folder as run
 from longreach.evals.run.predictions import Line
 from longreach.evals.run.progress import Progress
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.run.runner import check_names, identify
 from longreach.evals.suites.perplexity.rows import SUITE, bucket_rows
 from longreach.evals.suites.perplexity.texts import Text
@@ -39,7 +39,7 @@ def measure(
     seed: int = 0,
     arguments: Sequence[str] = (),
     say: Callable[[str], None] = say_on_stderr,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Reads every text with every system, or resumes that.
 
     Args:

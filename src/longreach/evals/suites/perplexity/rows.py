@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from longreach.evals.run.rows import Row
+from longreach.evals.run.rows import JsonObject, Row
 
 SUITE = "perplexity"
 
 
-def bucket_rows(lines: Iterable[Row]) -> list[dict[str, Any]]:
+def bucket_rows(lines: Iterable[Row]) -> list[JsonObject]:
     """Returns a row for each system and bucket: all texts together, every token weighing the same.
 
     Args:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from longreach.errors import UsageError
+from longreach.evals.run.rows import JsonObject
 from longreach.evals.run.sample import Sample
 from longreach.evals.suites.lengths import LengthSuite
 from longreach.evals.suites.option import at_least, check_lengths, option, read_lengths
@@ -57,11 +58,13 @@ class PerplexitySuite(LengthSuite):
 
     def check(self) -> None:
         """Raises UsageError where there are no texts, or more lengths than one."""
+        # Buckets of a long text hold all shorter lengths.
         if len(self.lengths) > 1:
             raise UsageError(
                 "Perplexity is told by position up to one length: give the greatest of --lengths"
                 " alone."
             )
+        # Texts that a model may have learned would tell nothing.
         if not self.data:
             raise UsageError(
                 "Perplexity is measured on held-out texts: give some with --data PATH."
@@ -73,7 +76,7 @@ class PerplexitySuite(LengthSuite):
         names: Sequence[str],
         options: RunOptions,
         samples: Sequence[Sample] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Reads every text with every system, or resumes that; see `Suite`."""
         from longreach.evals.suites.perplexity.measure import measure
         from longreach.evals.suites.perplexity.texts import read_texts

@@ -62,6 +62,7 @@ def variable_tracking(
         chance = random.Random(stream)
         shown, asked = map(str, chance.sample(range(10_000, 99_999), 2))
         short = _make_chain("", f"{stream} example", shown, 3)
+        # A tokenizer of few tokens a word may need more for the shortest example.
         least = count_tokens(tokenizer, "".join(short.assemble(_HOPS + 1)))
         filled = "".join(fill(short.assemble, max(_EXAMPLE_TOKENS, least)))
         example = f"{filled} {' '.join(short.names)}\n\n"
@@ -86,6 +87,7 @@ def _make_chain(example: str, stream: str, value: str, letters: int) -> Chain:
     chain = [f"VAR {names[0]} = {value}"]
     for earlier, name in pairwise(names):
         chain.append(f"VAR {name} = VAR {earlier} ")
+    # The words are upstream's, to the letter.
     before = (
         f"{example}Memorize and track the chain(s) of variable assignment hidden in the"
         " following text.\n\n"
@@ -197,6 +199,7 @@ def common_words(
         count = fit(
             tokenizer, assemble, cost, budget, least=_FREQUENT + 1, most=len(chosen), what=what
         )
+        # The list could be longer, and there are no more words for it.
         if count == len(chosen):
             return None
         return Drawn(assemble(count), question, tuple(chosen[:_FREQUENT]))
@@ -248,6 +251,7 @@ def frequent_words(
             text = []
             for word, count in zip(coded, count_each(total), strict=True):
                 text += [word] * count
+            # Of its own stream, so that it does not depend on what was drawn before.
             random.Random(f"{stream} order").shuffle(text)
             return Parts(before, " ".join(text), after)
 

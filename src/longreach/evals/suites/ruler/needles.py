@@ -86,6 +86,7 @@ def needles(
     def draw(stream: str) -> Drawn:
         chance = random.Random(stream)
         keys = distinct(lambda: _MAKERS[task.key](chance), task.keys)
+        # Values differ as well, so that an answer tells which key it is about.
         values = distinct(lambda: _MAKERS[task.value](chance), task.keys * task.values)
         of = {}
         hidden = []
@@ -133,6 +134,7 @@ def _ask(task: Needles, keys: list[str]) -> Asked:
 
 
 def _hide_in_noise(tokenizer: PreTrainedTokenizerBase, budget: int, what: str) -> Hide:
+    # The same sentences again and again: their tokens are counted once.
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
@@ -201,10 +203,12 @@ def _hide_in_prose(
     most = len(prose.words) - 1
 
     def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
+        # Upstream spreads needles over forty depths.
         depths = sorted(random.Random(f"{stream} places").sample(_DEPTHS, len(hidden)))
 
         def assemble(count: int) -> Parts:
             sentences = bisect_left(prose.sentences, count)
+            # Before a sentence, or at the very end.
             gaps = [*prose.sentences[:sentences], count]
             facts = []
             for depth, needle in zip(depths, hidden, strict=True):

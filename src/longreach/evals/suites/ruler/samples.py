@@ -80,6 +80,7 @@ def generate(
     check(tasks, TASKS, "RULER", samples)
     files = qa or {}
     prose = None
+    # Reading prose takes seconds, which other tasks need not wait for.
     if any(map(_takes_prose, tasks)):
         prose = read_prose(haystack, tokenizer, length)
     # Before the first sample, so that a task that cannot be asked is refused at once.
