@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from longreach.bench.attention import DEFINITIONS, AttentionCase, run
+from longreach.bench.attention import DEFINITIONS, run
+from longreach.bench.attention_case import AttentionCase
 from longreach.errors import UsageError
 from longreach.kernels import flex, reference
 from longreach.pattern import AttentionPattern

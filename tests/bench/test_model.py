@@ -6,7 +6,7 @@ import torch
 from longreach.bench.cases import ModelCase
 from longreach.bench.decode import filled_cache
 from longreach.bench.model import run
-from longreach.bench.subject import subject
+from longreach.bench.subject import make_subject
 from longreach.caches.prefix import cache_bytes
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    return subject(model=folder, pattern=PATTERN, length=LENGTH + 8, device=CPU)
+    return make_subject(model=folder, pattern=PATTERN, length=LENGTH + 8, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_prefill_holds_exactly_what_the_arithmetic_says(report):
 @pytest.mark.parametrize("length", [1, 3, 8, 9, 31, 40])
 @pytest.mark.parametrize("stride", [0, 3])
 def test_block_bytes_are_allocated_at_any_length(folder, length, stride):
-    one = subject(model=folder, pattern=AttentionPattern(4, 1, 2, stride), length=length, device=CPU)
+    one = make_subject(model=folder, pattern=AttentionPattern(4, 1, 2, stride), length=length, device=CPU)
     ids = torch.zeros(1, length, dtype=torch.long)
     with torch.no_grad():
         caches = {name: cache_in(getattr(one, name)(ids, use_cache=True)) for name in ("full", "hybrid")}
@@ -145,13 +145,13 @@ def test_a_filled_cache_is_in_the_state_that_reading_leaves(both, length, monkey
 
 
 def test_a_slice_keeps_the_ratio_and_is_named(folder):
-    one = subject(model=folder, layers=3, pattern=PATTERN, length=LENGTH + 8, device=CPU)
+    one = make_subject(model=folder, layers=3, pattern=PATTERN, length=LENGTH + 8, device=CPU)
     assert len(one.full.model.layers) == len(one.hybrid.model.layers) == 3 and one.layers.full == (1,)
     report = run(ModelCase(LENGTH, ("prefill",), repeats=1), one)
     assert (
         report["slice"] == {"layers": 3, "of": 6, "full_layers_of_all": 2} and "a slice: 3 of 6" in report["notes"][0]
     )
-    big = subject(shape="smollm2", layers=2, full_layers=30, length=10, device=CPU)
+    big = make_subject(shape="smollm2", layers=2, full_layers=30, length=10, device=CPU)
     assert big.layers.full == (0, 1) and big.shape.vocab == shape("smollm2").vocab
 
 
@@ -162,7 +162,7 @@ def test_a_hybrid_model_keeps_its_own_pattern_and_layers(folder, tmp_path):
     hybrid = convert(loaded, PATTERN, [0, 5], 64)
     hybrid.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    one = subject(model=str(tmp_path), length=LENGTH, device=CPU)
+    one = make_subject(model=str(tmp_path), length=LENGTH, device=CPU)
     assert one.pattern == PATTERN and one.layers.full == (0, 5) and one.hybrid.config.full_layers == [0, 5]
     ids = torch.arange(LENGTH)[None]
     with torch.no_grad():
@@ -187,10 +187,10 @@ def test_flex_is_measured_where_it_runs_and_noted_where_not(both, monkeypatch):
         lambda: ModelCase(5, new_tokens=0),
         lambda: ModelCase(5, ["prefil"]),
         lambda: ModelCase(5, []),
-        lambda: subject(length=5, device=CPU),
-        lambda: subject(shape="smollm2", model="smollm2", length=5, device=CPU),
-        lambda: subject(shape="smollm2", layers=31, length=5, device=CPU),
-        lambda: subject(shape="smollm2", layers=0, length=5, device=CPU),
+        lambda: make_subject(length=5, device=CPU),
+        lambda: make_subject(shape="smollm2", model="smollm2", length=5, device=CPU),
+        lambda: make_subject(shape="smollm2", layers=31, length=5, device=CPU),
+        lambda: make_subject(shape="smollm2", layers=0, length=5, device=CPU),
     ],
 )
 def test_wrong_cases_are_refused(call):

@@ -1,11 +1,10 @@
-"""Sparse attention of one layer beside dense attention by the vendor's best kernel, and beside
-FlexAttention.
+"""Sparse attention of one layer beside dense attention, the vendor's best, and FlexAttention.
 
 Work is counted on the query-key pairs that the pattern visits; the baseline's on all causal pairs.
 Then
 
-    ideal speed-up = 1 / density        achieved / ideal = FLOP/s of the sparse kernel / FLOP/s of
-    the baseline
+    ideal speed-up   = 1 / density
+    achieved / ideal = FLOP/s of the sparse kernel / FLOP/s of the baseline
 
 Shapes: B rows, Hq query heads, Hkv KV heads, T tokens, D head dim.
 """
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,16 +21,32 @@ import torch
 from torch import Tensor
 
 from longreach.bench import dense
-from longreach.bench.cases import check_attention
+from longreach.bench.attention_case import TRAIN, AttentionCase, count_work
 from longreach.bench.timing import Progress, Times, measure
 from longreach.kernels.api import Retained, decode_attention, sparse_attention
-from longreach.pattern import AttentionPattern
-from longreach.planning.plan import Shape
 
 BASELINE = "sdpa"
-_BACKWARD = 2.5  # times the forward pass, in FLOPs: five products of the same size for two
-_TRAIN = "forward+backward"
 _DECODE_LOOPS = 20  # on a GPU one call is too short for the clock
+
+_RATES = (
+    "seconds",
+    "best_seconds",
+    "processor_seconds",
+    "tokens_per_second",
+    "flops_per_second",
+    "bytes_per_second",
+    "peak_memory_bytes",
+)
+_SPEEDUPS = (
+    "speedup",
+    "best_speedup",
+    "processor_speedup",
+    "ideal_speedup",
+    "achieved_over_ideal",
+    "best_achieved_over_ideal",
+    "flops_per_second_over_baseline",
+    "speedup_over_flex",
+)
 
 DEFINITIONS = {
     "flops": (
@@ -63,102 +78,46 @@ DEFINITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class AttentionCase:
-    """What is measured.
-
-    Attributes:
-        shape: Heads and head dim are taken from it.
-        pattern: Which blocks are visible.
-        length: Tokens.
-        what: "forward", "train" (forward and backward) or "decode" (one query a row over a compact
-            cache).
-        impls: Implementations of `sparse_attention`; None for what this device can.
-        layer: Index of the layer, which shifts strided blocks.
-        rows: Rows of the batch.
-        repeats: Rounds.
-        dtype: Of all tensors.
-        device: Where they lie.
-    """
-
-    shape: Shape
-    pattern: AttentionPattern
-    length: int
-    what: str = "forward"
-    impls: Sequence[str] | None = None
-    layer: int = 0
-    rows: int = 1
-    repeats: int = 5
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
-
-    def __post_init__(self) -> None:
-        check_attention(
-            self.what,
-            self.impls,
-            length=self.length,
-            rows=self.rows,
-            repeats=self.repeats,
-            layer=self.layer,
-        )
-
-    @property
-    def queries(self) -> int:
-        """Queries of each row."""
-        return 1 if self.what == "decode" else self.length
-
-    @property
-    def causal_pairs(self) -> int:
-        """Query-key pairs of one KV head that dense attention visits."""
-        return self.length if self.what == "decode" else self.length * (self.length + 1) // 2
-
-    @property
-    def visited_pairs(self) -> list[int]:
-        """Query-key pairs that the pattern visits, for each KV head."""
-        return self.pattern.visited(
-            self.length, self.shape.kv_heads, self.layer, q_len=self.queries
-        )
-
-    @property
-    def density(self) -> float:
-        """Visited over causal pairs."""
-        return sum(self.visited_pairs) / (self.causal_pairs * self.shape.kv_heads)
+# A call by (implementation, part of the measurement).
+Calls = dict[tuple[str, str], Callable[[], Any]]
 
 
 def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str, Any]:
     """Measures one case.
 
+    Args:
+        case: What is measured.
+        progress: Is told of each round.
+
     Returns:
-        Everything but the machine (see `timing.record`): the question, the results (one a part and
-        implementation, the baseline first), the rounds behind them, and notes on what could not
-        run.
+        Everything but the machine (see `models.machine.record`): the question, the results (one a
+        part and implementation, the baseline first), the rounds behind them, and notes on what
+        could not run.
     """
     torch.manual_seed(0)
     notes: list[str] = []
     impls = _runnable(case, notes)
     make = _decode_calls if case.what == "decode" else _calls
     calls = make(case, [BASELINE, *impls])
+    # The baseline is the best there is for the longest part: vendors' kernels differ by device.
     whole = _parts(case)[-1]
     backends = dense.fastest(calls[BASELINE, whole], case.device, notes, progress)
     chosen = next(iter(backends))
     if "flex" in impls:
         progress("compiling FlexAttention")
-        ran = dense.attempt(
-            lambda: [calls["flex", part]() is None for part in _parts(case)], "flex", notes
-        )
-        if ran is None:
+        if not _runs_flex(case, calls, notes):
             impls.remove("flex")
-    ready = {
-        f"{impl} {part}": dense.within(chosen, call) if impl == BASELINE else call
-        for (impl, part), call in calls.items()
-        if impl in (BASELINE, *impls)
-    }
+    ready = {}
+    for (impl, part), call in calls.items():
+        if impl == BASELINE:
+            ready[f"{impl} {part}"] = dense.within(chosen, call)
+        elif impl in impls:
+            ready[f"{impl} {part}"] = call
     loops = 1
     if case.what == "decode" and case.device.type == "cuda":
         loops = _DECODE_LOOPS
-        ready = {
-            name: dense.recorded(call, case.device, name, notes) for name, call in ready.items()
-        }
+        for name, call in ready.items():
+            ready[name] = dense.recorded(call, case.device, name, notes)
     times = measure(ready, case.repeats, case.device, loops=loops, progress=progress)
     return {
         "bench": "attention",
@@ -185,70 +144,94 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
     }
 
 
+def _runs_flex(case: AttentionCase, calls: Calls, notes: list[str]) -> bool:
+    """Compiles FlexAttention, and returns whether it runs here; a note where it does not."""
+
+    def try_parts() -> bool:
+        for part in _parts(case):
+            calls["flex", part]()
+        return True
+
+    return dense.attempt(try_parts, "flex", notes) is not None
+
+
 def _parts(case: AttentionCase) -> list[str]:
-    return ["forward", _TRAIN] if case.what == "train" else [case.what]
+    """Returns what is timed of a case."""
+    return ["forward", TRAIN] if case.what == "train" else [case.what]
 
 
 def _runnable(case: AttentionCase, notes: list[str]) -> list[str]:
-    """The implementations to measure: those asked for, or those of this device; notes on what none
-    of them can."""
+    """Returns the implementations to measure: those asked for, or those of this device.
+
+    What one of them cannot do is a note, not a measurement.
+    """
     on_cpu = case.device.type == "cpu"
-    impls = (
-        list(case.impls)
-        if case.impls is not None
-        else [*(["cpu"] if on_cpu else ["triton"]), "flex"]
-    )
+    impls = case.impls
+    if impls is None:
+        impls = ["cpu" if on_cpu else "triton", "flex"]
     missing = {}
     if case.what == "decode":
-        missing = {name: "reads no compact cache" for name in ("flex", "reference")}
+        missing = dict.fromkeys(("flex", "reference"), "reads no compact cache")
     elif case.what == "train" and on_cpu:
         missing = {"flex": "has no backward pass on a CPU"}
-    notes += [f"{impl} left out: it {missing[impl]}" for impl in impls if impl in missing]
-    return list(dict.fromkeys(impl for impl in impls if impl not in missing))
+    runnable = []
+    for impl in dict.fromkeys(impls):
+        if impl in missing:
+            notes.append(f"{impl} left out: it {missing[impl]}")
+        else:
+            runnable.append(impl)
+    return runnable
 
 
-def _calls(case: AttentionCase, names: Sequence[str]) -> dict[tuple[str, str], Callable[[], Any]]:
-    train, s = case.what == "train", case.shape
-    q, k, v = (
-        torch.randn(case.rows, heads, case.length, s.head_dim, dtype=case.dtype, device=case.device)
-        for heads in (s.heads, s.kv_heads, s.kv_heads)
-    )
+def _draw(case: AttentionCase, heads: int, tokens: int) -> Tensor:
+    """Returns random numbers [rows, heads, tokens, head dim]."""
+    size = (case.rows, heads, tokens, case.shape.head_dim)
+    return torch.randn(size, dtype=case.dtype, device=case.device)
+
+
+def _calls(case: AttentionCase, names: Sequence[str]) -> Calls:
+    """Returns attention over all keys, and with gradients where they are measured."""
+    train = case.what == "train"
+    q = _draw(case, case.shape.heads, case.length)
+    k = _draw(case, case.shape.kv_heads, case.length)
+    v = _draw(case, case.shape.kv_heads, case.length)
     seed = torch.randn_like(q) if train else q
-    for x in (q, k, v):
-        x.requires_grad_(train)
+    for tensor in (q, k, v):
+        tensor.requires_grad_(train)
 
     def forward(name: str) -> Tensor:
         if name == BASELINE:
             return dense.attend(q, k, v)
         return sparse_attention(q, k, v, case.pattern, case.layer, impl=name)
 
-    def both(name: str) -> Any:
+    def both(name: str) -> tuple[Tensor, ...]:
         return torch.autograd.grad(forward(name), (q, k, v), seed)
 
-    ways = {"forward": forward, _TRAIN: both}
-    return {(name, part): partial(ways[part], name) for name in names for part in _parts(case)}
+    calls: Calls = {}
+    for name in names:
+        calls[name, "forward"] = partial(forward, name)
+        if train:
+            calls[name, TRAIN] = partial(both, name)
+    return calls
 
 
-def _decode_calls(
-    case: AttentionCase, names: Sequence[str]
-) -> dict[tuple[str, str], Callable[[], Any]]:
-    """One query a row, over all keys and over what a cache retains of them; keys are random, their
-    number is right."""
-    s, p = case.shape, case.pattern
+def _decode_calls(case: AttentionCase, names: Sequence[str]) -> Calls:
+    """Returns one query a row, over all keys and over what a cache retains of them.
 
-    def random(heads: int, tokens: int) -> Tensor:
-        return torch.randn(
-            case.rows, heads, tokens, s.head_dim, dtype=case.dtype, device=case.device
-        )
-
-    q, k, v = random(s.heads, 1), random(s.kv_heads, case.length), random(s.kv_heads, case.length)
+    Keys are random; their number is right.
+    """
+    p = case.pattern
+    heads = case.shape.kv_heads
+    q = _draw(case, case.shape.heads, 1)
+    k = _draw(case, heads, case.length)
+    v = _draw(case, heads, case.length)
     last = (case.length - 1) // p.block_size
-    far = (
-        max(p.far_count(last, head, s.kv_heads, case.layer) for head in range(s.kv_heads))
-        * p.block_size
-    )
+    blocks = max(p.far_count(last, head, heads, case.layer) for head in range(heads))
     kept = Retained(
-        *(random(s.kv_heads, slots) for slots in (far, far, p.window_tokens, p.window_tokens))
+        far_k=_draw(case, heads, blocks * p.block_size),
+        far_v=_draw(case, heads, blocks * p.block_size),
+        near_k=_draw(case, heads, p.window_tokens),
+        near_v=_draw(case, heads, p.window_tokens),
     )
     lengths = torch.full((case.rows,), case.length, device=case.device)
 
@@ -263,11 +246,13 @@ def _decode_calls(
 def _results(
     case: AttentionCase, times: dict[str, Times], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    parts = [*_parts(case)]
+    """Returns the figures of each part and implementation, the backward pass among them."""
+    parts = _parts(case)
     if case.what == "train":
+        # The backward pass is not run by itself: it is what remains of both, round by round.
         parts.insert(1, "backward")
         for name in names:
-            rest = times[f"{name} {_TRAIN}"].less(times[f"{name} forward"])
+            rest = times[f"{name} {TRAIN}"].less(times[f"{name} forward"])
             if rest is not None:
                 times[f"{name} backward"] = rest
     found = []
@@ -278,65 +263,49 @@ def _results(
 
 
 def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> dict[str, Any]:
-    mine, base, flex = (times.get(f"{impl} {part}") for impl in (name, BASELINE, "flex"))
-    flops, moved = work(case, part, dense=name == BASELINE)
-    figures: dict[str, Any] = {"flops": flops, "bytes": moved}
-    keys = (
-        "seconds",
-        "best_seconds",
-        "processor_seconds",
-        "tokens_per_second",
-        "flops_per_second",
-        "bytes_per_second",
-    )
+    """Returns what one implementation did in one part; None for what was not measured."""
+    mine = times.get(f"{name} {part}")
+    done = count_work(case, part, dense=name == BASELINE)
+    figures: dict[str, Any] = {"flops": done.flops, "bytes": done.moved_bytes}
     if mine is None:
-        figures |= dict.fromkeys((*keys, "peak_memory_bytes"))
+        figures |= dict.fromkeys(_RATES)
     else:
         median = mine.median
-        processor = statistics.median(mine.processor_seconds)
-        rates = (case.rows * case.queries / median, flops / median, moved / median)
-        figures |= dict(zip(keys, (median, mine.best, processor, *rates), strict=True))
+        figures["seconds"] = median
+        figures["best_seconds"] = mine.best
+        figures["processor_seconds"] = statistics.median(mine.processor_seconds)
+        figures["tokens_per_second"] = case.rows * case.queries / median
+        figures["flops_per_second"] = done.flops / median
+        figures["bytes_per_second"] = done.moved_bytes / median
         figures["peak_memory_bytes"] = mine.peak_bytes
     if name == BASELINE:
         return figures
-    speedup = mine.speedup(base) if mine and base else None
-    best = base.best / mine.best if mine and base else None
-    work_saved = mine.processor_speedup(base) if mine and base else None
-    over_flex = mine.speedup(flex) if mine and flex and name != "flex" else None
-    return figures | {
-        "speedup": speedup,
-        "best_speedup": best,
-        "processor_speedup": work_saved if case.device.type == "cpu" else None,
-        "ideal_speedup": 1 / case.density,
-        "achieved_over_ideal": _times(speedup, case.density),
-        "best_achieved_over_ideal": _times(best, case.density),
-        "flops_per_second_over_baseline": _times(speedup, flops / work(case, part, dense=True)[0]),
-        "speedup_over_flex": over_flex,
-    }
+    return figures | _compare(case, part, name, times)
 
 
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def work(case: AttentionCase, part: str, *, dense: bool) -> tuple[int, int]:
-    """FLOPs, and bytes read or written at least: see `DEFINITIONS`.
-
-    Args:
-        case: The case.
-        part: "forward", "backward", "forward+backward" or "decode".
-        dense: Whether all causal pairs are visited.
-    """
-    s, rows = case.shape, case.rows
-    if dense:
-        forward = 4 * s.head_dim * s.heads * case.causal_pairs * rows
-    else:
-        numbers = (case.length, s.heads, s.kv_heads, s.head_dim, case.layer)
-        forward = case.pattern.attention_flops(*numbers, q_len=case.queries) * rows
-    flops = {"backward": _BACKWARD, _TRAIN: 1 + _BACKWARD}.get(part, 1)
-    size = rows * s.head_dim * case.dtype.itemsize
-    if part == "decode":
-        keys = case.length * s.kv_heads if dense else sum(case.visited_pairs)
-        return forward, size * (2 * s.heads + 2 * keys)
-    tensors = {"forward": 2, "backward": 4, _TRAIN: 6}[part]
-    return round(forward * flops), size * case.length * tensors * (s.heads + s.kv_heads)
+def _compare(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> dict[str, Any]:
+    """Returns the speed-ups of one implementation; None where one of the two was not measured."""
+    compared: dict[str, Any] = dict.fromkeys(_SPEEDUPS)
+    compared["ideal_speedup"] = 1 / case.density
+    mine = times.get(f"{name} {part}")
+    base = times.get(f"{BASELINE} {part}")
+    flex = times.get(f"flex {part}")
+    if mine is None:
+        return compared
+    if flex is not None and name != "flex":
+        compared["speedup_over_flex"] = mine.speedup(flex)
+    if base is None:
+        return compared
+    speedup = mine.speedup(base)
+    best = base.best / mine.best
+    done = count_work(case, part, dense=False)
+    needed = count_work(case, part, dense=True)
+    compared["speedup"] = speedup
+    compared["best_speedup"] = best
+    compared["achieved_over_ideal"] = speedup * case.density
+    compared["best_achieved_over_ideal"] = best * case.density
+    compared["flops_per_second_over_baseline"] = speedup * (done.flops / needed.flops)
+    # On a GPU the processor only starts kernels.
+    if case.device.type == "cpu":
+        compared["processor_speedup"] = mine.processor_speedup(base)
+    return compared

@@ -1,5 +1,7 @@
-"""What is measured, and what of it is refused. Imports no torch, so that a command checks its
-options first."""
+"""What is measured, and what of it is refused.
+
+Imports no torch, so that a command checks its options first.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ def check_source(shape: str | None, model: str | None) -> None:
 def check_attention(
     what: str, impls: Sequence[str] | None, *, length: int, rows: int, repeats: int, layer: int
 ) -> None:
-    """Raises UsageError where a case of `bench attention` cannot be measured; see
-    `attention.AttentionCase`."""
+    """Raises UsageError where a case of `bench attention` cannot be measured.
+
+    Arguments as in `attention.AttentionCase`.
+    """
     for name, value in (("length", length), ("rows", rows), ("repeats", repeats)):
         if value < 1:
             raise UsageError(f"{name} is {value}; give at least 1.")
@@ -45,7 +49,7 @@ def check_attention(
 
 @dataclass(frozen=True)
 class ModelCase:
-    """What is measured.
+    """What `bench model` measures.
 
     Attributes:
         length: Tokens of each row.
@@ -86,13 +90,13 @@ class ModelCase:
 
     @property
     def window(self) -> int:
-        """Tokens that a model has to take for all of it."""
+        """Returns how many tokens a model has to take for all of it."""
         return self.length + self.new_tokens
 
 
 @dataclass(frozen=True)
 class FinetuneCase:
-    """What is measured.
+    """What `bench finetune` measures.
 
     Attributes:
         length: Tokens of a document.
@@ -120,11 +124,11 @@ class FinetuneCase:
 
     @property
     def whole(self) -> int:
-        """Tokens of a document with its question and answer."""
+        """Returns the tokens of a document with its question and answer."""
         return self.length + self.qa_tokens
 
     @property
     def window(self) -> int:
-        """Positions that a model has to take: these, or a document and as many vectors while it is
-        compressed."""
+        """Returns how many positions a model has to take."""
+        # While a document is compressed it stands before at most as many vectors.
         return self.whole + self.length

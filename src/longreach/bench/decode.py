@@ -1,9 +1,9 @@
-"""Writing tokens one by one after a long prompt: full and hybrid in turn, both on caches allocated
-once."""
+"""Measures tokens one by one after a long prompt: full and hybrid in turn, on reserved caches."""
 
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ DEFINITIONS = {
 
 @torch.no_grad()
 def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
-    """A cache in the state that reading `length` tokens leaves, with random keys and values.
+    """Returns a cache in the state that reading `length` tokens leaves, with random contents.
 
     A real prompt would take minutes on a CPU, and its values do not change what a step costs.
     Sparse layers are filled by their own storing path, chunk by chunk, with one query head for each
@@ -65,7 +65,8 @@ def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
         chunk = _FILL_TOKENS if sparse else max(1, length)
         for begin in range(0, length, chunk):
             shape = (rows, config.num_key_value_heads, min(chunk, length - begin), head_dim)
-            k, v = (torch.randn(shape, dtype=model.dtype, device=model.device) for _ in range(2))
+            k = torch.randn(shape, dtype=model.dtype, device=model.device)
+            v = torch.randn(shape, dtype=model.dtype, device=model.device)
             if sparse:
                 layer.attend(k, k, v)
             else:
@@ -84,7 +85,7 @@ def decode(
     notes: list[str],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Seconds and traffic of a step after `length` tokens; see `DEFINITIONS`.
+    """Returns the seconds and the traffic of a step after `length` tokens; see `DEFINITIONS`.
 
     Args:
         subject: The models.
@@ -98,28 +99,30 @@ def decode(
 
     Returns:
         One report with and one without graphs, or only one of them.
+
+    Raises:
+        UsageError: Graphs are asked for without a GPU, or cannot be recorded.
     """
     if graphs and subject.device.type != "cuda":
         raise UsageError("CUDA graphs need a GPU; leave --graphs out.")
-    modes = (
-        [graphs]
-        if graphs is not None
-        else [True, False]
-        if subject.device.type == "cuda"
-        else [False]
-    )
+    if graphs is not None:
+        modes = [graphs]
+    elif subject.device.type == "cuda":
+        modes = [True, False]
+    else:
+        modes = [False]
     reports = []
     for mode in modes:
         try:
             reports.append(
-                _decode(subject, length, rows, new_tokens, bool(mode), compile, notes, progress)
+                _decode(subject, length, rows, new_tokens, mode, compile, notes, progress)
             )
         except (UsageError, torch.OutOfMemoryError) as error:
+            # What was asked for fails; of two ways that were not, one is enough.
             if len(modes) == 1:
                 raise
-            notes.append(
-                f"decode {'with' if mode else 'without'} graphs did not run here ({error})"
-            )
+            way = "with" if mode else "without"
+            notes.append(f"decode {way} graphs did not run here ({error})")
         gc.collect()  # a failure's traceback holds both caches
     return reports
 
@@ -138,23 +141,23 @@ def _decode(
         torch.cuda.empty_cache()
     last = torch.randint(subject.shape.vocab, (rows, 1), device=subject.device)
     tokens = torch.randint(subject.shape.vocab, (rows,), device=subject.device)
+    most = length + _WARM_UP + new_tokens
     steps = {}
+    calls = {}
     for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
         progress(f"filling the cache of the {name} model with {length:,} tokens")
         cache = filled_cache(model, length - 1, rows)
-        steps[name] = Steps(
-            model, length + _WARM_UP + new_tokens, cache=cache, graph=graph, compile=compile
-        )
-        steps[name].read(last)
-    calls = {name: lambda one=one: one.step(tokens) for name, one in steps.items()}
+        one = Steps(model, most, cache=cache, graph=graph, compile=compile)
+        one.read(last)
+        steps[name] = one
+        calls[name] = partial(one.step, tokens)
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
+    found = {}
     for name, one in steps.items():
         if one.recorded != graph:
-            notes.append(
-                f"decode, {name}: {'no CUDA graph could be' if graph else 'a CUDA graph was'}"
-                " recorded"
-            )
-    found = {name: _figures(subject, length, rows, name, one, times) for name, one in steps.items()}
+            what = "no CUDA graph could be" if graph else "a CUDA graph was"
+            notes.append(f"decode, {name}: {what} recorded")
+        found[name] = _figures(subject, length, rows, name, one, times)
     return {
         "graphs": graph,
         "compiled": compile,
@@ -173,7 +176,8 @@ def _decode(
 def _figures(
     subject: Subject, length: int, rows: int, name: str, steps: Steps, times: dict[str, Times]
 ) -> dict[str, Any]:
-    mine, ideal = times[name], subject.ideal(length, rows)
+    mine = times[name]
+    ideal = subject.ideal(length, rows)
     chosen = ideal.full if name == "full" else ideal.hybrid
     moved = chosen.weights_bytes + chosen.kv_bytes
     figures = {

@@ -1,12 +1,11 @@
-"""The baseline: causal attention over all keys by the best kernel that the vendor has for these
-tensors."""
+"""The baseline: causal attention over all keys by the vendor's best kernel for these tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,30 +24,40 @@ BACKENDS = {
 }
 DEFAULT = "default"
 
+Result = TypeVar("Result")
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention where q is as long as k; a single query sees all keys."""
+    """Returns causal attention where q is as long as k; a single query sees all keys."""
     grouped = q.shape[1] != k.shape[1]
     return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=grouped)
 
 
 @contextmanager
 def backend(name: str, *, others: bool = False) -> Iterator[None]:
-    """Inside, scaled_dot_product_attention uses the backend of that name; with `others`, prefers
-    it."""
+    """Makes scaled_dot_product_attention use one kernel inside.
+
+    Args:
+        name: One of `BACKENDS`, or `DEFAULT` for torch's own choice.
+        others: Only prefer it, and let others do what it cannot.
+    """
     if name == DEFAULT:
         yield
         return
     first = BACKENDS[name]
-    rest = [kind for kind in (*BACKENDS.values(), SDPBackend.MATH) if kind is not first]
-    with sdpa_kernel([first, *rest], set_priority=True) if others else sdpa_kernel(first):
+    if others:
+        rest = [kind for kind in (*BACKENDS.values(), SDPBackend.MATH) if kind is not first]
+        chosen = sdpa_kernel([first, *rest], set_priority=True)
+    else:
+        chosen = sdpa_kernel(first)
+    with chosen:
         yield
 
 
-def within(name: str, call: Callable[[], Any], *, others: bool = False) -> Callable[[], Any]:
-    """The call, with the backend of that name."""
+def within(name: str, call: Callable[[], Result], *, others: bool = False) -> Callable[[], Result]:
+    """Returns the call with one kernel: arguments as in `backend`."""
 
-    def run() -> Any:
+    def run() -> Result:
         with backend(name, others=others):
             return call()
 
@@ -56,18 +65,22 @@ def within(name: str, call: Callable[[], Any], *, others: bool = False) -> Calla
 
 
 def fastest(
-    call: Callable[[], Any], device: torch.device, notes: list[str], progress: Progress
+    call: Callable[[], object], device: torch.device, notes: list[str], progress: Progress
 ) -> dict[str, float]:
-    """Seconds of each backend that can do the call, the fastest first: a try-out, before the real
-    measurement."""
+    """Returns the seconds of each kernel that can do the call, the fastest first.
+
+    It is a try-out, before the real measurement; what does not run is a note.
+
+    Raises:
+        UsageError: None of them can.
+    """
     if device.type != "cuda":
         return {DEFAULT: float("nan")}
     found = {}
     for name in BACKENDS:
         progress(f"trying {name} attention")
-        times = attempt(
-            partial(measure, {name: within(name, call)}, 2, device), f"{name} attention", notes
-        )
+        trial = partial(measure, {name: within(name, call)}, 2, device)
+        times = attempt(trial, f"{name} attention", notes)
         if times is not None:
             found[name] = times[name].best
     if not found:
@@ -78,12 +91,15 @@ def fastest(
 
 
 def recorded(
-    call: Callable[[], Any], device: torch.device, what: str, notes: list[str]
-) -> Callable[[], Any]:
-    """The call as a CUDA graph, so that its time is the kernels' and not Python's; a note where it
-    cannot be one."""
+    call: Callable[[], Tensor], device: torch.device, what: str, notes: list[str]
+) -> Callable[[], object]:
+    """Returns the call as a CUDA graph, so that its time is the kernels' and not Python's.
 
-    def record() -> Callable[[], Any]:
+    Where it cannot be one it stays as it is, and a note says so.
+    """
+
+    def record() -> Callable[[], object]:
+        # A first call compiles and chooses kernels, which no graph can record.
         for _ in range(3):
             call()
         torch.cuda.synchronize(device)
@@ -92,13 +108,13 @@ def recorded(
     return attempt(record, f"{what} as a CUDA graph", notes) or call
 
 
-def attempt(work: Callable[[], Any], what: str, notes: list[str]) -> Any:
-    """The result of `work`, or None and a note on why there is none: for things that may not exist
-    here."""
+def attempt(work: Callable[[], Result], what: str, notes: list[str]) -> Result | None:
+    """Returns the result of `work`, or None and a note on why there is none."""
     try:
         return work()
     except LongreachError as error:
         reason = str(error)
+    # What does not exist on a machine fails in as many ways as there are libraries.
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""Fine-tuning on compressed documents beside fine-tuning on their full text: same model, same
-questions, same machine.
+"""Measures fine-tuning on compressed documents beside fine-tuning on their full text.
 
-Vectors are read, not made, by a step: the method compresses a document once, offline (LLoCO, arXiv
-2404.07979, whose figure is 11.52x). What that takes is measured as well, and spread over epochs.
+Both have the same model, questions and machine. A step reads vectors and does not make them: the
+method compresses a document once, offline (LLoCO, arXiv 2404.07979, whose figure is 11.52x). What
+that takes is measured as well, and spread over epochs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from longreach.planning.plan import shape as published
 from longreach.training.extend import adapter
 from longreach.training.extend.settings import ExtendSettings
 
-GOAL, PAPER = 11.5, 11.52
+GOAL = 11.5
+PAPER = 11.52
 _LORA = 8
 _EPOCHS = (1, 3, 10)
 _SEGMENT_TOKENS = 1536  # at most, as the published compressors read
-_ROOM = 0.5  # of the free memory, for activations: others use a machine too
+# Of the free memory, for activations: others use a machine too.
+_MEMORY_SHARE = 0.5
 
 DEFINITIONS = {
     "step": (
@@ -80,7 +82,7 @@ def run(
     device: torch.device,
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
-    """Times a step on full texts, one on vectors, and compressing, in turn; see `DEFINITIONS`.
+    """Returns the times of steps on full texts, on vectors, and of compressing; see `DEFINITIONS`.
 
     Args:
         case: What is measured.
@@ -135,31 +137,27 @@ def run(
             losses[name] = float(result)
 
     calls: dict[str, Callable[[], Any]] = {
-        name: partial(step, make) for name, make in inputs.items()
+        "full": partial(step, inputs["full"]),
+        "vectors": partial(step, inputs["vectors"]),
+        "compression": compress,
     }
     checkpointing(base, again)
-    times = measure(
-        calls | {"compression": compress}, case.repeats, device, inspect=inspect, progress=progress
-    )
-    full, ours, once = (times[name] for name in ("full", "vectors", "compression"))
+    times = measure(calls, case.repeats, device, inspect=inspect, progress=progress)
+    full = times["full"]
+    ours = times["vectors"]
+    once = times["compression"]
     positions = {"full": case.whole, "vectors": vectors.shape[1] + case.qa_tokens}
-    flops = {
-        name: case.rows * _flops(base.config, count, case.qa_tokens, again)
-        for name, count in positions.items()
-    }
-    ideal, speedup = flops["full"] / flops["vectors"], ours.speedup(full)
-    variants = {
-        name: (
-            _figures(times[name], case.rows)
-            | {
-                "positions": positions[name],
-                "flops": flops[name],
-                "flops_per_second": flops[name] / times[name].median,
-                "loss": losses[name],
-            }
-        )
-        for name in positions
-    }
+    variants = {}
+    for name, count in positions.items():
+        flops = case.rows * _flops(base.config, count, case.qa_tokens, again)
+        variants[name] = _figures(times[name], case.rows) | {
+            "positions": count,
+            "flops": flops,
+            "flops_per_second": flops / times[name].median,
+            "loss": losses[name],
+        }
+    ideal = variants["full"]["flops"] / variants["vectors"]["flops"]
+    speedup = ours.speedup(full)
     variants["vectors"] |= {
         "speedup": speedup,
         "best_speedup": full.best / ours.best,
@@ -194,15 +192,19 @@ def run(
 
 
 def amortised(full: Times, ours: Times, once: Times) -> dict[str, Any]:
-    """After how many epochs compressing has paid for itself, and what is gained by then; medians
-    over the rounds."""
+    """Returns after how many epochs compressing has paid for itself, and what is gained by then.
+
+    Both are medians over the rounds.
+    """
     rounds = list(zip(full.seconds, ours.seconds, once.seconds, strict=True))
     saved = statistics.median((f - o) / c for f, o, c in rounds)
+    gained = {}
+    for epochs in _EPOCHS:
+        ratios = [epochs * f / (c + epochs * o) for f, o, c in rounds]
+        gained[str(epochs)] = statistics.median(ratios)
     return {
         "epochs_to_pay": 1 / saved if saved > 0 else None,
-        "speedup_after_epochs": {
-            str(e): statistics.median(e * f / (c + e * o) for f, o, c in rounds) for e in _EPOCHS
-        },
+        "speedup_after_epochs": gained,
     }
 
 
@@ -228,8 +230,10 @@ def _load(
 
 
 def _compressor(model: Any, case: FinetuneCase) -> AutoCompressor:
-    """Equal segments, so that a short last one, which gives as many vectors as any, does not spoil
-    the ratio."""
+    """Returns a compressor whose segments are equally long.
+
+    A short last one would give as many vectors as any other, and spoil the ratio.
+    """
     segments = math.ceil(case.length / _SEGMENT_TOKENS)
     tokens = math.ceil(case.length / segments)
     summary = max(1, round(tokens / case.ratio))
@@ -241,21 +245,25 @@ def _compressor(model: Any, case: FinetuneCase) -> AutoCompressor:
 def _needs_checkpointing(
     sizes: Shape, case: FinetuneCase, dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Whether what backward needs of full texts would fill the memory."""
+    """Returns whether what backward needs of full texts would fill the memory."""
     gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
     return (
         case.rows * case.whole * sizes.layers * sizes.layer_activations * dtype.itemsize
-        > _ROOM * free
+        > _MEMORY_SHARE * free
     )
 
 
 def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
-    """What a step executes on one row; see `DEFINITIONS`."""
-    s, forward = Shape.of(config), 2 if again else 1
-    layers, pattern = LayerPlan.make(s.layers, s.layers), AttentionPattern.sink_window()
+    """Returns the FLOPs that a step executes on one row; see `DEFINITIONS`."""
+    s = Shape.of(config)
+    forward = 2 if again else 1
+    # Of a full model the pattern does not matter: no layer has it.
+    layers = LayerPlan.make(s.layers, s.layers)
+    pattern = AttentionPattern.sink_window()
     if getattr(config, "sparse_attention", None) is not None:
-        layers, pattern = plan_of(config), pattern_of(config)
+        layers = plan_of(config)
+        pattern = pattern_of(config)
     attention = sum(layers.attention_flops(pattern, positions, s.heads, s.kv_heads, s.head_dim))
     linear = 2 * s.layer_parameters * positions
     # q and o are between hidden and all heads, k and v between hidden and the KV heads.

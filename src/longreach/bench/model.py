@@ -1,5 +1,4 @@
-"""A whole model, full against hybrid, around the same weights and in the same run: prompts, steps,
-training."""
+"""Measures a whole model, full against hybrid, around the same weights and in the same run."""
 
 from __future__ import annotations
 
@@ -18,7 +17,10 @@ from longreach.bench.train import train
 def run(
     case: ModelCase, subject: Subject, progress: Progress = lambda text: None
 ) -> dict[str, Any]:
-    """Measures everything the case names; see the three modules for what each report holds."""
+    """Returns the figures of everything that the case names.
+
+    `bench.prefill`, `bench.decode` and `bench.train` say what each part of the report holds.
+    """
     torch.manual_seed(0)
     notes: list[str] = []
     if subject.shape.layers < subject.of_layers:
@@ -39,6 +41,7 @@ def run(
     common = (subject, case.length, case.rows)
     for one in dict.fromkeys(case.what):
         progress(f"{one} of {subject.source}, {case.rows} x {case.length:,} tokens")
+        # What the last one left would count as memory of this one.
         if subject.device.type == "cuda":
             torch.cuda.empty_cache()
         if one == "prefill":

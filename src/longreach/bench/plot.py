@@ -1,4 +1,4 @@
-"""Achieved beside ideal speed-ups as a bar chart.
+"""Draws achieved beside ideal speed-ups as a bar chart.
 
 matplotlib is the extra `bench`, imported only when a plot is made.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.errors import MissingDependency, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INSTALL = "pip install -c constraints.txt matplotlib"
 _SUFFIXES = (".png", ".svg")
@@ -25,7 +28,7 @@ class Bar(NamedTuple):
 
 
 def check_plot(path: Path) -> None:
-    """Says before anything is measured that a plot cannot be made.
+    """Refuses a plot that cannot be made, before anything is measured.
 
     Raises:
         UsageError: The file name ends in something other than .png or .svg.
@@ -40,28 +43,39 @@ def check_plot(path: Path) -> None:
 
 
 def bars(report: Mapping[str, Any]) -> list[Bar]:
-    """The rows of a report of `bench attention` or `bench model` that have a speed-up."""
+    """Returns the rows of a report of `bench attention` or `bench model` that have a speed-up."""
     if report["bench"] == "attention":
-        return [
-            Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
-            for row in report["results"]
-            if row.get("speedup")
-        ]
+        return list(_attention_bars(report))
     return list(_model_bars(report))
+
+
+def _attention_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
+    for row in report["results"]:
+        if row.get("speedup"):
+            yield Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
 
 
 def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
     for what in ("prefill", "decode", "train"):
-        parts = report.get(what, [])
-        for part in [parts] if isinstance(parts, dict) else parts:
-            ideal = part["ideal_speedup_flops" if what == "prefill" else "ideal_speedup"]
+        key = "ideal_speedup_flops" if what == "prefill" else "ideal_speedup"
+        for part in list_parts(report, what):
+            ideal = part[key]
             for name, figures in part["variants"].items():
                 if "speedup" in figures:
                     yield Bar(f"{what}, {name}{variation(part)}", figures["speedup"], ideal)
 
 
+def list_parts(report: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
+    """Returns what `bench model` reports on one of the things it measures.
+
+    Decoding may be there twice, with and without graphs; the others are there once, or not at all.
+    """
+    parts = report.get(what, [])
+    return [parts] if isinstance(parts, dict) else parts
+
+
 def variation(part: Mapping[str, Any]) -> str:
-    """What tells one report on decoding from another: ", graphs", ", compiled"."""
+    """Returns what tells one report on decoding from another: ", graphs", ", compiled"."""
     return "".join(f", {name}" for name in ("graphs", "compiled") if part.get(name))
 
 
@@ -82,34 +96,21 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(8, 1.6 + 0.7 * len(found)), layout="constrained")
     axes = figure.add_subplot()
-    rows = range(len(found))
-    axes.barh(
-        [row - 0.2 for row in rows],
-        [bar.ideal for bar in found],
-        0.38,
-        color="#c8ccd4",
-        label="ideal",
-    )
-    axes.barh(
-        [row + 0.2 for row in rows],
-        [bar.achieved for bar in found],
-        0.38,
-        color="#2f6fb0",
-        label="achieved",
-    )
+    longest = 0.0
     for row, bar in enumerate(found):
-        _say(axes, f"{bar.ideal:.2f}x", bar.ideal, row - 0.2)
-        _say(
-            axes,
-            f"{bar.achieved:.2f}x ({bar.achieved / bar.ideal:.0%} of ideal)",
-            bar.achieved,
-            row + 0.2,
-        )
+        # Each colour is named once in the legend.
+        named = ("ideal", "achieved") if row == 0 else (None, None)
+        axes.barh(row - 0.2, bar.ideal, 0.38, color="#c8ccd4", label=named[0])
+        axes.barh(row + 0.2, bar.achieved, 0.38, color="#2f6fb0", label=named[1])
+        share = bar.achieved / bar.ideal
+        _annotate(axes, f"{bar.ideal:.2f}x", bar.ideal, row - 0.2)
+        _annotate(axes, f"{bar.achieved:.2f}x ({share:.0%} of ideal)", bar.achieved, row + 0.2)
+        longest = max(longest, bar.achieved, bar.ideal)
     axes.axvline(1, color="#555555", linewidth=1, linestyle=":", zorder=0)
-    axes.set_yticks(list(rows), [bar.label for bar in found])
+    axes.set_yticks(list(range(len(found))), [bar.label for bar in found])
     axes.invert_yaxis()
-    # Room for the words.
-    axes.set_xlim(0, 1.45 * max(max(bar.achieved, bar.ideal) for bar in found))
+    # The words stand behind the bars' ends.
+    axes.set_xlim(0, 1.45 * longest)
     axes.set_xlabel("speed-up over full attention, same run (dotted line: 1x)")
     axes.set_ylabel("what was measured")
     axes.set_title(_title(report), fontsize=10)
@@ -117,7 +118,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _say(axes: Any, text: str, x: float, y: float) -> None:
+def _annotate(axes: Axes, text: str, x: float, y: float) -> None:
     """Writes beside the end of a bar, readable also where the dotted line runs."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     axes.annotate(
@@ -131,7 +132,8 @@ def _title(report: Mapping[str, Any]) -> str:
         f"{report.get('source', 'attention')}, {report['rows']} x {report['length_tokens']:,}"
         " tokens"
     )
+    title = f"{size}, {where}"
     part = report.get("slice")
-    return f"{size}, {where}" + (
-        f"\n(a slice of {part['layers']} of {part['of']} layers)" if part else ""
-    )
+    if part:
+        title += f"\n(a slice of {part['layers']} of {part['of']} layers)"
+    return title

@@ -1,10 +1,10 @@
-"""Reading a prompt: full and hybrid in turn, and the cache that each leaves."""
+"""Measures reading a prompt: full and hybrid in turn, and the cache that each leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,20 +40,28 @@ DEFINITIONS = {
 
 
 def variants(subject: Subject, flex: bool) -> dict[str, tuple[Any, dict[str, str]]]:
-    """By name: a model and what its forward is called with."""
+    """Returns, by name, a model and what its forward is called with."""
     found: dict[str, tuple[Any, dict[str, str]]] = {
         "full": (subject.full, {}),
         "hybrid": (subject.hybrid, {}),
     }
-    return found | ({FLEX: (subject.hybrid, {"impl": "flex"})} if flex else {})
+    if flex:
+        found[FLEX] = (subject.hybrid, {"impl": "flex"})
+    return found
 
 
 def drop_failing(calls: dict[str, Callable[[], Any]], notes: list[str], progress: Progress) -> None:
-    """Takes FlexAttention out where it does not run, and says so."""
-    if FLEX in calls:
-        progress("compiling FlexAttention")
-        if dense.attempt(lambda: calls[FLEX]() is not None or True, FLEX, notes) is None:
-            del calls[FLEX]
+    """Removes FlexAttention from the calls where it does not run; a note says so."""
+    if FLEX not in calls:
+        return
+    progress("compiling FlexAttention")
+
+    def try_it() -> bool:
+        calls[FLEX]()
+        return True
+
+    if dense.attempt(try_it, FLEX, notes) is None:
+        del calls[FLEX]
 
 
 @torch.no_grad()
@@ -66,18 +74,27 @@ def prefill(
     notes: list[str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Seconds, work and memory of reading `rows` prompts of `length` tokens with an empty cache;
-    see `DEFINITIONS`."""
-    s, device = subject.shape, subject.device
+    """Returns the seconds, the work and the memory of reading prompts; see `DEFINITIONS`.
+
+    Args:
+        subject: The models.
+        length: Tokens of a prompt.
+        rows: Prompts of a batch, read with an empty cache.
+        repeats: Rounds.
+        flex: Measure FlexAttention in the hybrid's sparse layers too.
+        notes: Gets what has to be known about the run.
+        progress: Is told how far it is.
+    """
+    s = subject.shape
+    device = subject.device
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
     def read(model: Any, options: dict[str, str]) -> Any:
         return cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1, **options))
 
-    q, kv = (
-        torch.randn(rows, heads, length, s.head_dim, dtype=subject.dtype, device=device)
-        for heads in (s.heads, s.kv_heads)
-    )
+    # Dense attention of one layer, timed in the same rounds: what an ideal hybrid saves.
+    q = torch.randn(rows, s.heads, length, s.head_dim, dtype=subject.dtype, device=device)
+    kv = torch.randn(rows, s.kv_heads, length, s.head_dim, dtype=subject.dtype, device=device)
     probe = partial(dense.attend, q, kv, kv)
     backends = dense.fastest(probe, device, notes, progress)
     chosen = next(iter(backends))
@@ -94,43 +111,48 @@ def prefill(
     times = measure(calls, repeats, device, inspect=inspect, progress=progress)
     attention = times.pop(_ATTENTION)
     limits = _limits(subject, length, rows, times["full"], attention)
-    found = {
-        name: (
-            _figures(subject, length, rows, name, times, limits)
-            | {"kv_allocated_bytes": allocated[name]}
-            | (
-                {"peak_memory_bytes": peak - q.nbytes - kv.nbytes}
-                if (peak := entry.peak_bytes)
-                else {}
-            )
-        )
-        for name, entry in times.items()
-    }
+    found = {}
+    rounds = {_ATTENTION: attention.seconds}
+    for name, entry in times.items():
+        figures = _figures(subject, length, rows, name, times, limits)
+        figures["kv_allocated_bytes"] = allocated[name]
+        if entry.peak_bytes:
+            # The probe's tensors were there all the time, and belong to neither model.
+            figures["peak_memory_bytes"] = entry.peak_bytes - q.nbytes - kv.nbytes
+        found[name] = figures
+        rounds[name] = entry.seconds
     return {
         "attention_backend": chosen,
         "attention_of_one_layer_seconds": attention.median,
-        "ideal_speedup_flops": limits[0],
-        "ideal_speedup_equal_kernels": limits[1],
+        "ideal_speedup_flops": limits.flops,
+        "ideal_speedup_equal_kernels": limits.equal_kernels,
         "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
         "kv_allocated_reduction": 1 - allocated["hybrid"] / allocated["full"],
         "variants": found,
-        "rounds_seconds": {
-            name: entry.seconds for name, entry in {_ATTENTION: attention, **times}.items()
-        },
+        "rounds_seconds": rounds,
         "definitions": DEFINITIONS,
     }
 
 
-def _limits(
-    subject: Subject, length: int, rows: int, full: Times, attention: Times
-) -> tuple[float, float | None]:
-    """Ideal speed-ups: by FLOPs, and at equal efficiency of the kernels."""
+class Limits(NamedTuple):
+    """Ideal speed-ups: by FLOPs, and with sparse kernels as efficient as the dense one.
+
+    The second is None where noise is larger than what would remain.
+    """
+
+    flops: float
+    equal_kernels: float | None
+
+
+def _limits(subject: Subject, length: int, rows: int, full: Times, attention: Times) -> Limits:
+    """Returns the ideal speed-ups of this run; see `DEFINITIONS`."""
     heads = subject.shape.kv_heads
-    hidden = sum(
-        1 - subject.pattern.density(length, heads, layer) for layer in subject.layers.sparse
-    )
-    rest = full.median - attention.median * hidden
-    return subject.ideal(length, rows).prefill_speedup, full.median / rest if rest > 0 else None
+    saved_layers = 0.0
+    for layer in subject.layers.sparse:
+        saved_layers += 1 - subject.pattern.density(length, heads, layer)
+    rest = full.median - attention.median * saved_layers
+    equal = full.median / rest if rest > 0 else None
+    return Limits(subject.ideal(length, rows).prefill_speedup, equal)
 
 
 def _figures(
@@ -139,11 +161,13 @@ def _figures(
     rows: int,
     name: str,
     times: dict[str, Times],
-    limits: tuple[float, float | None],
+    limits: Limits,
 ) -> dict[str, Any]:
-    mine, ideal = times[name], subject.ideal(length, rows)
-    flops = (ideal.full if name == "full" else ideal.hybrid).prefill_flops
-    figures = {
+    mine = times[name]
+    ideal = subject.ideal(length, rows)
+    estimate = ideal.full if name == "full" else ideal.hybrid
+    flops = estimate.prefill_flops
+    figures: dict[str, Any] = {
         "seconds": mine.median,
         "best_seconds": mine.best,
         "tokens_per_second": rows * length / mine.median,
@@ -156,9 +180,10 @@ def _figures(
     if name == "full":
         return figures
     speedup = mine.speedup(times["full"])
+    over_equal = speedup / limits.equal_kernels if limits.equal_kernels else None
     return figures | {
         "speedup": speedup,
         "best_speedup": times["full"].best / mine.best,
-        "achieved_over_ideal_flops": speedup / limits[0],
-        "achieved_over_ideal_equal_kernels": speedup / limits[1] if limits[1] else None,
+        "achieved_over_ideal_flops": speedup / limits.flops,
+        "achieved_over_ideal_equal_kernels": over_equal,
     }

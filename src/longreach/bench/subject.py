@@ -1,5 +1,7 @@
-"""The two models that `bench model` compares: full attention in every layer, and the hybrid around
-the same weights."""
+"""The two models that `bench model` compares, around the same weights.
+
+One has full attention in every layer, the other is the hybrid.
+"""
 
 from __future__ import annotations
 
@@ -45,26 +47,25 @@ class Subject:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Returns the dtype of the weights."""
         return self.full.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Returns where the weights live."""
         return self.full.device
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of the weights, each counted once."""
+        """Returns the bytes of the weights, each counted once."""
         return sum(parameter.nbytes for parameter in self.full.parameters())
 
     def ideal(self, length: int, rows: int) -> Plan:
-        """What arithmetic says; its times are those of some card, their ratios are not."""
-        cards = hardware("h100")
+        """Returns what arithmetic says of a length; only the ratios of its times are used."""
         return plan(
             self.shape,
             length,
-            cards,
+            hardware("h100"),
             self.pattern,
             self.layers,
             rows=rows,
@@ -72,7 +73,7 @@ class Subject:
         )
 
     def kv_bytes(self, name: str, length: int, rows: int, *, blocks: bool = False) -> int:
-        """Bytes of keys and values after `length` tokens a row, by arithmetic.
+        """Returns the bytes of keys and values after `length` tokens a row, by arithmetic.
 
         Args:
             name: "full", or any other for the hybrid.
@@ -81,36 +82,38 @@ class Subject:
             blocks: Sparse layers in whole blocks, as the cache allocates them: the ring of local
                 blocks, and the permanent blocks of the KV head that has most.
         """
-        s, p = self.shape, self.pattern
+        s = self.shape
         layers = LayerPlan.make(s.layers, s.layers) if name == "full" else self.layers
-        exact = layers.kv_bytes(p, length, s.kv_heads, s.head_dim, self.dtype.itemsize)
+        itemsize = self.dtype.itemsize
+        by_layer = layers.kv_bytes(self.pattern, length, s.kv_heads, s.head_dim, itemsize)
         if blocks:
-            ring = min(p.blocks(length), p.local_blocks)
             for layer in layers.sparse:
-                far = max(
-                    p.far_count(length // p.block_size, g, s.kv_heads, layer)
-                    for g in range(s.kv_heads)
-                )
-                exact[layer] = (
-                    2 * (far + ring) * p.block_size * s.kv_heads * s.head_dim * self.dtype.itemsize
-                )
-        return rows * sum(exact)
+                tokens = self._allocated_tokens(length, layer)
+                by_layer[layer] = 2 * tokens * s.kv_heads * s.head_dim * itemsize
+        return rows * sum(by_layer)
+
+    def _allocated_tokens(self, length: int, layer: int) -> int:
+        """Returns how many positions a sparse layer's cache has slots for, for each KV head."""
+        p = self.pattern
+        heads = self.shape.kv_heads
+        last = length // p.block_size
+        far = max(p.far_count(last, head, heads, layer) for head in range(heads))
+        ring = min(p.blocks(length), p.local_blocks)
+        return (far + ring) * p.block_size
 
     def describe(self) -> dict[str, Any]:
-        """For the report."""
-        part = self.shape.layers < self.of_layers
+        """Returns what a report says of the two."""
+        part = None
+        if self.shape.layers < self.of_layers:
+            part = {
+                "layers": self.shape.layers,
+                "of": self.of_layers,
+                "full_layers_of_all": self.of_full_layers,
+            }
         return {
             "source": self.source,
             "shape": asdict(self.shape),
-            "slice": (
-                {
-                    "layers": self.shape.layers,
-                    "of": self.of_layers,
-                    "full_layers_of_all": self.of_full_layers,
-                }
-                if part
-                else None
-            ),
+            "slice": part,
             "full_layers": list(self.layers.full),
             "sparse_layers": len(self.layers.sparse),
             "pattern": asdict(self.pattern),
@@ -118,7 +121,7 @@ class Subject:
         }
 
 
-def subject(
+def make_subject(
     *,
     shape: str | None = None,
     model: str | None = None,
@@ -129,7 +132,7 @@ def subject(
     dtype: torch.dtype | None = None,
     device: torch.device,
 ) -> Subject:
-    """Builds both models.
+    """Returns both models.
 
     Args:
         shape: A published shape, with random weights.
@@ -147,7 +150,8 @@ def subject(
     """
     check_source(shape, model)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    source, loaded = str(shape or model), None
+    source = str(shape or model)
+    loaded = None
     if shape is not None:
         sizes = published(shape)
     else:
@@ -157,7 +161,8 @@ def subject(
         sizes = Shape.of(loaded.config)
         if getattr(loaded.config, "sparse_attention", None) is not None:
             pattern = pattern or pattern_of(loaded.config)
-            full_layers = list(plan_of(loaded.config).full) if full_layers is None else full_layers
+            if full_layers is None:
+                full_layers = list(plan_of(loaded.config).full)
     pattern = pattern or AttentionPattern.sink_window()
     whole = LayerPlan.make(sizes.layers, "middle-third" if full_layers is None else full_layers)
     count = sizes.layers if layers is None else layers

@@ -1,4 +1,4 @@
-"""Timing several ways of doing the same thing, in turn.
+"""Measures several ways of doing the same thing, in turn.
 
 Calls alternate (A B C A B C ...), so that other load on the machine hits all alike; ratios are
 taken round by round and then the median. One measurement has to be compared with others of its own
@@ -35,37 +35,41 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Median seconds."""
+        """Returns the median seconds."""
         return statistics.median(self.seconds)
 
     @property
     def best(self) -> float:
-        """Fewest seconds of any round."""
+        """Returns the fewest seconds of any round."""
         return min(self.seconds)
 
     def speedup(self, baseline: Times) -> float:
-        """How many times faster than `baseline`: the median of the rounds' ratios."""
+        """Returns how many times faster it is than `baseline`: the median of the rounds' ratios."""
         return statistics.median(b / a for a, b in zip(self.seconds, baseline.seconds, strict=True))
 
     def processor_speedup(self, baseline: Times) -> float:
-        """The same of processor time: on a CPU that others use too it says more than the clock."""
+        """Returns the same of processor time.
+
+        On a CPU that others use too it says more than the clock.
+        """
         pairs = zip(self.processor_seconds, baseline.processor_seconds, strict=True)
         return statistics.median(b / max(a, 1e-9) for a, b in pairs)
 
     def less(self, part: Times) -> Times | None:
-        """What remains of each round without `part`; None where noise is larger than that."""
-        clock, work = (
-            [a - b for a, b in zip(mine, other, strict=True)]
-            for mine, other in (
-                (self.seconds, part.seconds),
-                (self.processor_seconds, part.processor_seconds),
-            )
-        )
-        return Times(clock, work, self.peak_bytes) if min(clock) > 0 else None
+        """Returns what remains of each round without `part`; None where noise is larger."""
+        seconds = _subtract(self.seconds, part.seconds)
+        if min(seconds) <= 0:
+            return None
+        processor = _subtract(self.processor_seconds, part.processor_seconds)
+        return Times(seconds, processor, self.peak_bytes)
+
+
+def _subtract(rounds: list[float], others: list[float]) -> list[float]:
+    return [mine - other for mine, other in zip(rounds, others, strict=True)]
 
 
 def wait(device: torch.device) -> None:
-    """Lets the device finish what it was given."""
+    """Waits until the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -101,16 +105,16 @@ def measure(
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             wait(device)
-            began, work = time.perf_counter(), time.process_time()
+            began = time.perf_counter()
+            work = time.process_time()
             for _ in range(loops):
                 result = call()
             wait(device)
-            seconds, processor = (
-                (time.perf_counter() - began) / loops,
-                (time.process_time() - work) / loops,
-            )
+            seconds = (time.perf_counter() - began) / loops
+            processor = (time.process_time() - work) / loops
             if inspect:
                 inspect(name, result)
+            # A cache that is kept would count as memory of the next call.
             del result
             if turn < warmup:
                 continue
@@ -118,7 +122,6 @@ def measure(
             entry.seconds.append(seconds)
             entry.processor_seconds.append(processor)
             if device.type == "cuda":
-                entry.peak_bytes = max(
-                    entry.peak_bytes or 0, torch.cuda.max_memory_allocated(device)
-                )
+                peak = torch.cuda.max_memory_allocated(device)
+                entry.peak_bytes = max(entry.peak_bytes or 0, peak)
     return times

@@ -1,5 +1,7 @@
-"""A training step without its optimiser: forward and backward with gradient checkpointing, full and
-hybrid in turn."""
+"""Measures training steps without their optimizer: full and hybrid in turn.
+
+A step is forward and backward, with gradient checkpointing.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,22 @@ def train(
     notes: list[str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Seconds, work and memory of a step on `rows` rows of `length` tokens; see `DEFINITIONS`."""
+    """Returns the seconds, the work and the memory of a step; see `DEFINITIONS`.
+
+    Args:
+        subject: The models.
+        length: Tokens of a row.
+        rows: Rows of a batch.
+        repeats: Rounds.
+        flex: Measure FlexAttention in the hybrid's sparse layers too, where it has gradients.
+        notes: Gets what has to be known about the run.
+        progress: Is told how far it is.
+    """
     if flex and subject.device.type == "cpu":
         notes.append("train: flex left out: it has no backward pass on a CPU")
         flex = False
-    s, device = subject.shape, subject.device
-    ids = torch.randint(s.vocab, (rows, length), device=device)
+    device = subject.device
+    ids = torch.randint(subject.shape.vocab, (rows, length), device=device)
 
     def step(model: Any, options: dict[str, str]) -> torch.Tensor:
         hidden = model.model(input_ids=ids, use_cache=False, **options).last_hidden_state
@@ -82,42 +94,40 @@ def train(
             checkpointing(model, False)
             model.eval().zero_grad(set_to_none=True)
     ideal = subject.ideal(length, rows)
-    executed = [
-        _executed(subject, estimate, length, rows) for estimate in (ideal.full, ideal.hybrid)
-    ]
+    executed_full = _executed(subject, ideal.full, length, rows)
+    executed_hybrid = _executed(subject, ideal.hybrid, length, rows)
+    found = {}
+    for name in times:
+        found[name] = _figures(subject, length, rows, name, times) | {"loss": losses[name]}
     return {
         "attention_backend": backend,
         "ideal_speedup": ideal.training_speedup,
-        "ideal_speedup_executed": executed[0] / executed[1],
-        "variants": {
-            name: _figures(subject, length, rows, name, times) | {"loss": losses[name]}
-            for name in times
-        },
+        "ideal_speedup_executed": executed_full / executed_hybrid,
+        "variants": found,
         "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
         "definitions": DEFINITIONS,
     }
 
 
 def _backend(subject: Subject, length: int, rows: int, notes: list[str], progress: Progress) -> str:
-    """The vendor's fastest kernel for attention of one layer, forward and backward."""
-    s, device = subject.shape, subject.device
+    """Returns the vendor's fastest kernel for attention of one layer, forward and backward."""
+    s = subject.shape
+    device = subject.device
     if device.type != "cuda":
         return dense.DEFAULT
-    q, kv = (
-        torch.randn(
-            rows, heads, length, s.head_dim, dtype=subject.dtype, device=device, requires_grad=True
-        )
-        for heads in (s.heads, s.kv_heads)
-    )
+    q = torch.randn(rows, s.heads, length, s.head_dim, dtype=subject.dtype, device=device)
+    kv = torch.randn(rows, s.kv_heads, length, s.head_dim, dtype=subject.dtype, device=device)
+    q.requires_grad_()
+    kv.requires_grad_()
 
-    def both() -> Any:
+    def both() -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(dense.attend(q, kv, kv), (q, kv), q.detach())
 
     return next(iter(dense.fastest(both, device, notes, progress)))
 
 
 def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> int:
-    """FLOPs with the second forward pass: of the layers, and of the logits of every position."""
+    """Returns the FLOPs with the second forward pass: of the layers, and of all logits."""
     head = 2 * subject.shape.vocab * subject.shape.hidden * rows
     return estimate.training_flops + estimate.prefill_flops + head * (length - 1)
 
@@ -125,7 +135,8 @@ def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> i
 def _figures(
     subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]
 ) -> dict[str, Any]:
-    mine, ideal = times[name], subject.ideal(length, rows)
+    mine = times[name]
+    ideal = subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid
     executed = _executed(subject, estimate, length, rows)
     figures = {

@@ -101,7 +101,8 @@ def attention(
         heads = sizes(shape)
         _check_files(out, plot)
 
-        from longreach.bench.attention import AttentionCase, run
+        from longreach.bench.attention import run
+        from longreach.bench.attention_case import AttentionCase
 
         place, kind = _place(device, dtype)
         case = AttentionCase(
@@ -190,19 +191,20 @@ def model(
             "local_blocks": local_blocks,
             "stride": stride,
         }
-        chosen = (
-            pattern_from(pattern or "sink-window", **changes) if pattern or given(changes) else None
-        )
+        # None leaves a hybrid model its own pattern.
+        chosen = None
+        if pattern or given(changes):
+            chosen = pattern_from(pattern or "sink-window", **changes)
         full = None if full_layers is None else layers_from(full_layers)
         check_source(shape, ref)
         _check_shape(shape)
         _check_files(out, plot)
 
         from longreach.bench.model import run
-        from longreach.bench.subject import subject
+        from longreach.bench.subject import make_subject
 
         place, kind = _place(device, dtype)
-        both = subject(
+        both = make_subject(
             shape=shape,
             model=ref,
             layers=layers,
@@ -309,7 +311,7 @@ def _names(text: str) -> list[str]:
 
 
 def _check_shape(shape: str | None) -> None:
-    """Refuses a shape that is not published."""
+    """Raises UsageError for a shape that is not published."""
     from longreach.planning.plan import shape as sizes
 
     if shape is not None:
@@ -317,7 +319,7 @@ def _check_shape(shape: str | None) -> None:
 
 
 def _check_files(out: Path | None, plot: Path | None) -> None:
-    """Refuses files that cannot be written, before minutes are spent on measuring."""
+    """Raises UsageError for files that cannot be written, before minutes go into measuring."""
     from longreach.bench.plot import check_plot
     from longreach.errors import UsageError
 
@@ -341,7 +343,8 @@ def _place(device: str | None, dtype: str | None) -> "tuple[torch.device, torch.
     name = device or default_device()
     check_device(name)
     place = torch.device(name)
-    return place, dtype_of(dtype or ("bfloat16" if place.type == "cuda" else "float32"))
+    usual = "bfloat16" if place.type == "cuda" else "float32"
+    return place, dtype_of(dtype or usual)
 
 
 def _record(device: "torch.device", *packages: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ def attention_table(report: dict[str, Any]) -> None:
         "peak GiB",
     )
     keys = ("speedup", "ideal_speedup", "achieved_over_ideal", "speedup_over_flex")
-    table(
-        header,
-        [
+    rows = []
+    for row in report["results"]:
+        rows.append(
             (
                 row["part"],
                 row["impl"],
@@ -32,20 +32,18 @@ def attention_table(report: dict[str, Any]) -> None:
                 *(_number(row.get(key), 2) for key in keys),
                 _number(row["peak_memory_bytes"], 2, 2**-30),
             )
-            for row in report["results"]
-        ],
-    )
+        )
+    table(header, rows)
     say(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
 
 
 def model_table(report: dict[str, Any]) -> None:
     """Prints a row for each part and model."""
-    from longreach.bench.plot import variation
+    from longreach.bench.plot import list_parts, variation
 
     rows = []
     for what in ("prefill", "decode", "train"):
-        parts = report.get(what, [])
-        for part in [parts] if isinstance(parts, dict) else parts:
+        for part in list_parts(report, what):
             ideal = part.get("ideal_speedup", part.get("ideal_speedup_flops"))
             for name, one in part["variants"].items():
                 other = one.get("achieved_over_ideal", one.get("achieved_over_ideal_flops"))
@@ -69,8 +67,7 @@ def model_table(report: dict[str, Any]) -> None:
 
 
 def finetune_table(report: dict[str, Any]) -> None:
-    """Prints a row for each way to learn a document and one for compressing it, and what that comes
-    to."""
+    """Prints a row for each way to learn a document, one for compressing it, and the verdict."""
     header = (
         "what",
         "positions",
@@ -82,10 +79,9 @@ def finetune_table(report: dict[str, Any]) -> None:
         "TFLOP/s",
         "peak GiB",
     )
-    parts = {**report["variants"], "compression": report["compression"]}
-    table(
-        header,
-        [
+    rows = []
+    for name, one in {**report["variants"], "compression": report["compression"]}.items():
+        rows.append(
             (
                 name,
                 _number(one.get("positions"), 0),
@@ -97,19 +93,16 @@ def finetune_table(report: dict[str, Any]) -> None:
                 _number(one.get("flops_per_second"), 3, 1e-12),
                 _number(one["peak_memory_bytes"], 2, 2**-30),
             )
-            for name, one in parts.items()
-        ],
-    )
-    speedup, once = report["variants"]["vectors"]["speedup"], report["compression"]
+        )
+    table(header, rows)
+    speedup = report["variants"]["vectors"]["speedup"]
     verdict = "reached" if speedup >= report["goal"] else "MISSED"
-    paid = (
-        "never pays"
-        if once["epochs_to_pay"] is None
-        else f"pays after {once['epochs_to_pay']:.2f} epochs"
-    )
-    gained = ", ".join(
-        f"{gain:.2f}x after {epochs}" for epochs, gain in once["speedup_after_epochs"].items()
-    )
+    once = report["compression"]
+    paid = "never pays"
+    if once["epochs_to_pay"] is not None:
+        paid = f"pays after {once['epochs_to_pay']:.2f} epochs"
+    gains = once["speedup_after_epochs"].items()
+    gained = ", ".join(f"{gain:.2f}x after {epochs}" for epochs, gain in gains)
     say(
         f"\n{speedup:.2f}x, goal {report['goal']}x (goal {verdict}); the paper's figure is"
         f" {report['paper']}x"
