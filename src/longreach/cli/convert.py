@@ -89,7 +89,8 @@ def convert(
 
     from longreach.models.hybrid.convert import convert as convert_model
     from longreach.models.hybrid.sparse import pattern_of, plan_of
-    from longreach.models.loading.load import load, quiet
+    from longreach.models.loading.load import load
+    from longreach.models.loading.quiet import quiet
 
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:

@@ -1,2 +1,4 @@
-"""Floor 3: loading models and running them. The only rooms that touch transformers' modelling
-internals."""
+"""Models: loading them, making hybrids of them, and what the rest asks of them.
+
+Only this package touches the internals of transformers' models.
+"""

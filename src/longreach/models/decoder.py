@@ -199,7 +199,7 @@ def _lay(
     model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError
 ) -> None:
     """Lays an adapter over the model by this name, switched off; the others stay as they were."""
-    from longreach.models.loading.load import quiet
+    from longreach.models.loading.quiet import quiet
 
     settings.inference_mode = True
     before = _state(model)

@@ -210,7 +210,7 @@ def _make_dense(passages: Sequence["PassageInfo"]) -> _Scorer:
         raise MissingDependency(
             f"Dense retrieval needs two more packages: {DENSE_INSTALL}"
         ) from error
-    from longreach.models.loading.load import quiet
+    from longreach.models.loading.quiet import quiet
 
     with quiet():
         encoder = SentenceTransformer(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from longreach.errors import ModelError, reason_of
 from longreach.jsontext import parse_object
@@ -19,9 +20,15 @@ ADAPTER = "adapter_config.json"
 _SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 
-def adapted(ref: str) -> Path | None:
-    """The folder of a hybrid that is an adapter over another model: what ships by this name, or the
-    folder itself."""
+def find_adapted(ref: str) -> Path | None:
+    """Returns the folder of a hybrid that is an adapter over another model.
+
+    Args:
+        ref: The name of one that ships, or the folder itself.
+
+    Returns:
+        None where it is no such hybrid, or one with all of its weights.
+    """
     for folder in (SHIPPED / ref, Path(ref)):
         if (folder / ADAPTER).is_file() and "sparse_attention" in read_json(folder / "config.json"):
             return None if (folder / "model.safetensors").is_file() else folder
@@ -29,7 +36,7 @@ def adapted(ref: str) -> Path | None:
 
 
 def base_of(folder: Path) -> str:
-    """What `longreach.load` takes for the model below the adapter.
+    """Returns what `longreach.load` takes for the model below the adapter.
 
     Raises:
         ModelError: The adapter does not name it.
@@ -37,15 +44,20 @@ def base_of(folder: Path) -> str:
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     if not base:
         raise ModelError(
-            f"'{folder / ADAPTER}' names no base_model_name_or_path: write in what the adapter"
-            " belongs to."
+            f"'{folder / ADAPTER}' names no base_model_name_or_path: write into it what the"
+            " adapter belongs to."
         )
     return str(base)
 
 
-def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """The hybrid that `folder` describes, of the weights of `base` with the adapter merged into
-    them in float32.
+def adapt(base: PreTrainedModel, folder: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Returns the hybrid that a folder describes, its adapter merged into its base in float32.
+
+    Args:
+        base: The model below the adapter; its weights change.
+        folder: Holds the config and the adapter.
+        device: Where the hybrid is to live.
+        dtype: Of its weights.
 
     Raises:
         ModelError: The folder's files do not fit each other or the base.
@@ -68,21 +80,23 @@ def adapt(base: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
             f"The hybrid in '{folder}' cannot be made of its base ({reason}): copy it again, or use"
             " its own base."
         ) from error
-    rotary: Any = model.model.rotary_emb
+    # Whatever `convert` made of the rotary embedding: the folder's own is what was trained.
+    decoder: Any = model.get_decoder()
     model.config.rope_parameters = config.rope_parameters
-    model.model.rotary_emb = type(rotary)(model.config)
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.config)
     model = merge_lora(model, folder, read_json(folder / ADAPTER))
     names = digest_before_merging(model)
-    model = model.to(device=device, dtype=dtype)
+    module: torch.nn.Module = model  # transformers' own `to` has no types
+    module.to(device=device, dtype=dtype)
     name_merged(model, {"bfloat16": names["bfloat16"]}, {}, "")
     name_merged(model, {"exact": names["exact"]}, {}, str(dtype))
     return model
 
 
 def merge_lora(
-    model: Any, folder: Path, config: dict[str, Any], *, apart: str | None = None
-) -> Any:
-    """Adds the LoRA weights of a PEFT folder into the model's own, in place.
+    model: PreTrainedModel, folder: Path, config: dict[str, Any], *, apart: str | None = None
+) -> PreTrainedModel:
+    """Adds the LoRA weights of a PEFT folder to the model's own, in place, and returns it.
 
     Args:
         model: The model that they belong to.
@@ -93,40 +107,33 @@ def merge_lora(
     Raises:
         ModelError: The weights cannot be read, or do not fit.
     """
-    weights = {
-        name: tensor
-        for name, tensor in lora_weights(folder).items()
-        if not (apart and apart in name)
-    }
+    weights = {}
+    for name, tensor in lora_weights(folder).items():
+        if apart is None or apart not in name:
+            weights[name] = tensor
     if not weights:
         return model
-    before, text_config = digest_before_merging(model), model.config.get_text_config()
+    before = digest_before_merging(model)
+    text_config = model.config.get_text_config()
     tied = text_config.tie_word_embeddings
-    saved = [name for name in config.get("modules_to_save") or [] if name != apart] or None
+    saved = [name for name in config.get("modules_to_save") or [] if name != apart]
     # PEFT compares the base's name with the model's name where it was trained, which is not one of
     # the settings.
-    wrapped = lay(
-        model,
-        lora_config({**config, "modules_to_save": saved}, model, weights, folder),
-        weights,
-        folder,
-    )
+    settings = {**config, "modules_to_save": saved or None}
+    wrapped = lay(model, lora_config(settings, model, weights, folder), weights, folder)
     merged: Any = wrapped.merge_and_unload()
     # An embedding that was trained whole is another one now, and PEFT left the head as it was.
     if tied:
         text_config.tie_word_embeddings = True
         merged.get_output_embeddings().weight = merged.get_input_embeddings().weight
-    name_merged(
-        merged,
-        before,
-        weights,
-        json.dumps({key: config.get(key) for key in _SCALE}, sort_keys=True),
-    )
-    return merged
+    scale = {key: config.get(key) for key in _SCALE}
+    name_merged(merged, before, weights, json.dumps(scale, sort_keys=True))
+    result: PreTrainedModel = merged
+    return result
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a checkpoint's JSON file holds; nothing where there is none.
+    """Returns what a checkpoint's JSON file holds; nothing where there is no such file.
 
     Raises:
         ModelError: It is not JSON.

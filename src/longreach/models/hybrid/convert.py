@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from longreach.errors import UsageError
 from longreach.models.hybrid.families import FAMILIES
@@ -20,21 +22,29 @@ from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 
+# Settings of a stock config that the hybrid's own class knows better, or that a hybrid has not.
+_NOT_TAKEN_OVER = (
+    "model_type",
+    "architectures",
+    "transformers_version",
+    "layer_types",
+    "use_sliding_window",
+)
+
 
 def convert(
-    model: Any,
+    model: PreTrainedModel,
     pattern: AttentionPattern | str | None = None,
     full_layers: str | int | Sequence[int] | None = None,
     max_length: int | None = None,
     *,
     rope: str | float = "theta",
     attn_implementation: str | None = None,
-) -> Any:
-    """A hybrid model with the weights of `model`: full layers stay, all others see only the
-    pattern's blocks.
+) -> PreTrainedModel:
+    """Returns a hybrid model with the weights of `model`.
 
-    Without training on long texts it reads about as far as before; `longreach extend` teaches it
-    the longer window.
+    Full layers stay as they are, all others see only the pattern's blocks. Without training on long
+    texts it reads about as far as before; `longreach extend` teaches it the longer window.
 
     Args:
         model: A causal language model of the Llama, Mistral, Qwen2 or Qwen3 family. It stays as it
@@ -44,8 +54,7 @@ def convert(
         full_layers: "middle-third", a number of layers in the middle, or the indices themselves.
             None: a hybrid model's own, else "middle-third".
         max_length: Tokens of the new window. Where it is not above the model's own, that one stays,
-            and so does the
-            rotary embedding. None: a hybrid model's own, else 131,072.
+            and so does the rotary embedding. None: a hybrid model's own, else 131,072.
         rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta"
             (ABF, the default): its base times f ** 1.8; a number: that base; "yarn"; "linear".
         attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the
@@ -68,22 +77,31 @@ def convert(
 
 
 def _convert(
-    model: Any,
+    model: PreTrainedModel,
     pattern: AttentionPattern | str | None,
     full_layers: str | int | Sequence[int] | None,
     max_length: int | None,
     rope: str | float,
     attn_implementation: str | None,
-) -> Any:
+) -> PreTrainedModel:
     stock = _stock_config(model)
-    hybrid = is_hybrid(stock.model_type)
+    # What is not said stays as it is in a model that is hybrid already.
+    if is_hybrid(stock.model_type):
+        usual_pattern = pattern_of(stock)
+        usual_layers: str | Sequence[int] = plan_of(stock).full
+        usual_length = stock.max_position_embeddings
+    else:
+        usual_pattern = AttentionPattern.sink_window()
+        usual_layers = "middle-third"
+        usual_length = DEFAULT_LENGTH
     if pattern is None:
-        pattern = pattern_of(stock) if hybrid else "sink-window"
+        pattern = usual_pattern
+    elif isinstance(pattern, str):
+        pattern = AttentionPattern.preset(pattern)
     if full_layers is None:
-        full_layers = plan_of(stock).full if hybrid else "middle-third"
+        full_layers = usual_layers
     if max_length is None:
-        max_length = stock.max_position_embeddings if hybrid else DEFAULT_LENGTH
-    pattern = AttentionPattern.preset(pattern) if isinstance(pattern, str) else pattern
+        max_length = usual_length
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
     check_length(max_length, pattern)
     implementation = attn_implementation or stock._attn_implementation
@@ -97,22 +115,11 @@ def _convert(
     assert family is not None  # `_stock_config` has looked
     config_class, model_class = FAMILIES[family]
     settings = stock.to_dict()
-    for name in (
-        "model_type",
-        "architectures",
-        "transformers_version",
-        "layer_types",
-        "use_sliding_window",
-    ):
+    for name in _NOT_TAKEN_OVER:
         settings.pop(name, None)
     settings |= {
         "sliding_window": None,  # full layers see everything
-        "sparse_attention": {
-            "block_size": pattern.block_size,
-            "sink_blocks": pattern.sink_blocks,
-            "local_blocks": pattern.local_blocks,
-            "stride": pattern.stride,
-        },
+        "sparse_attention": asdict(pattern),
         "full_layers": list(plan.full),
         "max_position_embeddings": max(max_length, stock.max_position_embeddings),
         "rope_parameters": longer_rope(
@@ -134,9 +141,10 @@ def _convert(
     return hybrid
 
 
-def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> None:
-    """Gives a model, full or hybrid, a longer window in place: its config and its rotary embedding;
-    weights stay.
+def lengthen(model: PreTrainedModel, max_length: int, *, rope: str | float = "theta") -> None:
+    """Gives a model, full or hybrid, a longer window in place; its weights stay.
+
+    What changes is its config and its rotary embedding.
 
     Args:
         model: A causal language model with one rotary embedding.
@@ -147,8 +155,10 @@ def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> Non
         UsageError: The model's rotary embedding is of a kind that is not known here, or a value is
             out of range.
     """
-    config, decoder = model.config.get_text_config(), model.get_decoder()
-    window, parameters = config.max_position_embeddings, getattr(config, "rope_parameters", None)
+    config: Any = model.config.get_text_config()
+    decoder: Any = model.get_decoder()
+    window = config.max_position_embeddings
+    parameters = getattr(config, "rope_parameters", None)
     if max_length <= window:
         return
     if (
@@ -166,7 +176,12 @@ def lengthen(model: Any, max_length: int, *, rope: str | float = "theta") -> Non
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(decoder.rotary_emb.inv_freq.device)
 
 
-def _stock_config(model: Any) -> Any:
+def _stock_config(model: PreTrainedModel) -> Any:
+    """Returns the config of a model that can become hybrid.
+
+    Raises:
+        UsageError: It cannot.
+    """
     config = getattr(model, "config", None)
     name = str(getattr(config, "model_type", type(model).__name__))
     if family_of(name) is None or not hasattr(model, "lm_head"):
@@ -182,13 +197,15 @@ def _stock_config(model: Any) -> Any:
     return config
 
 
-def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
-    """A copy of the modules around the same tensors, so that quantised, tied and placed weights
-    stay what they are."""
+def _rebuild(model: PreTrainedModel, config: Any, model_class: type[Any]) -> PreTrainedModel:
+    """Returns a copy of the modules around the same tensors.
+
+    Quantized, tied and placed weights stay what they are.
+    """
     shared = [*model.parameters(), *model.buffers(), *_settle_eight_bits(model)]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo[id(model.config)] = config
-    hybrid = copy.deepcopy(model, memo)
+    hybrid: Any = copy.deepcopy(model, memo)
     # A model that is hybrid already changes its layers' kind: back to the stock classes first.
     for layer in hybrid.model.layers:
         layer.self_attn.__class__ = _stock_attention(model_class)
@@ -203,24 +220,28 @@ def _rebuild(model: Any, config: Any, model_class: type[Any]) -> Any:
         # Accelerate's hooks call the forward of the class it had.
         if "_old_forward" in vars(module):
             module._old_forward = types.MethodType(type(module).forward, module)
-    return hybrid.train(model.training)
+    rebuilt: PreTrainedModel = hybrid.train(model.training)
+    return rebuilt
 
 
-def _settle_eight_bits(model: Any) -> list[torch.Tensor]:
-    """What bitsandbytes' 8-bit modules hold beside their parameters.
+def _settle_eight_bits(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Returns what bitsandbytes' 8-bit modules hold beside their parameters.
 
     A module takes it out of its parameter when it first runs. Of two that share the parameter the
     other would find nothing, and quantise the quantised weights once more: so all take it before
     they are copied.
     """
-    held = []
-    for module in model.modules():
-        if hasattr(module, "init_8bit_state"):
-            if getattr(module.weight, "CB", None) is not None:
-                module.init_8bit_state()
-            held += [tensor for tensor in (module.state.CB, module.state.SCB) if tensor is not None]
+    held: list[torch.Tensor] = []
+    for found in model.modules():
+        module: Any = found
+        if not hasattr(module, "init_8bit_state"):
+            continue
+        if getattr(module.weight, "CB", None) is not None:
+            module.init_8bit_state()
+        held += [tensor for tensor in (module.state.CB, module.state.SCB) if tensor is not None]
     return held
 
 
-def _stock_attention(model_class: Any) -> type[torch.nn.Module]:
+def _stock_attention(model_class: type[Any]) -> type[torch.nn.Module]:
+    """Returns transformers' attention class below a hybrid family's own."""
     return model_class.decoder_class.sparse_class.__bases__[1]

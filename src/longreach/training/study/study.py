@@ -28,7 +28,7 @@ from longreach.datasets.questions import Question
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
 from longreach.models.decoder import LAID, note_base, switch_off, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.loading.load import quiet
+from longreach.models.loading.quiet import quiet
 from longreach.models.loss import checkpointing
 from longreach.models.sharing import exclusive
 from longreach.training.common import run
