@@ -51,7 +51,7 @@ def test_perplexity_guards_the_query_key_permutation(smollm2):
 
 @pytest.mark.real
 def test_the_default_model_is_converted_once(smollm2, monkeypatch):
-    monkeypatch.setattr(loading, "_dequantise", lambda path: pytest.fail("converted again"))
+    monkeypatch.setattr(loading, "_dequantize", lambda path: pytest.fail("converted again"))
     model, tokenizer = lr.load("smollm2", device="cpu")
     assert model.config.hidden_size == 576 and model.config.rope_parameters["rope_theta"] == 100_000
     assert tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.chat_template
@@ -68,7 +68,7 @@ def test_an_unwritable_cache_costs_time_but_no_model(monkeypatch, tmp_path, fold
     model, tokenizer = make_model(), make_tokenizer()
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"GGUF" + bytes(100))
-    monkeypatch.setattr(loading, "_dequantise", lambda path: (model, tokenizer))
+    monkeypatch.setattr(loading, "_dequantize", lambda path: loading.Loaded(model, tokenizer))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="not cached"):
@@ -84,7 +84,7 @@ def test_a_full_disk_costs_time_but_no_model(monkeypatch, tmp_path):
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"GGUF" + bytes(100))
     model = make_model()
-    monkeypatch.setattr(loading, "_dequantise", lambda path: (model, make_tokenizer()))
+    monkeypatch.setattr(loading, "_dequantize", lambda path: loading.Loaded(model, make_tokenizer()))
     monkeypatch.setattr(type(model), "save_pretrained", full)
     monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="No space left"):
@@ -97,7 +97,12 @@ def test_a_conversion_is_cached_whole_or_not_at_all(monkeypatch, tmp_path):
     gguf.write_bytes(b"GGUF" + bytes(100))
     monkeypatch.setenv("LONGREACH_CACHE", str(tmp_path / "cache"))
     conversions = []
-    monkeypatch.setattr(loading, "_dequantise", lambda path: conversions.append(1) or (make_model(), make_tokenizer()))
+
+    def convert(path):
+        conversions.append(path)
+        return loading.Loaded(make_model(), make_tokenizer())
+
+    monkeypatch.setattr(loading, "_dequantize", convert)
 
     def crash(self, folder):
         raise KeyboardInterrupt

@@ -303,8 +303,8 @@ def test_a_prefix_is_trained_on_padded_rows():
     "kind, options, word",
     [
         ("prefix", {"use_cache": False}, "PREFIX_TUNING lies in the cache"),
-        ("prefix", {"prefill_chunk_size": 8}, "leave prefill_chunk_size out"),
-        ("prompt", {"prefill_chunk_size": 8}, "leave prefill_chunk_size out"),
+        ("prefix", {"prefill_chunk_size": 8}, "omit prefill_chunk_size"),
+        ("prompt", {"prefill_chunk_size": 8}, "omit prefill_chunk_size"),
         ("prefix", {"prompt_lookup_num_tokens": 3}, "drafted tokens"),
         ("p-tuning", {"assistant_early_exit": 1}, "drafted tokens"),
     ],

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from longreach.bench.cases import check_source
 from longreach.errors import UsageError
@@ -37,8 +38,8 @@ class Subject:
     """
 
     source: str
-    full: Any
-    hybrid: Any
+    full: PreTrainedModel
+    hybrid: PreTrainedModel
     shape: Shape
     layers: LayerPlan
     pattern: AttentionPattern
@@ -173,6 +174,7 @@ def make_subject(
         chosen = LayerPlan.make(count, round(len(whole.full) * count / sizes.layers))
     window = max(length, pattern.window_tokens)
     cut = replace(sizes, layers=count)
+    full: PreTrainedModel
     if loaded is None:
         full = random_llama(cut, window, dtype=dtype, device=device)
     else:

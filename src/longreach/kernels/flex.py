@@ -1,8 +1,9 @@
-"""FlexAttention with the pattern's block mask, built from block arithmetic: nothing of size Q x K,
-compiled or not.
+"""FlexAttention with the pattern's block mask: nothing of size Q x K, compiled or not.
 
-For torchtitan and others who call `flex_attention` themselves:
-`block_mask(pattern, q_len, kv_len, ...)`.
+The mask is built from block arithmetic. For torchtitan and others who call `flex_attention`
+themselves: `block_mask(pattern, q_len, kv_len, ...)`.
+
+Shapes: Q queries, K keys, H heads of the mask, N blocks of FlexAttention's own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,18 @@ from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 from longreach.pattern.visibility import sees_key, shift_of
 
-_GPU_TILE = 128  # what the tiles of FlexAttention's kernels for Hopper divide
+# What the tiles of FlexAttention's kernels for Hopper divide.
+_GPU_TILE = 128
+
+# Block numbers of each query block, of each head.
+Rows = list[list[list[int]]]
+
+
+class Seen(NamedTuple):
+    """Blocks that all, and that only some, of a tile's queries see."""
+
+    full: list[int]
+    part: list[int]
 
 
 def block_mask(
@@ -38,7 +50,7 @@ def block_mask(
     backward: bool = True,
     tile: int | None = None,
 ) -> BlockMask:
-    """The block mask of one sparse layer.
+    """Returns the block mask of one sparse layer.
 
     Args:
         pattern: Which blocks are visible.
@@ -56,6 +68,9 @@ def block_mask(
     Returns:
         A BlockMask for q [B, num_heads, q_len, D] and k, v [B, num_kv_heads, kv_len, D], with
         `enable_gqa=True`.
+
+    Raises:
+        UsageError: The tile is not a multiple of the pattern's blocks.
     """
     first, total = heads or (0, num_kv_heads)
     view = HeadView(pattern, layer, first, total)
@@ -69,8 +84,10 @@ def block_mask(
 
 
 def tile_of(pattern: AttentionPattern, device: torch.device) -> int:
-    """Tokens of FlexAttention's own blocks on a device."""
-    return max(pattern.block_size, _GPU_TILE) if device.type == "cuda" else pattern.block_size
+    """Returns the tokens of FlexAttention's own blocks on a device."""
+    if device.type != "cuda":
+        return pattern.block_size
+    return max(pattern.block_size, _GPU_TILE)
 
 
 def _block_mask(
@@ -86,87 +103,99 @@ def _block_mask(
     p = view.pattern
     size = tile or tile_of(p, device)
     q_start = kv_len - q_len
-    shared = p.stride == 0
-    full: list[list[list[int]]] = []
-    part: list[list[list[int]]] = []
-    for head in range(1 if shared else num_kv_heads):
+    # Without a stride all heads see the same: the mask has one.
+    heads = num_kv_heads if p.stride else 1
+    repeat = num_heads // num_kv_heads if p.stride else 1
+    full: Rows = []
+    part: Rows = []
+    for head in range(heads):
         full.append([])
         part.append([])
         for low in range(q_start, kv_len, size):
-            all_see, some_see = _coarser(
-                *_tile(view, low, min(low + size, kv_len), head), size // p.block_size
-            )
-            full[-1].append(all_see)
-            part[-1].append(some_see)
-    repeat = 1 if shared else num_heads // num_kv_heads
-    q_blocks, kv_blocks = -(-q_len // size), -(-kv_len // size)
-    by_query = [_table(rows, kv_blocks, repeat, device) for rows in (part, full)]
-    by_key: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (None, None)]
-    if backward:
-        by_key = [
-            _table(_transpose(rows, kv_blocks), q_blocks, repeat, device) for rows in (part, full)
-        ]
+            seen = _tile(view, low, min(low + size, kv_len), head)
+            seen = _coarsen(seen, size // p.block_size)
+            full[-1].append(seen.full)
+            part[-1].append(seen.part)
+    q_blocks = -(-q_len // size)
+    kv_blocks = -(-kv_len // size)
     assert all(len(rows) == q_blocks for rows in full)
+    part_by_key: tuple[Tensor | None, Tensor | None] = (None, None)
+    full_by_key: tuple[Tensor | None, Tensor | None] = (None, None)
+    if backward:
+        part_by_key = _table(_transpose(part, kv_blocks), q_blocks, repeat, device)
+        full_by_key = _table(_transpose(full, kv_blocks), q_blocks, repeat, device)
     return BlockMask(
         (q_len, kv_len),
-        *by_query[0],
-        *by_query[1],
-        *by_key[0],
-        *by_key[1],
+        *_table(part, kv_blocks, repeat, device),
+        *_table(full, kv_blocks, repeat, device),
+        *part_by_key,
+        *full_by_key,
         BLOCK_SIZE=(size, size),
         mask_mod=_mask_mod(view, q_start, num_heads // num_kv_heads),
     )
 
 
-def _tile(view: HeadView, low: int, high: int, head: int) -> tuple[list[int], list[int]]:
-    """Key blocks that all, and that only some, of the queries at positions [low, high) see."""
+def _tile(view: HeadView, low: int, high: int, head: int) -> Seen:
+    """Returns the key blocks that the queries at positions [low, high) see."""
     p = view.pattern
-    i0, i1 = low // p.block_size, (high - 1) // p.block_size
-    before, after = p.local_start(i0), p.local_start(i1)
-    far = view.far_blocks(i0, head)
-    kept = set(view.far_blocks(i1, head))
+    i0 = low // p.block_size
+    i1 = (high - 1) // p.block_size
+    before = p.local_start(i0)
+    after = p.local_start(i1)
+    full = view.far_blocks(i0, head)
+    part = []
     # A tile that spans several blocks has edges: the first blocks of the windows, and its own
-    # blocks.
-    edge = [j for j in range(before, min(after, i0))]
-    full = far + [j for j in edge if j in kept] + list(range(max(before, after), i0))
-    return full, [j for j in edge if j not in kept] + list(range(i0, i1 + 1))
+    # blocks. Of the first ones, the last query block still sees those that are permanent.
+    kept = set(view.far_blocks(i1, head))
+    for j in range(before, min(after, i0)):
+        if j in kept:
+            full.append(j)
+        else:
+            part.append(j)
+    full += range(max(before, after), i0)
+    part += range(i0, i1 + 1)
+    return Seen(full, part)
 
 
-def _coarser(all_see: list[int], some_see: list[int], ratio: int) -> tuple[list[int], list[int]]:
-    """The same in blocks of `ratio` blocks each."""
+def _coarsen(seen: Seen, ratio: int) -> Seen:
+    """Returns the same in blocks of `ratio` blocks each."""
     if ratio == 1:
-        return all_see, some_see
-    counts = Counter(j // ratio for j in all_see)
+        return seen
+    counts = Counter(j // ratio for j in seen.full)
     full = [tile for tile, count in counts.items() if count == ratio]
-    return full, sorted({j // ratio for j in all_see + some_see} - set(full))
+    touched = {j // ratio for j in seen.full + seen.part}
+    return Seen(full, sorted(touched - set(full)))
 
 
-def _transpose(rows: list[list[list[int]]], columns: int) -> list[list[list[int]]]:
-    turned: list[list[list[int]]] = [[[] for _ in range(columns)] for _ in rows]
-    for head, lists in enumerate(rows):
+def _transpose(rows: Rows, columns: int) -> Rows:
+    """Returns the query blocks of each key block."""
+    turned: Rows = []
+    for lists in rows:
+        by_key: list[list[int]] = [[] for _ in range(columns)]
         for i, row in enumerate(lists):
             for j in row:
-                turned[head][j].append(i)
+                by_key[j].append(i)
+        turned.append(by_key)
     return turned
 
 
-def _table(
-    rows: list[list[list[int]]], columns: int, repeat: int, device: Any
-) -> tuple[Tensor, Tensor]:
-    """Counts [1, H, N] and indices [1, H, N, columns], each head `repeat` times.
+def _table(rows: Rows, columns: int, repeat: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns counts [1, H, N] and indices [1, H, N, columns], each head `repeat` times.
 
     FlexAttention wants a column for every block but reads only as many as the count says, so rows
     of the longest count overlap in memory: storage is what the blocks need, not blocks squared.
     """
-    most = max(1, max((len(row) for lists in rows for row in lists), default=1))
-    counts = torch.tensor([[len(row) for row in lists] for lists in rows], dtype=torch.int32)
-    packed = torch.tensor(
-        [[row + [0] * (most - len(row)) for row in lists] for lists in rows], dtype=torch.int32
-    )
-    counts, packed = (x.repeat_interleave(repeat, 0)[None].to(device) for x in (counts, packed))
+    lengths = [[len(row) for row in lists] for lists in rows]
+    most = max(1, *(max(of_head, default=1) for of_head in lengths))
+    filled = []
+    for lists in rows:
+        filled.append([row + [0] * (most - len(row)) for row in lists])
+    counts = torch.tensor(lengths, dtype=torch.int32).repeat_interleave(repeat, 0)[None]
+    packed = torch.tensor(filled, dtype=torch.int32).repeat_interleave(repeat, 0)[None].to(device)
     flat = torch.cat([packed.flatten(), packed.new_zeros(columns)])
     heads, n = packed.shape[1:3]
-    return counts, flat.as_strided((1, heads, n, columns), (heads * n * most, n * most, most, 1))
+    strides = (heads * n * most, n * most, most, 1)
+    return counts.to(device), flat.as_strided((1, heads, n, columns), strides)
 
 
 def _mask_mod(
@@ -183,7 +212,7 @@ def _mask_mod(
 
 
 @cache
-def _compiled() -> Any:
+def _compiled() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -198,10 +227,10 @@ def _kept_mask(
     backward: bool,
     inference: bool,
 ) -> BlockMask:
-    """`_block_mask`, made once: at long lengths its lists take longer than the attention does on a
-    GPU.
+    """Returns `_block_mask` of the same arguments, made once.
 
-    `inference` only keeps apart what was made in inference mode, which no backward pass may save.
+    At long lengths its lists take longer than the attention does on a GPU. `inference` only keeps
+    apart what was made in inference mode, which no backward pass may save.
     """
     return _block_mask(view, q_len, kv_len, num_heads, num_kv_heads, device, backward)
 

@@ -31,7 +31,7 @@ class HeadView(NamedTuple):
     total_heads: int
 
     def pack(self) -> list[int]:
-        """Seven integers: what a custom op's schema can carry."""
+        """Returns seven integers, which a custom op's schema can carry."""
         p = self.pattern
         return [
             p.block_size,
@@ -45,11 +45,11 @@ class HeadView(NamedTuple):
 
     @classmethod
     def unpack(cls, numbers: Sequence[int]) -> HeadView:
-        """The inverse of `pack`."""
+        """Returns the view that was packed: the inverse of `pack`."""
         return cls(AttentionPattern(*numbers[:4]), *numbers[4:])
 
     def offset(self, head: int) -> int:
-        """Shift of the strided blocks of the tensor's KV head `head`, in blocks."""
+        """Returns the shift of the strided blocks of the tensor's KV head `head`, in blocks."""
         return self.pattern.offset(self.first_head + head, self.total_heads, self.layer)
 
     def shifts(self, num_kv_heads: int, device: torch.device) -> Tensor:
@@ -57,28 +57,28 @@ class HeadView(NamedTuple):
         return torch.tensor([self.offset(head) for head in range(num_kv_heads)], device=device)
 
     def first_strided(self, head: int) -> int:
-        """First block on the stride after the sinks (0 without a stride)."""
+        """Returns the first block on the stride after the sinks (0 without a stride)."""
         return self.pattern.permanent(self.first_head + head, self.total_heads, self.layer).first
 
     def far_count(self, i: int, head: int) -> int:
-        """Permanent blocks outside the window of query block `i`."""
+        """Returns how many permanent blocks are before the window of query block `i`."""
         return self.pattern.far_count(i, self.first_head + head, self.total_heads, self.layer)
 
     def far_blocks(self, i: int, head: int) -> list[int]:
-        """Their block numbers, ascending."""
+        """Returns the numbers of these blocks, ascending."""
         return self.pattern.far_blocks(i, self.first_head + head, self.total_heads, self.layer)
 
     def alike(self, num_kv_heads: int) -> list[tuple[int, int]]:
-        """Ranges of KV heads with the same blocks: one without a stride, else one for each head."""
-        return (
-            [(g, g + 1) for g in range(num_kv_heads)]
-            if self.pattern.stride
-            else [(0, num_kv_heads)]
-        )
+        """Returns ranges of KV heads with the same blocks: all heads, or each with a stride."""
+        if not self.pattern.stride:
+            return [(0, num_kv_heads)]
+        return [(head, head + 1) for head in range(num_kv_heads)]
 
     def mask(self, q_pos: Tensor, k_pos: Tensor, num_kv_heads: int) -> Tensor:
-        """Dense mask [num_kv_heads, len(q_pos), len(k_pos)] of two position vectors; negative
-        positions are padding."""
+        """Returns the dense mask of two vectors of positions, negative ones being padding.
+
+        Its shape is [num_kv_heads, len(q_pos), len(k_pos)], on the positions' device.
+        """
         q = q_pos[None, :, None]
         k = k_pos[None, None, :]
         shifts = self.shifts(num_kv_heads, q_pos.device)

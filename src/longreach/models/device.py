@@ -1,5 +1,7 @@
-"""Which device work goes to, whether it is there, and in which dtype. Importing it loads no
-torch."""
+"""Which device work goes to, whether it is there, and in which dtype.
+
+Importing it loads no torch.
+"""
 
 import re
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ _DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu|hpu|npu|mlu|musa)(?::\d{1,3})?")
 
 
 def default_device() -> str:
-    """Where models go unless told otherwise: the GPU where there is one."""
+    """Returns where models go unless told otherwise: the GPU where there is one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +47,7 @@ def check_dtype_name(dtype: str) -> None:
 
 
 def dtype_of(dtype: "torch.dtype | str") -> "torch.dtype":
-    """A dtype of weights, by its name or as it is.
+    """Returns a dtype of weights, by its name or as it is.
 
     Raises:
         UsageError: There is no such dtype, or weights cannot have it.

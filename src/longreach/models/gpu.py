@@ -1,4 +1,4 @@
-"""Which GPUs this machine has that torch can use, told without importing torch."""
+"""Which GPUs this machine has that torch can use; found without importing torch."""
 
 import importlib.util
 import re
@@ -12,8 +12,7 @@ _SECONDS = 10
 
 
 def gpu_names() -> list[str]:
-    """Returns the names of the NVIDIA GPUs that the installed torch can use, in the driver's
-    order."""
+    """Returns the names of the NVIDIA GPUs that torch can use here, in the driver's order."""
     if not _torch_is_built_for_gpus() or shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -36,6 +35,7 @@ def check_gpu(device: str, names: list[str]) -> None:
 
 
 def _torch_is_built_for_gpus() -> bool:
+    """Returns whether the installed torch was built for NVIDIA GPUs, as its version file says."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False

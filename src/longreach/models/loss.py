@@ -1,6 +1,13 @@
-"""Training on long sequences in little memory: losses without all logits, layers without their
-activations."""
+"""Training on long sequences in little memory.
 
+Losses do without all logits at once, layers without their activations.
+
+Shapes: B rows, T positions, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,12 +17,17 @@ from torch.utils.checkpoint import checkpoint
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import decoder_of, evaluating
 
-IGNORED = -100  # the label of positions that do not count, as everywhere in torch and transformers
+# The label of positions that do not count, as everywhere in torch and transformers.
+IGNORED = -100
 
 
 class Likeliest(NamedTuple):
-    """The k likeliest next tokens of each position: their `ids` and `log_probs`, [..., T, k]
-    each."""
+    """The k likeliest next tokens of each position.
+
+    Attributes:
+        ids: [..., T, k].
+        log_probs: Their log probabilities, [..., T, k].
+    """
 
     ids: Tensor
     log_probs: Tensor
@@ -23,7 +35,10 @@ class Likeliest(NamedTuple):
 
 @torch.no_grad()
 def softcap_of(model: Any) -> float | None:
-    """What a model's logits are capped at (Gemma 2), for the losses below; None for most.
+    """Returns what a model's logits are capped at (Gemma 2), for the losses below.
+
+    Returns:
+        None for most models.
 
     Raises:
         ModelError: Its head does more than these losses know, so that they would differ from the
@@ -51,7 +66,7 @@ def chunked_cross_entropy(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """Mean cross entropy, computed a chunk of positions at a time, forward and backward.
+    """Returns the mean cross entropy, a chunk of positions at a time, forward and backward.
 
     Equals `cross_entropy(hidden @ lm_head_weight.T, labels)` in float32, but only the logits of one
     chunk exist at any time: at 128K tokens and a vocabulary of 32,000 all of them would take 17 GB.
@@ -77,13 +92,13 @@ def chunked_cross_entropy(
             f"hidden is {tuple(hidden.shape)}, labels {tuple(labels.shape)} and the weight "
             f"{tuple(lm_head_weight.shape)}; give [B, T, d], [B, T] and [V, d]."
         )
-    rows, targets = hidden.flatten(0, -2), labels.flatten()
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
+    for chunk, wanted in _chunks(chunk_tokens, hidden.flatten(0, -2), labels.flatten()):
+        # The logits are computed again on the way back, so that no chunk's are kept.
         total = total + checkpoint(
             _cross_entropy, chunk, lm_head_weight, wanted, softcap, use_reentrant=False
         )
-    return total / (targets != IGNORED).sum()
+    return total / (labels != IGNORED).sum()
 
 
 @torch.no_grad()
@@ -95,16 +110,13 @@ def chunked_losses(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """The cross entropy of every position, [..., T] in float32, without gradients; 0 where a label
-    does not count.
+    """Returns the cross entropy of every position, without gradients: [..., T] in float32.
 
-    Arguments as in `chunked_cross_entropy`.
+    It is 0 where a label does not count. Arguments as in `chunked_cross_entropy`.
     """
-    rows, targets = hidden.flatten(0, -2), labels.flatten()
-    parts = [
-        _cross_entropy(chunk, lm_head_weight, wanted, softcap, "none")
-        for chunk, wanted in zip(rows.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
-    ]
+    parts = []
+    for chunk, wanted in _chunks(chunk_tokens, hidden.flatten(0, -2), labels.flatten()):
+        parts.append(_cross_entropy(chunk, lm_head_weight, wanted, softcap, "none"))
     return torch.cat(parts).view(labels.shape)
 
 
@@ -117,15 +129,23 @@ def likeliest(
     *,
     softcap: float | None = None,
 ) -> Likeliest:
-    """What a teacher expects at each position of `hidden` [..., T, d], without gradients, a chunk
-    at a time."""
-    found = [
-        _logits(chunk, lm_head_weight, softcap).log_softmax(-1).topk(k)
-        for chunk in hidden.flatten(0, -2).split(chunk_tokens)
-    ]
+    """Returns what a teacher expects at each position of `hidden`, without gradients.
+
+    Args:
+        hidden: [..., T, d], after the final norm.
+        lm_head_weight: [V, d].
+        k: Tokens to name at each position.
+        chunk_tokens: Positions of a chunk.
+        softcap: See `softcap_of`.
+    """
+    ids = []
+    log_probs = []
+    for (chunk,) in _chunks(chunk_tokens, hidden.flatten(0, -2)):
+        top = _logits(chunk, lm_head_weight, softcap).log_softmax(-1).topk(k)
+        ids.append(top.indices)
+        log_probs.append(top.values)
     shape = (*hidden.shape[:-1], k)
-    log_probs, ids = (torch.cat([part[i] for part in found]).view(shape) for i in (0, 1))
-    return Likeliest(ids, log_probs)
+    return Likeliest(torch.cat(ids).view(shape), torch.cat(log_probs).view(shape))
 
 
 def chunked_divergence(
@@ -136,11 +156,10 @@ def chunked_divergence(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """Mean KL(teacher || student) over the teacher's k likeliest tokens, a chunk of positions at a
-    time.
+    """Returns the mean KL(teacher || student) over the teacher's k likeliest tokens.
 
-    All other tokens count as one event, so that the divergence is never below 0 and is 0 where the
-    student agrees.
+    It is computed a chunk of positions at a time. All other tokens count as one event, so that the
+    divergence is never below 0, and is 0 where the student agrees.
 
     Args:
         hidden: The student's states after the final norm, [..., T, d].
@@ -152,19 +171,11 @@ def chunked_divergence(
     Returns:
         A number in nats, float32.
     """
-    rows, ids, log_probs = (
-        hidden.flatten(0, -2),
-        teacher.ids.flatten(0, -2),
-        teacher.log_probs.flatten(0, -2),
-    )
+    rows = hidden.flatten(0, -2)
+    ids = teacher.ids.flatten(0, -2)
+    log_probs = teacher.log_probs.flatten(0, -2)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    parts = zip(
-        rows.split(chunk_tokens),
-        ids.split(chunk_tokens),
-        log_probs.split(chunk_tokens),
-        strict=True,
-    )
-    for chunk, wanted, expected in parts:
+    for chunk, wanted, expected in _chunks(chunk_tokens, rows, ids, log_probs):
         total = total + checkpoint(
             _diverged, chunk, lm_head_weight, wanted, expected, softcap, use_reentrant=False
         )
@@ -172,8 +183,7 @@ def chunked_divergence(
 
 
 def checkpointing(model: Any, on: bool) -> None:
-    """Turns gradient checkpointing of every layer on or off: backward computes each layer a second
-    time."""
+    """Turns gradient checkpointing on or off: backward computes each layer a second time."""
     # What newer releases of transformers 5 call it; the old name goes in 6.
     new = "activation_checkpointing"
     prefix = new if hasattr(model, f"{new}_enable") else "gradient_checkpointing"
@@ -181,6 +191,13 @@ def checkpointing(model: Any, on: bool) -> None:
         getattr(model, f"{prefix}_enable")(**{f"{prefix}_kwargs": {"use_reentrant": False}})
     else:
         getattr(model, f"{prefix}_disable")()
+
+
+def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields the tensors `size` rows at a time, all of them together."""
+    # No rows are one empty chunk, so that results have their shapes.
+    for start in range(0, max(1, tensors[0].shape[0]), size):
+        yield tuple(tensor[start : start + size] for tensor in tensors)
 
 
 def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
@@ -202,5 +219,10 @@ def _diverged(
 ) -> Tensor:
     student = _logits(hidden, weight, softcap).log_softmax(-1).gather(-1, ids)
     named = (log_probs.exp() * (log_probs - student)).sum()
-    rest, rest_of_student = (1 - x.exp().sum(-1).clamp(max=1 - 1e-6) for x in (log_probs, student))
-    return named + (rest * (rest.log() - rest_of_student.log())).sum()
+    rest = _unnamed(log_probs)
+    return named + (rest * (rest.log() - _unnamed(student).log())).sum()
+
+
+def _unnamed(log_probs: Tensor) -> Tensor:
+    """Returns the probability of all tokens that are not named, a little above 0."""
+    return 1 - log_probs.exp().sum(-1).clamp(max=1 - 1e-6)

@@ -15,26 +15,27 @@ import torch
 from longreach import __version__
 
 _PACKAGES = ("torch", "triton", "transformers")
+_PLACES = ("--out", "--plot")
 
 
 def record(
     arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The command line, the date, the machine and the versions.
+    """Returns the command line, the date, the machine and the versions.
 
-    Where the report went (`--out`, `--plot`) is left out: it is a path of one machine and changes
-    no figure.
+    Args:
+        arguments: The words after `longreach`.
+        device: Where the work was done.
+        packages: Packages whose versions matter as well.
     """
-    kept = [
-        word
-        for before, word in zip(["", *arguments], arguments, strict=False)
-        if not {before, word} & {"--out", "--plot"} and not word.startswith(("--out=", "--plot="))
-    ]
+    name = "cpu"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
-        "command": " ".join(["longreach", *kept]),
+        "command": " ".join(["longreach", *_without_places(arguments)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "device": name,
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
@@ -45,13 +46,31 @@ def record(
     }
 
 
+def _without_places(arguments: Sequence[str]) -> list[str]:
+    """Returns the words without where the report went.
+
+    That is a path of one machine, and changes no figure.
+    """
+    kept = []
+    before = ""
+    for word in arguments:
+        names_place = before in _PLACES or word in _PLACES
+        if not names_place and not word.startswith(tuple(f"{place}=" for place in _PLACES)):
+            kept.append(word)
+        before = word
+    return kept
+
+
 def _processor() -> str:
+    """Returns the processor's name as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

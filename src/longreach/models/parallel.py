@@ -6,10 +6,12 @@ of all heads. It does so by a function put in the place of one of transformers' 
 Full layers call that function anyway. Sparse layers do not: they look behind it for an object with
 
     __call__(module, q, k, v, mask, **kwargs)   exchanges, calls `attn` in the same way, and
-    exchanges back attn                                        the attention in the middle: all
-    tokens of this rank's share of heads world_size, sp_rank, process_group          ranks that
-    share a sequence, this one's number, how they talk disable_in_eval
-    optional: models in evaluation are left alone
+                                                exchanges back
+    attn                                        the attention in the middle: all tokens of this
+                                                rank's share of heads
+    world_size, sp_rank, process_group          ranks that share a sequence, this one's number,
+                                                how they talk
+    disable_in_eval                             optional: models in evaluation are left alone
 
 and have a copy of it run the pattern's attention in the middle. (DeepSpeed 0.18.2, the least that
 accelerate takes, is written so; 0.19.8 was tried.) Whatever else stands there is refused: a sparse
@@ -51,7 +53,14 @@ class Ulysses(NamedTuple):
 
     @classmethod
     def of(cls, implementation: str | None, training: bool) -> Ulysses | None:
-        """What is on for models of this `attn_implementation`; None where sequences are whole.
+        """Returns what is on for models of this `attn_implementation`.
+
+        Args:
+            implementation: The name among transformers' attention functions.
+            training: Whether the model is in training mode.
+
+        Returns:
+            None where sequences are whole.
 
         Raises:
             UsageError: The attention function is one of which nobody here knows what it does with
@@ -60,16 +69,13 @@ class Ulysses(NamedTuple):
         function: Any = ALL_ATTENTION_FUNCTIONS.get(implementation)
         if function is None or _is_stock(str(implementation), function):
             return None
-        found = [
-            x
-            for x in _behind(function)
-            if callable(x) and all(hasattr(x, name) for name in _CONTRACT)
-        ]
+        found = [one for one in _behind(function) if _keeps_contract(one)]
         if len(found) == 1:
-            idle = found[0].world_size == 1 or (
-                getattr(found[0], "disable_in_eval", False) and not training
-            )
-            return None if idle else cls(found[0])
+            exchange = found[0]
+            left_alone = getattr(exchange, "disable_in_eval", False) and not training
+            if exchange.world_size == 1 or left_alone:
+                return None
+            return cls(exchange)
         # Under a name of its own it is a kernel that someone chose for full layers, unless there
         # are ranks to cut for.
         alone = not distributed.is_initialized() or distributed.get_world_size() == 1
@@ -86,10 +92,13 @@ class Ulysses(NamedTuple):
         )
 
     def check(
-        self, given: Tensor, position_ids: Tensor | None, attention_mask: Any, caches: bool
+        self,
+        given: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        caches: bool,
     ) -> None:
-        """Raises UsageError, on every rank alike, for what cannot be right when each rank has a
-        piece of the rows.
+        """Raises UsageError, on every rank alike, for what cannot be right for pieces of rows.
 
         Args:
             given: [B, T, ...] of this rank.
@@ -139,15 +148,32 @@ class Ulysses(NamedTuple):
         impl: str = "auto",
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """The pattern's attention over the whole sequence; [B, H, T, D] for q of that shape, k and
-        v [B, K, T, D]."""
-        exchange, total = copy.copy(self.exchange), k.shape[1]
-        ranks, rank = exchange.world_size, exchange.sp_rank
+        """Returns the pattern's attention over the whole sequence.
+
+        Args:
+            module: The layer's attention.
+            q: [B, H, T, D].
+            k: [B, K, T, D].
+            v: [B, K, T, D].
+            pattern: What the layer sees.
+            impl: As in `kernels.api`.
+            position_ids: [B, T], for the exchange.
+
+        Returns:
+            [B, H, T, D].
+
+        Raises:
+            UsageError: The exchange does something else than is known here.
+        """
+        exchange = copy.copy(self.exchange)
+        total = k.shape[1]
+        ranks = exchange.world_size
+        rank = exchange.sp_rank
         share = (q.shape[1] // ranks, max(1, total // ranks), q.shape[2] * ranks)
-        calls = []
+        calls: list[tuple[int, int, int]] = []
 
         def core(
-            _: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+            _: object, q: Tensor, k: Tensor, v: Tensor, *args: object, **kwargs: object
         ) -> tuple[Tensor, None]:
             calls.append((q.shape[1], k.shape[1], k.shape[2]))
             if calls != [share]:
@@ -175,9 +201,16 @@ def _unknown(what: str) -> str:
     )
 
 
+def _keeps_contract(candidate: object) -> bool:
+    """Returns whether an object is an exchange as the module's docstring describes it."""
+    return callable(candidate) and all(hasattr(candidate, name) for name in _CONTRACT)
+
+
 def _is_stock(name: str, function: Any) -> bool:
-    """Whether transformers' own function or ours is called under this name, the flash attention
-    kernel included."""
+    """Returns whether transformers' own function or ours is called under this name.
+
+    Where it calls the flash attention kernel, that has to be transformers' own too.
+    """
     # Kernels from the hub; serving, which never gets here.
     if "/" in name or name.startswith("paged|"):
         return True
@@ -185,12 +218,16 @@ def _is_stock(name: str, function: Any) -> bool:
         function = function.func
     kernel: Any = vars(flash_attention)["_flash_attention_forward"]  # what others like to replace
     inner = (function, kernel) if "flash" in name else (function,)
-    # Where a function was written, which functools.wraps does not hide.
-    return all(getattr(f, "__globals__", {}).get("__name__", "").startswith(_WHOLE) for f in inner)
+    return all(_name_module_of(one).startswith(_WHOLE) for one in inner)
+
+
+def _name_module_of(function: Any) -> str:
+    """Returns the module that a function was written in, which functools.wraps does not hide."""
+    return str(getattr(function, "__globals__", {}).get("__name__", ""))
 
 
 def _behind(function: Any) -> list[Any]:
-    """What a function may be a disguise of: itself, the owner of a method, what a closure holds."""
+    """Returns what a function may hide: itself, the owner of a method, what a closure holds."""
     seen = [function, getattr(function, "__self__", None)]
     for cell in getattr(function, "__closure__", None) or ():
         try:

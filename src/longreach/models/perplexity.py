@@ -1,5 +1,4 @@
-"""Perplexity by the position of the token that is predicted: what training tests and evaluation
-reports."""
+"""Perplexity by the position of the token that is predicted."""
 
 import itertools
 import math
@@ -12,7 +11,7 @@ _FIRST_BUCKET = 1024
 
 
 def buckets(length: int) -> list[tuple[int, int]]:
-    """[0, 1K), [1K, 2K), [2K, 4K), [4K, 8K), ... up to `length` positions."""
+    """Returns [0, 1K), [1K, 2K), [2K, 4K), [4K, 8K), ... up to `length` positions."""
     edges = [0]
     while edges[-1] < length:
         edges.append(min(length, max(_FIRST_BUCKET, 2 * edges[-1])))
@@ -20,7 +19,7 @@ def buckets(length: int) -> list[tuple[int, int]]:
 
 
 def bucket_sums(losses: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Sums and counts of losses by position.
+    """Returns sums and counts of losses by position.
 
     Args:
         losses: [T], the t-th of predicting token t + 1; the first token is not predicted, so that
@@ -32,15 +31,17 @@ def bucket_sums(losses: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     """
     sums = torch.zeros(len(spans), 2, dtype=torch.float64, device=losses.device)
     for bucket, (start, stop) in enumerate(spans):
-        of = losses[max(0, start - 1) : min(stop, len(losses)) - 1].double()
-        sums[bucket] = torch.stack(
-            [of.sum(), torch.tensor(float(len(of)), dtype=torch.float64, device=of.device)]
-        )
+        # The loss of predicting token t stands at t - 1.
+        inside = losses[max(0, start - 1) : min(stop, len(losses)) - 1].double()
+        sums[bucket, 0] = inside.sum()
+        sums[bucket, 1] = len(inside)
     return sums
 
 
 def perplexity(nll: float, tokens: float) -> float:
-    """Of so many tokens whose losses sum to `nll` nats; infinite where it is too large for a
-    float."""
+    """Returns the perplexity of a number of tokens whose losses sum to `nll` nats.
+
+    It is infinite where it is too large for a float.
+    """
     loss = nll / tokens
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,5 +1,7 @@
-"""A stock Llama of a published shape with random weights: for speed and memory, which do not depend
-on them."""
+"""A stock Llama of a published shape with random weights.
+
+Speed and memory do not depend on the weights.
+"""
 
 from typing import Any
 
@@ -8,15 +10,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from longreach.planning.plan import Shape
 
-_SPREAD = 0.02  # standard deviation of the weights, as at the beginning of training
+# Standard deviation of the weights, as at the beginning of training.
+_SPREAD = 0.02
 
 
 @torch.no_grad()
 def random_llama(
     shape: Shape, max_length: int, *, dtype: torch.dtype, device: torch.device | str
-) -> Any:
-    """A LlamaForCausalLM in evaluation mode, made where it will live: seconds for 7 billion weights
-    on a GPU.
+) -> LlamaForCausalLM:
+    """Returns a LlamaForCausalLM in evaluation mode, made where it will live.
+
+    On a GPU 7 billion weights take seconds.
 
     Args:
         shape: Sizes.
@@ -46,4 +50,5 @@ def random_llama(
             parameter.normal_(0, _SPREAD)
     # Its frequencies are no parameters: `to_empty` has left them undefined.
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
-    return model.eval()
+    made: LlamaForCausalLM = model.eval()
+    return made

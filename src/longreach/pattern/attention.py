@@ -52,12 +52,8 @@ class AttentionPattern:
     stride: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("block_size", 1),
-            ("sink_blocks", 0),
-            ("local_blocks", 1),
-            ("stride", 0),
-        ):
+        least = {"block_size": 1, "sink_blocks": 0, "local_blocks": 1, "stride": 0}
+        for name, low in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least {low}.")
@@ -70,19 +66,23 @@ class AttentionPattern:
 
     @classmethod
     def sink_window(cls) -> AttentionPattern:
-        """Variant A of the paper: one sink block and a window of 31 blocks, 2,048 tokens at any
-        length."""
+        """Returns variant A of the paper: a sink block and a window of 31 blocks.
+
+        A query sees 2,048 tokens at any length.
+        """
         return cls(block_size=64, sink_blocks=1, local_blocks=31, stride=0)
 
     @classmethod
     def strided(cls) -> AttentionPattern:
-        """Variant B of the paper: a window of 16 blocks and every 128th block, 2,048 tokens at
-        131,072."""
+        """Returns variant B of the paper: a window of 16 blocks and every 128th block.
+
+        At a length of 131,072 a query sees 2,048 tokens.
+        """
         return cls(block_size=64, sink_blocks=0, local_blocks=16, stride=128)
 
     @classmethod
     def preset(cls, name: str) -> AttentionPattern:
-        """The preset called `sink-window` or `strided`."""
+        """Returns the preset called `sink-window` or `strided`."""
         presets = {"sink-window": cls.sink_window, "strided": cls.strided}
         if name not in presets:
             raise UsageError(
@@ -92,11 +92,11 @@ class AttentionPattern:
 
     @property
     def window_tokens(self) -> int:
-        """Tokens of the local window: the most that a ring of local blocks ever holds."""
+        """Returns the tokens of the local window: the most that a ring of its blocks holds."""
         return self.local_blocks * self.block_size
 
     def blocks(self, length: int) -> int:
-        """Blocks that `length` tokens fill or begin."""
+        """Returns how many blocks `length` tokens fill or begin."""
         return -(-length // self.block_size)
 
     # -- blocks
@@ -162,39 +162,54 @@ class AttentionPattern:
     # ------------------------------------------------------------------------------------------
 
     def retained(self, length: int, num_kv_heads: int, layer: int = 0) -> list[list[int]]:
-        """Key positions that a query at position `length` or later may still see, ascending, for
-        each KV head."""
+        """Returns the key positions that later queries may still see, for each KV head.
+
+        Args:
+            length: Tokens so far: queries at this position and later count.
+            num_kv_heads: KV heads of the model.
+            layer: Index of the layer.
+
+        Returns:
+            A list for each KV head, ascending.
+        """
         self._check_lengths(length, length)
         self._check_head(0, num_kv_heads)
         kept = []
         for head in range(num_kv_heads):
-            spans = list(self._retained_spans(length, head, num_kv_heads, layer))
-            kept.append([position for start, stop in spans for position in range(start, stop)])
+            positions: list[int] = []
+            for span in self._retained_spans(length, head, num_kv_heads, layer):
+                positions += span
+            kept.append(positions)
         return kept
 
     def kv_tokens(self, length: int, num_kv_heads: int, layer: int = 0) -> list[int]:
-        """How many positions `retained` keeps, for each KV head; O(1) per head."""
+        """Returns how many positions `retained` keeps, for each KV head; O(1) per head."""
         next_block = length // self.block_size
         window = length - self.local_start(next_block) * self.block_size
-        return [
-            self.far_count(next_block, head, num_kv_heads, layer) * self.block_size + window
-            for head in range(num_kv_heads)
-        ]
+        counts = []
+        for head in range(num_kv_heads):
+            far = self.far_count(next_block, head, num_kv_heads, layer)
+            counts.append(far * self.block_size + window)
+        return counts
 
     def kv_bytes(
         self, length: int, num_kv_heads: int, head_dim: int, itemsize: int, layer: int = 0
     ) -> int:
-        """Bytes of keys and values retained in one layer for one row; `itemsize` in bytes (2 for
-        bf16)."""
+        """Returns the bytes of keys and values retained in one layer for one row.
+
+        `itemsize` is the bytes of a number (2 for bf16).
+        """
         return 2 * sum(self.kv_tokens(length, num_kv_heads, layer)) * head_dim * itemsize
 
     def _retained_spans(
         self, length: int, head: int, num_kv_heads: int, layer: int
-    ) -> Iterator[tuple[int, int]]:
-        size, next_block = self.block_size, length // self.block_size
+    ) -> Iterator[range]:
+        """Yields the positions that a KV head keeps: the permanent blocks, then the window."""
+        size = self.block_size
+        next_block = length // size
         for block in self.far_blocks(next_block, head, num_kv_heads, layer):
-            yield block * size, (block + 1) * size
-        yield self.local_start(next_block) * size, length
+            yield range(block * size, (block + 1) * size)
+        yield range(self.local_start(next_block) * size, length)
 
     # -- work
     # ------------------------------------------------------------------------------------------
@@ -202,24 +217,33 @@ class AttentionPattern:
     def visited(
         self, length: int, num_kv_heads: int = 1, layer: int = 0, *, q_len: int | None = None
     ) -> list[int]:
-        """Query-key pairs that the last `q_len` (default: all) of `length` tokens visit, for each
-        KV head; O(1)."""
+        """Returns how many query-key pairs some queries visit, for each KV head; O(1).
+
+        Args:
+            length: Tokens.
+            num_kv_heads: KV heads of the model.
+            layer: Index of the layer.
+            q_len: Queries, the last ones; None for all tokens.
+        """
         start = self._check_lengths(length if q_len is None else q_len, length)
-        return [
-            self._visited_from_zero(length, head, num_kv_heads, layer)
-            - self._visited_from_zero(start, head, num_kv_heads, layer)
-            for head in range(num_kv_heads)
-        ]
+        pairs = []
+        for head in range(num_kv_heads):
+            whole = self._visited_from_zero(length, head, num_kv_heads, layer)
+            before = self._visited_from_zero(start, head, num_kv_heads, layer)
+            pairs.append(whole - before)
+        return pairs
 
     def density(self, length: int, num_kv_heads: int = 1, layer: int = 0) -> float:
-        """Visited over causal query-key pairs of a sequence, the mean over `num_kv_heads` KV heads.
+        """Returns visited over causal query-key pairs, the mean over `num_kv_heads` KV heads.
 
         Heads and layers differ only in where their strided blocks start, so one head of layer 0
         (the default) is within one block per query of any other; give the real number for the exact
         mean.
         """
         visited = sum(self.visited(length, num_kv_heads, layer))
-        return visited / (length * (length + 1) // 2 * num_kv_heads) if visited else 1.0
+        if not visited:
+            return 1.0
+        return visited / (length * (length + 1) // 2 * num_kv_heads)
 
     def attention_flops(
         self,
@@ -231,11 +255,10 @@ class AttentionPattern:
         *,
         q_len: int | None = None,
     ) -> int:
-        """Floating-point operations of the forward pass of one layer and row; the backward pass
-        takes 2.5 times that.
+        """Returns the floating-point operations of the forward pass of one layer and row.
 
-        Two products of 2 * head_dim operations per visited pair and query head; softmax is not
-        counted.
+        The backward pass takes 2.5 times that. These are two products of 2 * head_dim operations
+        per visited pair and query head; softmax is not counted.
         """
         pairs = sum(self.visited(length, num_kv_heads, layer, q_len=q_len))
         return 4 * head_dim * pairs * num_heads // num_kv_heads
@@ -260,7 +283,7 @@ class AttentionPattern:
     # ------------------------------------------------------------------------------------------
 
     def mask(self, q_len: int, kv_len: int, num_kv_heads: int, layer: int = 0) -> BoolTensor:
-        """The pattern as a dense mask, for tests and for the reference.
+        """Returns the pattern as a dense mask, for tests and for the reference.
 
         Returns:
             BoolTensor [num_kv_heads, q_len, kv_len], True where the query (one of the last q_len

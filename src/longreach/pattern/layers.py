@@ -11,7 +11,7 @@ from longreach.pattern.attention import AttentionPattern
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Which layers of a model stay on full attention.
+    """The layers of a model that stay on full attention.
 
     Attributes:
         num_layers: Layers of the model.
@@ -25,7 +25,7 @@ class LayerPlan:
     def make(
         cls, num_layers: int, full_layers: str | int | Sequence[int] = "middle-third"
     ) -> LayerPlan:
-        """The plan that a rule, a number or a list describes.
+        """Returns the plan that a rule, a number or a list describes.
 
         Args:
             num_layers: Layers of the model, at least 1.
@@ -56,22 +56,20 @@ class LayerPlan:
         if self.num_layers < 1:
             raise UsageError(f"num_layers is {self.num_layers}; a model has at least 1.")
         for index in self.full:
-            if (
-                isinstance(index, bool)
-                or not isinstance(index, int)
-                or not 0 <= index < self.num_layers
-            ):
+            # True and False are whole numbers to Python, and a mistake here.
+            is_index = isinstance(index, int) and not isinstance(index, bool)
+            if not is_index or not 0 <= index < self.num_layers:
                 raise UsageError(
                     f"full layer {index!r} does not exist; give indices 0 to {self.num_layers - 1}."
                 )
 
     def is_full(self, layer: int) -> bool:
-        """Whether a layer uses full attention."""
+        """Returns whether a layer uses full attention."""
         return layer in self.full
 
     @property
     def sparse(self) -> tuple[int, ...]:
-        """Indices of the sparse layers, ascending."""
+        """Returns the indices of the sparse layers, ascending."""
         return tuple(layer for layer in range(self.num_layers) if layer not in self.full)
 
     def kv_bytes(
@@ -82,21 +80,22 @@ class LayerPlan:
         head_dim: int,
         itemsize: int,
     ) -> list[int]:
-        """Bytes of keys and values that each layer holds for one row of `length` tokens."""
-        full = 2 * length * num_kv_heads * head_dim * itemsize
-        return [
-            (
-                full
-                if self.is_full(layer)
-                else pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
-            )
-            for layer in range(self.num_layers)
-        ]
+        """Returns the bytes of keys and values of each layer for one row of `length` tokens."""
+        by_layer = []
+        for layer in range(self.num_layers):
+            if self.is_full(layer):
+                by_layer.append(2 * length * num_kv_heads * head_dim * itemsize)
+            else:
+                kept = pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
+                by_layer.append(kept)
+        return by_layer
 
     def kv_reduction(self, pattern: AttentionPattern, length: int, num_kv_heads: int) -> float:
-        """Share of the full model's KV bytes that this plan does not need, 0 to 1."""
+        """Returns the share of the full model's KV bytes that this plan does not need, 0 to 1."""
         full = 2 * length * num_kv_heads * self.num_layers
-        return 1 - sum(self.kv_bytes(pattern, length, num_kv_heads, 1, 1)) / full if full else 0.0
+        if not full:
+            return 0.0
+        return 1 - sum(self.kv_bytes(pattern, length, num_kv_heads, 1, 1)) / full
 
     def attention_flops(
         self,
@@ -108,12 +107,21 @@ class LayerPlan:
         *,
         q_len: int | None = None,
     ) -> list[int]:
-        """Forward attention FLOPs of each layer for the last `q_len` (default: all) of `length`
-        tokens of one row."""
+        """Returns the forward attention FLOPs of each layer for one row.
+
+        Args:
+            pattern: Of the sparse layers.
+            length: Tokens of the row.
+            num_heads: Query heads.
+            num_kv_heads: KV heads.
+            head_dim: Numbers of a head.
+            q_len: Queries, the last ones; None for all tokens.
+        """
+        # A window that hides nothing is full attention.
         dense = AttentionPattern(local_blocks=max(1, length))
-        return [
-            (dense if self.is_full(layer) else pattern).attention_flops(
-                length, num_heads, num_kv_heads, head_dim, layer, q_len=q_len
-            )
-            for layer in range(self.num_layers)
-        ]
+        sizes = (length, num_heads, num_kv_heads, head_dim)
+        flops = []
+        for layer in range(self.num_layers):
+            visible = dense if self.is_full(layer) else pattern
+            flops.append(visible.attention_flops(*sizes, layer, q_len=q_len))
+        return flops

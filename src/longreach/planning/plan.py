@@ -1,10 +1,8 @@
-"""What a model at a length needs and could reach on given cards, full and hybrid: arithmetic,
-nothing is loaded.
+"""What a model at a length needs and could reach on given cards, full and hybrid.
 
-Lives with the models because it is the arithmetic of model shapes; the attention part comes from
-`longreach.pattern`. Times are limits, work over the card's peak (`hardware.json`; 800 TFLOP/s is
-what dense bf16 products reach on an H100), not forecasts. Shapes and cards are data files beside
-this one.
+It is arithmetic, nothing is loaded; the attention part comes from `longreach.pattern`. Times are
+limits, work over the card's peak (`hardware.json`; 800 TFLOP/s is what dense bf16 products reach on
+an H100), not forecasts. Shapes and cards are data files beside this one.
 """
 
 from __future__ import annotations
@@ -24,8 +22,10 @@ _HERE = Path(__file__).parent
 # A parameter: bf16 weight and gradient, float32 master copy and two Adam moments.
 _TRAINING_BYTES = 16
 # Times the forward pass, where all weights are trained.
-_BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
-_ROOM = 0.9  # of a card's memory: the rest is for the runtime, fragments and workspaces
+_BACKWARD_LINEAR = 2.0
+BACKWARD_ATTENTION = 2.5
+# Of a card's memory: the rest is for the runtime, fragments and workspaces.
+_MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """The shape that a config of transformers describes."""
-        head_dim = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
+        """Returns the shape that a config of transformers describes."""
+        head_dim = getattr(config, "head_dim", None)
+        if head_dim is None:
+            head_dim = config.hidden_size // config.num_attention_heads
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -60,23 +60,21 @@ class Shape:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of all layers' matrices: what every token is multiplied with."""
+        """Returns the weights of all layers' matrices: what every token is multiplied with."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
     def layer_activations(self) -> int:
-        """Numbers that the backward pass of one layer needs for every token."""
-        return (
-            4 * self.hidden
-            + 2 * self.head_dim * (self.heads + self.kv_heads)
-            + 3 * self.intermediate
-        )
+        """Returns how many numbers the backward pass of one layer needs for every token."""
+        attention = 2 * self.head_dim * (self.heads + self.kv_heads)
+        return 4 * self.hidden + attention + 3 * self.intermediate
 
     @property
     def parameters(self) -> int:
-        """All weights, embeddings and norms included."""
-        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        """Returns the number of all weights, embeddings and norms included."""
+        matrices = 1 if self.tied else 2
+        embeddings = self.vocab * self.hidden * matrices
         return self.layer_parameters + embeddings + self.hidden * (2 * self.layers + 1)
 
 
@@ -126,32 +124,32 @@ class Plan:
 
     @property
     def kv_reduction(self) -> float:
-        """Share of the KV cache that the hybrid does not need."""
+        """Returns the share of the KV cache that the hybrid does not need."""
         return 1 - self.hybrid.kv_bytes / self.full.kv_bytes
 
     @property
     def prefill_speedup(self) -> float:
-        """Upper limit at equal kernel efficiency."""
+        """Returns the upper limit at equal kernel efficiency."""
         return self.full.prefill_seconds / self.hybrid.prefill_seconds
 
     @property
     def decode_speedup(self) -> float:
-        """Upper limit where memory traffic decides."""
+        """Returns the upper limit where memory traffic decides."""
         return self.full.decode_seconds_per_token / self.hybrid.decode_seconds_per_token
 
     @property
     def training_speedup(self) -> float:
-        """Upper limit of a training step."""
+        """Returns the upper limit of a training step."""
         return self.full.training_seconds / self.hybrid.training_seconds
 
 
 def shape(name: str) -> Shape:
-    """The published shape of that name."""
+    """Returns the published shape of that name."""
     return Shape(**_look_up("shapes.json", name, "shape"))
 
 
 def hardware(text: str) -> Cards:
-    """Cards such as `h100` or `8xh100`."""
+    """Returns cards such as `h100` or `8xh100`."""
     match = re.fullmatch(r"(?:(\d+)x)?(\w+)", text.lower())
     count = int(match[1] or 1) if match else 0
     if not match or count < 1:
@@ -171,7 +169,7 @@ def plan(
     rows: int = 1,
     itemsize: int = 2,
 ) -> Plan:
-    """Compares a full with a hybrid model.
+    """Returns what a full and a hybrid model need and could reach.
 
     Args:
         model: Sizes.
@@ -197,10 +195,8 @@ def plan(
     pattern = pattern or AttentionPattern.sink_window()
     everything = LayerPlan.make(model.layers, model.layers)
     return Plan(
-        *(
-            _estimate(model, length, cards, pattern, chosen, rows, itemsize)
-            for chosen in (everything, layers)
-        )
+        full=_estimate(model, length, cards, pattern, everything, rows, itemsize),
+        hybrid=_estimate(model, length, cards, pattern, layers, rows, itemsize),
     )
 
 
@@ -225,7 +221,7 @@ def _estimate(
     )
     weights = model.parameters * itemsize
     activations = rows * length * itemsize * (model.hidden * model.layers + model.layer_activations)
-    room = cards.memory_bytes * _ROOM
+    room = cards.memory_bytes * _MEMORY_SHARE
     state, each = model.parameters * _TRAINING_BYTES, activations // rows
     serving_cards = math.ceil((weights + kv) / room)
     training_cards, training_recipe = _training(state, each, rows, room, model.heads)
@@ -258,8 +254,15 @@ def _serving(cards: int, strided: bool) -> str:
 
 
 def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple[int, str]:
-    """The fewest cards for weights (with what their training needs) and rows of activations, and
-    how to use them."""
+    """Returns the fewest cards for a training step, and how to use them.
+
+    Args:
+        state: Bytes of the weights, with what their training needs.
+        row: Bytes of the activations of a row.
+        rows: Rows of a step.
+        room: Bytes that a card can give.
+        heads: Query heads: sequences are cut over at most as many cards.
+    """
     if state + rows * row <= room:
         return 1, "one card"
     ways = {}

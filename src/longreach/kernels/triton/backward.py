@@ -57,8 +57,10 @@ def _dq_steps(
     D: tl.constexpr, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Keys [low, high): positions, or virtual permanent indices (FAR); those from `stop` on do not
-    exist."""
+    """Adds the share of keys [low, high) to dQ: positions, or virtual permanent indices (FAR).
+
+    Those from `stop` on do not exist.
+    """
     for n in range(low, high, BLOCK_N):
         index = n + tl.arange(0, BLOCK_N)
         ok = index < stop
@@ -141,8 +143,10 @@ def _dkv_steps(
     FAR: tl.constexpr, MASKED: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, LOCAL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Queries at positions [low, high) of one head: those whose window holds the key, or (FAR) has
-    passed it."""
+    """Adds the shares of one head's queries [low, high) to dK and dV.
+
+    They are those whose window holds the key, or (FAR) has passed it.
+    """
     for m in range(low, high, BLOCK_M):
         q_pos = m + tl.arange(0, BLOCK_M)
         ok = q_pos < stop

@@ -11,15 +11,13 @@ without gaps, so that a tile of c's is dense however short the blocks are.
 import triton
 import triton.language as tl
 
-# The interpreter multiplies the bits of bfloat16 numbers as integers: there, widen the operands
-# first.
+# The interpreter multiplies the bits of bfloat16 numbers as integers: there, operands are widened.
 _WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def first_strided(head, shift, STEP: tl.constexpr, SINK: tl.constexpr, STRIDE: tl.constexpr):
-    """First strided block at or after the sinks, of KV head `head`; `shift` is the offset of head
-    0."""
+    """First strided block at or after the sinks, of a KV head; `shift` is the offset of head 0."""
     if STRIDE == 0:
         return head * 0
     behind = (SINK + head * STEP + shift) % STRIDE

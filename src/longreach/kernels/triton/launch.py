@@ -11,14 +11,17 @@ from longreach.kernels.view import HeadView
 from longreach.pattern.visibility import step_of_heads
 
 # Under TRITON_INTERPRET=1, `triton.jit` gives functions that run on NumPy. Read once: triton does
-# the same.
-INTERPRETED = triton.knobs.runtime.interpret if hasattr(triton, "knobs") else False
+# the same. Releases without `knobs` are not interpreted here.
+INTERPRETED = hasattr(triton, "knobs") and triton.knobs.runtime.interpret
 
 _best: dict[tuple[Any, ...], dict[str, int]] = {}
 
 
 def pattern_args(view: HeadView, scale: float) -> dict[str, Any]:
-    """The pattern as kernel arguments; `shift` and `scale` may change without a new compilation."""
+    """Returns the pattern as kernel arguments.
+
+    `shift` and `scale` may change without a new compilation.
+    """
     p = view.pattern
     return {
         "shift": view.offset(0),
@@ -57,8 +60,8 @@ def launch(
     q = tensors[0]
     assert q is not None
     if INTERPRETED:
-        # Its time goes by steps, not by work: small blocks only where they meet more of a pattern's
-        # edges.
+        # Its time goes by steps, not by work: blocks are small only where these meet more of a
+        # pattern's edges.
         block = 32 if q.shape[-2] <= 160 else 128
         blocks = {name: block for name in configs[0] if name.startswith("BLOCK_")}
         kernel[grid(blocks)](*tensors, *numbers, **named, **blocks)
@@ -82,8 +85,10 @@ def _fastest(
     numbers: Any,
     named: dict[str, Any],
 ) -> dict[str, int]:
-    """The fastest configuration; configurations that need more shared memory than there is are
-    passed over."""
+    """Returns the fastest configuration.
+
+    Those that need more shared memory than there is do not count.
+    """
     times: list[tuple[float, dict[str, int]]] = []
     problem: Exception | None = None
     for config in configs:

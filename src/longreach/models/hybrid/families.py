@@ -1,9 +1,9 @@
-"""The hybrid models: for each family a config and classes that transformers' Auto classes know once
-this is imported.
+"""The hybrid models: for each family a config and classes.
 
-A checkpoint of a hybrid model has its own model_type and stock parameter names: plain transformers
-refuses it rather than run full attention quietly, and stock weights load into it as they are.
-`sparse_attention` in its config.json is the pattern, `full_layers` the indices of full layers.
+transformers' Auto classes know them once this is imported. A checkpoint of a hybrid model has its
+own model_type and stock parameter names: plain transformers refuses it rather than run full
+attention quietly, and stock weights load into it as they are. `sparse_attention` in its config.json
+is the pattern, `full_layers` the indices of full layers.
 
 Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
 Partial Contexts".

@@ -1,5 +1,4 @@
-"""Whether hybrid models read their cache under the installed libraries: tried on a twin of few
-weights.
+"""Whether hybrid models read their cache under the installed libraries: tried on a tiny twin.
 
 transformers hands the cache from module to module as a keyword argument. When a release renames or
 moves it, nothing fails: the model forgets what it has read, and writes garbage. So whenever a
@@ -40,21 +39,26 @@ _SIZES: dict[str, Any] = {
 # Small enough that the tokens leave the window.
 _PATTERN = {"block_size": 2, "sink_blocks": 1, "local_blocks": 2, "stride": 3}
 _FULL_LAYERS = [1]
-_TOKENS = 12  # a prompt, a chunk and a single token
+# A prompt, a chunk and a single token.
+_TOKENS = 12
 _ATTENTION = "sdpa"
-_SPREAD = 0.3  # of the weights: every token matters to every later one
-_TOLERANCE = 1e-3  # of the largest logit; in float32 the true difference is near 1e-6
+# Of the weights: every token matters to every later one.
+_SPREAD = 0.3
+# Of the largest logit; in float32 the true difference is near 1e-6.
+_TOLERANCE = 1e-3
 
 
 def check_cached(make: Callable[[], Any]) -> str | None:
-    """Raises ModelError where the model that `make` gives reads otherwise through its caches than
-    without.
+    """Compares what a model reads through its caches with what it reads without.
 
     Args:
         make: Gives a tiny hybrid model on the CPU.
 
     Returns:
-        Why it was not tried; None where it was, and all is well.
+        Why it was not tried; None where it was, and both are the same.
+
+    Raises:
+        ModelError: They differ, or reading through a cache fails.
     """
     reason = _why_not()
     if reason is not None:
@@ -132,7 +136,7 @@ def _stock_class(model_class: type[Any]) -> type[Any]:
 
 
 def _why_not() -> str | None:
-    """Why nothing can be tried now."""
+    """Returns why nothing can be tried now; None where it can."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return "tensors are traced or fake here, so nothing can be compared"
     try:
@@ -146,7 +150,7 @@ def _why_not() -> str | None:
 
 @contextmanager
 def _by_itself() -> Iterator[None]:
-    """Whatever the caller has set for its own work does not reach the twin."""
+    """Keeps from the twin whatever the caller has set for its own work."""
     with ExitStack() as settings:
         settings.enter_context(torch.no_grad())
         if torch.is_autocast_enabled("cpu"):
@@ -157,12 +161,14 @@ def _by_itself() -> Iterator[None]:
 
 
 def _differences(model: Any) -> Iterator[float]:
-    """How far each way of reading through a cache is off, as a part of the largest logit."""
-    prompt, chunk = _TOKENS - 4, 3
+    """Yields how far each way of reading through a cache is off, in parts of the largest logit."""
+    prompt = _TOKENS - 4
+    chunk = 3
     ids = (torch.arange(_TOKENS) * 7 % model.config.vocab_size)[None]
     whole = model(input_ids=ids, use_cache=False).logits
     largest = whole.abs().max()
-    growing, static = model.new_cache(), model.new_cache(max_length=_TOKENS)
+    growing = model.new_cache()
+    static = model.new_cache(max_length=_TOKENS)
     for cache, parts in ((growing, (prompt, chunk, 1)), (static, (prompt + chunk, 1))):
         read = []
         for part in ids.split(parts, dim=1):
@@ -176,6 +182,8 @@ def _differences(model: Any) -> Iterator[float]:
 
 
 def _never(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """In place of a CUDA graph, which only a second step would record: the first has the same fixed
-    shapes."""
+    """Stands for a CUDA graph, which only a second step would record.
+
+    The first step has the same fixed shapes.
+    """
     raise AssertionError("one step was made")

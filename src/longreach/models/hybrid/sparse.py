@@ -1,8 +1,7 @@
-"""What makes a stock decoder hybrid: attention for sparse layers, a forward that brings the cache
-and the rows.
+"""What makes a stock decoder hybrid: attention of sparse layers, and a forward around it.
 
-Only `self_attn` of sparse layers differs from the stock model; names and shapes of all parameters
-stay.
+That forward brings the cache, and which slots of the rows are real. Only `self_attn` of sparse
+layers differs from the stock model; names and shapes of all parameters stay.
 """
 
 from __future__ import annotations
@@ -30,13 +29,19 @@ from longreach.wording import counted
 
 
 def plan_of(config: Any) -> LayerPlan:
-    """Which layers of a hybrid config are full."""
+    """Returns which layers of a hybrid config are full."""
     full = config.full_layers
-    return LayerPlan.make(config.num_hidden_layers, "middle-third" if full is None else full)
+    if full is None:
+        full = "middle-third"
+    return LayerPlan.make(config.num_hidden_layers, full)
 
 
 def pattern_of(config: Any) -> AttentionPattern:
-    """What the sparse layers of a hybrid config see."""
+    """Returns what the sparse layers of a hybrid config see.
+
+    Raises:
+        UsageError: The config says something that is no pattern.
+    """
     try:
         return AttentionPattern(**(config.sparse_attention or {}))
     except TypeError as error:
@@ -46,8 +51,10 @@ def pattern_of(config: Any) -> AttentionPattern:
 
 
 class SparseAttention:
-    """Mixed into a family's attention class: its projections, norms and rotary embedding, the
-    pattern's attention."""
+    """Mixed into a family's attention class, whose attention becomes the pattern's.
+
+    Projections, norms and the rotary embedding stay the family's.
+    """
 
     config: Any
     layer_idx: int
@@ -63,19 +70,37 @@ class SparseAttention:
         impl: str = "auto",
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """As in the stock class; `attention_mask` is not looked at.
+        """Attends as the stock class does, but for what is visible.
 
-        What is padding `rows` says, and for a plain DynamicCache `real`: [B, past + T], True for
-        real tokens.
+        Args:
+            hidden_states: [B, T, d].
+            position_embeddings: Cosines and sines of the rotary embedding.
+            attention_mask: Not looked at.
+            rows: Which of the new slots are real; None where all are.
+            real: [B, past + T], True for real tokens; only for a plain DynamicCache.
+            ulysses: How sequences are cut over ranks, or None.
+            impl: As in `kernels.api`.
+            **kwargs: The cache, by any of its names.
+
+        Returns:
+            [B, T, d], and None for the weights.
         """
         module: Any = self
         shape = (*hidden_states.shape[:-1], -1, module.head_dim)
-        q, k, v = (getattr(module, f"{name}_proj")(hidden_states).view(shape) for name in "qkv")
+        q = module.q_proj(hidden_states).view(shape)
+        k = module.k_proj(hidden_states).view(shape)
+        v = module.v_proj(hidden_states).view(shape)
+        # Qwen3 normalizes queries and keys; the other families do not.
         if hasattr(module, "q_norm"):
-            q, k = module.q_norm(q), module.k_norm(k)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            q = module.q_norm(q)
+            k = module.k_norm(k)
+        q = q.transpose(1, 2)
+        k = k.transpose(1, 2)
+        v = v.transpose(1, 2)
+        q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         # Autocast leaves them float32.
-        q, k = (x.to(v.dtype) for x in apply_rotary_pos_emb(q, k, *position_embeddings))
+        q = q.to(v.dtype)
+        k = k.to(v.dtype)
         pattern = pattern_of(self.config)
         if k.shape[1] != self.config.num_key_value_heads and pattern.stride:
             raise UsageError(
@@ -84,7 +109,9 @@ class SparseAttention:
                 " a pattern without a stride, whose heads are all alike."
             )
         if rows is not None:
-            q, k, v = (rows.pack(x) for x in (q, k, v))
+            q = rows.pack(q)
+            k = rows.pack(k)
+            v = rows.pack(v)
         if ulysses is not None:
             out = ulysses.attend(module, q, k, v, pattern, impl, kwargs.get("position_ids"))
         else:
@@ -105,10 +132,16 @@ class SparseAttention:
         real: Tensor | None,
         impl: str,
     ) -> Tensor:
-        scale, layer = self.scaling, self.layer_idx  # type: ignore[attr-defined]
+        """Returns attention over whatever the cache holds, and stores the new tokens in it.
+
+        Raises:
+            UsageError: Sparse layers cannot read this cache, or gradients would be lost in it.
+        """
+        scale = self.scaling  # type: ignore[attr-defined]
+        layer = self.layer_idx
         if cache is None:
             return sparse_attention(q, k, v, pattern, layer, scale, impl)
-        store = cache.layers[layer] if layer < len(cache.layers) else None
+        store = _store_of(cache, layer)
         if isinstance(store, RetainedLayer | StaticRetainedLayer | JoinedRetainedLayer):
             if store.pattern != pattern:
                 raise UsageError(
@@ -137,8 +170,7 @@ class SparseAttention:
 
 
 class HybridDecoder:
-    """Mixed into a family's decoder: swaps the sparse layers' attention, makes the cache, checks
-    the call."""
+    """Mixed into a family's decoder: changes sparse layers, makes the cache, checks the call."""
 
     sparse_class: type
 
@@ -158,23 +190,22 @@ class HybridDecoder:
                 layer.self_attn.__class__ = self.sparse_class
 
     def plan(self) -> LayerPlan:
-        """Which of the layers that run are full."""
+        """Returns which of the layers that run are full."""
         module: Any = self
         layers = module.layers[: module.config.num_hidden_layers]
-        full = [
-            index
-            for index, layer in enumerate(layers)
-            if not isinstance(layer.self_attn, SparseAttention)
-        ]
+        full = []
+        for index, layer in enumerate(layers):
+            if not isinstance(layer.self_attn, SparseAttention):
+                full.append(index)
         return LayerPlan.make(len(layers), full)
 
     def keeps_padding(self, cache: Any) -> bool:
-        """Whether the cache is a plain DynamicCache to sparse layers: padding has slots in it as
-        text has."""
-        stores = list(getattr(cache, "layers", []))
+        """Returns whether padding has slots in the cache, as text has.
+
+        So it is where the cache is a plain DynamicCache to sparse layers.
+        """
         sparse = self.plan().sparse
-        found = [stores[layer] if layer < len(stores) else None for layer in sparse]
-        return bool(sparse) and all(_is_plain(store, cache) for store in found)
+        return bool(sparse) and all(_is_plain(_store_of(cache, layer), cache) for layer in sparse)
 
     def forward(
         self,
@@ -202,15 +233,15 @@ class HybridDecoder:
         ulysses = Ulysses.of(module.config._attn_implementation, module.training)
         if ulysses is not None:
             ulysses.check(given, position_ids, attention_mask, bool(use_cache) or cache is not None)
-            attention_mask, use_cache = None, False  # no real token sees padding on the right
+            attention_mask = None  # no real token sees padding on the right
+            use_cache = False
         else:
             refuse_packing(position_ids, attention_mask)
         use_cache = module.config.use_cache if use_cache is None else use_cache
-        if (
-            module.gradient_checkpointing
-            and module.training
-            and not (KEEPS_CACHE and not torch.is_grad_enabled())
-        ):
+        # Checkpointed layers are called again without the cache, unless the installed transformers
+        # checkpoints nothing where there are no gradients.
+        keeps = KEEPS_CACHE and not torch.is_grad_enabled()
+        if module.gradient_checkpointing and module.training and not keeps:
             if cache is not None:
                 raise UsageError(
                     "Gradient checkpointing is on and the model is in training mode, where its"
@@ -219,9 +250,11 @@ class HybridDecoder:
             use_cache = False
         if use_cache and cache is None:
             cache = RetainedCache(pattern_of(module.config), self.plan())
-        rows, real = Rows.of(attention_mask, given.shape[1]), None
+        rows = Rows.of(attention_mask, given.shape[1])
+        real = None
         if cache is not None and attention_mask is not None and self.keeps_padding(cache):
-            rows, real = None, _real_slots(attention_mask, cache.get_seq_length() + given.shape[1])
+            rows = None
+            real = _real_slots(attention_mask, cache.get_seq_length() + given.shape[1])
         if isinstance(cache, StaticRetainedCache):
             attention_mask = _static_mask(cache, attention_mask, given, module)
         return super().forward(  # type: ignore[misc]
@@ -238,16 +271,27 @@ class HybridDecoder:
         )
 
 
+def _store_of(cache: Any, layer: int) -> Any:
+    """Returns what a cache has of a layer; None where nothing has been read yet."""
+    stores = getattr(cache, "layers", ())
+    return stores[layer] if layer < len(stores) else None
+
+
 def _is_plain(store: Any, cache: Any) -> bool:
-    """Whether a layer of a cache is transformers' own that keeps every slot, or will be."""
+    """Returns whether a layer of a cache is transformers' own that keeps all slots, or will be."""
     return type(store) is DynamicLayer or (
         store is None and cache.layer_class_to_replicate is DynamicLayer
     )
 
 
 def _real_slots(attention_mask: Tensor, slots: int) -> Tensor | None:
-    """Which slots of a DynamicCache and of the new tokens are real, [B, slots]; None where all
-    are."""
+    """Returns which slots of a DynamicCache and of the new tokens are real, [B, slots].
+
+    None where all are.
+
+    Raises:
+        UsageError: The mask does not cover the cache.
+    """
     if bool(attention_mask.all()):
         return None
     if attention_mask.shape[1] != slots:
@@ -266,7 +310,15 @@ def _attend_rows(
     real: Tensor,
     attend: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Attention of each row's real tokens [B, H, T, D] over its real slots; zeros for padding."""
+    """Returns attention of real tokens over real slots, row by row; zeros for padding.
+
+    Args:
+        q: [B, H, T, D].
+        k: [B, K, past + T, D].
+        v: [B, K, past + T, D].
+        real: [B, past + T], True for real tokens.
+        attend: Attention of one row.
+    """
     parts = []
     for row, kept in enumerate(real):
         new = kept[-q.shape[2] :]
@@ -281,9 +333,9 @@ def _attend_rows(
 def _static_mask(
     cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any
 ) -> Tensor | None:
-    """What full layers see of a static cache: [B, 1, T, slots].
+    """Returns what full layers see of a static cache: [B, 1, T, slots].
 
-    transformers leaves this mask away for single tokens, unless it takes the cache for one that
+    transformers omits this mask for single tokens, unless it takes the cache for one that
     `generate` compiles.
     """
     implementation = module.config._attn_implementation
@@ -314,14 +366,10 @@ def _static_mask(
     )
 
 
-def refuse_flash_on_cpu(implementation: Any, device: torch.device) -> None:
-    """Raises UsageError where flash attention is asked for and there is no GPU under the
-    tensors."""
-    if (
-        device.type == "cpu"
-        and "flash" in str(implementation or "")
-        and "flex" not in str(implementation)
-    ):
+def refuse_flash_on_cpu(implementation: object, device: torch.device) -> None:
+    """Raises UsageError where flash attention is asked for and the tensors are on no GPU."""
+    name = str(implementation or "")
+    if device.type == "cpu" and "flash" in name and "flex" not in name:
         raise UsageError(
             f"attn_implementation is {implementation!r}, which needs a GPU, and the model is on the"
             " CPU; use 'sdpa' or move it to a GPU."

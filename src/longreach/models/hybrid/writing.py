@@ -1,5 +1,4 @@
-"""Hybrid models under transformers' `generate`: the right cache, drafts by the first layers, what
-is refused."""
+"""Hybrid models under transformers' `generate`: their cache, their drafts, what is refused."""
 
 from __future__ import annotations
 
@@ -7,9 +6,9 @@ import copy
 import os
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from transformers import GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation.configuration_utils import GenerationMode
 
 from longreach.caches.reserved import ReservedCache
@@ -38,24 +37,29 @@ class HybridCausalLM:
         module.model.make_sparse()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in the stock class; ModelError where the installed libraries would not read its
-        cache."""
+    def from_pretrained(cls, *args: object, **kwargs: object) -> Any:
+        """Loads as the stock class does.
+
+        Raises:
+            ModelError: Under the installed libraries the model would not read its cache.
+        """
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         check_class(cls)
         return loaded
 
     @classmethod
-    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+    def _from_config(cls, config: PreTrainedConfig, **kwargs: object) -> Any:
         made = super()._from_config(config, **kwargs)  # type: ignore[misc]
         check_class(cls)
         return made
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+        self, save_directory: str | os.PathLike[str], *args: object, **kwargs: object
     ) -> None:
-        """Saves the model with the tokenizer that it was loaded with, so that `longreach.load`
-        reads the folder."""
+        """Saves the model with the tokenizer that it was loaded with.
+
+        So `longreach.load` can read the folder.
+        """
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         tokenizer = tokenizer_of(self)
         folder = Path(save_directory)
@@ -65,51 +69,58 @@ class HybridCausalLM:
             note_origin(self, folder, tokenizer)
 
     def new_cache(self, *, max_length: int | None = None, offloading: bool = False) -> Any:
-        """An empty cache for this model; with `max_length` a static one, whose tensors never
-        move."""
+        """Returns an empty cache for this model.
+
+        Args:
+            max_length: Slots of each row, for a static cache, whose tensors never move.
+            offloading: Whether full layers' keys and values wait on the CPU for their turn.
+        """
         module: Any = self
-        pattern, plan = pattern_of(module.config), module.model.plan()
+        pattern = pattern_of(module.config)
+        plan = module.model.plan()
         if max_length is not None:
             return StaticRetainedCache(pattern, plan, max_length)
         return RetainedCache(pattern, plan, offloading=offloading)
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the stock class; the cache may go by any of its names."""
-        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
-        for kind in (
-            kwargs.get("cache_implementation"),
-            getattr(config, "cache_implementation", None),
-        ):
-            if kind not in _KINDS:
-                _refuse_kind(kind)
+        """Writes as the stock class does; the cache may be given by any of its names."""
+        config = kwargs.get("generation_config")
+        if config is None and len(args) > 1:
+            config = args[1]
+        _check_kind(kwargs.get("cache_implementation"))
+        _check_kind(getattr(config, "cache_implementation", None))
         given = take_cache(kwargs)
         if given is not None:
             kwargs[CACHE] = given
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in the stock class; PEFT finds the cache in it under the name that it knows."""
+    def prepare_inputs_for_generation(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        """Prepares as the stock class does; PEFT finds the cache under the name that it knows."""
         return CacheAliases(super().prepare_inputs_for_generation(*args, **kwargs))  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self,
         generation_config: Any,
         model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        *args: Any,
-        **kwargs: Any,
+        generation_mode: GenerationMode,
+        *args: object,
+        **kwargs: object,
     ) -> Any:
+        """Puts the right cache into `model_kwargs`, or refuses what cannot be right.
+
+        Raises:
+            UsageError: The settings do not fit each other, or the model.
+        """
         kind = generation_config.cache_implementation
         drafted = generation_config.is_assistant
         learned = self._learned_prompt()
         if learned is not None:
             _check_learned_prompt(learned, generation_config, generation_mode)
         given = model_kwargs.get(CACHE)
-        fixed = isinstance(given, StaticRetainedCache) or (
-            given is None and kind == "static" and not drafted
-        )
+        asked_for_fixed = given is None and kind == "static" and not drafted
+        fixed = asked_for_fixed or isinstance(given, StaticRetainedCache)
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             _check_drafting(fixed, generation_config.use_cache)
         if given is not None:
@@ -120,12 +131,12 @@ class HybridCausalLM:
             return super()._prepare_cache_for_generation(  # type: ignore[misc]
                 generation_config, model_kwargs, generation_mode, *args, **kwargs
             )
-        if kind not in _KINDS:
-            _refuse_kind(kind)
+        _check_kind(kind)
         if fixed:
             # Slots for the longest answer, as transformers' own `generate` counts them.
             most = max(generation_config.max_length, generation_config.max_cache_len or 0)
-            most += learned.num_virtual_tokens if learned is not None else 0
+            if learned is not None:
+                most += learned.num_virtual_tokens
             model_kwargs[CACHE] = self.new_cache(max_length=most)
             return None
         cache = self.new_cache(offloading=kind == "offloaded")
@@ -134,7 +145,7 @@ class HybridCausalLM:
         model_kwargs[CACHE] = cache
         return None
 
-    def _check_given(self, given: Any, kind: Any) -> None:
+    def _check_given(self, given: Cache, kind: str | None) -> None:
         """Raises UsageError for a cache that sparse layers cannot read, or one too many."""
         module: Any = self
         if kind is not None:
@@ -142,24 +153,28 @@ class HybridCausalLM:
                 f"cache_implementation is {kind!r} and there is a cache as well; give one of the"
                 " two."
             )
-        own = (
-            isinstance(given, RetainedCache | StaticRetainedCache | ReservedCache)
-            or not module.model.plan().sparse
-        )
-        if not own and not module.model.keeps_padding(given):
+        # Without sparse layers any cache will do.
+        own = isinstance(given, RetainedCache | StaticRetainedCache | ReservedCache)
+        sparse = module.model.plan().sparse
+        if sparse and not own and not module.model.keeps_padding(given):
             raise UsageError(
                 f"A hybrid model cannot use this {type(given).__name__}; give no cache, or the one"
                 " that the model's new_cache() makes."
             )
 
     def _learned_prompt(self) -> Any:
-        """The config of PEFT's prefix or prompt tuning, where its model around this one is
-        generating; else None."""
+        """Returns the config of PEFT's prefix or prompt tuning; None where there is none.
+
+        It is found where PEFT's model around this one is generating.
+        """
         wrapper = getattr(vars(self).get("prepare_inputs_for_generation"), "__self__", None)
         config = getattr(wrapper, "active_peft_config", None)
         return config if getattr(config, "is_prompt_learning", False) else None
 
-    def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_candidate_generator(
+        self, generation_config: GenerationConfig, *args: object, **kwargs: object
+    ) -> Any:
+        """Returns what drafts tokens: these may be the model's own first layers."""
         count = generation_config.assistant_early_exit
         if count is not None and generation_config.prompt_lookup_num_tokens is not None:
             raise UsageError(
@@ -172,9 +187,11 @@ class HybridCausalLM:
             generation_config, *args, **kwargs
         )
 
-    def _first_layers(self, count: Any) -> HybridCausalLM:
-        """The same model with its first layers only: the very same modules under a config of its
-        own."""
+    def _first_layers(self, count: object) -> HybridCausalLM:
+        """Returns the same model with its first layers only.
+
+        They are the very same modules, under a config of their own.
+        """
         module: Any = self
         layers = module.model.layers
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(layers):
@@ -184,30 +201,31 @@ class HybridCausalLM:
             )
         config = copy.copy(module.config)
         config.num_hidden_layers = count
-        short, decoder = copy.copy(module), copy.copy(module.model)
+        short = copy.copy(module)
+        decoder = copy.copy(module.model)
         for part in (short, decoder):
             part.__dict__.pop("forward", None)  # compiled or hooked for the whole model
             part.__dict__["_modules"] = dict(part._modules)
             part.config = config
         decoder.layers = layers[:count]
         short.model = decoder
-        return short
+        drafting: HybridCausalLM = short
+        return drafting
 
-    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: see `init_continuous_batching`."""
+    def generate_batch(self, *args: object, **kwargs: object) -> NoReturn:
+        """Raises UsageError: see `init_continuous_batching`."""
         _refuse_continuous_batching("generate_batch")
 
-    def continuous_batching_context_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: see `init_continuous_batching`."""
+    def continuous_batching_context_manager(self, *args: object, **kwargs: object) -> NoReturn:
+        """Raises UsageError: see `init_continuous_batching`."""
         _refuse_continuous_batching("continuous_batching_context_manager")
 
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: continuous batching keeps all keys in pages of its own, which sparse layers
-        cannot read."""
+    def init_continuous_batching(self, *args: object, **kwargs: object) -> NoReturn:
+        """Raises UsageError: sparse layers cannot read the pages of continuous batching."""
         _refuse_continuous_batching("init_continuous_batching")
 
 
-def _check_drafting(fixed: bool, use_cache: Any) -> None:
+def _check_drafting(fixed: bool, use_cache: bool | None) -> None:
     """Raises UsageError where drafted tokens cannot be removed again."""
     if fixed:
         raise UsageError(
@@ -216,34 +234,35 @@ def _check_drafting(fixed: bool, use_cache: Any) -> None:
         )
     if use_cache is False:
         raise UsageError(
-            "Drafted tokens are checked through the cache; leave use_cache=False out, or the"
-            " assistant."
+            "Drafted tokens are checked through the cache; omit use_cache=False, or the assistant."
         )
 
 
-def _check_learned_prompt(learned: Any, generation_config: Any, generation_mode: Any) -> None:
+def _check_learned_prompt(
+    learned: Any, generation_config: Any, generation_mode: GenerationMode
+) -> None:
     """Raises UsageError where PEFT would not put its virtual tokens where they belong."""
     kind = getattr(learned.peft_type, "value", learned.peft_type)
     if generation_mode == GenerationMode.ASSISTED_GENERATION:
         raise UsageError(
-            f"PEFT's {kind} and drafted tokens do not go together; leave the assistant out."
+            f"PEFT's {kind} and drafted tokens do not go together; omit the assistant."
         )
     if generation_config.prefill_chunk_size is not None:
-        raise UsageError(
-            f"PEFT's {kind} takes the prompt in one piece; leave prefill_chunk_size out."
-        )
+        raise UsageError(f"PEFT's {kind} takes the prompt in one piece; omit prefill_chunk_size.")
     if generation_config.use_cache is False and kind in _PREFIXES:
-        raise UsageError(f"PEFT's {kind} lies in the cache; leave use_cache=False out.")
+        raise UsageError(f"PEFT's {kind} lies in the cache; omit use_cache=False.")
 
 
-def _refuse_kind(kind: Any) -> None:
-    raise UsageError(
-        f"cache_implementation is {kind!r}; a hybrid model takes 'dynamic', 'static' or"
-        " 'offloaded', and frees what its pattern does not retain by itself."
-    )
+def _check_kind(kind: object) -> None:
+    """Raises UsageError unless `kind` is a `cache_implementation` that a hybrid model has."""
+    if kind not in _KINDS:
+        raise UsageError(
+            f"cache_implementation is {kind!r}; a hybrid model takes 'dynamic', 'static' or"
+            " 'offloaded', and frees what its pattern does not retain by itself."
+        )
 
 
-def _refuse_continuous_batching(name: str) -> None:
+def _refuse_continuous_batching(name: str) -> NoReturn:
     raise UsageError(
         f"{name} keeps keys in pages that a hybrid model's sparse layers cannot read; use generate,"
         " which takes padded batches, or convert the model with all layers full."

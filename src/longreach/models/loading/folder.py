@@ -1,5 +1,4 @@
-"""A folder in transformers' layout: what it says is checked before anything big is loaded, what was
-loaded is whole.
+"""A folder in transformers' layout: checked before anything big is loaded, and whole after it.
 
 A folder may come from anywhere. Nothing in it is run, nothing that it names is fetched, and a
 config that describes more than its weight files can hold is refused before memory is taken for it.
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from longreach.errors import ModelError, reason_of
 from longreach.models.hybrid.adapted import read_json
+from longreach.wording import counted
 
 # Passed to everything of transformers that reads a folder: without it a prompt, or `yes |`, could
 # let its Python run.
@@ -36,6 +36,13 @@ _READ = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# Keys of a config that may hold nothing but a plain name.
+_PLAIN_NAMES = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "transformers_weights",
+)
 _TOKENIZER_BYTES = 512 << 20
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Weights of 4 bits, two in a byte, are the smallest that transformers reads.
@@ -45,7 +52,8 @@ _DIMENSION = re.compile(r".*(size|dim|heads|experts|embd|inner|d_model|d_ff|rank
 _MOST_LAYERS = 4096
 # Below this many bytes a model may be missing all its weights, and is still named tensor by tensor.
 _HARMLESS_BYTES = 64 << 20
-_NAMED = 3  # tensors in a message
+# Tensors in a message.
+_NAMED = 3
 # How much longer a tokenizer may make a text before it cuts it.
 _MOST_GROWTH = 64.0
 
@@ -86,13 +94,10 @@ def check_settings(folder: Path) -> None:
                 f"'{path}' is larger than the {most >> 20} MiB that such a file may have:"
                 " delete it."
             )
-    config, *_ = [read_json(folder / name) for name in _READ]
-    for key in (
-        "attn_implementation",
-        "_attn_implementation",
-        "experts_implementation",
-        "transformers_weights",
-    ):
+    # All of them are read, so that a damaged one is refused.
+    settings = {name: read_json(folder / name) for name in _READ}
+    config = settings["config.json"]
+    for key in _PLAIN_NAMES:
         value = config.get(key)
         # An implementation with a slash is a kernel of the hub: code that would be fetched and run.
         if value is not None and not (isinstance(value, str) and re.fullmatch(r"[\w.-]+", value)):
@@ -104,8 +109,9 @@ def check_settings(folder: Path) -> None:
 
 
 def check_size(config: PreTrainedConfig, folder: Path) -> None:
-    """Refuses a config whose model is larger than what its weight files can hold, before memory is
-    taken for it.
+    """Refuses a config whose model is larger than what its weight files can hold.
+
+    No memory is taken for the model.
 
     Raises:
         ModelError: It is, or there is no such model.
@@ -129,8 +135,8 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
     )
 
 
-def without_memory() -> AbstractContextManager[Any]:
-    """Inside, modules are made with shapes and without memory."""
+def without_memory() -> AbstractContextManager[object]:
+    """Returns a context in which modules are made with shapes and without memory."""
     return torch.device("meta")
 
 
@@ -145,9 +151,11 @@ def check_whole(found: Mapping[str, Any], source: str) -> None:
         ModelError: Tensors are missing, have other shapes, or could not be read.
     """
     missing = sorted(found["missing_keys"])
-    shapes = sorted(
-        str(item[0] if isinstance(item, tuple) else item) for item in found["mismatched_keys"]
-    )
+    shapes = []
+    for item in found["mismatched_keys"]:
+        # Some releases give the name alone, some with both shapes.
+        shapes.append(str(item[0] if isinstance(item, tuple) else item))
+    shapes.sort()
     advice = "copy the checkpoint again, or correct its config"
     if missing:
         raise ModelError(f"The weights of '{source}' lack {_some(missing)}: {advice}.")
@@ -163,19 +171,20 @@ def check_whole(found: Mapping[str, Any], source: str) -> None:
 
 
 def needs_code(folder: Path | None, error: BaseException) -> bool:
-    """Whether loading failed since the folder brings Python of its own."""
+    """Returns whether loading failed because the folder brings Python of its own."""
     if "trust_remote_code" in str(error):
         return True
-    paths = sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
-    return any(
-        f'"{_CODE}"'.encode() in path.read_bytes()
-        for path in paths
-        if path.name != "tokenizer.json"
-    )
+    if folder is None or not folder.is_dir():
+        return False
+    marker = f'"{_CODE}"'.encode()
+    for path in folder.glob("*.json"):
+        if path.name != "tokenizer.json" and marker in path.read_bytes():
+            return True
+    return False
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers would read, all of them there.
+    """Returns the files of weights that transformers would read, all of them there.
 
     Raises:
         ModelError: Some are not, or an index names files outside the folder.
@@ -186,40 +195,46 @@ def _weight_files(folder: Path) -> list[Path]:
         index = folder / f"{whole}.index.json"
         if not index.is_file():
             continue
-        parts = read_json(index).get("weight_map")
-        named = (
-            set(parts.values())
-            if isinstance(parts, dict) and all(map(_is_text, parts.values()))
-            else set()
-        )
+        named = _listed_files(read_json(index).get("weight_map"))
         if not named:
             raise ModelError(f"'{index}' lists no weight files: copy the checkpoint again.")
-        for name in sorted(named):
+        for name in named:
             if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name):
                 raise ModelError(
                     f"'{index}' names '{name}', which lies outside its folder: copy the checkpoint"
                     " again."
                 )
-        absent = sorted(name for name in named if not (folder / name).is_file())
+        absent = [name for name in named if not (folder / name).is_file()]
         if absent:
             raise ModelError(
                 f"The folder '{folder}' lacks {len(absent)} of its {len(named)} weight files, such"
                 f" as '{absent[0]}': copy the checkpoint again."
             )
-        return [folder / name for name in sorted(named)]
+        return [folder / name for name in named]
     raise ModelError(
         f"The folder '{folder}' holds no weights ({' or '.join(_WEIGHTS)}): copy the checkpoint"
         " again, or name another."
     )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _listed_files(parts: object) -> list[str]:
+    """Returns the files that an index's weight map names, in order; none where it is not one."""
+    if not isinstance(parts, dict):
+        return []
+    named = set()
+    for file in parts.values():
+        if not isinstance(file, str):
+            return []
+        named.add(file)
+    return sorted(named)
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Of a safetensors file, out of its header; opening it checks that the file is as long as the
-    header says."""
+    """Returns the names of a safetensors file's tensors, out of its header.
+
+    Raises:
+        ModelError: The file is not as long as its header says.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
@@ -230,14 +245,18 @@ def _tensor_names(file: Path) -> list[str]:
 
 
 def _check_dimensions(folder: Path, size_bytes: int, tensors: list[str] | None) -> None:
-    """Refuses sizes that no tensor in the files can have: even a model without memory takes time
-    for each layer."""
-    most_layers = _MOST_LAYERS if tensors is None else max(len(tensors), 64)
+    """Refuses sizes that no tensor in the files can have.
+
+    Even a model without memory takes time for each layer.
+    """
+    most_layers = _MOST_LAYERS
+    if tensors is not None:
+        most_layers = min(_MOST_LAYERS, max(len(tensors), 64))
     path = folder / "config.json"
     for key, value in _numbers(read_json(path)):
         most = None
         if _LAYERS.fullmatch(key):
-            most = min(most_layers, _MOST_LAYERS)
+            most = most_layers
         elif _DIMENSION.fullmatch(key):
             most = max(_PER_BYTE * size_bytes, _HARMLESS_BYTES // 4)
         if most is not None and not abs(value) <= most:
@@ -248,7 +267,7 @@ def _check_dimensions(folder: Path, size_bytes: int, tensors: list[str] | None) 
 
 
 def _numbers(value: object, depth: int = 0) -> Iterator[tuple[str, float]]:
-    """Every number of a config with its key, however deep it lies."""
+    """Yields every number of a config with its key, however deep it lies."""
     if not isinstance(value, dict) or depth > 8:
         return
     for key, item in value.items():
@@ -258,8 +277,10 @@ def _numbers(value: object, depth: int = 0) -> Iterator[tuple[str, float]]:
 
 
 def _check_tokenizer(path: Path) -> None:
-    """Refuses a tokenizer.json whose replacements would make a text grow without end, a doubling at
-    a time."""
+    """Refuses a tokenizer.json whose replacements would make a text grow without end.
+
+    Each of them may double it.
+    """
     normalizer = read_json(path).get("normalizer")
     growth = 1.0
     for step in _steps(normalizer):
@@ -277,25 +298,27 @@ def _check_tokenizer(path: Path) -> None:
 
 
 def _steps(normalizer: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+    """Yields a normalizer and all that are nested in it."""
     if not isinstance(normalizer, dict) or depth > 100:
         return
     yield normalizer
     parts = normalizer.get("normalizers")
-    for part in parts if isinstance(parts, list) else []:
+    if not isinstance(parts, list):
+        return
+    for part in parts:
         yield from _steps(part, depth + 1)
 
 
 def _some(names: list[str]) -> str:
-    """A count and the first few names."""
+    """Returns a count and the first few names."""
     shown = ", ".join(names[:_NAMED])
-    return (
-        f"{len(names)} tensor{'s' if len(names) != 1 else ''}"
-        f" ({shown}{', ...' if len(names) > _NAMED else ''})"
-    )
+    if len(names) > _NAMED:
+        shown += ", ..."
+    return f"{counted(len(names), 'tensor')} ({shown})"
 
 
 def config_of(folder: Path) -> PreTrainedConfig:
-    """The config in a folder, which runs no code of it.
+    """Returns the config in a folder; no code of the folder is run.
 
     Raises:
         ModelError: There is none that transformers knows.

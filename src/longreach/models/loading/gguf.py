@@ -45,23 +45,27 @@ _NO_SIZE = re.compile(r".*(context_length|original_context_length)")
 
 @dataclass
 class _Header:
-    """What a file says of itself: scalars and texts by key, lengths of arrays, and its tensors'
-    sizes in weights."""
+    """What a file says of itself.
+
+    Attributes:
+        values: Scalars and texts by key; of an array its length, as a `range`.
+        tensors: The number of weights of each tensor.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, int] = field(default_factory=dict)
 
 
 class _Cut(Exception):
-    """The header does not end where the file does, or says what cannot be."""
+    """Raised where the header is longer than the file, or says what cannot be."""
 
 
 def check_gguf(path: Path) -> None:
-    """Refuses a file that is no whole GGUF model.
+    """Refuses a file that is not a whole GGUF model.
 
     Raises:
-        ModelError: It is none, is cut short, is one of several parts, or describes more than it
-            holds.
+        ModelError: It is of another kind, is cut short, is one of several parts, or describes more
+            than it holds.
     """
     size_bytes = path.stat().st_size
     try:
@@ -95,12 +99,18 @@ def check_gguf(path: Path) -> None:
 
 
 def _read(file: BinaryIO, size_bytes: int) -> _Header:
+    """Returns what the header says.
+
+    Raises:
+        _Cut: It is not a whole header, or its tensors end behind the file.
+    """
     if file.read(len(_MAGIC)) != _MAGIC:
         raise _Cut("it does not begin with the letters GGUF")
     version = _number(file, "I")
     if version not in (2, 3):
         raise _Cut(f"version {version}, and 2 and 3 are known")
-    tensors, entries = _number(file, "Q"), _number(file, "Q")
+    tensors = _number(file, "Q")
+    entries = _number(file, "Q")
     header = _Header()
     for _ in range(entries):
         key = _text(file, size_bytes)
@@ -114,19 +124,22 @@ def _read(file: BinaryIO, size_bytes: int) -> _Header:
         weights = 1
         for _ in range(axes):
             weights *= _number(file, "Q")
-        kind, start = _number(file, "I"), _number(file, "Q")
+        kind = _number(file, "I")
+        start = _number(file, "Q")
         if name in header.tensors:
             raise _Cut(f"two tensors are called {name}")
         header.tensors[name] = weights
         places.append((name, start + _bytes_of(name, kind, weights)))
-    room = size_bytes - file.tell()
+    # Places count from the end of the header.
+    there = size_bytes - file.tell()
     for name, end in places:
-        if end > room:
-            raise _Cut(f"the file is cut short: tensor {name} ends {end - room:,} bytes behind it")
+        if end > there:
+            raise _Cut(f"the file is cut short: tensor {name} ends {end - there:,} bytes behind it")
     return header
 
 
 def _bytes_of(name: str, kind: int, weights: int) -> int:
+    """Returns the bytes that a tensor takes; its weights are packed in blocks."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
@@ -137,14 +150,15 @@ def _bytes_of(name: str, kind: int, weights: int) -> int:
 
 
 def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
-    """A scalar or a text; of an array only its length, as `range`."""
+    """Returns a scalar or a text; of an array only its length, as a `range`."""
     if kind in _SCALARS:
         return _number(file, _SCALARS[kind])
     if kind == _STRING:
         return _text(file, size_bytes)
     if kind != _ARRAY:
         raise _Cut(f"a value is of an unknown type {kind}")
-    item, length = _number(file, "I"), _number(file, "Q")
+    item = _number(file, "I")
+    length = _number(file, "Q")
     # Each item takes a byte or more, so that the file's size bounds the loop below.
     if length > size_bytes - file.tell():
         raise _Cut(f"an array of {length:,} items is longer than the file")
@@ -161,6 +175,7 @@ def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
 
 
 def _text(file: BinaryIO, size_bytes: int) -> str:
+    """Reads a text, with its length before it."""
     length = _number(file, "Q")
     if length > min(_MOST_TEXT_BYTES, size_bytes - file.tell()):
         raise _Cut(f"a text of {length:,} bytes is longer than the file")
@@ -168,6 +183,7 @@ def _text(file: BinaryIO, size_bytes: int) -> str:
 
 
 def _number(file: BinaryIO, code: str) -> Any:
+    """Reads a number of a struct code."""
     size = struct.calcsize("<" + code)
     data = file.read(size)
     if len(data) < size:

@@ -1,5 +1,4 @@
-"""LoRA adapters in PEFT's layout, read so that a folder from anywhere can do nothing but add to
-weights.
+"""LoRA adapters in PEFT's layout: a folder from anywhere can do nothing but add to weights.
 
 PEFT believes whatever an `adapter_config.json` says: patterns in it may match without end, settings
 may change the base or import modules, a folder without weights is looked for on the hub, and
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import regex
 import torch
@@ -21,6 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longreach.errors import ModelError, reason_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftMixedModel, PeftModel
+    from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -59,30 +62,33 @@ _KNOWN = frozenset(
 _NO_FIELDS = frozenset(
     {"auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision"}
 )
+# A text in one of these is a pattern; `_Patterns` matches it.
+_MAY_BE_PATTERNS = ("target_modules", "exclude_modules")
+_NAMES = ("modules_to_save", "layers_pattern", "target_parameters", *_MAY_BE_PATTERNS)
 # Ways to begin that leave the base as it is; the weights in the folder replace what they make.
 _HARMLESS_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
 _EVERY_LINEAR = "all-linear"
 _PLAIN = re.compile(r"[\w.-]+")
-_PATTERN_SECONDS = 5.0  # for all patterns of an adapter and all modules of a model
+# For all patterns of an adapter and all modules of a model.
+_PATTERN_SECONDS = 5.0
 _PATTERN_CHARACTERS = 20_000
 
 
 def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter, on the CPU; the hub is never asked.
+    """Returns the tensors of an adapter, on the CPU; the hub is never asked.
 
     Raises:
-        ModelError: There are none, or they cannot be read.
+        ModelError: There are no weights, or they cannot be read.
     """
     try:
         if (folder / WEIGHTS).is_file():
             return load_file(folder / WEIGHTS)
-        if (folder / _PICKLED).is_file():  # weights_only admits nothing but tensors
+        if (folder / _PICKLED).is_file():
+            # weights_only admits nothing but tensors and plain containers.
             found = torch.load(folder / _PICKLED, weights_only=True, map_location="cpu")
-            if isinstance(found, dict) and all(
-                torch.is_tensor(tensor) for tensor in found.values()
-            ):
-                return found
-            raise ValueError("it holds no dictionary of tensors")
+            if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
+                raise ValueError("it holds no dictionary of tensors")
+            return found
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
         reason = reason_of(error)
         raise ModelError(
@@ -115,9 +121,12 @@ def omit_foreign(
 
 
 def lora_config(
-    settings: Mapping[str, Any], model: Any, weights: Mapping[str, torch.Tensor], folder: Path
-) -> Any:
-    """The `LoraConfig` of an `adapter_config.json`, with plain names in place of patterns.
+    settings: Mapping[str, Any],
+    model: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    folder: Path,
+) -> LoraConfig:
+    """Returns the `LoraConfig` of an `adapter_config.json`, with plain names for patterns.
 
     Args:
         settings: What the file holds.
@@ -126,7 +135,8 @@ def lora_config(
         folder: Where they lie, for messages.
 
     Raises:
-        ModelError: It is no LoRA, asks for what is not supported, or its patterns take too long.
+        ModelError: It is not a LoRA, asks for what is not supported, or its patterns take too
+            long.
     """
     from peft import LoraConfig
 
@@ -137,6 +147,7 @@ def lora_config(
         )
     fields = LoraConfig.__dataclass_fields__
     for key, value in settings.items():
+        # Keys that PEFT does not have change nothing; what is off, or as PEFT has it, neither.
         if key in _KNOWN or key not in fields or not value or value == fields[key].default:
             continue
         raise ModelError(
@@ -149,13 +160,16 @@ def lora_config(
             f"The adapter in '{folder}' was begun with {begun!r}, which changes the model below it:"
             " save it again as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)."
         )
-    kept = {key: settings[key] for key in _KNOWN - _NO_FIELDS if key in settings and key in fields}
+    kept = {}
+    for key in _KNOWN - _NO_FIELDS:
+        if key in settings and key in fields:
+            kept[key] = settings[key]
     kept["init_lora_weights"] = True
     _check_ranks(kept, weights, folder)
     _check_names(kept, folder)
     names = [name for name, _ in model.named_modules() if name]
     patterns = _Patterns(folder)
-    for key in ("target_modules", "exclude_modules"):
+    for key in _MAY_BE_PATTERNS:
         pattern = kept.get(key)
         if isinstance(pattern, str) and pattern != _EVERY_LINEAR:
             kept[key] = _any_of(patterns.matching(pattern, names))
@@ -174,8 +188,10 @@ def lora_config(
         ) from error
 
 
-def lay(model: Any, config: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> Any:
-    """The model under PEFT's `config` with these weights in it, all of them and no others.
+def lay(
+    model: PreTrainedModel, config: LoraConfig, weights: Mapping[str, torch.Tensor], folder: Path
+) -> PeftModel | PeftMixedModel:
+    """Returns the model under PEFT's `config` with these weights in it, all of them and no others.
 
     Raises:
         ModelError: The weights do not fit the model, or some are missing.
@@ -194,7 +210,7 @@ def lay(model: Any, config: Any, weights: Mapping[str, torch.Tensor], folder: Pa
     return wrapped
 
 
-def fill(adapted: Any, weights: Mapping[str, torch.Tensor]) -> None:
+def fill(adapted: PeftModel | PeftMixedModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Puts weights into a PEFT model.
 
     Raises:
@@ -220,7 +236,11 @@ class _Patterns:
         self._end = time.monotonic() + _PATTERN_SECONDS
 
     def matching(self, pattern: str, names: Sequence[str]) -> list[str]:
-        """Those that the whole pattern matches."""
+        """Returns the names that the whole pattern matches.
+
+        Raises:
+            ModelError: It is too long, takes too long, or is not a regular expression.
+        """
         shown = pattern if len(pattern) <= 60 else pattern[:60] + "..."
         if len(pattern) > _PATTERN_CHARACTERS:
             raise ModelError(
@@ -249,8 +269,10 @@ class _Patterns:
         return found
 
     def settled(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The value of each module by its full name, as PEFT would find it: of the first pattern
-        that fits."""
+        """Returns the value of each module by its full name, as PEFT would find it.
+
+        The first pattern that fits has it.
+        """
         settled: dict[str, Any] = {}
         for pattern, value in values.items():
             if _PLAIN.fullmatch(pattern):
@@ -262,15 +284,20 @@ class _Patterns:
 
 
 def _any_of(names: Iterable[str]) -> str:
-    """A pattern that matches these names and nothing else, and takes no time; empty where there are
-    none."""
+    """Returns a pattern that matches these names and nothing else, and takes no time.
+
+    It is empty where there are no names.
+    """
     return "|".join(map(re.escape, names))
 
 
 def _check_ranks(
     kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path
 ) -> None:
-    """PEFT takes memory for the ranks that it is told, before it looks at a weight."""
+    """Refuses ranks that the weights cannot have.
+
+    PEFT takes memory for the ranks that it is told, before it looks at a weight.
+    """
     highest = max((max(tensor.shape) for tensor in weights.values() if tensor.dim() > 1), default=0)
     asked = [kept.get("r", 8), *(kept.get("rank_pattern") or {}).values()]
     for rank in asked:
@@ -282,25 +309,19 @@ def _check_ranks(
 
 
 def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
-    """Where PEFT builds patterns out of names, only plain names are taken."""
+    """Refuses anything but plain names where PEFT would build patterns out of them."""
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(kept.get(key) or {}, dict):
             raise ModelError(
                 f"The adapter in '{folder}' has a {key} that is not an object: copy it again."
             )
-    for key in (
-        "modules_to_save",
-        "layers_pattern",
-        "target_parameters",
-        "target_modules",
-        "exclude_modules",
-    ):
+    for key in _NAMES:
         value = kept.get(key)
-        if isinstance(value, str) and key in ("target_modules", "exclude_modules"):
-            continue  # a pattern
-        if value is None:
+        is_pattern = isinstance(value, str) and key in _MAY_BE_PATTERNS
+        if value is None or is_pattern:
             continue
-        for name in value if isinstance(value, list) else [value]:
+        names = value if isinstance(value, list) else [value]
+        for name in names:
             if not isinstance(name, str) or not _PLAIN.fullmatch(name):
                 raise ModelError(
                     f"The adapter in '{folder}' has {name!r} in {key}: give plain names of modules."

@@ -4,8 +4,13 @@ A corpus made with a model then knows how to load it again, and a hybrid is save
 tokenizer.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 from longreach.models.loading.places import DEFAULT_MODEL
 
@@ -20,7 +25,7 @@ class Origin:
         tokenizer: Its tokenizer, where it is known.
     """
 
-    def __init__(self, ref: str, tokenizer: Any) -> None:
+    def __init__(self, ref: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.ref = ref
         self.tokenizer = tokenizer
 
@@ -28,7 +33,7 @@ class Origin:
         return self
 
 
-def note_origin(model: Any, ref: str | Path, tokenizer: Any) -> None:
+def note_origin(model: object, ref: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Keeps with a model what it was loaded from; a path counts from anywhere."""
     setattr(model, _ATTRIBUTE, Origin(stable_reference(ref), tokenizer))
 
@@ -36,14 +41,13 @@ def note_origin(model: Any, ref: str | Path, tokenizer: Any) -> None:
 def stable_reference(ref: str | Path) -> str:
     """Returns what names the same model from any folder."""
     name = str(ref)
-    return (
-        str(Path(name).resolve())
-        if name and name != DEFAULT_MODEL and Path(name).exists()
-        else name
-    )
+    # A folder of the default model's name does not stand for it.
+    if name and name != DEFAULT_MODEL and Path(name).exists():
+        return str(Path(name).resolve())
+    return name
 
 
-def reference_of(model: Any) -> str:
+def reference_of(model: object) -> str:
     """Returns what `longreach.load` takes for a model, or "" where nobody knows."""
     origin = getattr(model, _ATTRIBUTE, None)
     if origin is not None:
@@ -52,7 +56,7 @@ def reference_of(model: Any) -> str:
     return stable_reference(getattr(config, "_name_or_path", None) or "")
 
 
-def tokenizer_of(model: Any) -> Any:
+def tokenizer_of(model: object) -> PreTrainedTokenizerBase | None:
     """Returns the tokenizer that was loaded with a model, or None."""
-    origin = getattr(model, _ATTRIBUTE, None)
-    return origin.tokenizer if origin is not None else None
+    origin: Origin | None = getattr(model, _ATTRIBUTE, None)
+    return None if origin is None else origin.tokenizer

