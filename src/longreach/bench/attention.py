@@ -115,6 +115,7 @@ def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str
             ready[f"{impl} {part}"] = call
     loops = 1
     if case.what == "decode" and case.device.type == "cuda":
+        # Without a graph, Python would take longer than the kernels.
         loops = _DECODE_LOOPS
         for name, call in ready.items():
             ready[name] = dense.recorded(call, case.device, name, notes)
@@ -195,6 +196,7 @@ def _calls(case: AttentionCase, names: Sequence[str]) -> Calls:
     q = _draw(case, case.shape.heads, case.length)
     k = _draw(case, case.shape.kv_heads, case.length)
     v = _draw(case, case.shape.kv_heads, case.length)
+    # A gradient of ones would be an expanded tensor, which some kernels treat apart.
     seed = torch.randn_like(q) if train else q
     for tensor in (q, k, v):
         tensor.requires_grad_(train)

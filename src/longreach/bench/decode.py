@@ -138,6 +138,7 @@ def _decode(
     progress: Progress,
 ) -> dict[str, Any]:
     if subject.device.type == "cuda":
+        # Graphs take memory of their own, which the allocator's reserve could crowd out.
         torch.cuda.empty_cache()
     last = torch.randint(subject.shape.vocab, (rows, 1), device=subject.device)
     tokens = torch.randint(subject.shape.vocab, (rows,), device=subject.device)
@@ -148,6 +149,7 @@ def _decode(
         progress(f"filling the cache of the {name} model with {length:,} tokens")
         cache = filled_cache(model, length - 1, rows)
         one = Steps(model, most, cache=cache, graph=graph, compile=compile)
+        # The last token is read for real, so that the model and its cache are known to agree.
         one.read(last)
         steps[name] = one
         calls[name] = partial(one.step, tokens)

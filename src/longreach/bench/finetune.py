@@ -102,6 +102,7 @@ def run(
     compressor = _compressor(base, case)
     ids = torch.randint(sizes.vocab, (case.rows, case.whole), device=device)
     documents = ids[:, : case.length].tolist()
+    # Made before anything is timed: a corpus has them from its ingest.
     with evaluating(base):
         vectors = torch.stack(compressor.compress(documents))
     again = _needs_checkpointing(sizes, case, dtype, device)
@@ -118,6 +119,7 @@ def run(
 
     def step(make: Callable[[], Tensor]) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            # Logits of the answer alone: nothing else is predicted.
             hidden = decoder_of(base)(inputs_embeds=make(), use_cache=False).last_hidden_state
             predicting = hidden[:, -1 - case.qa_tokens : -1]
             loss = chunked_cross_entropy(predicting, base.get_output_embeddings().weight, answers)

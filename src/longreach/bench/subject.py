@@ -170,6 +170,7 @@ def make_subject(
     if not 1 <= count <= sizes.layers:
         raise UsageError(f"layers is {count}; give 1 to {sizes.layers}, the layers of {source}.")
     chosen = whole
+    # A slice keeps the ratio of full to sparse layers, as far as whole layers can.
     if count < sizes.layers:
         chosen = LayerPlan.make(count, round(len(whole.full) * count / sizes.layers))
     window = max(length, pattern.window_tokens)

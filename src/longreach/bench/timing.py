@@ -97,6 +97,7 @@ def measure(
         progress: Is told of each round.
     """
     times = {name: Times() for name in calls}
+    # Round by round, not call by call: other load on the machine hits all calls alike.
     for turn in range(warmup + repeats):
         if progress:
             what = "warming up" if turn < warmup else f"round {turn - warmup + 1} of {repeats}"
@@ -104,6 +105,7 @@ def measure(
         for name, call in calls.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+            # Kernels are only queued: what the last call left must not count for this one.
             wait(device)
             began = time.perf_counter()
             work = time.process_time()

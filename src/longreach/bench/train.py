@@ -72,6 +72,7 @@ def train(
         loss.backward()
         return loss.detach()
 
+    # Dense layers of both models attend with the kernel that is fastest here.
     calls: dict[str, Callable[[], Any]] = {}
     backend = _backend(subject, length, rows, notes, progress)
     for name, (model, options) in variants(subject, flex).items():

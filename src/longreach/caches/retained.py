@@ -1,6 +1,6 @@
 """A transformers Cache whose sparse layers hold only what the pattern retains.
 
-A sparse layer keeps two regions, laid out as `kernels/cpu_decode.py` says: `far_keys`, `far_values`
+A sparse layer keeps two regions, laid out as `kernels/cpu/decode.py` says: `far_keys`, `far_values`
 with the permanent blocks that have left the window, and a ring (`keys`, `values`) of the newest
 blocks. After n tokens of a row it allocates, for each KV head, `far_count(n // block_size)` blocks
 (of the fullest head: heads differ by at most one) and min(blocks(n), local_blocks) blocks of ring:
@@ -62,7 +62,7 @@ class RetainedLayer(Regions):
             scale: Factor of the scores; 1 / sqrt(D) where None.
             counts: Real tokens of each row; None for T.
             sure: Of the batch's last slots so many are real in every row; None for T.
-            impl: As in `kernels.attention`.
+            impl: As in `kernels.api`.
 
         Returns:
             [B, Hq, T, D]; meaningless beyond a row's count. Gradients flow for the first tokens

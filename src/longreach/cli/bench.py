@@ -242,8 +242,7 @@ def finetune(
     out: Path | None = OutOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Measure fine-tuning on documents' summary vectors beside their full text, and making the
-    vectors.
+    """Measure fine-tuning on documents' summary vectors beside fine-tuning on their full text.
 
     Example: longreach bench finetune --shape llama2-7b --rows 4 --out finetune.json
     """

@@ -82,6 +82,7 @@ def sparse_attention(
     view = make_view(pattern, layer, heads, k.shape[1])
     gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     backend = _choose(impl, "prefill", q, k.shape[1], gradients=gradients)
+    # Kernels do not take empty grids. The product keeps the gradient's path.
     if 0 in q.shape:
         return q * 1
     return backend.prefill(q, k, v, view, _scale_of(q, scale), starts)
@@ -123,6 +124,7 @@ def chunk_attention(
     check_retained(q, kept)
     view = make_view(pattern, layer, heads, kept.near_k.shape[1])
     backend = _choose(impl, "chunk", q, kept.near_k.shape[1])
+    # The window of the first query reaches back furthest.
     near_start = length - kept.near_k.shape[2]
     first = (length - q.shape[2]) // pattern.block_size
     window = pattern.local_start(first) * pattern.block_size
@@ -172,6 +174,7 @@ def decode_attention(
     """
     check_retained(q, kept)
     view = make_view(pattern, layer, heads, kept.near_k.shape[1])
+    # The first of several queries reads positions that the last one's window has left.
     need = pattern.window_tokens + q.shape[2] - 1
     backend = _choose(impl, "decode", q, kept.near_k.shape[1])
     if kept.near_k.shape[2] < need:

@@ -53,6 +53,8 @@ class Retained(NamedTuple):
         return Retained(*(function(tensor) for tensor in self))
 
 
+# No tensors: what an implementation refuses must not depend on values, which a GPU would have to
+# read back.
 class Request(NamedTuple):
     """What is asked of an implementation, as far as it may decide whether it can.
 

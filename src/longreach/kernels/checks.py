@@ -17,6 +17,7 @@ from longreach.wording import counted
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raises UsageError unless q, k and v are tensors of one attention call."""
+    # What is wrong with one tensor comes first: shapes that cannot be compared make no sense below.
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
             raise UsageError(
@@ -119,6 +120,7 @@ def make_view(
     """
     if layer < 0:
         raise UsageError(f"layer is {layer}; give the index of the layer, from 0.")
+    # Heads of a rank keep the offsets that they have in the whole model.
     first, total = heads or (0, num_kv_heads)
     if not 0 <= first <= total - num_kv_heads:
         raise UsageError(

@@ -161,6 +161,7 @@ def _coarsen(seen: Seen, ratio: int) -> Seen:
     """Returns the same in blocks of `ratio` blocks each."""
     if ratio == 1:
         return seen
+    # A coarse block is full where all of its blocks are.
     counts = Counter(j // ratio for j in seen.full)
     full = [tile for tile, count in counts.items() if count == ratio]
     touched = {j // ratio for j in seen.full + seen.part}
@@ -268,7 +269,7 @@ def attend(
     """Returns attention through compiled FlexAttention; arguments as `reference.attend`."""
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if starts is None:
-        # Without a stride all layers see the same.
+        # Without a stride all layers see the same: one mask serves them.
         layer = view if view.pattern.stride else view._replace(layer=0)
         numbers = (q.shape[2], k.shape[2], q.shape[1], k.shape[1])
         mask = _kept_mask(layer, *numbers, q.device, train, torch.is_inference_mode_enabled())

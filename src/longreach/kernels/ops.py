@@ -80,6 +80,7 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
     def call_backward(
         ctx: Any, grad: Tensor | None, grad_lse: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        # The output was not used: there is nothing to do.
         if grad is None:
             return (None,) * 6
         q, k, v, out, lse, starts = ctx.saved_tensors

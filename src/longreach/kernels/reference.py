@@ -50,6 +50,7 @@ def attend(
     first = [0] * q.shape[0] if starts is None else starts.tolist()
     slots = torch.arange(k.shape[2], device=q.device)
     rows = []
+    # Row by row: blocks count from each row's first real token.
     for b, start in enumerate(first):
         positions = slots - start
         mask = view.mask(positions[k.shape[2] - q.shape[2] :], positions, k.shape[1])

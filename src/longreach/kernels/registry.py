@@ -83,6 +83,7 @@ def choose_name(name: str, device_type: str) -> str:
     check_backend_name(name)
     if name != AUTO:
         return name
+    # Slow but right wherever PyTorch runs.
     return {"cuda": "triton", "cpu": "cpu"}.get(device_type, "reference")
 
 

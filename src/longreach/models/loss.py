@@ -44,6 +44,7 @@ def softcap_of(model: Any) -> float | None:
         ModelError: Its head does more than these losses know, so that they would differ from the
             model's own.
     """
+    # A few tokens through both ways: whatever a family's head does shows in the logits.
     ids = torch.arange(4, device=model.device)[None]
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     with evaluating(model):

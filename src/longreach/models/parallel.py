@@ -123,6 +123,8 @@ class Ulysses(NamedTuple):
                 f"attention_mask is {tuple(getattr(real, 'shape', ()))}; under sequence parallelism"
                 f" give each rank the mask of its piece, [rows, {given.shape[1]}], or none."
             )
+        # All ranks look at the whole rows, so that all refuse or none: one alone would leave the
+        # others waiting.
         mine = torch.stack([x.expand(given.shape[:2]).long() for x in (position_ids, real.bool())])
         pieces = [torch.empty_like(mine) for _ in range(self.exchange.world_size)]
         distributed.all_gather(pieces, mine, group=self.exchange.process_group)

@@ -62,7 +62,7 @@ class Steps:
         compile: Run steps through torch.compile, which fuses norms and rotary embeddings; the first
             one takes minutes.
         impl: Of sparse layers, and of full ones in steps of fixed shapes: as in
-            `kernels.attention`.
+            `kernels.api`.
         record: How to record; CUDA graphs where None.
 
     Raises:

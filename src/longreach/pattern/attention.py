@@ -57,6 +57,7 @@ class AttentionPattern:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UsageError(f"{name} is {value!r}; give a whole number of at least {low}.")
+        # Kernels divide and multiply by it in tiles, which are powers of two.
         if self.block_size & (self.block_size - 1):
             below = 1 << (self.block_size.bit_length() - 1)
             raise UsageError(

@@ -48,6 +48,7 @@ class LayerPlan:
                     f"full_layers is {full_layers}; give 0 to {num_layers}, the layers of this"
                     " model."
                 )
+            # In the middle, where the paper finds that full attention matters most.
             start = (num_layers - full_layers) // 2
             return cls(num_layers, tuple(range(start, start + full_layers)))
         return cls(num_layers, tuple(sorted(set(full_layers))))

@@ -209,6 +209,7 @@ def _estimate(
     rows: int,
     itemsize: int,
 ) -> Estimate:
+    # All in whole numbers: floats would lose bytes at these sizes.
     kv = rows * sum(layers.kv_bytes(pattern, length, model.kv_heads, model.head_dim, itemsize))
     attention = rows * sum(
         layers.attention_flops(pattern, length, model.heads, model.kv_heads, model.head_dim)
@@ -265,6 +266,7 @@ def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple
     """
     if state + rows * row <= room:
         return 1, "one card"
+    # Sharded states shrink with the cards, a card's row of activations does not.
     ways = {}
     if row < room:
         ways["FSDP2, a row a card at a time"] = max(2, math.ceil(state / (room - row)))
@@ -278,6 +280,7 @@ def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple
         ways["Ulysses x ZeRO-3, each row over as many cards as heads"] = max(
             heads, math.ceil(state / (room - apart))
         )
+    # The fewest cards; among equals the first, which communicates less.
     best = min(ways, key=lambda way: ways[way])
     return ways[best], best
 

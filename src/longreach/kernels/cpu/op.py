@@ -81,6 +81,7 @@ class _Group(NamedTuple):
 
 def _group_rows(q: Tensor, k: Tensor, view: HeadView, starts: Tensor | None) -> Iterator[_Group]:
     """Yields the rows that begin at the same slot together, where they have real queries."""
+    # One call for all rows with the same start: most batches have one start, or few.
     by_start: dict[int, list[int]] = {}
     first = [0] * q.shape[0] if starts is None else starts.tolist()
     for row, start in enumerate(first):
@@ -91,6 +92,7 @@ def _group_rows(q: Tensor, k: Tensor, view: HeadView, starts: Tensor | None) -> 
         if span.q_len > 0:
             last_block = (k.shape[2] - start - 1) // view.pattern.block_size
             far = _far_indices(view, last_block, k.shape[1])
+            # A slice is a view, a list of rows a copy.
             chosen = slice(None) if len(by_start) == 1 else rows
             yield _Group(chosen, start, span, far)
 
@@ -149,6 +151,7 @@ def backward(
             scale,
             group.span,
         )
+        # Far blocks are copies of keys that lie in the near region too: their gradients add up.
         _scatter(kept.near_k, kept.far_k, group.far, size)
         _scatter(kept.near_v, kept.far_v, group.far, size)
         dq[group.rows, :, -group.span.q_len :] = dq_part.to(q.dtype)

@@ -91,6 +91,7 @@ class Parts:
         n = self.count
         r = self.rows
         x = x_BHTD
+        # Zero queries cost a part of one block; their outputs are cut off again.
         if t < n * r:
             x = functional.pad(x, (0, 0, self.lead, n * r - t - self.lead))
         return x.reshape(b, k, h // k, n, r, d).transpose(2, 3).reshape(b, k, n, h // k * r, d)

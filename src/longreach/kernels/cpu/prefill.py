@@ -62,6 +62,7 @@ def attend(
     key = parts.diagonal(near_k)
     value = parts.diagonal(near_v)
     out, lse = _flash(flat_q, key, value, attn_mask=mask, scale=scale)
+    # Merged in the logsumexp's dtype: low precision would lose a part at each of the merges.
     out = out.to(lse.dtype).contiguous()
     lse = lse.contiguous()
 
@@ -96,6 +97,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor
 
 def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
     """Adds a part of the keys to the attention over all others, in place."""
+    # The part's weight in the softmax over both: exp(part_lse) / (exp(part_lse) + exp(lse)).
     out.lerp_(part.to(out.dtype), torch.sigmoid(part_lse - lse)[..., None])
     torch.logaddexp(lse, part_lse, out=lse)
 
@@ -132,6 +134,7 @@ def merge_parts(
             out = part.contiguous()
             lse = part_lse.contiguous()
         else:
+            # A row may have seen nothing in any set so far, where `merge_into` would give NaN.
             new = torch.logaddexp(lse, part_lse)
             weight = torch.where(new == float("-inf"), 0.0, torch.exp(part_lse - new))
             out.lerp_(part, weight[..., None])

@@ -88,6 +88,7 @@ def _dq_kernel(
     STEP: tl.constexpr, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    # Late tiles see the most permanent blocks: start them first.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     b = (tl.program_id(1) // HQ).to(tl.int64)
     h = tl.program_id(1) % HQ
@@ -116,6 +117,7 @@ def _dq_kernel(
     low, inner, outer, high = key_range(
         m0, end, i0, (tl.minimum(m0 + BLOCK_M, end) - 1) // SIZE, LOCAL, SIZE, BLOCK_M, BLOCK_N
     )
+    # The same four loops as in the forward pass: far, staircase, inner, diagonal.
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dq = _dq_steps(
         dq, q, grad, lse, delta, q_pos, k_ptr, v_ptr, start, skt, svt, 0, far, far, first, scale2, d,
@@ -211,6 +213,7 @@ def _far_dkv_kernel(
         if c0 + BLOCK_N > far:  # some keys of the tile do not exist: mask throughout
             edge = tl.maximum(hi, lo)
         tail = edge + tl.maximum(hi - edge, 0) // BLOCK_M * BLOCK_M
+        # All query heads of the KV head are summed here: no other program writes to these keys.
         for h in range(g * GROUPS, g * GROUPS + GROUPS):
             q_h = q_ptr + b * sqb + h * sqh
             grad_h = grad_ptr + b * sgb + h * sgh
@@ -261,7 +264,7 @@ def _dkv_kernel(
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     low = tl.maximum(tl.maximum(n0, q_start), 0)
     high = tl.minimum(((n0 + BLOCK_N - 1) // SIZE + LOCAL) * SIZE, end)
-    # Queries [inner, outer) see the whole tile.
+    # Queries [inner, outer) see the whole tile, and need no mask.
     inner = low + (tl.maximum(n0 + BLOCK_N - 1 - low, 0) + BLOCK_M - 1) // BLOCK_M * BLOCK_M
     outer = (
         inner
@@ -343,6 +346,7 @@ def backward(
     block_d = max(16, triton.next_power_of_2(dim))
     make = torch.empty if starts is None else torch.zeros
     dq = make(q.shape, dtype=q.dtype, device=q.device)
+    # The kernels write no padding, and only rows with a start have some.
     dk = make(k.shape, dtype=k.dtype, device=k.device)
     dv = make(v.shape, dtype=v.dtype, device=v.device)
     delta = torch.empty((b, hq, tq), dtype=torch.float32, device=q.device)

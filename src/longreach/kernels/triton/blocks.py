@@ -94,10 +94,9 @@ def dot_add(a, b, total):
 def load_rows(
     base, rows, stride, d, ok, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr
 ):
-    """Loads [rows, BLOCK_D] at `base + rows * stride`; zeros beyond D and, where MASKED, for rows
-    that are not ok.
+    """Loads [rows, BLOCK_D] at `base + rows * stride`, with zeros beyond D.
 
-    Row numbers times strides are 64-bit: a million tokens of a [B, T, H, D] layout overflow 32.
+    Where MASKED, rows that are not ok are zeros too. Row numbers times strides are 64-bit: a million tokens of a [B, T, H, D] layout overflow 32.
     """
     pointers = base + rows.to(tl.int64)[:, None] * stride + d[None, :]
     if MASKED:

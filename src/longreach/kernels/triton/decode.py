@@ -60,6 +60,7 @@ def _split_kernel(
     first = first_strided(g, shift, STEP, SINK, STRIDE)
     far = far_tokens((end - 1) // SIZE, first, SIZE, SINK, local, STRIDE)
     low = tl.maximum(tl.maximum(end - TQ, 0) // SIZE - local + 1, 0) * SIZE
+    # Shares are whole tiles: only the last one of all is ragged.
     tiles = (far + end - low + BLOCK_N - 1) // BLOCK_N
     share = (tiles + splits - 1) // splits * BLOCK_N
     stop = tl.minimum(split * share + share, far + end - low)
@@ -100,6 +101,7 @@ def _split_kernel(
         acc = dot_add(weights.to(v.dtype), v, acc * alpha[:, None])
         top = new_top
 
+    # A split may see nothing: short rows have fewer tiles than splits. It then weighs nothing.
     out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     lse = tl.where(total == 0.0, float("-inf"), top + tl.log2(tl.where(total == 0.0, 1.0, total)))
     slot = (tl.program_id(1).to(tl.int64) * splits + split) * ROWS + row
@@ -120,6 +122,7 @@ def _combine_kernel(
     slot = (pair * splits + s) * ROWS + row
     lse = tl.load(part_lse_ptr + slot, mask=s < splits, other=float("-inf"))
     top = tl.max(lse, 0)
+    # Of a row of padding no split has seen anything: -inf less -inf would be NaN.
     top = tl.where(top == float("-inf"), 0.0, top)
     weights = tl.exp2(lse - top)
     total = tl.sum(weights, 0)

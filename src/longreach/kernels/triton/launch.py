@@ -66,11 +66,13 @@ def launch(
         blocks = {name: block for name in configs[0] if name.startswith("BLOCK_")}
         kernel[grid(blocks)](*tensors, *numbers, **named, **blocks)
         return
+    # Lengths by powers of two: the best blocks change slowly, and every new key costs a search.
     sizes = tuple(int(n).bit_length() for n in q.shape)
     key = (kernel, q.device, q.dtype, sizes, *(v for k, v in named.items() if k.isupper()))
     with torch.cuda.device(q.device):
         if key not in _best:
             found = _fastest(kernel, configs, grid, tensors, numbers, named)
+            # The first configuration that compiled was run and recorded; it is not the best one.
             if torch.cuda.is_current_stream_capturing():
                 return
             _best[key] = found

@@ -76,13 +76,18 @@ def _forward_kernel(
 ):  # fmt: skip
     # Late tiles see the most permanent blocks: start them first.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    # 64 bits: rows times strides overflow 32 in long batches.
     b = (tl.program_id(1) // HQ).to(tl.int64)
     h = tl.program_id(1) % HQ
     g = h // GROUPS
     start = tl.load(starts_ptr + b).to(tl.int32) if HAS_STARTS else 0
+    # Positions count from the row's first real token: padding queries have negative ones.
     q_start = q_first - start
     end = q_start + tq
+    # Tiles begin at multiples of their size, so that they cut as few of the pattern's blocks as
+    # can be.
     m0 = tl.maximum(q_start, 0) // BLOCK_M * BLOCK_M + tile * BLOCK_M
+    # A row with padding has fewer tiles than the grid.
     if m0 >= end:
         return
     d = tl.arange(0, BLOCK_D)
@@ -103,6 +108,8 @@ def _forward_kernel(
     # A tile may begin before the first query, whose window is all that is kept.
     i0 = tl.maximum(m0, q_start) // SIZE
     i1 = (tl.minimum(m0 + BLOCK_M, end) - 1) // SIZE
+    # What is far for the first block of the tile is far for all of them. What only the later ones
+    # have left behind is met in the window's staircase below.
     far = far_tokens(i0, first, SIZE, SINK, LOCAL, STRIDE)
     for c in range(0, far, BLOCK_N):
         index = c + tl.arange(0, BLOCK_N)
@@ -117,6 +124,7 @@ def _forward_kernel(
         acc, top, total = _softmax_step(scores, v, acc, top, total, False)
 
     base = start - near_start
+    # Three loops, so that the inner one, which is most of the work, needs no mask.
     low, inner, outer, high = key_range(m0, end, i0, i1, LOCAL, SIZE, BLOCK_M, BLOCK_N)
     acc, top, total = _window_steps(
         acc, top, total, q, q_pos, near_k, near_v, base, snkt, snvt, low, tl.minimum(inner, high), end, first, scale2,
@@ -131,6 +139,7 @@ def _forward_kernel(
         d, D, SIZE, SINK, LOCAL, STRIDE, BLOCK_N, BLOCK_D, True,
     )  # fmt: skip
 
+    # A missing row has seen nothing: 0 / 0 would be NaN.
     total = tl.where(q_ok, total, 1.0)
     out = acc / total[:, None]
     out_rows = out_ptr + b * sob + h * soh + q_row.to(tl.int64)[:, None] * sot + d[None, :]

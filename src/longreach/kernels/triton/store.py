@@ -28,11 +28,13 @@ def _store_kernel(
     ok = (d < D) & (position >= 0)
     k = tl.load(k_ptr + b * skb + g * skh + d, mask=ok)
     v = tl.load(v_ptr + b * svb + g * svh + d, mask=ok)
+    # Into both regions at once: which of them a query reads it in depends on the query.
     slot = (position % ring).to(tl.int64)
     tl.store(near_k + b * snkb + g * snkh + slot * snkt + d, k, mask=ok)
     tl.store(near_v + b * snvb + g * snvh + slot * snvt + d, v, mask=ok)
     first = first_strided(g, shift, STEP, SINK, STRIDE)
     slot = permanent_index(position, first, SIZE, SINK, STRIDE).to(tl.int64)
+    # The slots behind the far region's end are nobody's: a block that is never far has none.
     ok = ok & is_permanent(position, first, SIZE, SINK, STRIDE) & (slot < far_slots)
     tl.store(far_k + b * sfkb + g * sfkh + slot * sfkt + d, k, mask=ok)
     tl.store(far_v + b * sfvb + g * sfvh + slot * sfvt + d, v, mask=ok)
@@ -50,6 +52,7 @@ def store(k: Tensor, v: Tensor, kept: Retained, view: HeadView, lengths: Tensor)
     """
     rows, heads, _, dim = k.shape
     arguments = pattern_args(view, 0.0)
+    # Where a token goes does not depend on the window.
     named = {name: arguments[name] for name in ("shift", "STEP", "SIZE", "SINK", "STRIDE")}
     launch(
         _store_kernel,

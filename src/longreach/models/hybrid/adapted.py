@@ -1,5 +1,7 @@
-"""LoRA weights merged into a model; hybrids kept as `config.json` and the adapter of
-`longreach extend --lora-rank`."""
+"""LoRA weights merged into a model, and hybrids that are kept as a config and an adapter.
+
+`longreach extend --lora-rank` writes such folders.
+"""
 
 from __future__ import annotations
 

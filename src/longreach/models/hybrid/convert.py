@@ -106,6 +106,7 @@ def _convert(
     check_length(max_length, pattern)
     implementation = attn_implementation or stock._attn_implementation
     refuse_flash_on_cpu(implementation, next(model.parameters()).device)
+    # Left to itself, training would drop attention in full layers only.
     if getattr(stock, "attention_dropout", 0):
         raise UsageError(
             f"attention_dropout is {stock.attention_dropout}; sparse layers have none, so set it to"
@@ -127,6 +128,7 @@ def _convert(
         ),
     }
     config = config_class(**settings)
+    # What a corpus or an adapter names as its base.
     config._name_or_path = stock._name_or_path
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation

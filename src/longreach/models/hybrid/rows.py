@@ -5,6 +5,7 @@ Shapes: B rows, T new slots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,52 @@ class Rows(NamedTuple):
 
 def _gather(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(2, order.to(x.device)[:, None, :, None].expand_as(x))
+
+
+def real_slots(attention_mask: Tensor, slots: int) -> Tensor | None:
+    """Returns which slots of a DynamicCache and of the new tokens are real, [B, slots].
+
+    None where all are.
+
+    Raises:
+        UsageError: The mask does not cover the cache.
+    """
+    if bool(attention_mask.all()):
+        return None
+    if attention_mask.shape[1] != slots:
+        raise UsageError(
+            f"attention_mask has {attention_mask.shape[1]} columns, and a DynamicCache cannot tell"
+            f" padding from text: give the mask of all {slots} tokens, those in the cache included,"
+            " or no cache, or model.new_cache()."
+        )
+    return attention_mask.bool()
+
+
+def attend_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    real: Tensor,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Returns attention of real tokens over real slots, row by row; zeros for padding.
+
+    Args:
+        q: [B, H, T, D].
+        k: [B, K, past + T, D].
+        v: [B, K, past + T, D].
+        real: [B, past + T], True for real tokens.
+        attend: Attention of one row.
+    """
+    parts = []
+    for row, kept in enumerate(real):
+        new = kept[-q.shape[2] :]
+        part = torch.zeros_like(q[row : row + 1])
+        if bool(new.any()):
+            seen = slice(row, row + 1)
+            part[:, :, new] = attend(q[seen][:, :, new], k[seen][:, :, kept], v[seen][:, :, kept])
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def refuse_packing(position_ids: Tensor | None, attention_mask: Tensor | None) -> None:

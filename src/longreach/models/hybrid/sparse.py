@@ -6,7 +6,6 @@ layers differs from the stock model; names and shapes of all parameters stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.api import sparse_attention
 from longreach.models.cached import CACHE, KEEPS_CACHE, take_cache
-from longreach.models.hybrid.rows import Rows, refuse_packing
+from longreach.models.hybrid.rows import Rows, attend_rows, real_slots, refuse_packing
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
@@ -162,7 +161,7 @@ class SparseAttention:
             if real is None:
                 return sparse_attention(q, k, v, pattern, layer, scale, impl)
             attend = partial(sparse_attention, pattern=pattern, layer=layer, scale=scale, impl=impl)
-            return _attend_rows(q, k, v, real, attend)
+            return attend_rows(q, k, v, real, attend)
         raise UsageError(
             f"Layer {layer} cannot use a {type(store).__name__} of a {type(cache).__name__}; give"
             " no cache, or the one that the model's new_cache() makes."
@@ -254,7 +253,7 @@ class HybridDecoder:
         real = None
         if cache is not None and attention_mask is not None and self.keeps_padding(cache):
             rows = None
-            real = _real_slots(attention_mask, cache.get_seq_length() + given.shape[1])
+            real = real_slots(attention_mask, cache.get_seq_length() + given.shape[1])
         if isinstance(cache, StaticRetainedCache):
             attention_mask = _static_mask(cache, attention_mask, given, module)
         return super().forward(  # type: ignore[misc]
@@ -282,52 +281,6 @@ def _is_plain(store: Any, cache: Any) -> bool:
     return type(store) is DynamicLayer or (
         store is None and cache.layer_class_to_replicate is DynamicLayer
     )
-
-
-def _real_slots(attention_mask: Tensor, slots: int) -> Tensor | None:
-    """Returns which slots of a DynamicCache and of the new tokens are real, [B, slots].
-
-    None where all are.
-
-    Raises:
-        UsageError: The mask does not cover the cache.
-    """
-    if bool(attention_mask.all()):
-        return None
-    if attention_mask.shape[1] != slots:
-        raise UsageError(
-            f"attention_mask has {attention_mask.shape[1]} columns, and a DynamicCache cannot tell"
-            f" padding from text: give the mask of all {slots} tokens, those in the cache included,"
-            " or no cache, or model.new_cache()."
-        )
-    return attention_mask.bool()
-
-
-def _attend_rows(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    real: Tensor,
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Returns attention of real tokens over real slots, row by row; zeros for padding.
-
-    Args:
-        q: [B, H, T, D].
-        k: [B, K, past + T, D].
-        v: [B, K, past + T, D].
-        real: [B, past + T], True for real tokens.
-        attend: Attention of one row.
-    """
-    parts = []
-    for row, kept in enumerate(real):
-        new = kept[-q.shape[2] :]
-        part = torch.zeros_like(q[row : row + 1])
-        if bool(new.any()):
-            seen = slice(row, row + 1)
-            part[:, :, new] = attend(q[seen][:, :, new], k[seen][:, :, kept], v[seen][:, :, kept])
-        parts.append(part)
-    return torch.cat(parts)
 
 
 def _static_mask(

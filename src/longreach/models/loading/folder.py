@@ -80,8 +80,9 @@ def check_folder(folder: Path) -> None:
 
 
 def check_settings(folder: Path) -> None:
-    """Refuses JSON files that ask for what is never done, such as fetching code; weights need not
-    be there.
+    """Refuses JSON files that ask for what is never done, such as fetching code.
+
+    Weights need not be there.
 
     Raises:
         ModelError: One of them is too large or is not JSON, or names code or weights that lie

@@ -283,6 +283,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> Loaded:
     """Loads a GGUF file, which is dequantized once; the copy in the cache is whole or not there."""
     if not path.is_file():
         raise ModelError(f"There is no file '{path}': check the path of the GGUF model.")
+    # The copy is named by the contents: another file of this name gets its own.
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(
