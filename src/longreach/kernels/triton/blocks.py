@@ -96,7 +96,8 @@ def load_rows(
 ):
     """Loads [rows, BLOCK_D] at `base + rows * stride`, with zeros beyond D.
 
-    Where MASKED, rows that are not ok are zeros too. Row numbers times strides are 64-bit: a million tokens of a [B, T, H, D] layout overflow 32.
+    Where MASKED, rows that are not ok are zeros too. Row numbers times strides are 64-bit: a
+    million tokens of a [B, T, H, D] layout overflow 32.
     """
     pointers = base + rows.to(tl.int64)[:, None] * stride + d[None, :]
     if MASKED:
