@@ -100,18 +100,25 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def omit_foreign(
-    model: Any, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+    model: torch.nn.Module, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Returns an adapter without what was saved beside it and belongs to no module of the model.
+
+    Only plain names are omitted: all else stays, for `lora_config` to refuse.
 
     Args:
         model: The model that the adapter is meant for.
         settings: What `adapter_config.json` holds.
         weights: Of the adapter.
     """
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     saved = settings.get("modules_to_save") or []
-    foreign = [name for name in saved if isinstance(name, str) and name not in names]
+    if not isinstance(saved, list):
+        return dict(settings), dict(weights)
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    foreign = []
+    for name in saved:
+        if isinstance(name, str) and _PLAIN.fullmatch(name) and name not in names:
+            foreign.append(name)
     kept = {}
     for key, tensor in weights.items():
         if not any(f".{name}." in key for name in foreign):
