@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import regex
 import torch
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from longreach.errors import ModelError, reason_of
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftMixedModel, PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
@@ -197,7 +197,7 @@ def lora_config(
 
 def lay(
     model: PreTrainedModel, config: LoraConfig, weights: Mapping[str, torch.Tensor], folder: Path
-) -> PeftModel | PeftMixedModel:
+) -> PeftModel:
     """Returns the model under PEFT's `config` with these weights in it, all of them and no others.
 
     Raises:
@@ -206,7 +206,7 @@ def lay(
     from peft import get_peft_model
 
     try:
-        wrapped = get_peft_model(model, config)
+        wrapped = cast("PeftModel", get_peft_model(model, config))  # mixed is another argument
         fill(wrapped, weights)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = reason_of(error)
@@ -217,7 +217,7 @@ def lay(
     return wrapped
 
 
-def fill(adapted: PeftModel | PeftMixedModel, weights: Mapping[str, torch.Tensor]) -> None:
+def fill(adapted: PeftModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Puts weights into a PEFT model.
 
     Raises:
