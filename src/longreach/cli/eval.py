@@ -198,7 +198,7 @@ def run_suite(
     )
     with memory_said("--lengths or --batch-size", as_json):
         if isinstance(asked, DocumentSuite):
-            from longreach.session.evaluation import evaluate_documents
+            from longreach.session.targets import evaluate_documents
 
             scores = evaluate_documents(
                 asked, target, names, options, store=store, dtype=dtype, device=device

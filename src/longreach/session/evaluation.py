@@ -1,12 +1,9 @@
-"""What a suite asks of an open corpus, or of a model that has no corpus yet."""
+"""What a suite asks of an open corpus."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longreach.compressors.registry import default_compressor, make_compressor
 from longreach.errors import UsageError
-from longreach.evals.run.opening import open_model
 from longreach.evals.run.subject import RunOptions, Subject
 from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.suite import DocumentSuite
@@ -32,55 +29,4 @@ def evaluate_corpus(
         # They may be refused: before a model is loaded for nothing.
         samples = suite.make_samples(None, options.say, corpus)
     subject = Subject(session.name, session.model, session.tokenizer, corpus=corpus)
-    return suite.evaluate(subject, systems, options, samples)
-
-
-def evaluate_documents(
-    suite: DocumentSuite,
-    target: str,
-    systems: Sequence[str],
-    options: RunOptions,
-    *,
-    store: Path | None,
-    dtype: str | None,
-    device: str | None,
-) -> dict[str, Any]:
-    """Asks about documents: those of a corpus, or others that a model reads for the first time.
-
-    Args:
-        suite: Says which documents, and what compresses them.
-        target: A corpus of the store, or a model.
-        systems: Ways of answering; empty takes the suite's own choice.
-        options: How it is run.
-        store: Where corpora live.
-        dtype: Of the model.
-        device: Where the model works.
-
-    Returns:
-        What is in scores.json: {"rows": [...]}.
-
-    Raises:
-        UsageError: Questions or documents are missing, or belong to something else.
-    """
-    from longreach.corpus.place import store_folder
-    from longreach.corpus.store import Corpus
-    from longreach.session.session import open
-
-    if target in Corpus.names(store_folder(store)):
-        with open(target, store, device=device, dtype=dtype) as session:
-            return evaluate_corpus(session, suite, systems, options)
-    if suite.questions is not None and not suite.documents:
-        raise UsageError(
-            f"There is no corpus '{target}', so what --questions asks about is missing: give"
-            " --documents."
-        )
-    samples = suite.make_samples(None, options.say)
-    opened = open_model(target, dtype, device)
-    settings = {}
-    if suite.ratio is not None:
-        settings["ratio"] = suite.ratio
-    compressor = make_compressor(
-        suite.compressor or default_compressor(target), opened.model, opened.tokenizer, **settings
-    )
-    subject = Subject(opened.name, compressor.model, compressor.tokenizer, compressor=compressor)
     return suite.evaluate(subject, systems, options, samples)
