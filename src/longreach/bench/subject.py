@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from longreach.bench.cases import check_source
 from longreach.errors import UsageError
@@ -20,6 +19,9 @@ from longreach.models.untrained import random_llama
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.planning.plan import Plan, Shape, hardware, plan
 from longreach.planning.plan import shape as published
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
