@@ -1,8 +1,11 @@
 """A corpus with its model: opened, made, asked, studied, shared by threads and closed."""
 
+import gc
 import json
 import subprocess
 import sys
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -176,6 +179,18 @@ def test_a_closed_session_says_so(store):
         with pytest.raises(UsageError, match="is closed: open another one"):
             use()
     session.close()  # once more does no harm
+
+
+def test_closing_releases_the_model(store):
+    with longreach.open("library", store, device="cpu") as session:
+        session.ask("Who stole the tarts?", **FEW)
+        model = weakref.ref(session.model)
+    for _ in range(100):
+        gc.collect()  # the engine's thread lets go of it a moment after the answer
+        if model() is None:
+            return
+        time.sleep(0.05)
+    pytest.fail("the model is still held")
 
 
 def test_threads_load_the_model_once_and_get_what_one_gets(store, loads):

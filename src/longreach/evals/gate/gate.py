@@ -104,14 +104,14 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
     enough = (budget or DEFAULT_BUDGET) // mean_tokens + 2
     window = window_of(reader.model)
     whole = window and window - sampling.max_new_tokens
-    raw = Policy(k=enough, raw=enough, compressed="none", budget=budget, cut=True)
+    raw = Policy.passages(enough, budget=budget, cut=True)
     found = {DEFAULT: Policy(budget=budget)}
     for policy in (
-        Policy(raw=0, compressed="none", budget=budget),
-        Policy(raw=0, compressed="document", budget=budget),
+        Policy.none(budget=budget),
+        Policy.compressed(budget=budget),
         raw,
-        Policy(raw=2, compressed="document", budget=budget),
-        Policy(raw="document", compressed="none", budget=whole),
+        Policy.mixed(2, budget=budget),
+        Policy.full(budget=whole),
     ):
         found[policy.name] = policy
     if reader.adapter:

@@ -185,19 +185,17 @@ class DocumentSystem:
 
     def _policy(self, sample: Sample) -> Policy:
         if self._way == NONE:
-            return Policy(
-                raw=0, compressed="none", budget=self._left(sample), adapter=self._with_adapter
-            )
+            return Policy.none(budget=self._left(sample), adapter=self._with_adapter)
         # As many as there are: the budget decides how many fit.
         k = self._corpus.size(sample.document).passages
         if self._way == MIXED:
             return Policy(k, 1, "passages", budget=self._positions(sample), cut=True)
         # The last passage is cut, so that the budget is used up.
         if self._way == BM25:
-            return Policy(
-                k, k, "none", budget=self._positions(sample), cut=True, adapter=self._with_adapter
+            return Policy.passages(
+                k, budget=self._positions(sample), cut=True, adapter=self._with_adapter
             )
-        return Policy(raw=0, compressed="document", budget=self._left(sample))
+        return Policy.compressed(budget=self._left(sample))
 
 
 def words_of(sample: Sample) -> str:
