@@ -32,6 +32,7 @@ def main(asked: TextIO, said: TextIO) -> None:
     dtype = getattr(torch, setup["dtype"])
     model = transformers.AutoModelForCausalLM.from_pretrained(setup["model"], dtype=dtype, **safe)
     model = model.to(setup["device"]).eval()
+    # Whoever waits knows from this line that the model is there.
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     _say(said, {"versions": versions})
     for line in asked:
@@ -51,6 +52,7 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
     stops = _stop_tokens(model, tokenizer)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
+    # The press compresses when the context was read, and does not see the question.
     cache: Any = DynamicCache()
     with press(model):
         model.model(input_ids=context, past_key_values=cache)

@@ -146,6 +146,7 @@ def break_even(rows: Sequence[Row], styles: Styles) -> Iterator[str]:
         " less, or more, than reading the full document again. Both ways are timed on the questions"
         " that both answered.</p>"
     )
+    # A dictionary keeps the order in which systems come, each once.
     lines = []
     charts = []
     shown: dict[str, None] = {}

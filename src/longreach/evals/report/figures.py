@@ -25,6 +25,7 @@ def by_length(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> It
     lengths = sorted(set(column(rows, "length")))
     if len(lengths) < 2:
         return
+    # Lengths that double are as far apart as each other.
     x = Axis("tokens", tokens, log=lengths[-1] > 3 * lengths[0], ticks=lengths)
     charts = []
     for name, key, unit in _OVER_LENGTH:

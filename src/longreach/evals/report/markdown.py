@@ -23,6 +23,7 @@ def markdown(figures: Row) -> str:
         report = find_report(suite["suite"])
         parts.append(f"### {report.title}")
         parts += _notes(suite)
+        # A run that answered nothing yet has no table.
         if suite["rows"]:
             parts.append("\n".join(report.show_small(suite)))
     parts.append("\n".join(map(_run, figures["runs"])))

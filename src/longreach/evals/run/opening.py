@@ -19,6 +19,7 @@ def open_model(target: str, dtype: str | None = None, device: str | None = None)
         UsageError: The device does not exist.
         ModelError: The model cannot be loaded.
     """
+    # Before weights are read for nothing.
     if device:
         check_device(device)
     model, tokenizer = load(target, device=device, dtype=dtype)

@@ -43,6 +43,7 @@ def _f1(answer: list[str], reference: list[str]) -> float:
     # Of "the" against "a" no word is left of either.
     if not answer or not reference:
         return _same(answer, reference)
+    # A word counts as often as both have it.
     common = Counter(answer) & Counter(reference)
     return _harmonic_mean(common.total(), answer, reference)
 

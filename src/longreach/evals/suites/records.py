@@ -67,6 +67,7 @@ def csv_rows(path: Path) -> Iterator[Record]:
     try:
         for row in table:
             where = f"Line {table.line_num} of '{path}'"
+            # What the csv module says of rows with more or fewer fields.
             if None in row or None in row.values():
                 raise UsageError(f"{where} has other fields than the header: correct or remove it.")
             yield Record(where, row)

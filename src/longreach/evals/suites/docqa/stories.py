@@ -77,6 +77,7 @@ def _read_repository(folder: Path, split: str) -> Iterator[Item]:
         if row.text("set") != wanted:
             continue
         name = row.text("document_id")
+        # A story is asked about many times, and read once.
         if name not in stories:
             stories[name] = read_text(folder / "tmp" / f"{name}.content").strip()
         answers = (row.text("answer1"), row.text("answer2"))
@@ -104,6 +105,7 @@ def quality(given: str, split: str) -> Iterator[Item]:
         for question in story.records("questions"):
             options = question.texts("options")
             right = question.number("gold_label")
+            # Letters stand for places, so that a missing option would move the right one.
             if len(options) != len(_LETTERS) or not 1 <= right <= len(_LETTERS):
                 raise UsageError(
                     f"{question.where} lacks its four options or the number of the right one:"

@@ -19,6 +19,7 @@ def bucket_rows(lines: Iterable[Row]) -> list[JsonObject]:
 
     sums: dict[tuple[str, int, int], list[float]] = {}
     for line in lines:
+        # Sums of all texts: every token weighs the same, however long its text is.
         total = sums.setdefault((line["reader"], *line["bucket"]), [0.0, 0.0])
         total[0] += line["nll"]
         total[1] += line["tokens"]
