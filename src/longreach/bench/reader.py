@@ -142,8 +142,10 @@ def _decode_all(model: Any, rows: Sequence[torch.Tensor]) -> None:
 def first_token(
     model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress
 ) -> dict[str, Any]:
-    """`ask` to the first token beside a bare prefill of as many positions; cold, and with the
-    context hot."""
+    """Returns the seconds of `ask` to the first token beside a bare prefill of as many positions.
+
+    Both with nothing read before, and with the context hot.
+    """
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus.create(folder, "book", MeanPool(model, tokenizer))
         progress("ingesting the text")

@@ -82,30 +82,22 @@ class Regions(CacheLayerMixin):
         return tuple(torch.cat([x[:, :, first:], x[:, :, :last]], 2) for x in near)  # type: ignore[return-value]
 
     def _store(self, group: Group, k: Tensor, v: Tensor) -> None:
-        """Moves blocks that leave the window to the far region, then writes the new tokens into the
-        ring."""
+        """Moves blocks that leave the window to the far region, then writes the new tokens."""
         p, (old, new) = self.pattern, group[1:]
         length, capacity = old + new, self.keys.shape[2]
         if new == 0:
             return
         view = HeadView(p, self.layer, 0, k.shape[1])
         for head, stop in view.alike(k.shape[1]):
-            before, after = (
-                view.far_count(old // p.block_size, head),
-                view.far_count(length // p.block_size, head),
-            )
-            if before < after:
-                blocks = [
-                    p.permanent_block(f, head, k.shape[1], self.layer) for f in range(before, after)
-                ]
-                self._move(
-                    group,
-                    slice(head, stop),
-                    slice(before * p.block_size, after * p.block_size),
-                    blocks,
-                    k,
-                    v,
-                )
+            before = view.far_count(old // p.block_size, head)
+            after = view.far_count(length // p.block_size, head)
+            if before == after:
+                continue
+            blocks: list[int] = []
+            for number in range(before, after):
+                blocks.append(p.permanent_block(number, head, k.shape[1], self.layer))
+            to = slice(before * p.block_size, after * p.block_size)
+            self._move(group, slice(head, stop), to, blocks, k, v)
         start = max(old, length - capacity)
         if new == 1:
             self.keys[group.rows, :, old % capacity] = k[:, :, 0]
@@ -121,8 +113,10 @@ class Regions(CacheLayerMixin):
     def _move(
         self, group: Group, heads: slice, to: slice, blocks: list[int], k: Tensor, v: Tensor
     ) -> None:
-        """Writes blocks to the far region: tokens before `group.old` lie in the ring, later ones in
-        k and v."""
+        """Writes blocks to the far region.
+
+        Tokens before `group.old` lie in the ring, later ones in k and v.
+        """
         size = self.pattern.block_size
         positions = (torch.tensor(blocks)[:, None] * size + torch.arange(size)).flatten()
         border = sum(min(size, max(0, group.old - block * size)) for block in blocks)
@@ -139,12 +133,9 @@ class Regions(CacheLayerMixin):
     def _base(self, lengths: Sequence[int]) -> int:
         """Ring slots for rows of these lengths when nothing is to be taken back."""
         p = self.pattern
-        ragged = len(set(lengths)) > 1
-        return (
-            p.window_tokens
-            if ragged
-            else min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
-        )
+        if len(set(lengths)) > 1:
+            return p.window_tokens
+        return min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
 
     def _make_room(self, counts: Sequence[int]) -> None:
         p = self.pattern
@@ -173,12 +164,8 @@ class Regions(CacheLayerMixin):
         )
         held = []
         for group in self._groups([0] * len(self.lengths)):
-            first = (
-                self.held[group.rows][0]
-                if len(set(self.held[group.rows])) == 1
-                else max(self.held[group.rows])
-            )
-            first = max(first, group.old - capacity)
+            # What every row of the group still holds, and the new ring can.
+            first = max(*self.held[group.rows], group.old - capacity)
             slots = torch.arange(first, group.old, device=keys.device) % max(1, capacity)
             for new, span in zip((keys, values), self._span(group, first, group.old), strict=True):
                 new[group.rows].index_copy_(2, slots, span)
@@ -187,13 +174,11 @@ class Regions(CacheLayerMixin):
 
     def _shrink(self) -> None:
         """Frees what rows of the present lengths do not need."""
-        room = self.pattern.window_tokens
-        recording = self.record_past and self.keys.shape[2] > room
-        self._resize(
-            room + _RECORDING_BLOCKS * self.pattern.block_size
-            if recording
-            else self._base(self.lengths)
-        )
+        window = self.pattern.window_tokens
+        if self.record_past and self.keys.shape[2] > window:
+            self._resize(window + _RECORDING_BLOCKS * self.pattern.block_size)
+        else:
+            self._resize(self._base(self.lengths))
         self._resize_far(self.lengths)
 
     def _resize_far(self, lengths: Sequence[int]) -> None:
@@ -205,16 +190,8 @@ class Regions(CacheLayerMixin):
         )
         more = blocks * size - self.far_keys.shape[2]
         if more > 0:
-            empty = (
-                x.new_zeros(*x.shape[:2], more, x.shape[3])
-                for x in (self.far_keys, self.far_values)
-            )
-            self.far_keys, self.far_values = (
-                torch.cat([x, y], 2)
-                for x, y in zip((self.far_keys, self.far_values), empty, strict=True)
-            )
+            self.far_keys = torch.nn.functional.pad(self.far_keys, (0, 0, 0, more))
+            self.far_values = torch.nn.functional.pad(self.far_values, (0, 0, 0, more))
         elif more < 0:
-            self.far_keys, self.far_values = (
-                self.far_keys[:, :, :more].clone(),
-                self.far_values[:, :, :more].clone(),
-            )
+            self.far_keys = self.far_keys[:, :, :more].clone()
+            self.far_values = self.far_values[:, :, :more].clone()

@@ -28,8 +28,9 @@ BLOCK = 64  # slots come in whole blocks of the pattern that hides nothing
 
 
 class ReservedLayer(DynamicLayer):
-    """One full layer's cache for at most `max_length` slots; `keys` and `values` are views of what
-    is filled.
+    """One full layer's cache for at most `max_length` slots.
+
+    `keys` and `values` are views of what is filled.
 
     Args:
         max_length: Slots, padding included.
@@ -227,14 +228,14 @@ class ReservedCache(Cache):
                 layer.end_steps(filled)
 
     def _full(self, layer_idx: int) -> Any:
-        """The layer asked about, or the first full one where a sparse one cannot tell what full
-        ones will hand out."""
-        if isinstance(self.layers[layer_idx], StaticRetainedLayer):
-            return next(
-                (layer for layer in self.layers if isinstance(layer, ReservedLayer)),
-                self.layers[layer_idx],
-            )
-        return self.layers[layer_idx]
+        """Returns the layer asked about, or the first full one in the place of a static one.
+
+        A static sparse layer cannot tell what full layers will hand out.
+        """
+        asked = self.layers[layer_idx]
+        if not isinstance(asked, StaticRetainedLayer):
+            return asked
+        return next((layer for layer in self.layers if isinstance(layer, ReservedLayer)), asked)
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
         """Slots read so far, padding included."""

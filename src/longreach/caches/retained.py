@@ -52,8 +52,7 @@ class RetainedLayer(Regions):
         sure: int | None = None,
         impl: str = "auto",
     ) -> Tensor:
-        """Reads new tokens: stores what stays visible, and returns their attention over all before
-        them.
+        """Reads new tokens: stores what stays visible, and returns their attention.
 
         Args:
             q: [B, Hq, T, D], real tokens first in every row.
@@ -127,8 +126,7 @@ class RetainedLayer(Regions):
             q[:, :, : group.new], kept, self.pattern, length, self.layer, scale, impl
         )
 
-    # -- the contract of a cache layer
-    # ---------------------------------------------------------------------------------
+    # What transformers asks of a cache layer.
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -189,8 +187,9 @@ class RetainedLayer(Regions):
                 )
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last `-tokens_to_remove` tokens, and frees what was kept for that (see the
-        module).
+        """Removes the last `-tokens_to_remove` tokens, and frees what was kept for that.
+
+        The module's docstring says how far back that goes.
 
         Raises:
             UsageError: What the shorter sequence needs has been freed.
@@ -241,8 +240,7 @@ def _pad(x: Tensor, tokens: int) -> Tensor:
 
 
 class RetainedCache(Cache):
-    """The cache of a hybrid model: `RetainedLayer` for sparse layers, transformers' own for full
-    ones.
+    """The cache of a hybrid model: `RetainedLayer` for sparse layers, transformers' for full ones.
 
     Args:
         pattern: Which blocks the sparse layers see.
@@ -269,13 +267,15 @@ class RetainedCache(Cache):
 
     @property
     def max_cache_len(self) -> int:
-        """Returns None: this cache has no limit. PEFT asks every cache that is not a
-        DynamicCache."""
+        """Returns -1: this cache has no limit. PEFT asks every cache but a DynamicCache."""
         return -1
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last `-tokens_to_remove` tokens from all layers, or refuses and leaves all as
-        they are."""
+        """Removes the last `-tokens_to_remove` tokens from all layers, or from none.
+
+        Raises:
+            UsageError: A layer cannot restore the shorter sequence; all stay as they are.
+        """
         tokens_to_remove = int(tokens_to_remove)
         for layer in self.layers:
             if isinstance(layer, RetainedLayer):
@@ -291,8 +291,10 @@ class RetainedCache(Cache):
         super().prefetch(following, only_non_sliding)
 
     def stop_recording(self) -> None:
-        """Ends what `activate_past_recording` began; the extra memory goes with the next tokens or
-        `crop`."""
+        """Ends what `activate_past_recording` began.
+
+        The extra memory goes with the next tokens or `crop`.
+        """
         for layer in self.layers:
             if isinstance(layer, RetainedLayer):
                 layer.record_past = False

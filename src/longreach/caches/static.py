@@ -1,5 +1,6 @@
-"""The cache of a hybrid model with every tensor allocated once: for CUDA graphs and compiled decode
-steps.
+"""The cache of a hybrid model with every tensor allocated once.
+
+It is for CUDA graphs and compiled decode steps.
 
 A step of one token has fixed shapes and reads no Python number that changes: lengths live on the
 device, and a token goes into its ring slot and into its permanent slot (or, where it has none, into
@@ -47,9 +48,9 @@ class StaticRetainedLayer(CacheLayerMixin):
 
     @classmethod
     def taking(cls, layer: RetainedLayer, max_length: int) -> StaticRetainedLayer:
-        """A static layer that goes on after what a dynamic one has read; that one is not to be used
-        any more.
+        """Returns a static layer that resumes after what a dynamic one has read.
 
+        The dynamic one is not to be used any more.
         Its steps read no number back, on no device: the caller counts the slots.
         """
         static = cls(layer.pattern, layer.layer, max_length)
@@ -63,8 +64,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         return static
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """All memory there will ever be, in the shape, dtype and place of the first keys and
-        values."""
+        """Takes all memory, in the shape, dtype and place of the first keys and values."""
         p, (rows, heads) = self.pattern, key_states.shape[:2]
         self.dtype, self.device = key_states.dtype, key_states.device
         last = max(0, self.max_length - 1) // p.block_size
@@ -92,8 +92,10 @@ class StaticRetainedLayer(CacheLayerMixin):
         sure: int | None = None,
         impl: str = "auto",
     ) -> Tensor:
-        """As `RetainedLayer.attend`; a single token a row, none of them padding, is the step of
-        fixed shapes."""
+        """Reads new tokens as `RetainedLayer.attend` does.
+
+        A single token a row, none of them padding, is the step of fixed shapes.
+        """
         if not self.is_initialized:
             self.lazy_initialization(k, v)
         if k.shape[0] != self.keys.shape[0]:
@@ -172,8 +174,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         self.reader = reader
         return reader
 
-    # -- the contract of a cache layer
-    # ---------------------------------------------------------------------------------
+    # What transformers asks of a cache layer.
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

@@ -57,8 +57,9 @@ _ADVICE = "use a model with another template"
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-    """The text of a conversation in the tokenizer's chat template, as
-    `apply_chat_template(tokenize=False)` gives it.
+    """Returns the text of a conversation in the tokenizer's chat template.
+
+    It is the text that `apply_chat_template(tokenize=False)` gives.
 
     Args:
         tokenizer: With a chat template.

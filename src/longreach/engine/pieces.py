@@ -72,8 +72,14 @@ class PromptText:
         return self._after(self.plain, text)
 
     def whole(self, before: str, said: str, after: str, *, first: bool = True) -> list[int] | None:
-        """Token ids of all three as one text, `first` at its beginning; None where `said` holds
-        control tokens."""
+        """Returns the token ids of all three as one text, or None.
+
+        Args:
+            before: Text of the template.
+            said: Words of others; None is returned where they hold control tokens.
+            after: Text of the template.
+            first: Whether `before` begins the prompt.
+        """
         if any(token in said for token in self._added if token):
             return None
         cut = self.control if first else self.control_after

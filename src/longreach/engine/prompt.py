@@ -90,21 +90,23 @@ class PromptBuilder:
         return max(parts, len(whole or ()))
 
     def continuation(self, text: str) -> list[int]:
-        """Token ids of a text that is to be continued as it is; BOS first where the tokenizer puts
-        it."""
+        """Returns the token ids of a text that is to be continued, with BOS where it is usual."""
         first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
         start = first if first == [self._tokenizer.bos_token_id] else []
         return [*start, *self._text.plain(text)]
 
     def of_ids(self, ids: Sequence[int], *, chat: bool) -> Prompt:
-        """The prompt of token ids: a user's words inside the chat template, or a text that is to be
-        continued."""
+        """Returns the prompt of token ids.
+
+        Args:
+            ids: A user's words, or a text that is to be continued.
+            chat: Whether they go into the chat template.
+        """
         frame = (self._head, self._tail) if chat else ([], [])
         return Prompt(self._embed([*frame[0], *ids, *frame[1]]), (), 0, len(ids))
 
     def vectors_cost(self, vectors: int) -> int:
-        """Positions that a number of summary vectors cost, with what separates them from the next
-        part."""
+        """Returns the positions that vectors take with the separator behind them."""
         return vectors + len(self._separator) if vectors else 0
 
     def build(
@@ -127,18 +129,18 @@ class PromptBuilder:
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
         if not vectors:
             ids = self._ids(self._head, self.frame[0], passages, words)
-            end = (
-                self._text.shared(ids, self._ids(self._head, self.frame[0], passages, _OTHER))
-                if passages
-                else 0
-            )
-            return Prompt(self._embed(ids), (end,) if passages else (), 0, raw_tokens)
+            if not passages:
+                return Prompt(self._embed(ids), (), 0, raw_tokens)
+            other = self._ids(self._head, self.frame[0], passages, _OTHER)
+            end = self._text.shared(ids, other)
+            return Prompt(self._embed(ids), (end,), 0, raw_tokens)
         parts = [self._embed(self._head)]
         parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
         read = sum(map(len, parts))
         ids = self._ids(self._separator, _SEPARATOR, passages, words, first=False)
         boundaries = []
-        for context in ((), passages) if passages else ((),):
+        contexts: list[Sequence[Sequence[int]]] = [(), passages] if passages else [()]
+        for context in contexts:
             other = self._ids(self._separator, _SEPARATOR, context, _OTHER, first=False)
             boundaries.append(read + self._text.shared(ids, other))
         return Prompt(
@@ -157,8 +159,9 @@ class PromptBuilder:
         *,
         first: bool = True,
     ) -> list[int]:
-        """Token ids of [before ; passages ; words ; the frame's end], no more than `fixed` and
-        `raw` say together.
+        """Returns the token ids of [before ; passages ; words ; the frame's end].
+
+        They are no more than `fixed` and `raw` say together.
 
         Args:
             head: Token ids of `before`.

@@ -1,5 +1,7 @@
-"""How a question is put and tokens are chosen. Imports no torch, so that commands check their
-options first."""
+"""How a question is put and tokens are chosen.
+
+Imports no torch, so that commands check their options first.
+"""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,4 @@
-"""The KV cache among the arguments and the outputs of models, by the name that the installed
-transformers gives it.
+"""The KV cache among the arguments and the outputs of models, by the name that it has there.
 
 Up to 5.23 that is `past_key_values`, from 5.24 on `cache`. A stock model takes a name it does not
 know without a word and forgets the cache, so what is read is counted afterwards: see
@@ -36,8 +35,7 @@ def cache_in(output: Any) -> Any:
 
 
 def take_cache(arguments: dict[str, Any]) -> Any:
-    """Takes the cache out of keyword arguments, under whichever name it is there; None where there
-    is none."""
+    """Takes the cache out of keyword arguments, whatever its name; returns None without one."""
     found = [arguments.pop(name, None) for name in _NAMES]
     return next((cache for cache in found if cache is not None), None)
 
@@ -90,8 +88,7 @@ def require_filled(cache: Any, tokens: int, layers: int) -> None:
 
 
 def versions_to_use() -> str:
-    """What is installed, and what was tested: the end of an error that blames other versions of the
-    libraries."""
+    """Returns what is installed and what was tested, as the end of an error's message."""
     known = tested_versions()
     return (
         f"This is transformers {transformers.__version__} with torch {torch.__version__}; install"

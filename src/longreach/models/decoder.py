@@ -1,5 +1,4 @@
-"""What every decoder family has in common, and PEFT adapters switched on and off around a piece of
-work.
+"""What every decoder family has in common, and PEFT adapters switched around a piece of work.
 
 Whatever is switched here is switched for all threads that share the model: it is done under the
 model's lock (see `models.sharing`), so keep such a piece of work to one forward, and never yield
@@ -138,16 +137,17 @@ def hidden_states(
 
 
 def note_base(folder: Path, fingerprint: str, model_ref: str) -> None:
-    """Writes beside an adapter which model it was trained for: PEFT tells models apart by their
-    shapes only."""
+    """Writes beside an adapter which model it was trained for.
+
+    PEFT tells models apart by their shapes only.
+    """
     (folder / _BASE).write_text(
         json.dumps({"model_fingerprint": fingerprint, "model": model_ref}) + "\n"
     )
 
 
 def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str:
-    """Lays the LoRA adapter in `folder` over the model, switched off, and returns the name for
-    `only_adapter`.
+    """Lays the LoRA adapter in `folder` over the model, switched off, and returns its name.
 
     The same adapter is laid over a model once, however often it is asked for. Tensors beside it
     that belong to no module of the model, such as summary embeddings, are omitted.
@@ -231,8 +231,10 @@ def _lay(
 
 
 def _take_off(model: Any, name: str) -> None:
-    """As the model's own `delete_adapter`, which refuses where transformers asks for a newer PEFT
-    than there is."""
+    """Deletes an adapter as the model's own `delete_adapter` does.
+
+    That one refuses where transformers asks for a newer PEFT than there is.
+    """
     from peft.functional import delete_adapter
 
     delete_adapter(model, adapter_name=name, prefix="lora_")

@@ -309,14 +309,17 @@ class Steps:
 
 
 def empty_cache(model: Any) -> Any:
-    """The cache that a model makes by itself: of a hybrid one it keeps only what the pattern
-    retains."""
-    return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
+    """Returns the cache that a model makes by itself; a hybrid model's keeps what is retained."""
+    if hasattr(model, "new_cache"):
+        return model.new_cache()
+    return DynamicCache(config=model.config)
 
 
 def require_read(model: Any, cache: Any, tokens: int) -> None:
-    """Raises ModelError unless `tokens` lie in the cache: in all its layers, for the families that
-    are known here."""
+    """Raises ModelError unless `tokens` lie in the cache.
+
+    All layers are asked in the families that are known here, the first one in others.
+    """
     known = family_of(model.config.model_type) is not None
     require_filled(cache, tokens, model.config.num_hidden_layers if known else 1)
 
@@ -324,8 +327,10 @@ def require_read(model: Any, cache: Any, tokens: int) -> None:
 def record_cuda_graph(
     run: Callable[[], Tensor], device: torch.device
 ) -> tuple[Callable[[], Any], Tensor]:
-    """Records a step as a CUDA graph. Recording runs nothing: replay it for the first result as
-    well."""
+    """Records a step as a CUDA graph.
+
+    Recording runs nothing: replay it for the first result as well.
+    """
     # Else the stream of another one is recorded, and nothing is on it.
     with torch.cuda.device(device):
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
@@ -343,8 +348,7 @@ def _step(
     offset: int,
     options: dict[str, str],
 ) -> Tensor:
-    """The step of fixed shapes: nothing of it depends on a number that the host would have to
-    know."""
+    """Takes the step of fixed shapes: nothing in it depends on a number that the host must know."""
     lengths.add_(1)
     output = model(
         input_ids=tokens,
@@ -369,8 +373,7 @@ def _attend(
     lengths: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a full layer as transformers calls it: query [B, H, T, D], key and value [B, K,
-    S, D]."""
+    """Attends in a full layer: query [B, H, T, D], key and value [B, K, S, D]."""
     rows, _, new, dim = query.shape
     if lengths is not None and new == 1:
         pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=key.shape[2] // BLOCK)

@@ -1,5 +1,4 @@
-"""Rotary embeddings that change with the length that is read: longrope (the Phi-3 kind) and dynamic
-NTK.
+"""Rotary embeddings that change with the length: longrope (the Phi-3 kind) and dynamic NTK.
 
 Up to a length keys are rotated one way, beyond it another way. transformers asks the longest
 position of each forward: a KV cache that grows past that length holds keys of both ways, and a
@@ -63,8 +62,10 @@ def switch_of(model: Any) -> Switch | None:
 
 
 def may_switch(model: Any, length: int) -> bool:
-    """Whether the rotation has changed once `length` positions are read: then a prefix must not be
-    read by itself."""
+    """Returns whether the rotation has changed once `length` positions are read.
+
+    Then a prefix must not be read by itself.
+    """
     switch = switch_of(model)
     return switch is not None and length > switch.length
 
@@ -81,8 +82,10 @@ def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def forget_growth(model: Any) -> None:
-    """Dynamic NTK keeps the rotation of the longest row so far; back to the first one, which grows
-    as it should."""
+    """Sets the rotation of dynamic NTK back to the first one, which grows as it should.
+
+    transformers keeps that of the longest row so far.
+    """
     for module in model.modules():
         if getattr(module, "rope_type", None) == _DYNAMIC and hasattr(module, "original_inv_freq"):
             module.register_buffer(
@@ -144,8 +147,7 @@ class SwitchingSteps:
 
     @torch.no_grad()
     def read(self, *, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Reads embeddings [B, T, d] after all before them; gives logits [B, V]. As
-        `Steps.read`."""
+        """Reads embeddings [B, T, d] as `Steps.read` does; returns logits [B, V]."""
         if not self._rows:
             empty = inputs_embeds[0, :0]
             self._rows = [_Row(empty) for _ in inputs_embeds]

@@ -137,8 +137,10 @@ class Reader:
         policy: Policy | None = None,
         sampling: Sampling | None = None,
     ) -> AnswerStream:
-        """Like `ask`, but gives the text piece by piece while it is written. Errors come with the
-        first piece."""
+        """Answers like `ask`, and gives the text piece by piece while it is written.
+
+        Errors come with the first piece.
+        """
         return AnswerStream(
             self._stream(question, document, policy or self.policy, sampling or Sampling())
         )
@@ -153,8 +155,7 @@ class Reader:
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> list[Answer]:
-        """Answers questions in batches, each as `ask` would, whatever the lengths of contexts.
-        Errors as there.
+        """Answers questions in batches, each as `ask` would. Errors as there.
 
         One error stops nothing: where no passage matches a question, its answer is empty, and so
         are its passages.
