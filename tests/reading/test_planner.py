@@ -9,7 +9,8 @@ from longreach.corpus.schema import DocumentInfo, PassageInfo
 from longreach.corpus.search.retrieval import Passage
 from longreach.engine.sampling import REQUEST
 from longreach.errors import ContextError, CorpusError, NothingFound, UsageError
-from longreach.reading.planner import Planner, choose
+from longreach.reading.choice import choose
+from longreach.reading.planner import Planner
 from longreach.reading.policy import Policy
 
 HEAD = 10  # positions of the template

@@ -29,7 +29,8 @@ from longreach.models.decoder import add_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
 from longreach.reading.answer import Answer, AnswerStream, Timings, Usage
-from longreach.reading.planner import Key, Plan, Planner
+from longreach.reading.choice import Key
+from longreach.reading.planner import Plan, Planner
 from longreach.reading.policy import Policy
 from longreach.reading.scorecard import scorecard_of
 

@@ -52,8 +52,18 @@ _LEFT_FOR_ANSWERS = 128  # positions of the window, at least
 
 
 class StudyReport(NamedTuple):
-    """What a run did: losses in nats an answer token, `tokens` and `seconds` of this process
-    only."""
+    """What a run did.
+
+    Attributes:
+        adapter: Folder of the adapter.
+        questions: The number of questions that were learned.
+        steps: The number of steps of the whole run.
+        resumed_at: The step that this process began at; 0 where it began the run.
+        first_loss: In nats for each token of an answer.
+        last_loss: The same at the end.
+        tokens: Positions that this process learned from.
+        seconds: How long this process took.
+    """
 
     adapter: Path
     questions: int
@@ -74,10 +84,9 @@ def study(
     *,
     say: Callable[[str], None] | None = None,
 ) -> StudyReport:
-    """Trains a LoRA on questions about a corpus, read as its vectors, and stores it with the
-    corpus.
+    """Trains a LoRA on questions about a corpus, read as its memory, and stores it in the corpus.
 
-    Stopped anywhere, the same call goes on from the last checkpoint; other settings or questions
+    Stopped anywhere, the same call resumes at the last checkpoint; other settings or questions
     are another run. The scorecard of the adapter that is replaced goes with it.
 
     Args:
@@ -181,7 +190,9 @@ def _train(
         tell(f"Resuming from {checkpoint.name}.")
     window = window_of(model)
     device = str(model.device)
-    budget = min(settings.budget, window - _LEFT_FOR_ANSWERS) if window else settings.budget
+    budget = settings.budget
+    if window:
+        budget = min(budget, window - _LEFT_FOR_ANSWERS)
     with (
         quiet(),
         explain_full(_lower(settings)),

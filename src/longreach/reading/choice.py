@@ -1,0 +1,172 @@
+"""What fits within a number of positions, and how each passage of it is read.
+
+Knows no model: a price list says what text and memory cost.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from longreach.engine.sampling import REQUEST
+from longreach.errors import ContextError
+from longreach.reading.policy import Policy
+from longreach.wording import counted
+
+Key = tuple[str, int]
+"""A passage: its revision and its number in it. Sorted, keys are in document order."""
+
+
+class Prices(Protocol):
+    """What the parts of a prompt cost, in positions. `PromptBuilder` is one."""
+
+    def fixed(self, question: str, request: str = REQUEST) -> int:
+        """Returns the positions of a prompt without any context."""
+
+    def raw(self, text: str) -> list[int]:
+        """Returns the token ids of a text with the separator behind it; each is a position."""
+
+    def vectors_cost(self, vectors: int) -> int:
+        """Returns the positions that vectors take with the separator behind them; 0 for none."""
+
+
+class Segment(Protocol):
+    """A passage, retrieved or not."""
+
+    @property
+    def revision(self) -> str: ...  # noqa: D102
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def text(self) -> str: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def n_vectors(self) -> int: ...  # noqa: D102
+
+
+class Choice(NamedTuple):
+    """What fits.
+
+    Attributes:
+        text: Token ids of raw text, in document order.
+        read_as_text: Passages in it.
+        memory: Passages read as memory, in document order.
+        positions: Positions that both take.
+        source_tokens: Tokens of source text behind both.
+    """
+
+    text: tuple[list[int], ...]
+    read_as_text: frozenset[Key]
+    memory: tuple[Key, ...]
+    positions: int
+    source_tokens: int
+
+    def read_as(self, passage: Segment) -> str:
+        """Returns how a passage is read: "raw", "vectors" or "not read"."""
+        key = key_of(passage)
+        if key in self.read_as_text:
+            return "raw"
+        return "vectors" if key in self.memory else "not read"
+
+
+def key_of(passage: Segment) -> Key:
+    """Returns the key of a passage."""
+    return passage.revision, passage.index
+
+
+def choose(
+    found: Sequence[Segment],
+    document: Sequence[Segment],
+    positions: int,
+    policy: Policy,
+    prices: Prices,
+) -> Choice:
+    """Returns what is read within a number of positions.
+
+    A passage is read whole or not at all, unless the policy cuts it.
+
+    Args:
+        found: Retrieved passages, best first.
+        document: All passages of the best one's document where the policy reads that, else empty.
+        positions: Positions left beside the question.
+        policy: The policy.
+        prices: What text and memory cost.
+
+    Raises:
+        ContextError: The policy reads a whole document as raw text, and it does not fit.
+    """
+    chosen = _Chosen(positions, prices)
+    if policy.raw == "document":
+        chosen.read_document_as_text(document)
+    else:
+        if document:
+            chosen.read_document_as_memory(document)
+        for passage in found[: policy.raw]:
+            chosen.read_as_text(passage, cut=policy.cut)
+    if policy.compressed != "none" and not chosen.memory:
+        chosen.read_as_memory(found)
+    return chosen.freeze()
+
+
+class _Chosen:
+    """Passages as they are chosen, and the positions that are left."""
+
+    def __init__(self, left: int, prices: Prices) -> None:
+        self.left = left
+        self.memory: dict[Key, Segment] = {}
+        self._text: dict[Key, list[int]] = {}
+        self._text_tokens: dict[Key, int] = {}
+        self._prices = prices
+        self._separator = prices.vectors_cost(1) - 1
+
+    def read_document_as_text(self, document: Sequence[Segment]) -> None:
+        ids = self._prices.raw("".join(segment.text for segment in document))
+        if len(ids) > self.left:
+            raise ContextError(
+                f"The document takes {counted(len(ids), 'position')} as raw text, and the budget"
+                f" leaves {self.left:,}: raise the budget, or read passages or vectors."
+            )
+        self._text[key_of(document[0])] = ids
+        for segment in document:
+            self._text_tokens[key_of(segment)] = segment.tokens
+        self.left -= len(ids)
+
+    def read_document_as_memory(self, document: Sequence[Segment]) -> None:
+        """Reads all of a document as memory, or nothing of it where that does not fit."""
+        cost = self._prices.vectors_cost(sum(segment.n_vectors for segment in document))
+        if cost <= self.left:
+            self.memory = {key_of(segment): segment for segment in document}
+            self.left -= cost
+
+    def read_as_text(self, passage: Segment, *, cut: bool) -> None:
+        ids = self._prices.raw(passage.text)
+        tokens = passage.tokens
+        if cut and len(ids) > self.left > self._separator:
+            tokens = self.left - self._separator
+            ids = [*ids[:tokens], *ids[len(ids) - self._separator :]]
+        if len(ids) <= self.left:
+            self._text[key_of(passage)] = ids
+            self._text_tokens[key_of(passage)] = tokens
+            self.left -= len(ids)
+
+    def read_as_memory(self, passages: Sequence[Segment]) -> None:
+        """Reads those as memory that fit and are not read as text."""
+        left = self.left - self._separator
+        for passage in passages:
+            key = key_of(passage)
+            if key not in self._text_tokens and passage.n_vectors <= left:
+                self.memory[key] = passage
+                left -= passage.n_vectors
+
+    def freeze(self) -> Choice:
+        tokens = dict(self._text_tokens)
+        for key, segment in self.memory.items():
+            tokens[key] = segment.tokens
+        vectors = sum(segment.n_vectors for segment in self.memory.values())
+        text = tuple(self._text[key] for key in sorted(self._text))
+        return Choice(
+            text=text,
+            read_as_text=frozenset(self._text_tokens),
+            memory=tuple(sorted(self.memory)),
+            positions=sum(map(len, text)) + self._prices.vectors_cost(vectors),
+            source_tokens=sum(tokens.values()),
+        )
