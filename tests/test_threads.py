@@ -271,7 +271,7 @@ def test_adapters_are_laid_over_a_model_that_is_read(tmp_path, tokenizer):
 
 @pytest.mark.slow
 def test_a_study_beside_readers_learns_the_same_and_disturbs_none(tmp_path, tokenizer):
-    settings = studied.settings(2, dropout=0.1)
+    settings = studied.settings(2, lora_dropout=0.1)
 
     def train(corpus, model):
         report = study(corpus, model, tokenizer, studied.QUESTIONS, settings, say=lambda text: None)

@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longreach import AutoCompressor, Corpus, Document, Policy, Reader, Sampling
+from longreach.datasets.questions import Question
 from longreach.errors import UsageError
 from longreach.models.fingerprint import base_fingerprint
+from longreach.training.study.settings import StudySettings
+from longreach.training.study.study import study
 from tests.compressors.test_ratio import train
 from tests.conftest import make_model, make_tokenizer
 
@@ -122,3 +125,26 @@ def test_modules_that_were_trained_whole_are_merged(folders):
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
     compressor = load(folder)
     assert compressor.adapter is None and bool((compressor.model.lm_head.weight == 1).all())
+
+
+@pytest.mark.slow
+def test_a_study_begins_from_the_adapter(folders):
+    model, tokenizer = make_model(), make_tokenizer()
+    compressor = load(folders / "one", model)
+    corpus = Corpus.create(folders, "c", compressor)
+    corpus.add(TEXT)
+    start = load_file(corpus.adapter_path / "adapter_model.safetensors")
+    before = compressor.compress(IDS)[0]
+    questions = [
+        Question(None, "What had the rabbit?", ("a watch",)),
+        Question(None, "Who had a watch?", ("the rabbit",)),
+    ]
+    settings = StudySettings(epochs=1, learning_rate=1e-6, budget=900)
+    report = study(corpus, model, tokenizer, questions, settings, say=lambda text: None)
+    learned = load_file(report.adapter / "adapter_model.safetensors")
+    assert learned.keys() == start.keys()
+    for name, tensor in start.items():
+        torch.testing.assert_close(learned[name], tensor, rtol=0, atol=1e-4)
+    assert torch.equal(compressor.compress(IDS)[0], before), "what compresses is not what learned"
+    reader = Reader(corpus, model, tokenizer, policy=VECTORS)
+    assert reader.ask("What had the rabbit?", sampling=Sampling(4)).usage.vectors

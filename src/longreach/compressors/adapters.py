@@ -98,6 +98,7 @@ def copy_lora(
     for name, tensor in beside.items():
         kept[_key(name)] = tensor.detach().cpu().contiguous()
     config = read_json(source / ADAPTER_CONFIG)
+    # PEFT looks for modules by these names; those that are not there are ours.
     config["modules_to_save"] = list(beside) or None
     if model_ref:
         config["base_model_name_or_path"] = model_ref
@@ -115,6 +116,7 @@ def digest_lora(folder: Path, omit: Sequence[str] = ()) -> str:
     """
     config = read_json(folder / ADAPTER_CONFIG)
     scale = {key: config.get(key) for key in _SCALE}
+    # Where a folder lies and which release of PEFT wrote it changes no vector.
     digest = hashlib.sha256(json.dumps(scale, sort_keys=True).encode())
     for key, tensor in sorted(lora_weights(folder).items()):
         if any(f".{name}." in key for name in omit):

@@ -114,6 +114,7 @@ class AnswerObjective(CompressorObjective):
         if window is None:
             return
         recipe = self.answering
+        # Refused before the first step, not in the middle of a night.
         for text, ids in zip(texts, self.rows, strict=True):
             count = -(-len(ids) // recipe.segment_tokens)
             vectors = count * self._most(count, recipe.summary_tokens)
@@ -169,6 +170,7 @@ class AnswerObjective(CompressorObjective):
         count = draw_count(recipe, max(recipe.whole, scaffold), chance)
         asked: list[list[tuple[str, str]]] = []
         for questions in batch["questions"]:
+            # First it learns to read, from reconstruction alone.
             there = () if step < recipe.reading else questions
             order = torch.randperm(len(there), generator=chance)[: recipe.questions].tolist()
             drawn = [there[index] for index in order]
@@ -205,6 +207,7 @@ class AnswerObjective(CompressorObjective):
             segments += own
             counts += [self._most(len(own), summary_tokens)] * len(own)
         read, losses, loss = self.vectors(segments, counts, scaffold)
+        # One after the other, as the segments of all texts were handed over.
         each = iter(read)
         vectors = [[next(each) for _ in own] for own in cut]
         if any(asked):
@@ -249,6 +252,7 @@ class AnswerObjective(CompressorObjective):
                 ids = torch.tensor(self._prompts.answer(answer), device=self.cue.device)
                 prompt = self._prompts.build(own, [], question)
                 shared = prompt.boundaries[0]
+                # What comes before the question is the same for all questions about a text.
                 if not ends:
                     contexts.append(prompt.embeds[:shared])
                 ends.append(torch.cat([prompt.embeds[shared:], embed(ids[:-1])]))
@@ -289,6 +293,7 @@ class AnswerObjective(CompressorObjective):
                 branch[row, place] = number
                 positions[row, place] = torch.arange(len(tail), device=device) + len(context)
                 end += len(tail)
+        # A position sees its own branch and the context, branch 0, as far as they lie before it.
         seen = (branch[:, :, None] == branch[:, None]) | (branch[:, None] == 0)
         length = inputs.shape[1]
         seen &= torch.ones(length, length, dtype=torch.bool, device=device).tril()

@@ -182,7 +182,7 @@ class Compressor(ABC):
         Raises:
             ModelError: It has not.
         """
-        # Compressors of tests have no model.
+        # A compressor that makes memory without a model has nothing to compare with.
         if getattr(self, "model", None) is not None:
             check_tokens(self.model, self.tokenizer)
 
@@ -252,6 +252,7 @@ class Compressor(ABC):
             UsageError: A token id is outside the vocabulary, or the memory is not vectors.
             DocumentError: A document is too long for this compressor's settings.
         """
+        # All documents are checked before the first is compressed, which may take hours.
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         for number, ids in enumerate(documents):
             if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):
@@ -296,6 +297,7 @@ class Compressor(ABC):
         digest.update(self.model_fingerprint.encode())
         digest.update(str(self.dtype).encode())
         digest.update(weights_digest(self.model).encode())
+        # The weights of adapters do not count to the model's: they are laid over it.
         digest.update(self.adapter_digest.encode())
         for name, tensor in sorted(self.own_tensors().items()):
             raw = tensor.detach().cpu().contiguous().view(torch.uint8)

@@ -229,6 +229,7 @@ class KeysValues(Memory):
     def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> Self:
         """See `Memory.assemble`."""
         length = values["length"]
+        # True is a number to Python.
         if isinstance(length, bool) or not isinstance(length, int):
             raise TypeError("its length is not a whole number")
         parts: dict[int, dict[str, torch.Tensor]] = {}
@@ -303,6 +304,7 @@ def _values(payload: bytes) -> dict[str, Any]:
     """Returns the metadata of a payload. safetensors gives it for files only."""
     if len(payload) < _LENGTH.size:
         raise ValueError("it is too short")
+    # A payload is the length of its header, the header in JSON, and the tensors.
     end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     header = parse_object(payload[_LENGTH.size : end])
     return parse_object(header["__metadata__"][_ENTRY].encode())

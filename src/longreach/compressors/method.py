@@ -49,6 +49,7 @@ class Option:
         if self.choices and value not in self.choices:
             listed = ", ".join(self.choices)
             raise UsageError(f"{self.name} is '{value}'; it must be one of {listed}.")
+        # Only numbers have limits.
         if isinstance(value, str):
             return
         if not math.isfinite(value) or (self.least is not None and value < self.least):
@@ -154,6 +155,8 @@ def merge_options(owners: Mapping[str, Sequence[Option]]) -> list[MergedOption]:
     Args:
         owners: The options of each method, by the method's name.
     """
+    # One option of the command line serves all methods that have one of its name; what a method
+    # takes is checked once it is known which one is meant.
     found: dict[str, dict[str, Option]] = {}
     for owner, options in owners.items():
         for option in options:

@@ -55,6 +55,7 @@ def register(method: Method) -> None:
     Raises:
         UsageError: Another method, or a compressor that ships, has its name.
     """
+    # The same declaration again is no other method: modules may be imported twice.
     if methods().get(method.name, method) != method or method.name in shipped():
         raise UsageError(f"There is a compressor '{method.name}' already: choose another name.")
     _registered[method.name] = method
@@ -78,6 +79,7 @@ def _announced() -> tuple[Method, ...]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             method = point.load()
+        # Whatever another package raises while it is imported.
         except Exception as error:
             raise ModelError(
                 f"The compressor '{point.name}' of an installed package cannot be loaded ({error}):"
@@ -142,6 +144,7 @@ def find_method(ref: str) -> Method:
         ModelError: The settings in its folder are damaged.
     """
     check_reference(ref)
+    # A folder that has the name of a method is named by a path, such as ./mean-pool.
     if is_untrained(ref):
         return methods()[ref]
     return method_named(settings_of(located(ref)).get("method", _PUBLISHED.name))
@@ -185,6 +188,7 @@ def restore_compressor(
         tokenizer: Its tokenizer.
         fingerprint: The model fingerprint of the corpus that it made.
     """
+    # A description holds more than options, such as a scale: it is not checked against them.
     settings = dict(described)
     name = settings.pop("method")
     method = find_method(trained) if trained else method_named(name)

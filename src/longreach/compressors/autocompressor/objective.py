@@ -184,6 +184,7 @@ class TextObjective(SummaryTokens, CompressorObjective):
         ids = batch["ids"]
         labels = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], dim=1)
         draw = self.draw(chance)
+        # The teacher reads a whole sequence at once, which the substeps then share.
         teacher = self.teach(ids) if self.recipe.distillation else None
         calls = []
         for number, lengths in enumerate(draw.lengths):

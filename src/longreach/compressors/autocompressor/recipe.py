@@ -56,10 +56,12 @@ class AutoCompressorRecipe(AnswerRecipe):
         check_mode(self.mode)
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise UsageError(f"scale is {self.scale}; it must be above 0.")
+        # Passages that are retrieved stand in any order and number beside each other.
         if self.questions and (self.mode != "independent" or self.distillation):
             raise UsageError(
                 "Answers are learned in mode independent, without distillation: ask for these."
             )
+        # Predicting text says enough about every vector by itself.
         if self.lexical and not self.questions:
             raise UsageError(
                 "The lexical loss goes with questions: give a number of them, or no lexical weight."

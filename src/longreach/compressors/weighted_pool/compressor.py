@@ -48,6 +48,7 @@ def pooled(embeddings: Tensor, loudness: Tensor, ratio: int, length: float) -> T
     """
     count = -(-len(loudness) // ratio)
     bins = shared(loudness.detach(), count)
+    # The softmax of each vector's tokens, without numbers that overflow.
     peak = loudness.new_full((count,), -torch.inf).scatter_reduce(
         0, bins, loudness.detach(), "amax"
     )
