@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -50,13 +51,22 @@ from longreach.training.pretrain.trainer import (
 )
 from longreach.wording import say_on_stderr
 
-# May differ when a run goes on.
+# May differ when a run is resumed.
 _FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")
 
 
 class PretrainReport(NamedTuple):
-    """What a run did: `first_loss` and `last_loss` are logged losses in nats a token, `seconds`
-    this process' own."""
+    """What a run did.
+
+    Attributes:
+        folder: The folder of the result.
+        steps: Steps that the compressor has learned.
+        resumed_at: The step that the run was resumed at; 0 where it is new.
+        tokens: Tokens learned since.
+        seconds: Seconds since, of this process.
+        first_loss: The first loss that was logged, in nats a token.
+        last_loss: The last one.
+    """
 
     folder: Path
     steps: int
@@ -81,31 +91,32 @@ def pretrain(
     progress: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> PretrainReport:
-    """Trains a compressor. A run that was stopped, or is to take more steps, goes on where its
-    checkpoints end.
+    """Trains a compressor.
+
+    A run that was stopped, or is to take more steps, is resumed from its last checkpoint.
 
     Args:
-        model: the base model, as `longreach.load` takes it.
-        data: files, folders, Hub data sets, documents; where the recipe learns from
+        model: The base model, as `longreach.load` takes it.
+        data: Files, folders, Hub data sets, documents; where the recipe learns from
             questions, JSON lines as `datasets.texts` reads them.
-        out: folder of the result; new, empty, or of this very run.
+        out: Folder of the result; new, empty, or of this very run.
         recipe: What is trained; None for the default method with its defaults.
-        schedule: how long and how fast.
-        start: folder of a compressor of the same shape to start from; None starts from the base
+        schedule: How long and how fast.
+        start: Folder of a compressor of the same shape to start from; None starts from the base
             model.
         device: cpu or cuda; None takes the GPU where there is one.
-        dtype: of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
-        cache: where token files are kept.
-        progress: say how far it is.
-        say: is told how it goes, a line at a time; None for stderr, where a terminal gets a bar.
+        dtype: Of the base model; None takes bfloat16 on a GPU and float32 on a CPU.
+        cache: Where token files are kept.
+        progress: Say how far it is.
+        say: Is told how it goes, a line at a time; None for stderr, where a terminal gets a bar.
 
     Raises:
-        UsageError: settings out of range, too little text, or a folder that holds something else.
-        DocumentError: the data cannot be read, or hold no text.
+        UsageError: Settings out of range, too little text, or a folder that holds something else.
+        DocumentError: The data cannot be read, or hold no text.
         MissingDependency: `datasets` is not installed and a Hub data set is given, or a tracker is
             not installed.
-        ModelError: the model cannot be trained so, or a checkpoint is damaged.
-        TrainingError: memory or the disk was full, or a loss was not finite; the last good
+        ModelError: The model cannot be trained so, or a checkpoint is damaged.
+        TrainingError: Memory or the disk was full, or a loss was not finite; the last good
             checkpoint stays.
     """
     recipe = recipe or load_object(find_trained(DEFAULT_TRAINED).training)()
@@ -121,16 +132,12 @@ def pretrain(
             " CUDA_VISIBLE_DEVICES."
         )
     on_cpu = (device or default_device()) == "cpu"
-    base, tokenizer = load(
-        model, device="cpu", dtype=dtype or ("float32" if on_cpu else "bfloat16")
-    )
+    if dtype is None:
+        dtype = "float32" if on_cpu else "bfloat16"
+    base, tokenizer = load(model, device="cpu", dtype=dtype)
     quick = base.dtype == torch.bfloat16
-    if (
-        quick
-        and on_cpu
-        and recipe.segment_tokens <= 512
-        and base.config._attn_implementation == "sdpa"
-    ):
+    short = recipe.segment_tokens <= 512
+    if quick and on_cpu and short and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation("eager")  # 4x faster there than torch's flash kernel for CPUs
     with quiet():
         args = _arguments(folder, schedule, on_cpu, bf16=quick)
@@ -179,18 +186,28 @@ def pretrain(
             (folder / SETTINGS_FILE).unlink(missing_ok=True)
             objective.save(folder, model_ref)
     resumed_at = step_of(done) if done else 0
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] or [
-        float("nan")
-    ]
-    tokens = (trainer.state.global_step - resumed_at) * step_tokens
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    steps = trainer.state.global_step
     return PretrainReport(
-        folder, trainer.state.global_step, resumed_at, tokens, seconds, losses[0], losses[-1]
+        folder=folder,
+        steps=steps,
+        resumed_at=resumed_at,
+        tokens=(steps - resumed_at) * step_tokens,
+        seconds=seconds,
+        first_loss=losses[0] if losses else math.nan,
+        last_loss=losses[-1] if losses else math.nan,
     )
 
 
 class _Learned(NamedTuple):
-    """What a run learns from: rows for its trainer, `row_tokens` tokens each on average, and a name
-    for all of them."""
+    """What a run learns from.
+
+    Attributes:
+        rows: Its samples.
+        collate: Makes a batch of samples.
+        row_tokens: Tokens of a sample, on average.
+        digest: A name for all of them.
+    """
 
     rows: Rows | list[dict[str, Any]]
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -291,7 +308,7 @@ def _named(start: str | Path | None) -> str | None:
 def _claim(
     folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments
 ) -> Path | None:
-    """Makes the folder this run's; returns the checkpoint to go on from, None for a new run."""
+    """Makes the folder this run's; returns the checkpoint to resume from, None for a new run."""
     with args.main_process_first(local=False):
         # Another start will do where nothing came of the first, or where an earlier release did not
         # note it.

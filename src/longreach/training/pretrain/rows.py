@@ -29,7 +29,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     Each document is cut into whole rows, without what the tokenizer puts before a text:
     AutoCompressors see no BOS. What is left of all documents is joined, with EOS between, into
-    further rows; its last tokens, which fill no row, are left out.
+    further rows; its last tokens, which fill no row, are omitted.
 
     Args:
         sources: Token files.
@@ -41,16 +41,15 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, sources: Sequence[Tokens], length: int, before: int = 0) -> None:
-        self._sources, self._length = sources, length
-        whole, left, sizes = (
-            list[NDArray[np.int64]](),
-            list[NDArray[np.int64]](),
-            list[NDArray[np.int64]](),
-        )
+        self._sources = sources
+        self._length = length
+        whole: list[NDArray[np.int64]] = []
+        left: list[NDArray[np.int64]] = []
+        sizes: list[NDArray[np.int64]] = []
         tokens = 0
         for number, source in enumerate(sources):
-            # And EOS after it.
-            starts, texts = source.offsets[:-1] + before, source.lengths - before - 1
+            starts = source.offsets[:-1] + before
+            texts = source.lengths - before - 1  # without EOS after it
             tokens += int(texts.sum())
             rows = texts // length
             of_document = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
@@ -59,8 +58,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             left.append(_placed(number, (starts + length * rows)[rest > 0]))
             sizes.append(rest[rest > 0] + 1)
         # (source, start) of each.
-        self._whole, self._left = np.concatenate(whole), np.concatenate(left)
-        # Of what is left.
+        self._whole = np.concatenate(whole)
+        self._left = np.concatenate(left)
+        # Where each piece of what is left begins, were they joined.
         self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
         if not len(self):
             raise UsageError(
@@ -78,7 +78,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         cache: Path | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> Rows:
-        """Reads and tokenizes, or finds that this was done before.
+        """Returns the rows of sources, which are tokenized now or were before.
 
         Args:
             given: Paths, Hub data sets and documents.
@@ -94,7 +94,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         if not given:
             raise UsageError("There are no data: give at least one file, folder or data set.")
         found = [find(item) for item in given if not isinstance(item, Document)]
-        if documents := [item for item in given if isinstance(item, Document)]:
+        documents = [item for item in given if isinstance(item, Document)]
+        if documents:
             found.append(make_source(documents))
         cache = cache or cache_folder() / "tokens"
         plain = encode(tokenizer, "a", add_special_tokens=False)["input_ids"]
@@ -104,9 +105,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     @property
     def digest(self) -> str:
         """A name of what is learned: the same texts, vocabulary and T have the same anywhere."""
-        return hashlib.sha256(
-            " ".join([*(one.key for one in self._sources), str(self._length)]).encode()
-        ).hexdigest()
+        names = [source.key for source in self._sources]
+        text = " ".join([*names, str(self._length)])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._whole) + int(self._bounds[-1]) // self._length
@@ -129,11 +130,11 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"ids": torch.from_numpy(np.concatenate(ids))}
 
     def _read(self, place: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-        """Tokens `start` to `stop`, counted from a (source, start)."""
+        """Returns the tokens `start` to `stop`, counted from a (source, start)."""
         source, first = place.tolist()
         return self._sources[source].read(first + start, first + stop)
 
 
 def _placed(source: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(source, start) of each, [n, 2]."""
+    """Returns (source, start) of each, [n, 2]."""
     return np.stack([np.full_like(starts, source), starts], axis=1)
