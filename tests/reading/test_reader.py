@@ -6,6 +6,7 @@ import torch
 import longreach as lr
 from longreach import Corpus, Document, MeanPool, Policy, Reader, Sampling
 from longreach.errors import ContextError, CorpusError, FingerprintMismatch, ModelError, NothingFound, UsageError
+from longreach.models.sharing import exclusive
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 WORDS = ["tarts", "whale", "watch", "garden", "rabbit", "queen", "hatter", "turtle"]
@@ -261,7 +262,7 @@ def test_an_adapter_is_on_only_while_the_reader_reads(tmp_path, model, tokenizer
     assert answer.text == tokenizer.decode(wanted, skip_special_tokens=True).strip() != before.text
     stream = iter(adapted.stream(question, sampling=SHORT))
     next(stream)
-    with torch.no_grad():
+    with exclusive(model), torch.no_grad():
         assert torch.equal(model(ids).logits, logits)  # in the middle of an answer, too
     corpus.add([Document("later", "Added while an adapter lies over the model.")])
     assert corpus.verify().ok
