@@ -149,6 +149,7 @@ def _runs_flex(case: AttentionCase, calls: Calls, notes: list[str]) -> bool:
     """Compiles FlexAttention, and returns whether it runs here; a note where it does not."""
 
     def try_parts() -> bool:
+        # The backward pass is compiled apart from the forward pass, and may fail alone.
         for part in _parts(case):
             calls["flex", part]()
         return True
@@ -176,6 +177,7 @@ def _runnable(case: AttentionCase, notes: list[str]) -> list[str]:
     elif case.what == "train" and on_cpu:
         missing = {"flex": "has no backward pass on a CPU"}
     runnable = []
+    # What is named twice is measured once.
     for impl in dict.fromkeys(impls):
         if impl in missing:
             notes.append(f"{impl} left out: it {missing[impl]}")
@@ -227,6 +229,7 @@ def _decode_calls(case: AttentionCase, names: Sequence[str]) -> Calls:
     q = _draw(case, case.shape.heads, 1)
     k = _draw(case, heads, case.length)
     v = _draw(case, heads, case.length)
+    # The query is the newest of `length` tokens.
     last = (case.length - 1) // p.block_size
     blocks = max(p.far_count(last, head, heads, case.layer) for head in range(heads))
     kept = Retained(
@@ -287,6 +290,7 @@ def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times])
 
 def _compare(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> dict[str, Any]:
     """Returns the speed-ups of one implementation; None where one of the two was not measured."""
+    # Every row has the same keys, so that readers of a report need no special cases.
     compared: dict[str, Any] = dict.fromkeys(_SPEEDUPS)
     compared["ideal_speedup"] = 1 / case.density
     mine = times.get(f"{name} {part}")

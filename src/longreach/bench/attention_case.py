@@ -75,6 +75,7 @@ class AttentionCase:
     def causal_pairs(self) -> int:
         """Returns how many query-key pairs of one KV head dense attention visits."""
         if self.what == "decode":
+            # The newest token sees every key, its own included.
             return self.length
         return self.length * (self.length + 1) // 2
 
@@ -87,6 +88,7 @@ class AttentionCase:
     @property
     def density(self) -> float:
         """Returns the visited over the causal pairs."""
+        # A mean over KV heads, because with a stride each of them sees other blocks.
         return sum(self.visited_pairs) / (self.causal_pairs * self.shape.kv_heads)
 
 
@@ -104,9 +106,12 @@ def count_work(case: AttentionCase, part: str, *, dense: bool) -> Work:
     else:
         numbers = (case.length, s.heads, s.kv_heads, s.head_dim, case.layer)
         forward = case.pattern.attention_flops(*numbers, q_len=case.queries) * case.rows
+    # One vector of one head, in all rows.
     vector_bytes = case.rows * s.head_dim * case.dtype.itemsize
     if part == "decode":
         keys = case.length * s.kv_heads if dense else sum(case.visited_pairs)
+        # Of each query head the query and the output; of each key that is seen, the key and its
+        # value.
         return Work(forward, vector_bytes * (2 * s.heads + 2 * keys))
     passes = {"backward": _BACKWARD, TRAIN: 1 + _BACKWARD}.get(part, 1)
     # Of each pair of query and KV tensors: q and the output, k and v, and their gradients.

@@ -38,6 +38,7 @@ def check_attention(
             f"There is nothing called {what!r} to measure; choose one of {', '.join(ATTENTION)}."
         )
     known = backend_names()
+    # None leaves the choice to the device; an empty list would measure nothing but the baseline.
     if impls is not None and not impls:
         raise UsageError(f"Name at least one implementation: {', '.join(known)}.")
     for impl in impls or ():

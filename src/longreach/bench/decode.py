@@ -142,6 +142,7 @@ def _decode(
         torch.cuda.empty_cache()
     last = torch.randint(subject.shape.vocab, (rows, 1), device=subject.device)
     tokens = torch.randint(subject.shape.vocab, (rows,), device=subject.device)
+    # Warm-up steps write to the cache as well.
     most = length + _WARM_UP + new_tokens
     steps = {}
     calls = {}
@@ -153,9 +154,11 @@ def _decode(
         one.read(last)
         steps[name] = one
         calls[name] = partial(one.step, tokens)
+    # A round is one step of each model, so both caches have the same length in every round.
     times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
     found = {}
     for name, one in steps.items():
+        # A figure must not pass for one with graphs where no graph could be recorded.
         if one.recorded != graph:
             what = "no CUDA graph could be" if graph else "a CUDA graph was"
             notes.append(f"decode, {name}: {what} recorded")

@@ -39,6 +39,7 @@ def run(
         "repeats": case.repeats,
     }
     common = (subject, case.length, case.rows)
+    # What is named twice is measured once.
     for one in dict.fromkeys(case.what):
         progress(f"{one} of {subject.source}, {case.rows} x {case.length:,} tokens")
         # What the last one left would count as memory of this one.

@@ -38,6 +38,8 @@ def check_plot(path: Path) -> None:
         raise UsageError(
             f"The plot is to be '{path}': give a name that ends in {' or '.join(_SUFFIXES)}."
         )
+    # Looked up and not imported, as importing it would take seconds before the measurement
+    # begins.
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependency(f"Plots need matplotlib, which is not installed: {INSTALL}")
 
@@ -51,12 +53,14 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
 
 def _attention_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
     for row in report["results"]:
+        # The baseline has no speed-up, and what could not run has None.
         if row.get("speedup"):
             yield Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
 
 
 def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
     for what in ("prefill", "decode", "train"):
+        # Reading a prompt has two ideals; the chart shows the one by FLOPs.
         key = "ideal_speedup_flops" if what == "prefill" else "ideal_speedup"
         for part in list_parts(report, what):
             ideal = part[key]
@@ -94,6 +98,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         )
     from matplotlib.figure import Figure
 
+    # A figure of its own: pyplot would keep it in global state and look for a display.
     figure = Figure(figsize=(8, 1.6 + 0.7 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     longest = 0.0
@@ -108,6 +113,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         longest = max(longest, bar.achieved, bar.ideal)
     axes.axvline(1, color="#555555", linewidth=1, linestyle=":", zorder=0)
     axes.set_yticks(list(range(len(found))), [bar.label for bar in found])
+    # The first row of the report is to be on top.
     axes.invert_yaxis()
     # The words stand behind the bars' ends.
     axes.set_xlim(0, 1.45 * longest)

@@ -90,6 +90,8 @@ def prefill(
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
     def read(model: Any, options: dict[str, str]) -> Any:
+        # A prompt is read for its cache and its next token; the logits of every position would
+        # add work that no generation does.
         return cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1, **options))
 
     # Dense attention of one layer, timed in the same rounds: what an ideal hybrid saves.
@@ -104,6 +106,7 @@ def prefill(
     drop_failing(calls, notes, progress)
     allocated: dict[str, int] = {}
 
+    # The probe gives attention's output; only the models leave a cache.
     def inspect(name: str, result: Any) -> None:
         if name != _ATTENTION:
             allocated[name] = cache_bytes(result)
@@ -151,6 +154,7 @@ def _limits(subject: Subject, length: int, rows: int, full: Times, attention: Ti
     for layer in subject.layers.sparse:
         saved_layers += 1 - subject.pattern.density(length, heads, layer)
     rest = full.median - attention.median * saved_layers
+    # Noise can make the attention that is saved look longer than the whole model.
     equal = full.median / rest if rest > 0 else None
     return Limits(subject.ideal(length, rows).prefill_speedup, equal)
 
@@ -177,6 +181,7 @@ def _figures(
         "kv_block_bytes": subject.kv_bytes(name, length, rows, blocks=True),
         "peak_memory_bytes": None,
     }
+    # The baseline has nothing to be compared with.
     if name == "full":
         return figures
     speedup = mine.speedup(times["full"])

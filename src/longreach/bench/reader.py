@@ -98,6 +98,8 @@ def compression(
     }
     results = {}
     for name, compressor in compressors.items():
+        # Two segments at least, so that "accumulate" reads one of them behind the vectors of the
+        # other.
         tokens = max(2 * compressor.segment_tokens, 1920)
         part = list(ids[: tokens - tokens % compressor.segment_tokens])
         batch = compressor.default_batch_size
@@ -154,6 +156,7 @@ def first_token(
         # Named, a text that shares no word with a question is read from its start.
         (document,) = report.added
         reader = {
+            # Without memory for prefixes every context is read again.
             "cold": Reader(corpus, model, tokenizer, hot_bytes=0),
             "hot": Reader(corpus, model, tokenizer),
         }
@@ -162,6 +165,8 @@ def first_token(
             for state in ("cold", "hot"):
                 progress(f"asking: {policy.compressed}, {state}")
                 pairs, positions = [], []
+                # Whole rounds of the questions, and at least one more than `repeats`: the first
+                # is dropped.
                 for question in QUESTIONS * (1 + repeats // len(QUESTIONS)):
                     ask = partial(
                         reader[state].ask,
@@ -170,10 +175,13 @@ def first_token(
                         policy=policy,
                         sampling=sampling,
                     )
+                    # This call leaves the context in the cache, so that the next one, which is
+                    # timed, finds it.
                     if state == "hot":
                         ask()
                     ours, answer = _seconds(ask, model.device)
                     count = answer.usage.positions
+                    # What the embeddings hold does not change the time that reading them takes.
                     embeds = torch.zeros(
                         count, model.config.hidden_size, dtype=model.dtype, device=model.device
                     )
@@ -194,6 +202,7 @@ def first_token(
 def _seconds(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     began = time.perf_counter()
     result = work()
+    # A GPU is still at work when the call returns.
     wait(device)
     return time.perf_counter() - began, result
 
@@ -203,6 +212,7 @@ def start(repeats: int, progress: Progress) -> dict[str, float]:
     progress("starting processes")
     tool = Path(sys.executable).parent / "longreach"
     commands = {
+        # A bare interpreter: the part of the other two that is not ours.
         "python": [sys.executable, "-c", "pass"],
         "import longreach": [sys.executable, "-c", "import longreach"],
         "longreach --help": [

@@ -86,12 +86,14 @@ class Subject:
                 blocks, and the permanent blocks of the KV head that has most.
         """
         s = self.shape
+        # With as many full layers as there are layers, none is sparse.
         layers = LayerPlan.make(s.layers, s.layers) if name == "full" else self.layers
         itemsize = self.dtype.itemsize
         by_layer = layers.kv_bytes(self.pattern, length, s.kv_heads, s.head_dim, itemsize)
         if blocks:
             for layer in layers.sparse:
                 tokens = self._allocated_tokens(length, layer)
+                # Keys and values, hence twice.
                 by_layer[layer] = 2 * tokens * s.kv_heads * s.head_dim * itemsize
         return rows * sum(by_layer)
 
@@ -99,7 +101,9 @@ class Subject:
         """Returns how many positions a sparse layer's cache has slots for, for each KV head."""
         p = self.pattern
         heads = self.shape.kv_heads
+        # The cache counts from the block of the next token, even while that block is empty.
         last = length // p.block_size
+        # The KV heads of a tensor have as many slots as the fullest of them needs.
         far = max(p.far_count(last, head, heads, layer) for head in range(heads))
         ring = min(p.blocks(length), p.local_blocks)
         return (far + ring) * p.block_size
@@ -162,6 +166,7 @@ def make_subject(
 
         loaded, _ = load(source, device=str(device), dtype=dtype)
         sizes = Shape.of(loaded.config)
+        # What the caller names comes before what the checkpoint says of itself.
         if getattr(loaded.config, "sparse_attention", None) is not None:
             pattern = pattern or pattern_of(loaded.config)
             if full_layers is None:
@@ -181,6 +186,7 @@ def make_subject(
     if loaded is None:
         full = random_llama(cut, window, dtype=dtype, device=device)
     else:
+        # The model was loaded for this run alone, so it may be cut in place.
         loaded.model.layers = loaded.model.layers[:count]
         loaded.config.num_hidden_layers = count
         # Every layer full, whatever window the layers had.

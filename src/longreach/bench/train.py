@@ -65,10 +65,14 @@ def train(
     ids = torch.randint(subject.shape.vocab, (rows, length), device=device)
 
     def step(model: Any, options: dict[str, str]) -> torch.Tensor:
+        # The decoder without its head: the logits of a long row would not fit, so the loss makes
+        # them chunk by chunk.
         hidden = model.model(input_ids=ids, use_cache=False, **options).last_hidden_state
         loss = chunked_cross_entropy(
             hidden[:, :-1], model.lm_head.weight, ids[:, 1:], _CHUNK_TOKENS
         )
+        # Nothing updates the weights: an optimizer costs the same in both models, and hides the
+        # ratio.
         loss.backward()
         return loss.detach()
 
@@ -87,10 +91,12 @@ def train(
         subject.full.zero_grad(set_to_none=True)
 
     try:
+        # Trying FlexAttention leaves gradients, which would count as memory of the first step.
         drop_failing(calls, notes, progress)
         subject.full.zero_grad(set_to_none=True)
         times = measure(calls, repeats, device, inspect=inspect, progress=progress)
     finally:
+        # The same models may decode next, in evaluation mode and without gradients in memory.
         for model in (subject.full, subject.hybrid):
             checkpointing(model, False)
             model.eval().zero_grad(set_to_none=True)
@@ -122,6 +128,7 @@ def _backend(subject: Subject, length: int, rows: int, notes: list[str], progres
     kv.requires_grad_()
 
     def both() -> tuple[torch.Tensor, ...]:
+        # Any gradient of the output's shape will do, as only the time counts.
         return torch.autograd.grad(dense.attend(q, kv, kv), (q, kv), q.detach())
 
     return next(iter(dense.fastest(both, device, notes, progress)))
@@ -129,6 +136,7 @@ def _backend(subject: Subject, length: int, rows: int, notes: list[str], progres
 
 def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> int:
     """Returns the FLOPs with the second forward pass: of the layers, and of all logits."""
+    # The prefill's estimate has the logits of one position; those of the others are added.
     head = 2 * subject.shape.vocab * subject.shape.hidden * rows
     return estimate.training_flops + estimate.prefill_flops + head * (length - 1)
 

@@ -33,6 +33,7 @@ class JoinedLayer(CacheLayerMixin):
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = list(rows)
         self.is_sliding = bool(getattr(rows[0], "is_sliding", False))
+        # There is no memory to take: the rows' layers hold it.
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -45,6 +46,7 @@ class JoinedLayer(CacheLayerMixin):
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for b, layer in enumerate(self.rows):
+            # Rows differ in length, so their keys cannot be stacked without padding.
             held = layer.update(key_states[b : b + 1], value_states[b : b + 1])
             keys.append(held[0])
             values.append(held[1])
@@ -56,6 +58,8 @@ class JoinedLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         """Returns the tokens of the longest row; 0 where only the device knows them."""
+        # Static layers count on the device; reading a count back would make every step wait for
+        # it.
         lengths = [layer.get_seq_length() for layer in self.rows]
         return max((length for length in lengths if isinstance(length, int)), default=0)
 
@@ -79,6 +83,7 @@ class JoinedRetainedLayer(JoinedLayer):
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, impl: str = "auto"
     ) -> Tensor:
         """Reads one token a row: q [B, H, 1, D], k and v [B, K, 1, D]; gives [B, H, 1, D]."""
+        # One call a row: the rows' regions differ in size, and no kernel takes them together.
         parts: list[Tensor] = []
         for b, layer in enumerate(self.rows):
             row = slice(b, b + 1)
@@ -95,6 +100,7 @@ class JoinedCache(Cache):
 
     def __init__(self, rows: Sequence[Cache]) -> None:
         layers: list[Any] = []
+        # All rows are of one model, so the layers of the first tell the kinds of all.
         for index, first in enumerate(rows[0].layers):
             kind = JoinedRetainedLayer if isinstance(first, SparseLayer) else JoinedLayer
             layers.append(kind([cache.layers[index] for cache in rows]))

@@ -40,8 +40,10 @@ class PrefixCache:
     def put(self, key: Hashable, cache: Any) -> None:
         """Keeps what the cache holds now; the least recently used go where memory is needed."""
         size = cache_bytes(cache)
+        # It would push out all others and still not fit.
         if size > self.max_bytes:
             return
+        # The caller keeps reading into its own cache.
         kept = share(cache)
         with self._lock:
             if key in self._entries:
@@ -78,7 +80,10 @@ def cache_bytes(cache: Any) -> int:
     for layer in getattr(cache, "layers", []):
         for value in vars(layer).values():
             for tensor in value if isinstance(value, tuple) else [value]:
+                # Lengths and other counters are integers.
                 if torch.is_tensor(tensor) and tensor.is_floating_point():
                     storage = tensor.untyped_storage()
+                    # Views of one storage, such as a reserved layer's slots and its filled part,
+                    # count once.
                     storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

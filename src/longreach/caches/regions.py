@@ -76,6 +76,8 @@ class Regions(CacheLayerMixin):
         if end <= begin:
             return near[0][:, :, :0], near[1][:, :, :0]
         capacity = self.keys.shape[2]
+        # The end is the last position's slot plus one, so a span that ends with the ring does not
+        # seem to wrap around.
         first, last = begin % capacity, (end - 1) % capacity + 1
         if first < last:
             return near[0][:, :, first:last], near[1][:, :, first:last]
@@ -98,7 +100,10 @@ class Regions(CacheLayerMixin):
                 blocks.append(p.permanent_block(number, head, k.shape[1], self.layer))
             to = slice(before * p.block_size, after * p.block_size)
             self._move(group, slice(head, stop), to, blocks, k, v)
+        # Of more tokens than the ring has slots only the newest are written: a slot that was
+        # named twice would hold either of them.
         start = max(old, length - capacity)
+        # The usual step of decoding writes one slot, without a tensor of indices.
         if new == 1:
             self.keys[group.rows, :, old % capacity] = k[:, :, 0]
             self.values[group.rows, :, old % capacity] = v[:, :, 0]
@@ -119,6 +124,7 @@ class Regions(CacheLayerMixin):
         """
         size = self.pattern.block_size
         positions = (torch.tensor(blocks)[:, None] * size + torch.arange(size)).flatten()
+        # Blocks are in ascending order, so tokens of the ring come before those of k and v.
         border = sum(min(size, max(0, group.old - block * size)) for block in blocks)
         ring, new = positions[:border] % max(1, self.keys.shape[2]), positions[border:] - group.old
         for far, near, fresh in ((self.far_keys, self.keys, k), (self.far_values, self.values, v)):
@@ -143,6 +149,7 @@ class Regions(CacheLayerMixin):
         lengths = [old + new for old, new in zip(self.lengths, counts, strict=True)]
         capacity = self._base(lengths)
         if self.record_past:
+            # Everything from the window of the last crop's length on may be needed again.
             back = [p.local_start(n // size) * size for n in self.committed]
             longest = max(n - start for n, start in zip(lengths, back, strict=True))
             capacity = max(capacity, p.blocks(longest) * size)
@@ -193,5 +200,6 @@ class Regions(CacheLayerMixin):
             self.far_keys = torch.nn.functional.pad(self.far_keys, (0, 0, 0, more))
             self.far_values = torch.nn.functional.pad(self.far_values, (0, 0, 0, more))
         elif more < 0:
+            # A slice alone would keep all of the old memory.
             self.far_keys = self.far_keys[:, :, :more].clone()
             self.far_values = self.far_values[:, :, :more].clone()

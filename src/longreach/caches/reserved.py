@@ -57,6 +57,8 @@ class ReservedLayer(DynamicLayer):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Takes all memory, in the shape, dtype and place of the first keys and values."""
         self.dtype, self.device = key_states.dtype, key_states.device
+        # Kernels read whole blocks, so there may be a few slots beyond `max_length`, which stay
+        # unused.
         room = self.pattern.window_tokens
         self.slots = _pair(
             x.new_zeros(*x.shape[:2], room, x.shape[3]) for x in (key_states, value_states)
@@ -80,6 +82,8 @@ class ReservedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         assert self.slots is not None
         if self.lengths is not None and key_states.shape[2] == 1:
+            # To the kernel this is a sparse layer whose window holds everything, without a far
+            # region.
             none = self.slots[0][:, :, :0]
             store_token(
                 key_states,
@@ -97,6 +101,7 @@ class ReservedLayer(DynamicLayer):
                 f" make one for at least {have + new}."
             )
         for target, source in zip(self.slots, (key_states, value_states), strict=True):
+            # The slots outlive the step, so no graph of gradients may hang on them.
             target[:, :, have : have + new] = source.detach()
         self._show(have + new)
         return self.keys, self.values
@@ -121,6 +126,8 @@ class ReservedLayer(DynamicLayer):
         self._leave_inference_mode()
         if order is not None:
             for part in (self.keys, self.values):
+                # Kernels count real tokens from slot 0. `gather` copies first, so no slot is read
+                # after it was overwritten.
                 part.copy_(part.gather(2, order[:, None, :, None].expand_as(part)))
         self.lengths = lengths
 
@@ -201,6 +208,8 @@ class ReservedCache(Cache):
             layer: Any = cache.layers[0]
             _refuse(layer)
             cache.layers.pop(0)
+            # A subclass may keep something else than all keys, so only the plain layer is
+            # replaced.
             if type(layer) is DynamicLayer:
                 layer = ReservedLayer(max_length, layer)
             elif fixed and isinstance(layer, RetainedLayer):
@@ -225,6 +234,8 @@ class ReservedCache(Cache):
         """See `ReservedLayer.end_steps`."""
         for layer in self.layers:
             if isinstance(layer, ReservedLayer):
+                # Sparse layers need no call: they thaw by themselves when more than one token is
+                # read.
                 layer.end_steps(filled)
 
     def _full(self, layer_idx: int) -> Any:

@@ -77,13 +77,18 @@ class RetainedLayer(Regions):
             )
         counts = list(counts) if counts is not None else [tokens] * rows
         groups = self._groups(counts)
+        # Only the first call has every key at hand, and so can have gradients.
         first = not any(self.lengths)
         if first:
             out = sparse_attention(q, k, v, self.pattern, self.layer, scale, impl)
         q, k, v = q.detach(), k.detach(), v.detach()
         self._make_room(counts)
+        # The first of several queries still sees positions that the newest token's window has
+        # left.
         enough = self.keys.shape[2] >= self.pattern.window_tokens + tokens - 1
         few = tokens <= _MOST_DECODED and q.shape[1] // k.shape[1] * tokens <= _MOST_ROWS
+        # The decode kernel takes rows of different lengths, but as many new tokens in each of
+        # them.
         if not first and enough and few and min(counts) == tokens:
             for group in groups:
                 self._store(group, k[group.rows], v[group.rows])
@@ -95,6 +100,8 @@ class RetainedLayer(Regions):
         else:
             for group in groups:
                 self._store(group, k[group.rows], v[group.rows])
+        # A step without padding extends the run of slots that are real in every row; others
+        # restart it.
         sure = tokens if sure is None else sure
         self.sure = self.sure + tokens if sure == tokens else sure
         self.slots += tokens
@@ -108,6 +115,7 @@ class RetainedLayer(Regions):
     ) -> Tensor:
         if group.new == 0:
             return q[:, :, :0]
+        # The oldest key in the window of the chunk's first query.
         begin = (
             self.pattern.local_start(group.old // self.pattern.block_size) * self.pattern.block_size
         )
@@ -116,6 +124,8 @@ class RetainedLayer(Regions):
             self._store(group, k, v)
             near = [x[group.rows, :, begin:length] for x in (self.keys, self.values)]
         else:
+            # Storing the chunk overwrites slots that its first queries still read, so these are
+            # taken first.
             before = self._span(group, begin, group.old)
             near = [
                 torch.cat([x, y[:, :, : group.new]], 2) for x, y in zip(before, (k, v), strict=True)
@@ -166,6 +176,8 @@ class RetainedLayer(Regions):
             )
         if not self.is_initialized or tokens_to_remove == 0:
             return
+        # Further back the rows would lose different numbers of real tokens. Removing everything
+        # is the exception: no row has any left.
         if -tokens_to_remove > self.sure and -tokens_to_remove != self.slots:
             raise UsageError(
                 f"crop is to remove {counted(-tokens_to_remove, 'token')}, but only the last"
@@ -215,6 +227,7 @@ class RetainedLayer(Regions):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps these rows, in this order."""
         if self.is_initialized:
+            # A mask of rows works on transformers' own layers as well.
             if indices.dtype == torch.bool:
                 indices = indices.nonzero().flatten()
             chosen = indices.to(self.keys.device)
@@ -287,6 +300,7 @@ class RetainedCache(Cache):
         full = [
             index for index, layer in enumerate(self.layers) if not isinstance(layer, RetainedLayer)
         ]
+        # After the last full layer comes the first one: the next step begins with it.
         following = next((index for index in full if index >= layer_idx), full[0])
         super().prefetch(following, only_non_sliding)
 

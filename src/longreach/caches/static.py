@@ -56,6 +56,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         static = cls(layer.pattern, layer.layer, max_length)
         static.counts_slots = False
         if layer.is_initialized:
+            # A static layer cannot be cropped, so nothing has to be kept for that.
             layer.record_past = False
             static.lazy_initialization(layer.keys, layer.values)
             static.lengths.copy_(torch.tensor(layer.lengths))
@@ -67,6 +68,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         """Takes all memory, in the shape, dtype and place of the first keys and values."""
         p, (rows, heads) = self.pattern, key_states.shape[:2]
         self.dtype, self.device = key_states.dtype, key_states.device
+        # As if no slot held padding: the most permanent blocks that can ever leave the window.
         last = max(0, self.max_length - 1) // p.block_size
         far = (
             max(p.far_count(last, head, heads, self.layer) for head in range(heads)) * p.block_size
@@ -104,6 +106,8 @@ class StaticRetainedLayer(CacheLayerMixin):
                 " new cache."
             )
         step = k.shape[2] == 1 and counts is None
+        # On a GPU, reading the count back would wait for the device, which a CUDA graph cannot
+        # record.
         if not step or (self.counts_slots and self.device.type == "cpu"):
             self._check_room(k.shape[2])
         if not step:
@@ -168,7 +172,10 @@ class StaticRetainedLayer(CacheLayerMixin):
         reader.lengths = self.lengths.tolist()
         reader.committed, reader.slots = list(reader.lengths), int(self.slots)
         if reader.slots:
+            # A ring of exactly the window holds the newest positions and no others.
             reader.held = [max(0, length - p.window_tokens) for length in reader.lengths]
+            # The reader resizes and frees its tensors; those of the steps have to stay where they
+            # are.
             reader.keys, reader.values = self.keys.clone(), self.values.clone()
             reader.far_keys, reader.far_values = self.far_keys.clone(), self.far_values.clone()
         self.reader = reader
@@ -206,6 +213,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         """Empties the cache; its memory stays where it is."""
         self.reader = None
         if self.is_initialized:
+            # The contents may stay: nobody reads beyond the lengths.
             self.lengths.zero_()
             self.slots.zero_()
 
@@ -215,6 +223,7 @@ class StaticRetainedLayer(CacheLayerMixin):
             self.reader.reorder_cache(beam_idx)
         if self.is_initialized:
             for tensor in (self.keys, self.values, self.far_keys, self.far_values, self.lengths):
+                # In place, because recorded graphs read these addresses.
                 tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def offload(self) -> None:

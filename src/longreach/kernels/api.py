@@ -80,6 +80,7 @@ def sparse_attention(
     check_tensors(q, k, v)
     check_starts(starts, q, k.shape[2])
     view = make_view(pattern, layer, heads, k.shape[1])
+    # What has no backward pass is refused now, not when the loss is already computed.
     gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     backend = _choose(impl, "prefill", q, k.shape[1], gradients=gradients)
     # Kernels do not take empty grids. The product keeps the gradient's path.
@@ -219,6 +220,7 @@ def store_token(
     """
     check_retained(k, kept)
     view = make_view(pattern, layer, heads, kept.near_k.shape[1])
+    # Storing has no queries; the keys stand in their place.
     check_tensors(k, k, v)
     if k.shape[2] != 1 or k.shape[:2] != kept.near_k.shape[:2] or lengths.shape != k.shape[:1]:
         raise UsageError(

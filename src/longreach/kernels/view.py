@@ -70,6 +70,7 @@ class HeadView(NamedTuple):
 
     def alike(self, num_kv_heads: int) -> list[tuple[int, int]]:
         """Returns ranges of KV heads with the same blocks: all heads, or each with a stride."""
+        # Only strided blocks depend on the head.
         if not self.pattern.stride:
             return [(0, num_kv_heads)]
         return [(head, head + 1) for head in range(num_kv_heads)]

@@ -38,6 +38,7 @@ _layers: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, Any]], weakref.Wea
 def decoder_of(model: Any) -> Any:
     """The transformer below the LM head: takes `inputs_embeds`, ends with the final norm."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    # A model that has no decoder below its head may give itself.
     if decoder is None or decoder is model:
         raise ModelError(
             f"{type(model).__name__} has no decoder that takes inputs_embeds; use a causal language"
@@ -185,6 +186,7 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
             f"{refused}: only LoRA without modules_to_save can be switched on and off around an"
             " answer."
         )
+    # The name stands for the content, so that one adapter in two folders is laid only once.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
@@ -213,6 +215,8 @@ def _lay(
         laid = {
             key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])
         }
+        # To PEFT, a weight without a place is no error: the adapter would do less than it was
+        # trained to do.
         if len(laid) != len(weights):
             raise ValueError(
                 f"{counted(len(weights), 'weight')} in the folder, places for {len(laid)} in the"
@@ -227,6 +231,7 @@ def _lay(
         ) from error
     finally:
         _layers.pop(model, None)
+        # PEFT switches on what it loads: layers that are new go off, and the others are set back.
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
 
 

@@ -34,6 +34,8 @@ def check_device(device: str | None) -> None:
     import torch
 
     try:
+        # Only using a device shows whether it works, and each kind of device has errors of its
+        # own.
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         there = "cpu or cuda" if torch.cuda.is_available() else "cpu"

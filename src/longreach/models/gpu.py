@@ -8,11 +8,13 @@ from pathlib import Path
 
 from longreach.errors import UsageError
 
+# A driver that hangs must not keep a command waiting.
 _SECONDS = 10
 
 
 def gpu_names() -> list[str]:
     """Returns the names of the NVIDIA GPUs that torch can use here, in the driver's order."""
+    # A torch built for CPUs uses no GPU, whatever the driver lists.
     if not _torch_is_built_for_gpus() or shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -20,6 +22,7 @@ def gpu_names() -> list[str]:
         listed = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=True
         ).stdout
+    # A driver that does not answer has no GPU that torch could use.
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.strip()]
@@ -40,6 +43,7 @@ def _torch_is_built_for_gpus() -> bool:
     if spec is None or spec.origin is None:
         return False
     try:
+        # The file is read and not imported, because importing it would load torch.
         text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     except OSError:
         return False

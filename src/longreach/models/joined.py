@@ -90,6 +90,7 @@ class JoinedSteps:
         if self._tokens is None:
             self._tokens = tokens.clone()
             self._offsets = tokens.new_tensor([row.position - row.filled for row in self.rows])
+        # A recorded graph reads its tokens at this address.
         self._tokens.copy_(tokens)
         if self._replay is None and self._taken >= _RECORD_AFTER and self.rows[0].recorded:
             recorded = self.rows[0].record(self._run_once)
@@ -98,6 +99,7 @@ class JoinedSteps:
         if self._replay is None or self._logits is None:
             return self._run_once()
         self._replay()
+        # The next replay overwrites what this one has written.
         return self._logits.clone()
 
     def _run_once(self) -> Tensor:
@@ -114,6 +116,7 @@ class JoinedSteps:
             positions = torch.tensor([row.position for row in self.rows], device=tokens.device)
             more: dict[str, Any] = {}
         else:
+            # Computed on the device, so that a graph can hold it.
             positions = torch.cat(lengths) - 1 + self._offsets
             more = {"lengths": lengths}
         with _row_attention(self.model):
@@ -168,6 +171,8 @@ def _attend(
             packed = query[b : b + 1].reshape(1, keys.shape[1], -1, dim)
             part = scaled_dot_product_attention(packed, keys, values, scale=scaling)
         else:
+            # To the kernel a row's slots are a window that hides nothing; the lengths say which
+            # are filled.
             pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=keys.shape[2] // BLOCK)
             kept = Retained(keys[:, :, :0], values[:, :, :0], keys, values)
             impl = kwargs.get("impl", "auto")
@@ -194,6 +199,7 @@ def _attend_eager(
         return eager_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
         )
+    # Without a cap the fused kernel computes the same.
     if softcap is None:
         return _attend(module, query, key, value, attention_mask, scaling, **kwargs)
     heads, dim = query.shape[1], query.shape[3]
@@ -212,6 +218,7 @@ def _mask_for(usual: Callable[..., Any]) -> Callable[..., Any]:
     """Returns what makes masks as usual, and none for single tokens without padding."""
 
     def make(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        # A single token sees everything that its row holds.
         if kwargs.get("q_length") == 1 and attention_mask is None:
             return None
         return usual(*args, attention_mask=attention_mask, **kwargs)

@@ -99,6 +99,7 @@ def chunked_cross_entropy(
         total = total + checkpoint(
             _cross_entropy, chunk, lm_head_weight, wanted, softcap, use_reentrant=False
         )
+    # Divided once at the end, because chunks differ in how many of their labels count.
     return total / (labels != IGNORED).sum()
 
 
@@ -202,6 +203,7 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
+    # In float32 from here on: half precision is too coarse for a sum over a vocabulary.
     logits = torch.nn.functional.linear(hidden, weight).float()
     return logits if softcap is None else (logits / softcap).tanh() * softcap
 
@@ -226,4 +228,5 @@ def _diverged(
 
 def _unnamed(log_probs: Tensor) -> Tensor:
     """Returns the probability of all tokens that are not named, a little above 0."""
+    # Rounding may bring the sum to 1, and what remains has to have a logarithm.
     return 1 - log_probs.exp().sum(-1).clamp(max=1 - 1e-6)

@@ -54,6 +54,7 @@ def _without_places(arguments: Sequence[str]) -> list[str]:
     kept = []
     before = ""
     for word in arguments:
+        # `--out DIR` is two words, and `--out=DIR` is one.
         names_place = before in _PLACES or word in _PLACES
         if not names_place and not word.startswith(tuple(f"{place}=" for place in _PLACES)):
             kept.append(word)
@@ -66,6 +67,7 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
+        # Only Linux has this file.
         lines = []
     for line in lines:
         if line.startswith("model name"):

@@ -167,10 +167,12 @@ class Ulysses(NamedTuple):
         Raises:
             UsageError: The exchange does something else than is known here.
         """
+        # A copy, because full layers use the same object with its own attention.
         exchange = copy.copy(self.exchange)
         total = k.shape[1]
         ranks = exchange.world_size
         rank = exchange.sp_rank
+        # What a rank has in the middle of the exchange: its share of the heads, and all tokens.
         share = (q.shape[1] // ranks, max(1, total // ranks), q.shape[2] * ranks)
         calls: list[tuple[int, int, int]] = []
 
@@ -178,6 +180,7 @@ class Ulysses(NamedTuple):
             _: object, q: Tensor, k: Tensor, v: Tensor, *args: object, **kwargs: object
         ) -> tuple[Tensor, None]:
             calls.append((q.shape[1], k.shape[1], k.shape[2]))
+            # Anything but one call of these sizes is an exchange that is not known here.
             if calls != [share]:
                 raise UsageError(
                     _unknown(f"handed out {calls} query heads, KV heads and tokens, not [{share}]")
@@ -246,6 +249,7 @@ def refuse_context_parallel() -> None:
     only: sparse layers would see their own piece and take it for the whole.
     """
     name = "torch.distributed.tensor.experimental._context_parallel._attention"
+    # torch has moved this module. Where neither is loaded, nothing can be on.
     internals = sys.modules.get(name) or sys.modules.get(
         "torch.distributed.tensor.experimental._attention"
     )

@@ -44,4 +44,5 @@ def perplexity(nll: float, tokens: float) -> float:
     It is infinite where it is too large for a float.
     """
     loss = nll / tokens
+    # The exponential of about 709 is the last that a float64 can hold.
     return math.exp(loss) if loss < 700 else math.inf

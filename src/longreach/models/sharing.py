@@ -40,6 +40,7 @@ class FairLock:
         """Waits until it is this thread's turn."""
         me = threading.get_ident()
         with self._guard:
+            # A thread that holds the lock would otherwise wait for itself.
             if self._owner == me:
                 self._depth += 1
                 return
@@ -48,6 +49,8 @@ class FairLock:
                 self._depth = 1
                 return
             turn = threading.Lock()
+            # It is taken from the start, so that taking it again below sleeps until the lock is
+            # handed over.
             turn.acquire()
             self._waiting.append((me, turn))
         try:
@@ -69,6 +72,8 @@ class FairLock:
     def _hand_over(self) -> None:
         self._owner = None
         if self._waiting:
+            # The new owner is named before it wakes up, so that no other thread can get in
+            # between.
             self._owner, turn = self._waiting.popleft()
             self._depth = 1
             turn.release()
@@ -81,6 +86,7 @@ class FairLock:
                 self._hand_over()
 
 
+# Weak keys, as a lock must not keep a model in memory.
 _locks: weakref.WeakKeyDictionary[Any, FairLock] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
 

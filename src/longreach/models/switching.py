@@ -58,6 +58,7 @@ def switch_of(model: Any) -> Switch | None:
             found.append(Switch(int(kind["original_max_position_embeddings"]), each=False))
         elif kind.get("rope_type") == _DYNAMIC:
             found.append(Switch(int(config.max_position_embeddings), each=True))
+    # The first change counts: from there on a cache would hold keys of two rotations.
     return min(found, key=lambda switch: switch.length) if found else None
 
 
@@ -110,6 +111,7 @@ def steps_for(
     """
     switch = switch_of(model)
     if switch is None or max_length + offset <= switch.length:
+        # A longer text, read for another caller, may have grown the rotation.
         if switch is not None:
             with exclusive(model):
                 forget_growth(model)
@@ -174,6 +176,7 @@ class SwitchingSteps:
     def _extend(self, row: _Row, embeds: Tensor) -> Tensor:
         row.embeds = torch.cat([row.embeds, embeds])
         rotation = self._switch.rotation(len(row.embeds))
+        # What the row holds was rotated the old way, so all of it is read again.
         if row.steps is None or rotation != row.rotation:
             row.steps = Steps(self.model, self.max_length)
             row.rotation = rotation

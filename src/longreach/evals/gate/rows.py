@@ -53,6 +53,7 @@ def make_row(
         seed: Of the bootstrap.
     """
     scores = score_answers(questions, answers)
+    # There is no mean of no answers.
     if not scores:
         return None
     f1, low, high = interval(scores, seed=seed)

@@ -19,6 +19,7 @@ _BOTTOM = 44
 _RIGHT = 24
 # About the width of a letter.
 _LETTER = 6.6
+# SVG paths around the origin, so that a marker can be moved to its point.
 _MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z",
     "M-3.7 -3.7h7.4v7.4h-7.4Z",

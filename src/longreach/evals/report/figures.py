@@ -29,6 +29,7 @@ def by_length(rows: Sequence[Row], systems: Sequence[str], styles: Styles) -> It
     x = Axis("tokens", tokens, log=lengths[-1] > 3 * lengths[0], ticks=lengths)
     charts = []
     for name, key, unit in _OVER_LENGTH:
+        # Not every run measured everything, and a chart of nothing is omitted.
         known = [row for row in rows if row.get(key) is not None]
         series = series_of(known, systems, styles, "length", key, unit)
         if series:

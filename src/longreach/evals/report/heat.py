@@ -56,6 +56,7 @@ def _shade(score: float | None) -> str:
     for weight, level in zip(_BRIGHTNESS, levels, strict=True):
         bright += weight * _linear(level)
     ink = "#000" if bright > _BRIGHT else "#fff"
+    # All digits for programs, a whole number for readers.
     value = f'<data value="{score!r}">{score:.0f}</data>'
     return f'<td style="background:#{levels.hex()};color:{ink}">{value}</td>'
 

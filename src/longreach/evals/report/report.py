@@ -141,6 +141,7 @@ def _suite(suite: str, group: Sequence[LabeledRun]) -> JsonObject:
         "suite": suite,
         "readers": list(dict.fromkeys(systems)),
         "unfinished": unfinished,
+        # Without labels, `_check_comparable` has already refused what does not belong together.
         "same_samples": len(digests) == 1 or labels == {""},
         "rows": report.choose_rows(rows),
         **own,

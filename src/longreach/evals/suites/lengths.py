@@ -60,5 +60,6 @@ class HaystackSuite(LengthSuite):
         None,
         "Prose that everything is hidden in: a file, a folder or a data set.",
         shown="a novel that comes with longreach",
+        # A run is the same wherever its prose lies, so its record names no folder.
         record=file_name,
     )

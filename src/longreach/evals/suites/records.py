@@ -63,6 +63,7 @@ def json_items(path: Path) -> Iterator[Record]:
 
 def csv_rows(path: Path) -> Iterator[Record]:
     """Yields one record a row below the header; a row with more or fewer fields is refused."""
+    # Line ends are left to the csv module, since fields in quotes may contain some.
     table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in table:
@@ -90,6 +91,7 @@ def read_text(path: Path) -> str:
         UsageError: It cannot be read, or is not UTF-8.
     """
     try:
+        # Published files may begin with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"

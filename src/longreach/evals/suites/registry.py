@@ -58,6 +58,7 @@ def suites() -> dict[str, type[Suite]]:
     return found | _registered
 
 
+# This reads the metadata of every installed package, so it is done once.
 @cache
 def _announced() -> tuple[type[Suite], ...]:
     """Returns the suites that installed packages announce as entry points."""

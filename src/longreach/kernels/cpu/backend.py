@@ -34,6 +34,7 @@ class CpuBackend:
         starts: Tensor | None,
     ) -> Tensor:
         """Returns the attention of the last Tq of Tk positions: [B, Hq, Tq, D]."""
+        # Only the backward pass reads the logsumexp.
         return attention(q, k, v, view.pack(), scale, starts)[0]
 
     def chunk(self, q: Tensor, kept: Retained, view: HeadView, scale: float, length: int) -> Tensor:
@@ -49,4 +50,5 @@ class CpuBackend:
 
     def store(self, k: Tensor, v: Tensor, kept: Retained, view: HeadView, lengths: Tensor) -> None:
         """Writes the newest token of each row into `kept`."""
+        # Positions count from 0, so the newest is one less than the tokens so far.
         decode.store(k, v, kept, view, lengths[:, None] - 1)

@@ -35,6 +35,7 @@ def _gather(x_BKTD: Tensor, indices: Tensor | None, size: int) -> Tensor:
     """Returns the blocks with these numbers, [B, K, P * size, D]."""
     if indices is None:
         return x_BKTD[:, :, :0]
+    # A last block that is not full is never far.
     whole = x_BKTD.shape[2] // size
     blocks = x_BKTD[:, :, : whole * size].unflatten(2, (whole, size))
     chosen = [blocks[:, head, row] for head, row in enumerate(indices)]
@@ -48,6 +49,7 @@ def _scatter(total_BKTD: Tensor, share: Tensor, indices: Tensor | None, size: in
     whole = total_BKTD.shape[2] // size
     blocks = total_BKTD[:, :, : whole * size].unflatten(2, (whole, size))
     for head, row in enumerate(indices):
+        # Short lists repeat block 0, so its shares have to be added and not assigned.
         blocks[:, head].index_add_(1, row, share[:, head].unflatten(1, (-1, size)))
 
 
@@ -87,6 +89,7 @@ def _group_rows(q: Tensor, k: Tensor, view: HeadView, starts: Tensor | None) -> 
     for row, start in enumerate(first):
         by_start.setdefault(start, []).append(row)
     for start, rows in by_start.items():
+        # This is negative where the row's padding reaches into the queries.
         q_start = k.shape[2] - q.shape[2] - start
         span = Span(max(0, q_start), q.shape[2] + min(0, q_start), 0)
         if span.q_len > 0:

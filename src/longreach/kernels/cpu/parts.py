@@ -128,6 +128,8 @@ class Parts:
         q = torch.arange(self.rows)[:, None] + offset
         hidden = torch.arange(self.width)[None, :] > q
         bias = torch.zeros(hidden.shape, dtype=like.dtype)
+        # The rows are the query heads of a KV head, one after another, each with the same
+        # queries.
         return bias.masked_fill(hidden, float("-inf")).repeat(groups, 1)
 
     def windows(self, limit: int) -> Iterator[WindowRun]:
@@ -155,6 +157,8 @@ class Parts:
             while i <= self.last:
                 start = i
                 count = self.view.far_count(start, head)
+                # The count changes only when a permanent block leaves the window, so runs are
+                # long.
                 while i <= self.last and self.view.far_count(i, head) == count:
                     i += 1
                 if count:
@@ -175,4 +179,5 @@ def cut_windows(near_KTD: Tensor, run: WindowRun, size: int) -> Tensor:
     """
     count = run.stop - run.first
     tokens = near_KTD[:, run.start * size : (run.start + count - 1 + run.blocks) * size]
+    # `unfold` puts the tokens of a window last, behind the head dim.
     return tokens.unfold(1, run.blocks * size, size).transpose(-1, -2)

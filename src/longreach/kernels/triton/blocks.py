@@ -20,6 +20,7 @@ def first_strided(head, shift, STEP: tl.constexpr, SINK: tl.constexpr, STRIDE: t
     """First strided block at or after the sinks, of a KV head; `shift` is the offset of head 0."""
     if STRIDE == 0:
         return head * 0
+    # How far the first block after the sinks lies behind the last one on the stride.
     behind = (SINK + head * STEP + shift) % STRIDE
     return SINK + (STRIDE - behind) % STRIDE
 
@@ -30,6 +31,7 @@ def far_tokens(i, first, SIZE: tl.constexpr, SINK: tl.constexpr, LOCAL, STRIDE: 
     before = tl.maximum(i - LOCAL + 1, 0)
     count = tl.minimum(before, SINK)
     if STRIDE > 0:
+        # Rounded up, because the block `first` itself counts.
         count += tl.maximum(before - first + STRIDE - 1, 0) // STRIDE
     return count * SIZE
 

@@ -131,6 +131,7 @@ def _store(
     view: Sequence[int],
     lengths: Tensor,
 ) -> None:
+    # As they are: made dense, they might be copies, and the token would be lost with them.
     kept = Retained(far_k, far_v, near_k, near_v)
     triton_store.store(make_rows_dense(k), make_rows_dense(v), kept, HeadView.unpack(view), lengths)
 

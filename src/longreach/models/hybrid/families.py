@@ -80,6 +80,7 @@ class HybridMistralConfig(MistralConfig):
     """A Mistral config with a pattern; without a sliding window."""
 
     model_type = "longreach_mistral"
+    # A sliding window would hide keys that the pattern shows.
     sliding_window: int | None = None
     sparse_attention: dict[str, Any] | None = None
     full_layers: list[int] | None = None
@@ -199,6 +200,7 @@ FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
 def register() -> None:
     """Makes the Auto classes know the hybrid models; happens when this module is imported."""
     for config, model in FAMILIES.values():
+        # A module may be imported a second time, under another name.
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model.decoder_class, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)

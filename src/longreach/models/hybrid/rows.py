@@ -56,7 +56,9 @@ class Rows(NamedTuple):
         # Real slots counted from the right end, up to the first that is padding.
         sure = int(real.flip(1).cumprod(1).sum(1).min())
         counts = real.sum(1).tolist()
+        # A stable sort keeps the real tokens in their order.
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
+        # Where all padding is on the right, the real tokens are in front already.
         right = bool((real[:, 1:] <= real[:, :-1]).all())
         return cls(None if right else order, counts, sure)
 
@@ -112,6 +114,7 @@ def attend_rows(
     for row, kept in enumerate(real):
         new = kept[-q.shape[2] :]
         part = torch.zeros_like(q[row : row + 1])
+        # A row may hold no new real token at all.
         if bool(new.any()):
             seen = slice(row, row + 1)
             part[:, :, new] = attend(q[seen][:, :, new], k[seen][:, :, kept], v[seen][:, :, kept])
@@ -124,6 +127,7 @@ def refuse_packing(position_ids: Tensor | None, attention_mask: Tensor | None) -
 
     transformers marks them by positions that start again.
     """
+    # Positions of left padding may start again as well; a mask says that they are padding.
     if position_ids is None or attention_mask is not None or position_ids.shape[-1] < 2:
         return
     if bool((position_ids.diff(dim=-1) < 0).any()):

@@ -33,6 +33,8 @@ class HybridCausalLM:
     def make_sparse(self) -> None:
         """Turns a stock model with a hybrid config into a hybrid model."""
         module: Any = self
+        # The stock class has made its own decoder, whose weights and names are to stay as they
+        # are.
         module.model.__class__ = self.decoder_class
         module.model.make_sparse()
 
@@ -64,6 +66,7 @@ class HybridCausalLM:
         tokenizer = tokenizer_of(self)
         folder = Path(save_directory)
         if tokenizer is not None and kwargs.get("is_main_process", True):
+            # A tokenizer that the caller has saved there is not overwritten.
             if not (folder / "tokenizer_config.json").exists():
                 tokenizer.save_pretrained(folder)
             note_origin(self, folder, tokenizer)
@@ -86,6 +89,7 @@ class HybridCausalLM:
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Writes as the stock class does; the cache may be given by any of its names."""
         config = kwargs.get("generation_config")
+        # It may also be given by its place: it is the second argument of `generate`.
         if config is None and len(args) > 1:
             config = args[1]
         _check_kind(kwargs.get("cache_implementation"))
@@ -141,6 +145,7 @@ class HybridCausalLM:
             return None
         cache = self.new_cache(offloading=kind == "offloaded")
         if drafted:
+            # What a draft model has guessed wrong is removed from its cache again.
             cache.activate_past_recording()
         model_kwargs[CACHE] = cache
         return None
@@ -205,6 +210,7 @@ class HybridCausalLM:
         decoder = copy.copy(module.model)
         for part in (short, decoder):
             part.__dict__.pop("forward", None)  # compiled or hooked for the whole model
+            # A dict of its own, so that the whole model keeps its layers.
             part.__dict__["_modules"] = dict(part._modules)
             part.config = config
         decoder.layers = layers[:count]

@@ -84,8 +84,10 @@ def check_gguf(path: Path) -> None:
         )
     weights = sum(header.tensors.values())
     for key, value in header.values.items():
+        # To Python, True and False are integers.
         if not isinstance(value, int) or isinstance(value, bool):
             continue
+        # Every block has one tensor at least.
         if key.endswith(".block_count") and value > len(header.tensors):
             raise ModelError(
                 f"'{path}' says {key} {value:,} and holds {len(header.tensors)} tensors: it lacks"
@@ -119,6 +121,7 @@ def _read(file: BinaryIO, size_bytes: int) -> _Header:
     for _ in range(tensors):
         name = _text(file, size_bytes)
         axes = _number(file, "I")
+        # A damaged count would have the rest of the file read as sizes.
         if axes > _MOST_AXES:
             raise _Cut(f"tensor {name} has {axes} axes")
         weights = 1
@@ -171,6 +174,7 @@ def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
             _text(file, size_bytes)
     else:
         raise _Cut(f"an array holds items of type {item}")
+    # A range has a length and takes no memory.
     return range(length)
 
 

@@ -30,6 +30,7 @@ class Origin:
         self.tokenizer = tokenizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A tokenizer is large, and no copy of a model changes it.
         return self
 
 
@@ -52,6 +53,7 @@ def reference_of(model: object) -> str:
     origin = getattr(model, _ATTRIBUTE, None)
     if origin is not None:
         return str(origin.ref)
+    # A model that was not loaded by Longreach has only what transformers noted.
     config = getattr(model, "config", None)
     return stable_reference(getattr(config, "_name_or_path", None) or "")
 

@@ -19,6 +19,7 @@ class _Quiet:
     def enter(self) -> None:
         with self._guard:
             self._inside += 1
+            # The first thread has kept the settings; by now they are already the quiet ones.
             if self._inside > 1:
                 return
             self._verbosity = transformers.logging.get_verbosity()
@@ -29,6 +30,7 @@ class _Quiet:
     def leave(self) -> None:
         with self._guard:
             self._inside -= 1
+            # Other threads still want it quiet.
             if self._inside:
                 return
             transformers.logging.set_verbosity(self._verbosity)

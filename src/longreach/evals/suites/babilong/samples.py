@@ -79,6 +79,8 @@ def generate(
                     story = drawn[task][index]
                 else:
                     story = _make_up(tokenizer, task, length, random.Random(stream))
+                # A stream of its own: stories that are made up draw from the other one, stories
+                # of files do not.
                 chance = random.Random(f"{stream} places")
                 parts = _fill(tokenizer, prose, task, length, story, chance)
                 yield _make_sample(f"{task}-{length}-{index}", task, length, story, parts)
@@ -114,6 +116,7 @@ def _draw_stories(
 ) -> list[Story]:
     """Returns stories of bAbI's files, drawn by the seed out of those that fit."""
     read = list(read_stories(facts, task))
+    # The order does not depend on the length, so that lengths share the questions that fit both.
     random.Random(f"{seed} {task}").shuffle(read)
     found = list[Story]()
     for story in read:
@@ -188,6 +191,7 @@ def _fill(
 
     most = len(prose.words) - 1 - start
     count = fit(tokenizer, assemble, cost, length - _NEW_TOKENS, least=0, most=most, what=what)
+    # Where all words fit, the length is not reached.
     if count == most:
         raise prose.too_short(what)
     return assemble(count)

@@ -72,6 +72,7 @@ def _gather_published(suite: DocumentSuite) -> list[Sample]:
 def _choose_presets(suite: DocumentSuite) -> list[tuple[str, str]]:
     """Returns the presets that are asked, with their data."""
     found = list[tuple[str, str]]()
+    # Without names, every preset is asked whose data were given.
     for task in suite.tasks or PRESETS:
         given = _data_of(task, suite)
         if given is not None:

@@ -37,6 +37,7 @@ _PASSAGES = (
     " the given passages. Only give me the answer and do not output any other words.\n\nQuestion:"
     " {input}\nAnswer:"
 )
+# The missing space is the benchmark's own: correcting it would change the figures.
 _BRIEF = (
     "Answer the question asconcisely as you can, using a single phrase if possible. Do not provide"
     " any explanation."

@@ -79,11 +79,14 @@ def generate(
         ContextError: A length is too small.
     """
     check(tasks, TASKS, "NIAH", samples)
+    # One depth alone has no step from the beginning to the end.
     if depths < 2 or not lengths:
         raise UsageError("A grid needs one length and two depths at least: name more of them.")
     # Read once: shorter lengths take its beginning.
     prose = read_prose(haystack, tokenizer, max(lengths))
 
+    # A generator of its own, so that the checks above run at the call and not at the first
+    # sample.
     def walk() -> Iterator[Sample]:
         for task in tasks:
             for length in lengths:
@@ -158,6 +161,7 @@ def _fill(
 ) -> Parts:
     """Returns the longest prompt within a budget of tokens."""
     most = len(prose.words) - 1
+    # The prompt begins the answer, so that a model without chat training completes it.
     after = f"\n\nQuestion: {needle.question}\nAnswer: {needle.prefix}"
 
     def assemble(count: int) -> Parts:

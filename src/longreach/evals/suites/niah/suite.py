@@ -57,6 +57,7 @@ class NeedleSuite(HaystackSuite):
             depths=self.depths,
             samples=self.samples or 1,
             seed=self.seed,
+            # Models have read the original needle since, so it is asked only by name.
             tasks=self.tasks or TASKS[:1],
             haystack=self.haystack,
         )

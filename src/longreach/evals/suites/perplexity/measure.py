@@ -92,6 +92,7 @@ def measure(
         progress = Progress(weights, say)
         for system, text in missing:
             for line in _read(system, text, spans):
+                # An interrupted reading may have left some lines of this text.
                 if not predictions.has(system.name, line["id"]):
                     predictions.add(line)
             progress.done(f"{system.name}, {text.name}")

@@ -83,12 +83,15 @@ def documents(
 
         def assemble(count: int) -> Parts:
             shown = order[:count]
+            # `fit` assembles the same count more than once, and has to see the same order each
+            # time.
             random.Random(f"{stream} order").shuffle(shown)
             return _parts(one.question, shown)
 
         fresh = []
         shown = []
         for text in order:
+            # Questions share most paragraphs, so the tokens of each are counted once.
             if text not in known:
                 fresh.append(text)
                 # A number of two digits stands for all.
@@ -104,6 +107,7 @@ def documents(
             most=len(order),
             what=what,
         )
+        # Where every paragraph fits, the length is not reached.
         if count == len(order):
             raise UsageError(
                 f"The {count} paragraphs of '{path}' do not fill {what}: give more or a smaller"

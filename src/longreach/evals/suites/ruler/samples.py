@@ -128,6 +128,7 @@ def _prepare(
         draw = variable_tracking(tokenizer, budget, what)
     else:
         draw = frequent_words(tokenizer, budget, what)
+    # Only the questions of a file are numbered; all other tasks need the stream alone.
     return lambda stream, index: draw(stream)
 
 
