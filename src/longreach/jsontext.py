@@ -14,6 +14,9 @@ from typing import Any
 MOST_LEVELS = 100
 _BIGGEST = 1 << 63
 
+JsonObject = dict[str, Any]
+"""An object of JSON: its values may be of any of JSON's kinds."""
+
 Kinds = Mapping[str, tuple[type, ...]]
 
 
@@ -66,7 +69,7 @@ def parse_json(
 
 def parse_object(
     text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns the object that a JSON text holds. Arguments and errors are those of `parse_json`."""
     value = parse_json(text, wide=wide, nan=nan)
     if not isinstance(value, dict):
@@ -89,7 +92,7 @@ def misfit(values: Any, kinds: Kinds) -> str | None:
     return None
 
 
-def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> JsonObject:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]

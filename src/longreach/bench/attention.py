@@ -23,6 +23,7 @@ from torch import Tensor
 from longreach.bench import dense
 from longreach.bench.attention_case import TRAIN, AttentionCase, count_work
 from longreach.bench.timing import Progress, Times, measure
+from longreach.jsontext import JsonObject
 from longreach.kernels.api import Retained, decode_attention, sparse_attention
 
 BASELINE = "sdpa"
@@ -82,7 +83,7 @@ DEFINITIONS = {
 Calls = dict[tuple[str, str], Callable[[], Any]]
 
 
-def run(case: AttentionCase, progress: Progress = lambda text: None) -> dict[str, Any]:
+def run(case: AttentionCase, progress: Progress = lambda text: None) -> JsonObject:
     """Measures one case.
 
     Args:
@@ -250,7 +251,7 @@ def _decode_calls(case: AttentionCase, names: Sequence[str]) -> Calls:
 
 def _results(
     case: AttentionCase, times: dict[str, Times], names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Returns the figures of each part and implementation, the backward pass among them."""
     parts = _parts(case)
     if case.what == "train":
@@ -267,7 +268,7 @@ def _results(
     return found
 
 
-def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> dict[str, Any]:
+def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> JsonObject:
     """Returns what one implementation did in one part; None for what was not measured."""
     mine = times.get(f"{name} {part}")
     done = count_work(case, part, dense=name == BASELINE)
@@ -288,7 +289,7 @@ def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times])
     return figures | _compare(case, part, name, times)
 
 
-def _compare(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> dict[str, Any]:
+def _compare(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> JsonObject:
     """Returns the speed-ups of one implementation; None where one of the two was not measured."""
     # Every row has the same keys, so that readers of a report need no special cases.
     compared: dict[str, Any] = dict.fromkeys(_SPEEDUPS)

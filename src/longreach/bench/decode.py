@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +12,12 @@ from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.steps import Steps, empty_cache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _WARM_UP = 3
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
@@ -44,7 +49,7 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-def filled_cache(model: Any, length: int, rows: int = 1) -> Any:
+def filled_cache(model: PreTrainedModel, length: int, rows: int = 1) -> Any:
     """Returns a cache in the state that reading `length` tokens leaves, with random contents.
 
     A real prompt would take minutes on a CPU, and its values do not change what a step costs.
@@ -84,7 +89,7 @@ def decode(
     compile: bool,
     notes: list[str],
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Returns the seconds and the traffic of a step after `length` tokens; see `DEFINITIONS`.
 
     Args:
@@ -136,7 +141,7 @@ def _decode(
     compile: bool,
     notes: list[str],
     progress: Progress,
-) -> dict[str, Any]:
+) -> JsonObject:
     if subject.device.type == "cuda":
         # Graphs take memory of their own, which the allocator's reserve could crowd out.
         torch.cuda.empty_cache()
@@ -180,7 +185,7 @@ def _decode(
 
 def _figures(
     subject: Subject, length: int, rows: int, name: str, steps: Steps, times: dict[str, Times]
-) -> dict[str, Any]:
+) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)
     chosen = ideal.full if name == "full" else ideal.hybrid

@@ -21,6 +21,7 @@ from torch import Tensor
 from longreach.bench.cases import FinetuneCase, check_source
 from longreach.bench.timing import Progress, Times, measure
 from longreach.compressors.autocompressor.compressor import AutoCompressor
+from longreach.jsontext import JsonObject
 from longreach.models.decoder import decoder_of, evaluating
 from longreach.models.hybrid.convert import lengthen
 from longreach.models.hybrid.sparse import pattern_of, plan_of
@@ -81,7 +82,7 @@ def run(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress = lambda text: None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns the times of steps on full texts, on vectors, and of compressing; see `DEFINITIONS`.
 
     Args:
@@ -193,7 +194,7 @@ def run(
     }
 
 
-def amortised(full: Times, ours: Times, once: Times) -> dict[str, Any]:
+def amortised(full: Times, ours: Times, once: Times) -> JsonObject:
     """Returns after how many epochs compressing has paid for itself, and what is gained by then.
 
     Both are medians over the rounds.
@@ -210,7 +211,7 @@ def amortised(full: Times, ours: Times, once: Times) -> dict[str, Any]:
     }
 
 
-def _figures(times: Times, rows: int) -> dict[str, Any]:
+def _figures(times: Times, rows: int) -> JsonObject:
     return {
         "seconds": times.median,
         "best_seconds": times.best,

@@ -12,11 +12,10 @@ from longreach.bench.prefill import prefill
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress
 from longreach.bench.train import train
+from longreach.jsontext import JsonObject
 
 
-def run(
-    case: ModelCase, subject: Subject, progress: Progress = lambda text: None
-) -> dict[str, Any]:
+def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: None) -> JsonObject:
     """Returns the figures of everything that the case names.
 
     `bench.prefill`, `bench.decode` and `bench.train` say what each part of the report holds.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.errors import MissingDependency, UsageError
+from longreach.jsontext import JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,7 @@ def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
                     yield Bar(f"{what}, {name}{variation(part)}", figures["speedup"], ideal)
 
 
-def list_parts(report: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
+def list_parts(report: Mapping[str, Any], what: str) -> list[JsonObject]:
     """Returns what `bench model` reports on one of the things it measures.
 
     Decoding may be there twice, with and without graphs; the others are there once, or not at all.

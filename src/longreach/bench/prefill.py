@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -12,7 +12,12 @@ from longreach.bench import dense
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.prefix import cache_bytes
+from longreach.jsontext import JsonObject
 from longreach.models.cached import cache_in
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FLEX = "hybrid-flex"
 _ATTENTION = "attention"
@@ -73,7 +78,7 @@ def prefill(
     flex: bool,
     notes: list[str],
     progress: Progress,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns the seconds, the work and the memory of reading prompts; see `DEFINITIONS`.
 
     Args:
@@ -89,7 +94,7 @@ def prefill(
     device = subject.device
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
-    def read(model: Any, options: dict[str, str]) -> Any:
+    def read(model: PreTrainedModel, options: dict[str, str]) -> Any:
         # A prompt is read for its cache and its next token; the logits of every position would
         # add work that no generation does.
         return cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1, **options))
@@ -166,7 +171,7 @@ def _figures(
     name: str,
     times: dict[str, Times],
     limits: Limits,
-) -> dict[str, Any]:
+) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid

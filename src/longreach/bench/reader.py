@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,10 +31,15 @@ from longreach.corpus.store import Corpus
 from longreach.engine.rows import read_prefix
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.decoder import decoder_of
 from longreach.reading.policy import Policy
 from longreach.reading.reader import Reader
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 QUESTIONS = (
     "What did the label on the bottle that Alice found say?",
@@ -48,8 +53,12 @@ _LEAST_TOKENS = 3072  # two segments of 1,536
 
 
 def run(
-    model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress = lambda text: None
-) -> dict[str, Any]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: Path,
+    repeats: int,
+    progress: Progress = lambda text: None,
+) -> JsonObject:
     """Measures all three.
 
     Args:
@@ -87,8 +96,12 @@ def run(
 
 
 def compression(
-    model: Any, tokenizer: Any, ids: Sequence[int], repeats: int, progress: Progress
-) -> dict[str, dict[str, Any]]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    repeats: int,
+    progress: Progress,
+) -> dict[str, JsonObject]:
     """Each compressor beside the bare decoder on the same tokens."""
     compressors = {
         "mean-pool 240": MeanPool(model, tokenizer),
@@ -136,14 +149,18 @@ def compression(
 
 
 @torch.no_grad()
-def _decode_all(model: Any, rows: Sequence[torch.Tensor]) -> None:
+def _decode_all(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> None:
     for row in rows:
         decoder_of(model)(input_ids=row, use_cache=False)
 
 
 def first_token(
-    model: Any, tokenizer: Any, text: Path, repeats: int, progress: Progress
-) -> dict[str, Any]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: Path,
+    repeats: int,
+    progress: Progress,
+) -> JsonObject:
     """Returns the seconds of `ask` to the first token beside a bare prefill of as many positions.
 
     Both with nothing read before, and with the context hot.
@@ -229,7 +246,7 @@ def start(repeats: int, progress: Progress) -> dict[str, float]:
     }
 
 
-def lines(report: dict[str, Any]) -> list[str]:
+def lines(report: JsonObject) -> list[str]:
     """The report for people, each goal with whether it was reached."""
     found = []
     for name, value in report["start_seconds"].items():

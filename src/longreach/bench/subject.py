@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from longreach.bench.cases import check_source
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.hybrid.convert import convert
 from longreach.models.hybrid.sparse import pattern_of, plan_of
 from longreach.models.untrained import random_llama
@@ -108,7 +109,7 @@ class Subject:
         ring = min(p.blocks(length), p.local_blocks)
         return (far + ring) * p.block_size
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """Returns what a report says of the two."""
         part = None
         if self.shape.layers < self.of_layers:

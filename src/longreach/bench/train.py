@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,8 +15,13 @@ from longreach.bench import dense
 from longreach.bench.prefill import drop_failing, variants
 from longreach.bench.subject import Subject
 from longreach.bench.timing import Progress, Times, measure
+from longreach.jsontext import JsonObject
 from longreach.models.loss import checkpointing, chunked_cross_entropy
 from longreach.planning.plan import Estimate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _CHUNK_TOKENS = 2048  # logits that exist at a time
 
@@ -46,7 +51,7 @@ def train(
     flex: bool,
     notes: list[str],
     progress: Progress,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns the seconds, the work and the memory of a step; see `DEFINITIONS`.
 
     Args:
@@ -64,7 +69,7 @@ def train(
     device = subject.device
     ids = torch.randint(subject.shape.vocab, (rows, length), device=device)
 
-    def step(model: Any, options: dict[str, str]) -> torch.Tensor:
+    def step(model: PreTrainedModel, options: dict[str, str]) -> torch.Tensor:
         # The decoder without its head: the logits of a long row would not fit, so the loss makes
         # them chunk by chunk.
         hidden = model.model(input_ids=ids, use_cache=False, **options).last_hidden_state
@@ -143,7 +148,7 @@ def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> i
 
 def _figures(
     subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]
-) -> dict[str, Any]:
+) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -27,6 +27,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.jsontext import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -346,13 +347,13 @@ def _place(device: str | None, dtype: str | None) -> "tuple[torch.device, torch.
     return place, dtype_of(dtype or usual)
 
 
-def _record(device: "torch.device", *packages: str) -> dict[str, Any]:
+def _record(device: "torch.device", *packages: str) -> JsonObject:
     from longreach.models.machine import record
 
     return record(sys.argv[1:], device, packages)
 
 
-def _finish(report: dict[str, Any], out: Path | None, plot: Path | None, as_json: bool) -> None:
+def _finish(report: JsonObject, out: Path | None, plot: Path | None, as_json: bool) -> None:
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if plot is not None:

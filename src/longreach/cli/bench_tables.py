@@ -1,11 +1,10 @@
 """What `longreach bench` prints for people: tables out of its reports."""
 
-from typing import Any
-
 from longreach.cli.output import say, table
+from longreach.jsontext import JsonObject
 
 
-def attention_table(report: dict[str, Any]) -> None:
+def attention_table(report: JsonObject) -> None:
     """Prints a row for each part and implementation, and the baseline."""
     header = (
         "part",
@@ -37,7 +36,7 @@ def attention_table(report: dict[str, Any]) -> None:
     say(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
 
 
-def model_table(report: dict[str, Any]) -> None:
+def model_table(report: JsonObject) -> None:
     """Prints a row for each part and model."""
     from longreach.bench.plot import list_parts, variation
 
@@ -66,7 +65,7 @@ def model_table(report: dict[str, Any]) -> None:
     table((*header, "speed-up", "ideal", "of ideal", "KV MiB", "peak GiB"), rows)
 
 
-def finetune_table(report: dict[str, Any]) -> None:
+def finetune_table(report: JsonObject) -> None:
     """Prints a row for each way to learn a document, one for compressing it, and the verdict."""
     header = (
         "what",

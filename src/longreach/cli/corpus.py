@@ -9,6 +9,7 @@ import typer
 
 from longreach.cli.output import JsonOption, StoreOption, emit, note, say, table
 from longreach.cli.study import print_scorecard
+from longreach.jsontext import JsonObject
 from longreach.wording import counted, printable
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def show(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = Js
         print_scorecard(card)
 
 
-def _describe_settings(settings: "Settings") -> dict[str, Any]:
+def _describe_settings(settings: "Settings") -> JsonObject:
     return {
         "model_ref": settings.model_ref,
         "compressor": settings.compressor,

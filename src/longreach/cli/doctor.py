@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, say
+from longreach.jsontext import JsonObject
 from longreach.tested import tested_versions
 from longreach.wording import counted
 
@@ -94,7 +95,7 @@ def doctor(
     _print_findings(found)
 
 
-def _print_findings(found: dict[str, Any]) -> None:
+def _print_findings(found: JsonObject) -> None:
     say(f"longreach {found['longreach']}, Python {found['python']}")
     say(f"packages   {_list_versions(found['packages'])}")
     say(f"tested     {_list_versions(found['tested'])}")
@@ -149,7 +150,7 @@ def _find_version(package: str) -> str | None:
         return None
 
 
-def _describe_folder(path: Path) -> dict[str, Any]:
+def _describe_folder(path: Path) -> JsonObject:
     """Returns whether a folder can be written to; one that does not exist yet, by its parent."""
     there = path.absolute()
     while not there.exists():

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from longreach.errors import UsageError, out_of_memory
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_device_name, check_dtype_name
 from longreach.wording import printable
 
@@ -63,7 +64,7 @@ JsonOption = typer.Option(
 )
 
 
-def emit(value: dict[str, Any]) -> None:
+def emit(value: JsonObject) -> None:
     """Prints the one JSON object of a command; nothing in it can steer a terminal."""
     text = json.dumps(value, ensure_ascii=False)
     if text != printable(text):

@@ -1,7 +1,6 @@
 """`longreach plan`: what a model at a length needs and could reach on given cards."""
 
 from dataclasses import asdict
-from typing import Any
 
 import typer
 
@@ -16,6 +15,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.jsontext import JsonObject
 
 
 def plan(
@@ -87,7 +87,7 @@ def plan(
     say(f"\nlimits: {limits}")
 
 
-def _format(name: str, values: dict[str, Any]) -> str:
+def _format(name: str, values: JsonObject) -> str:
     """Returns a figure in the unit that its name ends in."""
     value = values[name]
     if name.endswith("bytes"):

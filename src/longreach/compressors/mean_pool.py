@@ -1,7 +1,7 @@
 """Mean pooling: the baseline that every learned compressor has to beat (arXiv 2510.20797)."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,9 @@ from longreach.compressors.untrained import MEAN_POOL
 from longreach.errors import UsageError
 from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class MeanPool(Compressor):
@@ -30,8 +33,8 @@ class MeanPool(Compressor):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
         ratio: int = 30,
         *,
         segment_tokens: int = 240,

@@ -21,6 +21,8 @@ from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from longreach.compressors.base import Compressor
 
 __all__ = [
@@ -155,7 +157,9 @@ def default_compressor(model_ref: str) -> str:
     return shipped_for(model_ref) or _DEFAULT.name
 
 
-def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> "Compressor":
+def make_compressor(
+    ref: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **settings: Any
+) -> "Compressor":
     """Returns the compressor that a reference means.
 
     Args:
@@ -177,7 +181,11 @@ def make_compressor(ref: str, model: Any, tokenizer: Any, **settings: Any) -> "C
 
 
 def restore_compressor(
-    described: Mapping[str, Any], trained: str, model: Any, tokenizer: Any, fingerprint: str
+    described: Mapping[str, Any],
+    trained: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    fingerprint: str,
 ) -> "Compressor":
     """Returns the compressor that once described itself so.
 

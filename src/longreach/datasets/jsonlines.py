@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeGuard
 from longreach.corpus.documents.base import show_path
 from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.errors import DataError
-from longreach.jsontext import NotJson, parse_json
+from longreach.jsontext import JsonObject, NotJson, parse_json
 
 MOST_LINE_BYTES = 512 << 20  # as much as a document's file may hold
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -150,7 +150,7 @@ def _record(text: bytes, where: str) -> Record:
     return Record(where, value)
 
 
-def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+def _rows_of_columns(columns: Mapping[str, Any]) -> list[JsonObject] | None:
     """Returns an object of columns as rows; None where these are not lists of equal length."""
     if not all(isinstance(column, list) for column in columns.values()):
         return None

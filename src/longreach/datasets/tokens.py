@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from longreach.datasets.sources import Source
 from longreach.errors import DocumentError
-from longreach.jsontext import parse_object
+from longreach.jsontext import JsonObject, parse_object
 from longreach.models.fingerprint import tokenizer_digest
 from longreach.models.sharing import encode
 from longreach.wording import counted
@@ -218,7 +218,7 @@ def _batches(source: Source, skip: int, note: Callable[[str], None]) -> Iterator
         yield batch
 
 
-def _settle(path: Path, value: dict[str, Any], *files: BinaryIO) -> None:
+def _settle(path: Path, value: JsonObject, *files: BinaryIO) -> None:
     """Brings files to the disk, and then, at one stroke, says so in `path`."""
     for file in files:
         file.flush()

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from longreach.models.decoder import adapter_layers, only_adapter
 from longreach.models.sharing import exclusive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Span(NamedTuple):
@@ -28,14 +31,14 @@ class Span(NamedTuple):
     name: str
 
 
-def can_mix(model: Any, names: Sequence[str | None]) -> bool:
+def can_mix(model: PreTrainedModel, names: Sequence[str | None]) -> bool:
     """Whether the rows of one forward may have these adapters, each its own."""
     wanted = {name for name in names if name is not None}
     return all(_is_plain(layer, wanted) for layer in adapter_layers(model))
 
 
 @contextmanager
-def adapted(model: Any, names: Sequence[str | None]) -> Iterator[None]:
+def adapted(model: PreTrainedModel, names: Sequence[str | None]) -> Iterator[None]:
     """The model with these adapters on for one forward, under its lock.
 
     Args:

@@ -6,7 +6,7 @@ Everything here happens under the model's lock.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +16,9 @@ from longreach.engine.request import CANCELLED
 from longreach.engine.rows import Row
 from longreach.models.joined import JoinedSteps, can_join
 from longreach.models.steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Batch:
@@ -86,7 +89,7 @@ class Batch:
 
     # -- writing tokens
 
-    def write(self, model: Any) -> None:
+    def write(self, model: PreTrainedModel) -> None:
         """Takes a step of each row that writes: together where that can be."""
         rows = [row for row in self.rows if row.is_read]
         known = self._joined
@@ -107,7 +110,7 @@ class Batch:
         self._drop_ended()
 
     def _step_together(
-        self, model: Any, group: Sequence[Row], joined: JoinedSteps | None
+        self, model: PreTrainedModel, group: Sequence[Row], joined: JoinedSteps | None
     ) -> torch.Tensor:
         joined = joined or JoinedSteps(_steps_of(group))
         tokens: list[torch.Tensor] = []
@@ -119,7 +122,7 @@ class Batch:
         self._joined[tuple(group)] = joined
         return logits
 
-    def _groups(self, model: Any, rows: Sequence[Row]) -> list[list[Row]]:
+    def _groups(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[list[Row]]:
         """The rows that step together, those with one adapter side by side."""
         together = can_join(model)
         single: list[list[Row]] = []

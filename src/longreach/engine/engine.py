@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,10 @@ from longreach.engine.request import CANCELLED, Handle, Progress, Request
 from longreach.engine.rows import Row
 from longreach.errors import UsageError
 from longreach.models.sharing import exclusive, lock_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _IDLE_SECONDS = 2.0  # after which the thread ends; the next request starts another one
 # At the end of the process: how long a forward in progress may take, and its interruption.
@@ -46,7 +50,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         *,
         max_rows: int = 32,
         chunk_tokens: int = 512,
@@ -171,7 +175,7 @@ class Engine:
                 self._batch.read(self._alone_tokens if alone else self._chunk_tokens)
         return bool(self._batch.rows or self._waiting)
 
-    def _admit(self, model: Any) -> None:
+    def _admit(self, model: PreTrainedModel) -> None:
         while len(self._batch.rows) < self._max_rows:
             with self._changed:
                 if not self._waiting:
@@ -189,7 +193,7 @@ class Engine:
 class _Waiter:
     """Waits for answers of an engine, and keeps its model alive meanwhile."""
 
-    def __init__(self, engine: Engine, model: Any) -> None:
+    def __init__(self, engine: Engine, model: PreTrainedModel) -> None:
         self._engine, self._model = engine, model
 
     def wait(self, progress: Progress, given: int) -> None:
@@ -204,7 +208,7 @@ class _Waiter:
 
 
 @contextmanager
-def _on_device(model: Any) -> Iterator[None]:
+def _on_device(model: PreTrainedModel) -> Iterator[None]:
     """Kernels start on the current GPU, which each thread chooses for itself."""
     if model.device.type != "cuda":
         yield
@@ -218,7 +222,7 @@ _running: weakref.WeakSet[Engine] = weakref.WeakSet()
 _guard = threading.Lock()
 
 
-def engine_of(model: Any) -> Engine:
+def engine_of(model: PreTrainedModel) -> Engine:
     """Returns the engine of a model that all who ask share; a closed one is replaced."""
     with _guard:
         engine = _engines.get(model)

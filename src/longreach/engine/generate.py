@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,9 +10,12 @@ from longreach.engine.engine import engine_of
 from longreach.engine.request import Handle, Request, Written
 from longreach.engine.sampling import Sampling
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def write_all(
-    model: Any,
+    model: "PreTrainedModel",
     prompts: Sequence[torch.Tensor],
     stops: frozenset[int],
     sampling: Sampling,

@@ -8,9 +8,13 @@ a cut is not merged. For such tokenizers a prompt is one text; all others take p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.models.sharing import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _MARK = "\u2581"  # SentencePiece's blank
 # Stands before a text, so that it does not begin one; checked to stay a token, or tokens, of its
@@ -36,7 +40,7 @@ class PromptText:
         joins: Whether parts have to be joined before they are cut.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         described = "" if backend is None else f"{backend.normalizer} {backend.pre_tokenizer}"

@@ -6,7 +6,7 @@ Shapes: T positions of a prompt, d hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,9 +19,12 @@ from longreach.models.sharing import exclusive
 from longreach.models.steps import Steps, empty_cache, require_read
 from longreach.models.switching import SwitchingSteps, may_switch, steps_for
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @torch.no_grad()
-def read_prefix(model: Any, embeds: torch.Tensor, cache: Any = None) -> Any:
+def read_prefix(model: PreTrainedModel, embeds: torch.Tensor, cache: Any = None) -> Any:
     """Reads embeddings [T, d] after `cache`, and returns the KV cache that holds both.
 
     That is `cache` itself, extended.
@@ -50,7 +53,7 @@ class Row:
         progress: Where its tokens go.
     """
 
-    def __init__(self, model: Any, request: Request, progress: Progress) -> None:
+    def __init__(self, model: PreTrainedModel, request: Request, progress: Progress) -> None:
         self.model, self.request, self.progress = model, request, progress
         self.alone = False  # whether it failed in company, and takes its steps by itself
         self.token: torch.Tensor | None = None  # [1], the newest one, not yet read

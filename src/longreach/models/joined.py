@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ from longreach.models.steps import Steps, require_read
 from longreach.models.switching import switch_of
 from longreach.pattern import AttentionPattern
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 # What the attention below replaces, and its name among transformers' attention implementations.
 NAMES = {
     "sdpa": "longreach_rows",
@@ -46,7 +50,7 @@ _FAMILIES = frozenset({*FAMILY_NAMES, "gemma", "gemma2", "gemma3_text"})
 _RECORD_AFTER = 8
 
 
-def can_join(model: Any) -> bool:
+def can_join(model: PreTrainedModel) -> bool:
     """Whether rows of a model can step together; rows of all others step one by one."""
     kind = model.config.model_type.removeprefix(PREFIX)
     known = kind in _FAMILIES and model.config._attn_implementation in NAMES
@@ -134,7 +138,7 @@ class JoinedSteps:
 
 
 @contextmanager
-def _row_attention(model: Any) -> Iterator[None]:
+def _row_attention(model: PreTrainedModel) -> Iterator[None]:
     """Full layers attend row by row; to be entered under the model's lock."""
     config = model.config
     usual = config._attn_implementation

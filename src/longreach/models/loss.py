@@ -8,7 +8,7 @@ Shapes: B rows, T positions, d hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from longreach.errors import ModelError, UsageError
 from longreach.models.decoder import decoder_of, evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 # The label of positions that do not count, as everywhere in torch and transformers.
 IGNORED = -100
@@ -34,7 +38,7 @@ class Likeliest(NamedTuple):
 
 
 @torch.no_grad()
-def softcap_of(model: Any) -> float | None:
+def softcap_of(model: PreTrainedModel) -> float | None:
     """Returns what a model's logits are capped at (Gemma 2), for the losses below.
 
     Returns:
@@ -184,7 +188,7 @@ def chunked_divergence(
     return total / len(rows)
 
 
-def checkpointing(model: Any, on: bool) -> None:
+def checkpointing(model: PreTrainedModel, on: bool) -> None:
     """Turns gradient checkpointing on or off: backward computes each layer a second time."""
     # What newer releases of transformers 5 call it; the old name goes in 6.
     new = "activation_checkpointing"

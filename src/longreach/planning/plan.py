@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 
@@ -285,7 +286,7 @@ def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple
     return ways[best], best
 
 
-def _look_up(file: str, name: str, what: str) -> dict[str, Any]:
+def _look_up(file: str, name: str, what: str) -> JsonObject:
     known = json.loads((_HERE / file).read_text(encoding="utf-8"))
     if name not in known:
         raise UsageError(f"There is no {what} called {name!r}; choose one of {', '.join(known)}.")

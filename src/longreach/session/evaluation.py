@@ -1,12 +1,13 @@
 """What a suite asks of an open corpus."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.errors import UsageError
 from longreach.evals.run.subject import RunOptions, Subject
 from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.suite import DocumentSuite
+from longreach.jsontext import JsonObject
 from longreach.training.common.run import refuse_foreign
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def evaluate_corpus(
     session: "Session", suite: Suite, systems: Sequence[str], options: RunOptions
-) -> dict[str, Any]:
+) -> JsonObject:
     """Asks the model of a session, about the documents of its corpus; see `Session.evaluate`."""
     refuse_foreign(options.out)
     suite.check_systems(systems)

@@ -5,10 +5,11 @@ Imports no torch.
 
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.corpus.store import Corpus
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class OpenCorpus:
         *,
         model: str | None,
         compressor: str | None,
-        settings: dict[str, Any],
+        settings: JsonObject,
         create: bool,
         adapter: Path | None,
         policy: Policy | None,

@@ -14,6 +14,7 @@ from longreach.corpus.schema import AddReport, DocumentInfo, check_name
 from longreach.corpus.search.retrieval import Passage
 from longreach.corpus.store import Corpus
 from longreach.engine.sampling import Sampling
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_device_name, check_dtype_name
 from longreach.reading.policy import Policy
 from longreach.session.loading import OpenCorpus
@@ -232,7 +233,7 @@ class Session(OpenCorpus):
         batch_size: int = 1,
         beyond_window: bool = False,
         say: Callable[[str], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Asks questions in several ways of answering and scores the answers; resumes a run.
 
         Args:

@@ -1,11 +1,12 @@
 """The life of one study: questions, training, the gate, the scorecard."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
 from longreach.evals.gate.gate import gate
+from longreach.jsontext import JsonObject
 from longreach.models.decoder import window_of
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.reader import Reader
@@ -35,7 +36,7 @@ class StudyResult(NamedTuple):
     scorecard: Scorecard
     dropped: dict[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Returns the same as plain values for JSON."""
         training = None
         if self.training is not None:

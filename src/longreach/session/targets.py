@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from longreach.compressors.registry import default_compressor, make_compressor
 from longreach.corpus.place import store_folder
@@ -11,6 +10,7 @@ from longreach.errors import UsageError
 from longreach.evals.run.opening import open_model
 from longreach.evals.run.subject import RunOptions, Subject
 from longreach.evals.suites.docqa.suite import DocumentSuite
+from longreach.jsontext import JsonObject
 from longreach.session.evaluation import evaluate_corpus
 from longreach.session.session import open
 
@@ -24,7 +24,7 @@ def evaluate_documents(
     store: Path | None,
     dtype: str | None,
     device: str | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Asks about documents: those of a corpus, or others that a model reads for the first time.
 
     Args:

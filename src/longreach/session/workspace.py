@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.compressors.adapters import base_model
 from longreach.compressors.registry import (
@@ -27,6 +27,9 @@ from longreach.models.loading.load import load, load_named
 from longreach.models.loading.origin import stable_reference
 from longreach.models.loading.places import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -41,8 +44,8 @@ class Workspace:
     """
 
     corpus: Corpus
-    model: Any
-    tokenizer: Any
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     changed: bool = False
 
 
@@ -225,7 +228,7 @@ def trained_reference(compressor_ref: str | None) -> str | None:
     return compressor_ref
 
 
-def dtype_of(model: Any) -> str:
+def dtype_of(model: "PreTrainedModel") -> str:
     """Returns the dtype of a model as a corpus names it, such as "float32"."""
     return str(model.dtype).removeprefix("torch.")
 

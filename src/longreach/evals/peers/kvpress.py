@@ -14,12 +14,13 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.errors import MissingDependency, ModelError, UsageError
 from longreach.evals.run.sample import Prediction, Sample
 from longreach.evals.systems.models import ModelSystem, TooLong
 from longreach.evals.systems.names import KVPRESS
+from longreach.jsontext import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,7 +110,7 @@ class KvpressSystem(ModelSystem):
                 f"There is no press '{self._press}': use one of {', '.join(reply['unknown'])}."
             )
 
-    def _ask(self, value: Mapping[str, object]) -> dict[str, Any]:
+    def _ask(self, value: Mapping[str, object]) -> JsonObject:
         """Sends one line of JSON and waits for one."""
         assert self._process and self._process.stdin and self._process.stdout
         try:

@@ -8,7 +8,10 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def main(asked: TextIO, said: TextIO) -> None:
@@ -41,7 +44,12 @@ def main(asked: TextIO, said: TextIO) -> None:
             _say(said, _answer(json.loads(line), model, tokenizer, made))
 
 
-def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> dict[str, Any]:
+def _answer(
+    sample: dict[str, Any],
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    press: Any,
+) -> dict[str, Any]:
     """Reads and compresses the context, then reads the question and writes greedy tokens."""
     import torch
     from transformers import DynamicCache
@@ -86,13 +94,13 @@ def _answer(sample: dict[str, Any], model: Any, tokenizer: Any, press: Any) -> d
     }
 
 
-def _encode(tokenizer: Any, text: str, device: Any) -> Any:
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, device: Any) -> Any:
     """Returns the token ids of a text, [1, T]."""
     encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     return encoded["input_ids"].to(device)
 
 
-def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+def _stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     stops = model.generation_config.eos_token_id
     if not isinstance(stops, list):
         stops = [stops]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -50,6 +50,10 @@ from longreach.training.pretrain.trainer import (
     load_compressor,
 )
 from longreach.wording import say_on_stderr
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 # May differ when a run is resumed.
 _FREE = ("steps", "save_every", "log_every", "checkpointing", "report_to")
@@ -217,7 +221,7 @@ class _Learned(NamedTuple):
 
 def _subject(
     base: Any,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     recipe: Recipe,
     data: Sequence[str | Path | Document],
     args: transformers.TrainingArguments,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from longreach.errors import UsageError
 from longreach.models.loading.places import cache_folder
 from longreach.models.sharing import encode
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -72,7 +75,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def make(
         cls,
         given: Sequence[str | Path | Document],
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         length: int,
         *,
         cache: Path | None = None,

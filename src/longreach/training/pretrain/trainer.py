@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -20,6 +20,9 @@ from longreach.jsontext import parse_object
 from longreach.training.common.checkpoints import explain_unreadable
 from longreach.training.common.progress import Progress
 from longreach.training.common.trainer import RunTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load_compressor(objective: CompressorObjective, folder: Path) -> None:
@@ -107,7 +110,10 @@ class CompressorTrainer(RunTrainer):
         return self.optimizer
 
     def learn(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         """Runs forward and backward of all calls of a batch; returns their mean loss."""
         model.train()

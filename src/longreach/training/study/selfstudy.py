@@ -31,6 +31,8 @@ from longreach.training.study.junk import REPEATED, fault_of_answer, fault_of_qu
 from longreach.wording import counted
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from longreach.corpus.reading import CorpusReading
     from longreach.corpus.schema import PassageInfo
 
@@ -98,7 +100,14 @@ class OwnModel:
         batch_size: Requests written together.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, *, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        *,
+        batch_size: int = 8,
+    ) -> None:
         self.name = name
         self._model = model
         self._tokenizer = tokenizer

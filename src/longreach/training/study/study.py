@@ -46,6 +46,8 @@ from longreach.training.study.trainer import ADAPTER_NAME, StudyObjective, Study
 from longreach.wording import say_on_stderr
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from longreach.corpus.store import Corpus
 
 _LEFT_FOR_ANSWERS = 128  # positions of the window, at least
@@ -77,8 +79,8 @@ class StudyReport(NamedTuple):
 
 def study(
     corpus: Corpus,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     settings: StudySettings | None = None,
     *,
@@ -175,8 +177,8 @@ def _digest(adapter: Path) -> str:
 
 def _train(
     corpus: Corpus,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     settings: StudySettings,
     out: Path,
@@ -259,7 +261,9 @@ def _start(corpus: Corpus) -> Path | None:
 
 
 @contextmanager
-def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterator[StudyObjective]:
+def _adapted(
+    model: PreTrainedModel, settings: StudySettings, start: Path | None
+) -> Iterator[StudyObjective]:
     """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is
     as it was."""
     with exclusive(model):
@@ -289,7 +293,7 @@ def _adapted(model: Any, settings: StudySettings, start: Path | None) -> Iterato
                 parameter.requires_grad_(False)
 
 
-def _take_off(adapted: Any, model: Any) -> None:
+def _take_off(adapted: Any, model: PreTrainedModel) -> None:
     """Takes the trained adapter off the model; those of readers stay, switched off as they were."""
     if set(model.peft_config) > {ADAPTER_NAME}:
         with warnings.catch_warnings():

@@ -20,6 +20,7 @@ from longreach.evals.suites.records import (
     json_items,
     json_lines,
 )
+from longreach.jsontext import JsonObject
 
 
 class WikiPage(NamedTuple):
@@ -136,7 +137,7 @@ def _read_pages(item: Record) -> list[WikiPage]:
     return found
 
 
-def _pair_columns(context: dict[str, Any]) -> list[tuple[Any, Any]]:
+def _pair_columns(context: JsonObject) -> list[tuple[Any, Any]]:
     """Returns the pages of a row of the Hub, which keeps titles apart from sentences."""
     titles = context.get("title") or []
     sentences = context.get("sentences") or []

@@ -11,11 +11,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice, starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
-from longreach.jsontext import parse_json
+from longreach.jsontext import JsonObject, parse_json
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def read_paragraphs(path: Path) -> list[Paragraphs]:
     return found
 
 
-def _squad(articles: list[dict[str, Any]]) -> Iterator[Paragraphs]:
+def _squad(articles: list[JsonObject]) -> Iterator[Paragraphs]:
     for article in articles:
         texts = list(dict.fromkeys(paragraph["context"] for paragraph in article["paragraphs"]))
         for paragraph in article["paragraphs"]:
@@ -188,7 +188,7 @@ def _squad(articles: list[dict[str, Any]]) -> Iterator[Paragraphs]:
                     yield Paragraphs(asked["question"], answers, [own], related)
 
 
-def _hotpotqa(items: list[dict[str, Any]]) -> Iterator[Paragraphs]:
+def _hotpotqa(items: list[JsonObject]) -> Iterator[Paragraphs]:
     for item in items:
         if "context" in item:
             pages = item["context"]
