@@ -68,6 +68,7 @@ def _options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     if arguments is None:
+        # Only on the real command line: a caller in Python keeps its process.
         _take_utf8()
         arguments = sys.argv[1:]
     as_json = "--json" in arguments
@@ -113,6 +114,7 @@ def _quieten_libraries() -> None:
     Whoever asks for warnings (`python -W`, $LONGREACH_DEBUG) or sets these variables gets them.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # In a file or a pipe every movement of a bar would be another line.
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -184,6 +186,7 @@ def _run(arguments: list[str], as_json: bool) -> None:
 def _wrong_call(error: Exception, as_json: bool) -> NoReturn:
     """Ends a command that was called with options or arguments it does not have."""
     context = getattr(error, "ctx", None)
+    # A group that is called alone shows its help, and is a wrong call all the same.
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         typer.echo(context.get_help(), err=True)
         sys.exit(2)

@@ -82,6 +82,7 @@ def ask(
 
     if not question.strip():
         raise UsageError("The question is empty: ask one.")
+    # A negative number passes here, because `Policy` refuses it in a sentence of its own.
     if raw is not None and raw != "document" and not raw.removeprefix("-").isdecimal():
         raise UsageError(f"--raw is '{raw}'; give a number of passages, or document.")
     changes: dict[str, Any] = {}
@@ -104,10 +105,12 @@ def ask(
             # Before a model is loaded for a document that is not there.
             document = session.corpus.resolve(document)
         policy = asked_for
+        # No way of reading is named, so the measured one is taken, within the budget given.
         if changes.keys() <= {"budget"}:
             best = session.reader.policy
             policy = replace(best, budget=budget or best.budget)
         stream = session.stream(question, document=document, policy=policy, sampling=sampling)
+        # Read to the end with --json too: the answer exists only then.
         for piece in stream:
             if not as_json:
                 say(piece, end="")

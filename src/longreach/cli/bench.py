@@ -118,6 +118,7 @@ def attention(
             dtype=kind,
             device=place,
         )
+        # Figures mean little without the machine and the versions that they were made with.
         report = _record(place) | {"source": shape} | run(case, note)
     _finish(report, out, plot, as_json)
     if not as_json:
@@ -286,6 +287,7 @@ def reader(
 
     Example: longreach bench reader --out reader.json
     """
+    # The sentence then reads: lower --model to a smaller one.
     with memory_said("--model to a smaller one", as_json):
         _check_files(out, None)
 
@@ -343,6 +345,7 @@ def _place(device: str | None, dtype: str | None) -> "tuple[torch.device, torch.
     name = device or default_device()
     check_device(name)
     place = torch.device(name)
+    # Many CPUs only emulate bfloat16, and nobody would choose it there.
     usual = "bfloat16" if place.type == "cuda" else "float32"
     return place, dtype_of(dtype or usual)
 
@@ -354,6 +357,7 @@ def _record(device: "torch.device", *packages: str) -> JsonObject:
 
 
 def _finish(report: JsonObject, out: Path | None, plot: Path | None, as_json: bool) -> None:
+    # Files come before stdout: a closed pipe must not cost what took minutes to measure.
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if plot is not None:

@@ -55,6 +55,7 @@ def model_table(report: JsonObject) -> None:
                         _number(one.get("flops_per_second"), 3, 1e-12),
                         _number(one.get("bytes_per_second"), 2, 1e-9),
                         _number(one.get("speedup"), 2),
+                        # The baseline has no speed-up, and so no ideal one either.
                         _number(ideal, 2) if "speedup" in one else "",
                         _number(other, 2),
                         _number(one.get("kv_allocated_bytes"), 1, 2**-20),
@@ -97,6 +98,7 @@ def finetune_table(report: JsonObject) -> None:
     speedup = report["variants"]["vectors"]["speedup"]
     verdict = "reached" if speedup >= report["goal"] else "MISSED"
     once = report["compression"]
+    # Stays where compressing takes more time than learning from vectors saves.
     paid = "never pays"
     if once["epochs_to_pay"] is not None:
         paid = f"pays after {once['epochs_to_pay']:.2f} epochs"

@@ -66,6 +66,7 @@ def convert(
     from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, check_rope
     from longreach.pattern import AttentionPattern
 
+    # Checked first, because loading a model may take minutes.
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"'{out}' exists already: give a folder that does not exist yet, or an empty one."
@@ -92,7 +93,9 @@ def convert(
     from longreach.models.loading.load import load
     from longreach.models.loading.quiet import quiet
 
+    # Nothing is computed with the weights, so they need not go to a GPU.
     loaded, tokenizer = load(model, device="cpu", dtype=dtype)
+    # Single values then change the model's own pattern, not the preset's.
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
         base = pattern_of(loaded.config)
     hybrid = convert_model(loaded, pattern_from(base, **changes), layers, max_length, rope=new_base)

@@ -77,6 +77,7 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
         try:
             documents = Corpus.open(folder, name).documents()
         except CorpusError as error:
+            # One damaged corpus must not hide the others.
             note(f"longreach: {error}")
             rows.append({"corpus": name, "error": str(error)})
             continue
@@ -87,6 +88,7 @@ def list_corpora(store: Path | None = StoreOption, as_json: bool = JsonOption) -
         keys = ("corpus", "documents", "passages", "tokens", "vectors")
         cells = []
         for row in rows:
+            # A damaged corpus has a name but no figures.
             cells.append([row.get(key, "damaged") for key in keys])
         table(keys, cells)
     else:
@@ -152,6 +154,7 @@ def _print_settings(name: str, settings: "Settings") -> None:
     options = dict(settings.compressor)
     method = options.pop("method")
     values = ", ".join(f"{key} {value}" for key, value in options.items())
+    # The reference may come from another machine, and must not control the terminal.
     model = printable(settings.model_ref) or "?"
     say(f"{name}: model {model}, compressor {method} ({values})")
     say(
@@ -189,7 +192,9 @@ def remove(
             " back."
         )
     else:
+        # A corpus that cannot be opened any more can still be deleted.
         corpus = _open_damaged(store, name)
+        # A script has nobody to answer, and would wait for ever.
         may_ask = sys.stdin.isatty() and not as_json
         if not (yes or (may_ask and typer.confirm(f"Delete the whole corpus '{name}'?", err=True))):
             raise UsageError(f"The corpus '{name}' was not deleted: confirm with --yes.")
@@ -220,8 +225,10 @@ def verify(name: str = _NAME, store: Path | None = StoreOption, as_json: bool = 
             f"{name}: {counted(report.documents, 'document')},"
             f" {counted(report.passages, 'passage')}, {counted(report.files, 'file')}: all intact."
         )
+    # On stderr, where they do not mix with the JSON object.
     for problem in report.problems:
         note(problem)
+    # Scripts tell damage by the exit code, once all problems are listed.
     if not report.ok:
         raise typer.Exit(1)
 
@@ -258,6 +265,7 @@ def versions(
     if as_json:
         listed = []
         for version in found:
+            # JSON has no type for a point in time.
             listed.append(version._asdict() | {"timestamp": version.timestamp.isoformat()})
         emit({"corpus": name, "versions": listed})
     else:

@@ -51,6 +51,7 @@ def doctor(
         installed[name] = _find_version(name)
         tested[name] = tested_versions().get(name)
         if installed[name] is None:
+            # The constraints name the versions that tests were run with.
             command = f"pip install -c constraints.txt {name}"
             missing.append({"what": f"the package {name}", "command": command})
     optional = {
@@ -60,9 +61,11 @@ def doctor(
         "lm-evaluation-harness": (("lm_eval",), HARNESS_INSTALL),
     }
     for what, (modules, command) in optional.items():
+        # Looked for, not imported: some of them take seconds.
         if not all(util.find_spec(module) for module in modules):
             missing.append({"what": f"{what} (optional)", "command": command})
     folder = store_folder(store)
+    # Asked without torch, which takes seconds to import and may be what is broken.
     gpus = gpu_names()
     chosen = device or "cpu"
     if device is None and gpus:
@@ -78,6 +81,7 @@ def doctor(
             "name": chosen,
             "gpu": gpus[0] if gpus else None,
             "cores": os.cpu_count(),
+            # What torch would use, told without importing it.
             "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
             "memory_bytes": psutil.virtual_memory().total,
         },

@@ -117,6 +117,7 @@ def make_command(suite: "type[Suite]") -> Any:
     text = suite.summary
     if suite.example:
         text += f"\n\nExample: longreach eval {suite.example}"
+    # An application of its own, because typer makes commands of functions only inside of one.
     made = typer.Typer(add_completion=False, rich_markup_mode=None)
     made.command(suite.name, cls=SuiteCommand, help=text)(run)
     return typer.main.get_command(made)
@@ -187,6 +188,7 @@ def run_suite(
     # All of this before a model is loaded for nothing.
     refuse_foreign(out)
     asked = suite.from_words(words)
+    # The hidden --readers is the earlier name of --systems.
     names = split_names("systems", systems or readers or "")
     suite.check_systems(names)
     options = RunOptions(

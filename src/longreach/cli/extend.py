@@ -137,6 +137,7 @@ def extend(
         report_to=tuple(report_to),
         seed=seed,
     )
+    # Any of these options asks for a conversion; without one the model stays what it is.
     converting = bool(pattern or full_layers or given(shape))
     chosen = pattern_from(pattern or "sink-window", **shape)
     layers = layers_from(full_layers or "middle-third")
@@ -166,11 +167,13 @@ def extend(
         f"{out}: {counted(report['steps'], 'step')}, {counted(report['tokens'], 'token')}, "
         f"loss {loss['first']:.3f} to {loss['last']:.3f}"
     )
+    # Empty where no document was held out.
     if perplexity:
         said += (
             f", held-out perplexity {perplexity['before']['all']:.2f} to"
             f" {perplexity['after']['all']:.2f}"
         )
+    # On a CPU it is not measured.
     if report["peak_memory_bytes"]:
         said += f", {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
     say(said + ".")

@@ -117,8 +117,10 @@ def ingest(
     from longreach.errors import UsageError
     from longreach.session import open as open_session
 
+    # An empty path would mean the current folder, as where a shell variable is not set.
     if not all(path.strip() for path in paths):
         raise UsageError("A PATH is empty: name a file or a folder ('.' is the current one).")
+    # Options are checked before torch is imported, so that a typo is refused at once.
     check_name(corpus)
     settings: dict[str, Any] = dict(given_options(context))
     if compressor is not None:
@@ -181,6 +183,7 @@ def ingest(
         note(_said_of_kinds(report.unread))
     for item in report.skipped:
         note(f"skipped: {item.reason}")
+    # What could be read is in the corpus; the exit code says that not everything could.
     if report.skipped:
         raise typer.Exit(1)
 

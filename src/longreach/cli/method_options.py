@@ -33,6 +33,7 @@ class MethodCommand(TyperCommand):
         place = names.index(self.after) + 1
         generated = []
         for merged in merge_options(self.owners()):
+            # An option that the command has itself must not be there twice.
             if merged.option.name not in names:
                 generated.append(_parameter(merged))
         return [*params[:place], *generated, *params[place:]]
@@ -48,6 +49,7 @@ def _parameter(merged: MergedOption) -> Any:
     option = merged.option
 
     def store(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+        # Under resilient parsing words are completed, and none may be refused.
         if value is not None and not context.resilient_parsing:
             option.check(value)
             context.meta.setdefault(_GIVEN, {})[option.name] = value

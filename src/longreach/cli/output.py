@@ -92,6 +92,7 @@ def fail(text: str, kind: str, as_json: bool, code: int) -> NoReturn:
     """Ends the command with one sentence."""
     if as_json:
         emit({"error": text, "type": kind})
+    # With --json too: programs read stdout, and people stderr.
     note(f"longreach: {text}")
     sys.exit(code)
 
@@ -130,4 +131,5 @@ def _format_cell(cell: object) -> str:
 
 
 def _is_number(cell: str) -> bool:
+    # Separators, points and signs are part of the numbers that are printed here.
     return cell.replace(",", "").replace(".", "").replace("-", "").isdigit()

@@ -77,12 +77,14 @@ def plan(
         emit({**asked, "full": full, "hybrid": hybrid, **gains})
         return
     for values in (full, hybrid):
+        # The number of cards and the recipe that takes them share one cell of the table.
         for use in ("serving", "training", "lora"):
             values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
     lines = []
     for name in full:
         lines.append((name.replace("_", " "), _format(name, full), _format(name, hybrid)))
     table(("", "full", "hybrid"), lines)
+    # Limits, because these are times at the cards' peak, which nobody reaches.
     limits = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items())
     say(f"\nlimits: {limits}")
 
@@ -94,6 +96,7 @@ def _format(name: str, values: JsonObject) -> str:
         return f"{value / 2**30:,.1f} GiB"
     if name.endswith("flops"):
         return f"{value / 1e12:,.1f} TFLOP"
+    # Not at the end alone: decode_seconds_per_token has its unit in the middle.
     if "seconds" in name:
         return f"{value:,.4g} s"
     return str(value)

@@ -86,11 +86,13 @@ def pretrain(
     from longreach.training.common.trackers import check_trackers
     from longreach.training.pretrain.schedule import Schedule
 
+    # The classes that hold the settings check them, before torch is imported and data are read.
     recipe = find_trained(method).make_recipe(
         given_options(context),
         lora_targets=lora_targets,
         lora_dropout=lora_dropout,
         lora_rank=lora_rank,
+        # No option can have the value of another one as its default.
         lora_alpha=lora_rank if lora_alpha is None else lora_alpha,
     )
     schedule = Schedule(

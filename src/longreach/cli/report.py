@@ -36,6 +36,7 @@ def report(
     from longreach.evals.report.report import figures
     from longreach.evals.report.runs import read_run
 
+    # Checked before any run is read, because reading many takes a while.
     check_targets(runs, out, markdown)
     found = figures(list(map(read_run, runs)), labels or ())
     out.write_text(page(found), encoding="utf-8")
@@ -63,6 +64,7 @@ def check_targets(runs: Iterable[Path], out: Path, markdown: Path | None) -> Non
     taken = set()
     for run in runs:
         for name in FILES:
+            # Resolved, because a link or another spelling may lead to the same file.
             taken.add((run / name).resolve())
     for path in (out, markdown):
         if path is None:

@@ -110,6 +110,7 @@ def study(
     from longreach.training.study.questions import StudyQuestions
     from longreach.training.study.settings import StudySettings
 
+    # The hidden --batch of earlier releases counts the questions of a whole step.
     batch_size = options.check_batch(batch, accumulate, batch_size)
     settings = StudySettings(
         loss=loss,  # type: ignore[arg-type]  # checked there
@@ -132,9 +133,11 @@ def study(
             raise UsageError(
                 "--undo trains nothing: omit --questions, --evaluation, --teacher and --gate-only."
             )
+        # No model is named here, because taking a study back loads none.
         with open_session(corpus, store) as session:
             _print_undone(corpus, session.undo_study(), as_json)
         return
+    # A tracker that is missing is found now, not after the questions were made.
     check_trackers(settings.report_to)
     sources = StudyQuestions(
         learned=questions,
@@ -149,6 +152,7 @@ def study(
     if as_json:
         emit({"corpus": corpus, **result.to_dict()})
         return
+    # With --gate-only nothing was trained.
     if result.training:
         _print_training(corpus, result.training)
     print_scorecard(result.scorecard)

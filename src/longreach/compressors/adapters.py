@@ -46,6 +46,7 @@ def write_lora(
     weights = dict(get_peft_model_state_dict(adapted))
     for name, tensor in beside.items():
         weights[_key(name)] = tensor
+    # safetensors takes only tensors whose numbers lie one behind the other.
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(kept, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     adapted.peft_config["default"].save_pretrained(str(folder))
@@ -136,6 +137,7 @@ def base_model(folder: Path) -> str:
     Raises:
         ModelError: it does not say.
     """
+    # The folder holds the whole model, as in the published layout.
     if (folder / "config.json").is_file():
         return str(folder)
     named = settings_of(folder).get("model")

@@ -42,6 +42,7 @@ def rarity(rows: Iterable[Sequence[int]], vocabulary: int) -> Tensor:
     count = torch.zeros(vocabulary)
     for row in rows:
         count += torch.bincount(torch.as_tensor(row, dtype=torch.long), minlength=vocabulary)
+    # A token that never comes is weighted as one that comes once.
     weight = (count.sum() / count.clamp(min=1)).log()
     return weight / ((weight * count).sum() / count.sum()).clamp(min=1e-6)
 
@@ -106,6 +107,7 @@ class AnswerObjective(CompressorObjective):
         config = self.model.config.get_text_config()
         sliding = getattr(config, "sliding_window", None)
         windows = sliding or getattr(config, "sparse_attention", None)
+        # A sliding window or a sparse pattern brings a mask of its own, which ours would replace.
         self._branching = config._attn_implementation in _MASKED and not windows
         self._length = length_of_embeddings(self.model)  # once: they are frozen, and many
 
@@ -255,9 +257,11 @@ class AnswerObjective(CompressorObjective):
                 # What comes before the question is the same for all questions about a text.
                 if not ends:
                     contexts.append(prompt.embeds[:shared])
+                # The last token of an answer is predicted, and nothing behind it reads it.
                 ends.append(torch.cat([prompt.embeds[shared:], embed(ids[:-1])]))
                 answers.append(ids)
             tails.append(ends)
+        # Where attention takes any mask, a text is read once for all questions about it.
         if self._branching:
             states = self._branches(contexts, tails)
         else:
@@ -291,6 +295,7 @@ class AnswerObjective(CompressorObjective):
             for number, tail in enumerate(ends, 1):
                 place = slice(end, end + len(tail))
                 branch[row, place] = number
+                # Each tail stands right behind the context, as if the other tails were not there.
                 positions[row, place] = torch.arange(len(tail), device=device) + len(context)
                 end += len(tail)
         # A position sees its own branch and the context, branch 0, as far as they lie before it.
@@ -308,6 +313,7 @@ class AnswerObjective(CompressorObjective):
         found: list[Tensor] = []
         for state, context, ends in zip(states, contexts, tails, strict=True):
             lengths = [len(context), *map(len, ends)]
+            # The context predicts nothing that is learned, and behind the tails is padding.
             found += state[: sum(lengths)].split(lengths)[1:]
         return found
 
@@ -316,6 +322,7 @@ class AnswerObjective(CompressorObjective):
         embed = self.model.get_input_embeddings()
         rows = []
         for vectors, segment in again:
+            # The state at the cue predicts the first token, so the last one need not be read.
             rows.append(torch.cat([vectors, self.cue[None], embed(segment[:-1])]))
         return self._entropy(self._read(rows), [segment for _, segment in again])
 

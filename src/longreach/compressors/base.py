@@ -255,6 +255,7 @@ class Compressor(ABC):
         # All documents are checked before the first is compressed, which may take hours.
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         for number, ids in enumerate(documents):
+            # On a GPU an index out of range would break the whole process, and name no document.
             if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):
                 raise UsageError(
                     f"Document {number} holds token ids outside 0..{vocabulary - 1}: use this"
@@ -296,10 +297,12 @@ class Compressor(ABC):
         digest = hashlib.sha256(described.encode())
         digest.update(self.model_fingerprint.encode())
         digest.update(str(self.dtype).encode())
+        # The model fingerprint rounds weights to bfloat16; here every bit of them counts.
         digest.update(weights_digest(self.model).encode())
         # The weights of adapters do not count to the model's: they are laid over it.
         digest.update(self.adapter_digest.encode())
         for name, tensor in sorted(self.own_tensors().items()):
+            # NumPy has no bfloat16, so the bytes are hashed as they are.
             raw = tensor.detach().cpu().contiguous().view(torch.uint8)
             digest.update(name.encode() + raw.numpy().tobytes())
         return digest.hexdigest()[:32]

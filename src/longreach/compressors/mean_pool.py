@@ -76,6 +76,7 @@ class MeanPool(Compressor):
 
     def _encode(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         """Returns the vectors [n_i, d] of segments given as embeddings [T_i, d]."""
+        # Layer 0 means the input embeddings themselves, which take no forward pass.
         states = hidden_states(self.model, rows, self.layer) if self.layer else rows
         found = []
         for state, row in zip(states, rows, strict=True):

@@ -25,6 +25,7 @@ from longreach.jsontext import parse_object
 # All values of a memory lie in one metadata entry: the order of several would differ from run to
 # run, and equal memories must have equal bytes.
 _ENTRY = "memory"
+# A safetensors payload begins with the length of its JSON header: 8 bytes, little-endian.
 _LENGTH = struct.Struct("<Q")
 
 
@@ -147,6 +148,7 @@ class Vectors(Memory):
         scale = values["scale"]
         if name != "vectors" or vectors.dim() != 2:
             raise ValueError("it does not hold one tensor of vectors")
+        # To Python the `true` of JSON is a whole number.
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise TypeError("its scale is not a number")
         return cls(vectors, float(scale))
@@ -236,6 +238,7 @@ class KeysValues(Memory):
         for name, tensor in tensors.items():
             number, _, part = name.partition(".")
             parts.setdefault(int(number), {})[part] = tensor
+        # safetensors has an order of its own, in which layer 10 may come before layer 2.
         layers = {number: LayerEntries(**parts[number]) for number in sorted(parts)}
         return cls(layers, length)
 
@@ -249,6 +252,7 @@ def register_memory(kind: type[Memory]) -> None:
     Raises:
         UsageError: Another form has its name.
     """
+    # Announcing the same class twice is harmless.
     if _KINDS.setdefault(kind.kind, kind) is not kind:
         raise UsageError(f"There is a kind of memory '{kind.kind}' already: choose another name.")
 

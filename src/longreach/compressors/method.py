@@ -52,6 +52,7 @@ class Option:
         # Only numbers have limits.
         if isinstance(value, str):
             return
+        # Where there is no limit, NaN and infinity would pass.
         if not math.isfinite(value) or (self.least is not None and value < self.least):
             raise UsageError(f"{self.name} is {value}; it must be at least {self.least}.")
         if self.most is not None and value > self.most:
@@ -124,6 +125,7 @@ def check_options(
     for name, value in settings.items():
         if name not in known:
             listed = spell_options(options, flags=flags)
+            # It is no option of this method, so there is none whose `flag` could be asked.
             asked = "--" + name.replace("_", "-") if flags else name
             raise UsageError(f"{owner} has no option {asked}: it has {listed}.")
         known[name].check(value)
@@ -165,9 +167,11 @@ def merge_options(owners: Mapping[str, Sequence[Option]]) -> list[MergedOption]:
     for name, of_owner in found.items():
         variants = list(of_owner.values())
         kinds = {variant.type for variant in variants}
+        # A dict keeps the order in which choices are first named, which help texts show.
         choices = dict.fromkeys(choice for variant in variants for choice in variant.choices)
         widest = Option(
             name=name,
+            # Where one method takes whole numbers and another any, float reads both.
             type=float if kinds == {int, float} else variants[0].type,
             help=variants[0].help,
             least=_widest([variant.least for variant in variants], min),
@@ -191,6 +195,7 @@ def _explain(of_owner: Mapping[str, Option], *, everywhere: int) -> str:
         texts.setdefault(option.help, []).append(owner)
         if option.default is not None:
             defaults[owner] = option.default
+    # Every method has the option and means the same by it, so none has to be named.
     if len(texts) == 1 and len(of_owner) == everywhere:
         said = next(iter(texts))
     else:
@@ -212,6 +217,7 @@ def load_object(path: str) -> Any:
     module, _, name = path.partition(":")
     try:
         return getattr(import_module(module), name)
+    # An empty module name raises ValueError.
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise ModelError(
             f"'{path}' cannot be imported ({error}): install the package that announces it."

@@ -126,6 +126,7 @@ def lay_lora(model: "PreTrainedModel", recipe: Recipe) -> PeftModel:
     Raises:
         ModelError: The model carries adapters already, or has no such layers.
     """
+    # A LoRA over another one could not be told from it when it is saved.
     if getattr(model, "peft_config", None):
         raise ModelError("The model carries PEFT adapters: merge or delete them before training.")
     lora = LoraConfig(

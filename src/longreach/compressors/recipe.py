@@ -10,6 +10,7 @@ from longreach.errors import UsageError
 from longreach.wording import counted
 
 Targets = Literal["attention", "all"]
+# The names that Llama and its many relatives give to their projections.
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ADAPTED: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
@@ -135,6 +136,7 @@ class Recipe:
         """Raises UsageError where a field is below its lowest value."""
         for name, number in least.items():
             value = getattr(self, name)
+            # Written so that NaN fails too, with which every comparison is false.
             if not number <= value < math.inf:
                 raise UsageError(f"{name} is {value}; it must be at least {number}.")
 
@@ -194,11 +196,13 @@ class AnswerRecipe(Recipe):
         segment = found["segment_tokens"]
         lowest = found.pop("min_ratio")
         highest = found.pop("max_ratio")
+        # Beyond a ratio of the segment's length not one vector would be left.
         if not 1 <= lowest <= highest <= segment:
             raise UsageError(
                 f"The ratios are {lowest} to {highest} at {counted(segment, 'token')} a segment:"
                 " give 1 <= --min-ratio <= --max-ratio <= --segment-tokens."
             )
+        # Rounded down, so that a ratio is a promise of at least so many tokens a vector.
         found["summary_tokens"] = segment // lowest
         found["min_summary_tokens"] = segment // highest
         return cls(**found, **shared)
@@ -211,6 +215,7 @@ class AnswerRecipe(Recipe):
     @property
     def ratio(self) -> int:
         """The lowest ratio, in whole tokens a vector."""
+        # Rounded up: at the next lower ratio `ingest` would ask for more vectors than were trained.
         return -(-self.segment_tokens // self.summary_tokens)
 
     @property

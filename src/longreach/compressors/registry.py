@@ -206,6 +206,7 @@ def restore_compressor(
             return kind.restore(trained, model, tokenizer, fingerprint, **settings)
         return kind.untrained(model, tokenizer, **settings)
     except TypeError as error:
+        # A corpus of another release may describe options that this one does not have.
         raise UsageError(
             f"The compressor '{trained or name}' does not take all of {', '.join(settings)}:"
             f" {error}."

@@ -28,6 +28,7 @@ def load_hub_rows(
     parts = _NAME.fullmatch(given)
     absent = f"There is no file or folder '{given}'"
     if parts is None:
+        # No id of the Hub looks like this, so it was meant as a path.
         raise DocumentError(f"{absent}: check the path.")
     try:
         import datasets
@@ -37,11 +38,13 @@ def load_hub_rows(
         ) from error
     target = str(folder) if folder else parts["name"]
     try:
+        # Its bars would break our own lines on stderr.
         datasets.disable_progress_bars()
         return datasets.load_dataset(
             target, parts["config"] or config, split=parts["split"] or split
         )
     except Exception as error:
+        # Besides its own errors the library lets through those of the network and of file formats.
         reason = reason_of(error)
         raise DocumentError(
             f"{absent}, and no data set of that name can be had from the Hub ({reason}): check the"

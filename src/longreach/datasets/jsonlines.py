@@ -84,6 +84,7 @@ class Record:
     def number(self, *names: str) -> int:
         """Returns the whole number under a name. Errors as in `text`."""
         value = self._at(names)
+        # To Python the `true` of JSON is a whole number.
         if isinstance(value, bool) or not isinstance(value, int):
             path = ".".join(names)
             raise self.error(f"has no whole number under '{path}': correct or remove it")
@@ -107,6 +108,7 @@ def read_records(path: str | Path) -> Iterator[Record]:
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(_lines(file, name), 1):
+                # In files that were joined the mark stands before later lines too.
                 text = line.removeprefix(_BYTE_ORDER_MARK)
                 if text.strip():
                     yield _record(text, f"Line {number} of '{name}'")

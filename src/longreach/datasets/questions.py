@@ -73,6 +73,7 @@ def _question(record: Record, documents: Sequence[str], corpus: str) -> Question
     if isinstance(answers, str):
         answers = [answers]
     if not isinstance(answers, list) or not answers:
+        # Counted as one answer that is missing, so that the check below refuses the line.
         answers = [None]
     texts = [text.strip() for text in (values.get("question"), *answers) if holds_text(text)]
     if len(texts) != 1 + len(answers):
@@ -119,6 +120,7 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
             "One question cannot both be learned and tested: give more, or others with"
             " --evaluation."
         )
+    # At least one question stays on either side.
     count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
     tested = set(random.Random(seed).sample(kinds, count))
     split = Split([], [])

@@ -65,6 +65,7 @@ def find(given: str | Path) -> Source:
         if path.is_dir():
             kinds = _TABLES.union(list_suffixes())
             listing = list_files(path, kinds, Selection())
+            # The text of a file that another one links to would be learned twice.
             files = _without_twins(listing.files)
         elif path.exists():
             listing = Listing()
@@ -133,9 +134,11 @@ def find_hub(given: str, folder: Path | None = None) -> Source:
     def texts(note: Callable[[str], None]) -> Iterator[str]:
         for batch in data.select_columns([FIELD]).iter(256):
             for text in batch[FIELD]:
+                # A null is a row without a text, which is no fault of the data set.
                 if text is not None:
                     yield _text_of(Record(f"A row of the data set {given}", {FIELD: text}))
 
+    # The library has no public name for the contents of a data set.
     digest = hashlib.sha256(f"hub {given} {data._fingerprint}".encode()).hexdigest()
     return Source(given, digest, texts)
 
@@ -202,8 +205,10 @@ def _parquet(path: Path) -> Iterator[str]:
                     f"{name} has no column '{FIELD}', only {', '.join(columns)}: rename one."
                 )
             row = 0
+            # In batches, because a file may be larger than the memory.
             for batch in file.iter_batches(batch_size=256, columns=[FIELD]):
                 for text in batch.column(0).to_pylist():
+                    # Nulls count as well, so that a message names the row of the file.
                     row += 1
                     if text is not None:
                         yield _text_of(Record(f"Row {row} of '{name}'", {FIELD: text}))

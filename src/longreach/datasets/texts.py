@@ -49,6 +49,7 @@ def _text(record: Record) -> Text:
         text = _words(record.values["text"])
         return Text(text, tuple(_question(item) for item in questions))
     except (ValueError, KeyError) as error:
+        # The text of a KeyError is the key that is missing, in quotes.
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise record.error(
             f"is not a text with questions ({reason}): correct or remove it"

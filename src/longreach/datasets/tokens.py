@@ -75,6 +75,7 @@ class Tokens:
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Returns the token ids `start` to `stop` of the source."""
+        # A copy, because the file is mapped read-only and torch knows few unsigned integers.
         return self.ids[start:stop].astype(np.int64)
 
 
@@ -114,6 +115,7 @@ def tokenize(
 
 
 def _key(source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
+    # What a tokenizer puts around a text is a setting of its own, beside the vocabulary.
     around = (encode(tokenizer, "a")["input_ids"], tokenizer.eos_token_id)
     parts = f"{FORMAT} {source.digest} {tokenizer_digest(tokenizer)} {around}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
@@ -124,6 +126,7 @@ def _is_whole(folder: Path) -> bool:
         index = parse_object((folder / _INDEX).read_bytes())
         id_bytes = index["tokens"] * np.dtype(index["dtype"]).itemsize
         length_bytes = index["documents"] * _LENGTH_BYTES
+        # Sizes tell files that were cut short, without reading gigabytes.
         found = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -197,6 +200,7 @@ def _rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[
     for text, row in zip(texts, encoded["input_ids"], strict=True):
         if not text:  # it had no words
             continue
+        # Some tokenizers put the EOS token behind every text themselves.
         ends = end is None or row[-1:] == [end]
         yield row if ends else [*row, end]
 

@@ -49,6 +49,7 @@ def adapted(model: PreTrainedModel, names: Sequence[str | None]) -> Iterator[Non
     with exclusive(model):
         layers = adapter_layers(model)
         different = len(set(names)) > 1
+        # PEFT does what hooks cannot, as long as all rows want the same adapter.
         if not different and not (layers and can_mix(model, names)):
             with only_adapter(model, names[0]):
                 yield
@@ -84,6 +85,7 @@ def _is_plain(layer: Any, names: set[str]) -> bool:
     """Whether an adapter layer is an ordinary LoRA of a linear or an embedding layer."""
     from peft.tuners.lora.layer import Embedding, Linear
 
+    # Not isinstance: subclasses, such as those of quantized layers, compute otherwise.
     if type(layer) not in (Linear, Embedding) or layer.merged:
         return False
     return names.isdisjoint(getattr(layer, "lora_variant", {}))
@@ -123,5 +125,6 @@ def _linear_share(layer: Any, x: Tensor, name: str) -> Tensor:
 def _embedding_share(layer: Any, ids: Tensor, name: str) -> Tensor:
     inner = torch.nn.functional.embedding(ids, layer.lora_embedding_A[name].T)
     share: Tensor = inner @ layer.lora_embedding_B[name].T * layer.scaling[name]
+    # Some embedding layers, such as Gemma's, scale what they look up.
     scale = getattr(layer.get_base_layer(), "embed_scale", None)
     return share if scale is None else share * scale.to(share.dtype)

@@ -65,6 +65,7 @@ class Batch:
         except Exception as error:
             row.fail(error)
         except BaseException:
+            # The forward was interrupted, and the cache may hold a part of the chunk.
             row.restart()
             raise
         # The others that read come first next time.
@@ -92,6 +93,7 @@ class Batch:
     def write(self, model: PreTrainedModel) -> None:
         """Takes a step of each row that writes: together where that can be."""
         rows = [row for row in self.rows if row.is_read]
+        # Groups that do not step again are not taken over, which frees their joined caches.
         known = self._joined
         self._joined = {}
         for group in self._groups(model, rows):
@@ -142,6 +144,7 @@ class Batch:
         chosen = choose_all([row.chooser for row in rows], logits)
         ended = False
         for row, token, kept in zip(rows, chosen.tolist(), chosen.split(1), strict=True):
+            # In this order, because every row has to take its token, whichever ended before it.
             ended = row.take(token, kept) or ended
         if ended:  # what stepped together would keep the memory of those that left
             self._joined.pop(tuple(rows), None)

@@ -93,8 +93,10 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
             return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **variables))
         except Exception as error:
             raise _failed(f"{type(error).__name__}: {error}") from error
+    # As in `apply_chat_template`: templates name special tokens.
     known = {**tokenizer.special_tokens_map, **variables}
     known.setdefault("add_generation_prompt", False)
+    # JSON is hashable, as the arguments of a cached function have to be.
     return _render_apart(
         template,
         json.dumps({**known, "messages": list(messages), "tools": None, "documents": None}),
@@ -143,6 +145,7 @@ def _failed(reason: str) -> ModelError:
 @lru_cache(maxsize=256)
 def _is_tame(template: str) -> bool:
     """Whether a template can visibly neither loop nor grow without end."""
+    # To parse it here would take long by itself.
     if len(template) > _LONGEST_TAME:
         return False
     try:
@@ -154,6 +157,7 @@ def _is_tame(template: str) -> bool:
 
 def _all_of(tree: nodes.Node) -> Sequence[nodes.Node]:
     found = [tree]
+    # The list grows while it is walked, so that deep templates need no recursion here.
     for node in found:
         found.extend(node.iter_child_nodes())
     return found

@@ -30,6 +30,7 @@ class _Generation(jinja2.ext.Extension):
 
 class _Namespace(jinja2.utils.Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
+        # Names of this form are how templates try to get out of the sandbox.
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"an attribute called {name!r} is not safe")
         super().__setitem__(name, value)
@@ -40,6 +41,7 @@ def render(template: str, variables: dict[str, Any]) -> str:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
+    # Jinja's own filter escapes for HTML, which a prompt is not.
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -65,7 +67,9 @@ def _limit(memory_bytes: int, seconds: int) -> None:
     except ImportError:  # Windows: the time that the other end waits has to do
         return
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    # SIGXCPU comes at the first limit, SIGKILL at the second, in seconds of computing.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    # A process that a limit ends would leave a core file behind.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -77,6 +81,7 @@ def main() -> None:
     try:
         text = render(asked["template"], asked["variables"])
         if len(text) > asked["characters"]:
+            # A text beyond bounds is reported like memory beyond bounds.
             raise MemoryError
         said = {"text": text}
     except MemoryError:

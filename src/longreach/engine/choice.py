@@ -33,6 +33,7 @@ class Chooser:
             return
         self._generator = torch.Generator(device)
         if sampling.seed is None:
+            # A new generator always starts from the same number; this draws one.
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)

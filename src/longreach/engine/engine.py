@@ -58,6 +58,8 @@ class Engine:
     ) -> None:
         if min(max_rows, chunk_tokens, alone_tokens) < 1:
             raise UsageError("max_rows, chunk_tokens and alone_tokens must be at least 1.")
+        # The engine is a value of `_engines` and the model its key: a strong reference would keep
+        # both alive for ever.
         self._model = weakref.ref(model)
         self._max_rows = max_rows
         self._chunk_tokens, self._alone_tokens = chunk_tokens, alone_tokens
@@ -85,6 +87,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise UsageError("The engine is closed; use engine_of(model) for a new one.")
+            # The engine's own thread computes with as many threads as whoever asks last has set.
             self._torch_threads = torch.get_num_threads()
             self._waiting.append((request, progress))
             if self._thread is None or not self._thread.is_alive():
@@ -106,6 +109,7 @@ class Engine:
             self._changed.notify_all()
             thread = self._thread
         model = self._model()
+        # The engine's thread needs this very lock, so joining it here would never end.
         if model is not None and lock_of(model).is_mine:
             while self.turn():
                 pass
@@ -137,12 +141,14 @@ class Engine:
         while True:
             with self._changed:
                 while not self._waiting and not self._batch.rows:
+                    # `wait` gives False when the time is up and nobody asked.
                     if self._closed or not self._changed.wait(_IDLE_SECONDS):
                         self._thread = None
                         return
             try:
                 self.turn()
             except BaseException as error:
+                # The SystemExit of `interrupt` comes here too, and whoever waits has to hear of it.
                 self._fail_all(error)
 
     def _fail_all(self, error: BaseException) -> None:
@@ -170,7 +176,10 @@ class Engine:
                 self._batch.drop_cancelled()
                 self._admit(model)
                 self._batch.write(model)
+            # The lock is given up in between, so that others get their turn between a step and a
+            # chunk.
             with exclusive(model):
+                # Without company no step of another row has to wait for the end of a long chunk.
                 alone = len(self._batch.rows) == 1 and not self._waiting
                 self._batch.read(self._alone_tokens if alone else self._chunk_tokens)
         return bool(self._batch.rows or self._waiting)
@@ -187,6 +196,7 @@ class Engine:
             try:
                 self._batch.rows.append(Row(model, request, progress))
             except Exception as error:
+                # One request that cannot be begun is no reason to stop the others.
                 progress.fail(error)
 
 
@@ -198,6 +208,7 @@ class _Waiter:
 
     def wait(self, progress: Progress, given: int) -> None:
         """Waits until there are more than `given` tokens, or the answer has ended."""
+        # The engine's thread cannot get the lock that this thread holds, so this one does its work.
         if lock_of(self._model).is_mine:
             while not progress.ended and len(progress.tokens) <= given:
                 self._engine.turn()

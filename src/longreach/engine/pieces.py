@@ -44,6 +44,7 @@ class PromptText:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         described = "" if backend is None else f"{backend.normalizer} {backend.pre_tokenizer}"
+        # A tokenizer without a backend does not tell, and most of those are SentencePiece.
         self.joins = backend is None or _MARK in described
         # Whatever of these stands in a text becomes one token, special or not.
         self._added = [

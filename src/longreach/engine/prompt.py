@@ -87,11 +87,13 @@ class PromptBuilder:
             if self._text.joins
             else None
         )
+        # Either way of tokenizing may be used in the end, so the longer one is the price.
         return max(parts, len(whole or ()))
 
     def continuation(self, text: str) -> list[int]:
         """Returns the token ids of a text that is to be continued, with BOS where it is usual."""
         first = list(encode(self._tokenizer, "", verbose=False)["input_ids"][:1])
+        # Some tokenizers put another special token before a text, or none.
         start = first if first == [self._tokenizer.bos_token_id] else []
         return [*start, *self._text.plain(text)]
 
@@ -126,11 +128,13 @@ class PromptBuilder:
         """
         weight = self._embeddings.weight
         words = request + question
+        # Separators are positions, but no text of passages.
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
         if not vectors:
             ids = self._ids(self._head, self.frame[0], passages, words)
             if not passages:
                 return Prompt(self._embed(ids), (), 0, raw_tokens)
+            # What the prompts of two questions share does not depend on the question.
             other = self._ids(self._head, self.frame[0], passages, _OTHER)
             end = self._text.shared(ids, other)
             return Prompt(self._embed(ids), (end,), 0, raw_tokens)
@@ -190,6 +194,7 @@ class PromptBuilder:
         else:
             said = [{"role": "user", "content": _SLOT}, {"role": "assistant", "content": _SLOT}]
             _, _, after = render_chat(self._tokenizer, said).rpartition(_SLOT)
+            # A template may end a turn by a token of its own, which is not the end of a text.
             end = next((token for token in self._text.control(after) if token in stops), end)
         if end is None:
             raise ModelError(

@@ -65,6 +65,7 @@ class Request:
                 f"The cuts {list(self.cuts)} of a prompt of {len(self.embeds)} positions must"
                 " ascend and lie inside it."
             )
+        # A prefix is named by the prompt's own content, which does not tell what the cache holds.
         if self.cuts and self.after is not None:
             raise UsageError("A prompt after a KV cache cannot be cut; give cuts or a cache.")
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
@@ -78,6 +79,7 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     """Returns the token ids after which the model has finished speaking."""
     config: Any = model.generation_config
     eos = config.eos_token_id
+    # Chat models often have several: one ends a text, another one a turn.
     known = eos if isinstance(eos, list) else [eos]
     ids = [*known, tokenizer.eos_token_id]
     return frozenset(token for token in ids if token is not None)
@@ -88,6 +90,7 @@ def prefix_key(embeds: torch.Tensor, adapter: str | None) -> tuple[str | None, b
 
     So a document that changed can never meet an old cache.
     """
+    # NumPy has no bfloat16, so the bytes are hashed as they are.
     content = embeds.contiguous().cpu().view(torch.uint8).numpy().data
     return adapter, hashlib.sha256(content).digest()
 
@@ -146,6 +149,7 @@ class Progress:
         """Closes the answer."""
         now = time.perf_counter() - self.began
         with self.changed:
+            # An answer may end without any token, as when the first one chosen is a stop token.
             first = now if self.first_token_seconds is None else self.first_token_seconds
             last = now if self.seconds is None else self.seconds
             self.written = Written(list(self.tokens), first, last, kv_bytes, cached, ended)
@@ -180,6 +184,7 @@ class Handle:
                 yield self._progress.tokens[given]
                 given += 1
             elif self._progress.error is not None:
+                # An error comes only after all tokens that were written before it.
                 raise self._progress.error
             else:
                 return
@@ -207,4 +212,5 @@ class Handle:
         self._progress.cancelled = True
 
     def __del__(self) -> None:
+        # Nobody can read the rest any more, so writing it would waste the steps of others.
         self._progress.cancelled = True

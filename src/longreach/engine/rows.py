@@ -36,6 +36,7 @@ def read_prefix(model: PreTrainedModel, embeds: torch.Tensor, cache: Any = None)
             inputs_embeds=embeds[None],
             position_ids=positions,
             use_cache=True,
+            # Nobody reads these logits, and those of all positions would be [T, V].
             logits_to_keep=1,
             **{CACHE: cache if cache is not None else empty_cache(model)},
         )
@@ -136,9 +137,12 @@ class Row:
         return end if most is None else min(end, self._read + most)
 
     def _begin_steps(self) -> None:
+        # After a restart `_embeds` holds what was written too, which counts among the new tokens.
         taken = self._past + len(self._embeds) - len(self.progress.tokens)
+        # The last token of an answer is never read, so it needs no slot.
         slots = taken + self.request.sampling.max_new_tokens - 1
         self.steps = steps_for(self.model, slots, cache=self._cache, offset=self._offset)
+        # The steps hold what they need of it, and another reference could keep memory twice.
         self._cache = None
 
     def step(self) -> torch.Tensor:
@@ -189,4 +193,5 @@ class Row:
         ids = torch.tensor(self.progress.tokens, device=request.embeds.device, dtype=torch.long)
         with adapted(self.model, [request.adapter]):
             written = self.model.get_input_embeddings()(ids)
+        # What was written is read again as if it belonged to the prompt.
         self._embeds = torch.cat([request.embeds, written.to(request.embeds.dtype)])

@@ -32,10 +32,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        # Written so that NaN is refused too, with which every comparison is false.
         if not self.temperature >= 0:
             raise UsageError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; it must lie in (0, 1].")
+        # What the generators of torch take.
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must fit 64 bits.")
         if self.top_k < 0:

@@ -111,6 +111,7 @@ class AnswerStream:
             with self._turn:
                 piece = next(self._pieces, None)
                 if isinstance(piece, Answer):
+                    # The answer comes last, so the next turn finds the end.
                     self.answer = piece
                     continue
             if piece is None:

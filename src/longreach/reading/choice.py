@@ -99,9 +99,11 @@ def choose(
         chosen.read_document_as_text(document)
     else:
         if document:
+            # Memory goes first: it is all or nothing, and passages take what is left.
             chosen.read_document_as_memory(document)
         for passage in found[: policy.raw]:
             chosen.read_as_text(passage, cut=policy.cut)
+    # Either passages were asked for, or the whole document does not fit as memory.
     if policy.compressed != "none" and not chosen.memory:
         chosen.read_as_memory(found)
     return chosen.freeze()
@@ -116,17 +118,21 @@ class _Chosen:
         self._text: dict[Key, list[int]] = {}
         self._text_tokens: dict[Key, int] = {}
         self._prices = prices
+        # One vector costs itself and the separator behind it.
         self._separator = prices.vectors_cost(1) - 1
 
     def read_document_as_text(self, document: Sequence[Segment]) -> None:
+        # Joined first, because each text by itself would cost a separator.
         ids = self._prices.raw("".join(segment.text for segment in document))
         if len(ids) > self.left:
             raise ContextError(
                 f"The document takes {counted(len(ids), 'position')} as raw text, and the budget"
                 f" leaves {self.left:,}: raise the budget, or read passages or vectors."
             )
+        # One entry under the first key, so that it sorts where the document begins.
         self._text[key_of(document[0])] = ids
         for segment in document:
+            # Citations ask passage by passage, and all of them were read.
             self._text_tokens[key_of(segment)] = segment.tokens
         self.left -= len(ids)
 
@@ -141,6 +147,8 @@ class _Chosen:
         ids = self._prices.raw(passage.text)
         tokens = passage.tokens
         if cut and len(ids) > self.left > self._separator:
+            # A text that is cut keeps its separator, so that what follows is no part of its
+            # sentence.
             tokens = self.left - self._separator
             ids = [*ids[:tokens], *ids[len(ids) - self._separator :]]
         if len(ids) <= self.left:
@@ -150,6 +158,7 @@ class _Chosen:
 
     def read_as_memory(self, passages: Sequence[Segment]) -> None:
         """Reads those as memory that fit and are not read as text."""
+        # All vectors together have one separator behind them.
         left = self.left - self._separator
         for passage in passages:
             key = key_of(passage)
@@ -158,6 +167,7 @@ class _Chosen:
                 left -= passage.n_vectors
 
     def freeze(self) -> Choice:
+        # A dict, because a passage that is read both ways counts once.
         tokens = dict(self._text_tokens)
         for key, segment in self.memory.items():
             tokens[key] = segment.tokens

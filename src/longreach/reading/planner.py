@@ -116,6 +116,7 @@ class Planner:
         last, request = (question, REQUEST) if words is None else (words, "")
         budget = self._budget(policy, max_new_tokens)
         fixed = self._prices.fixed(last, request)
+        # Checked before the search, because nothing that it finds could be read.
         if fixed >= budget:
             raise _question_too_long(fixed, budget, policy, max_new_tokens)
 
@@ -171,6 +172,7 @@ class Planner:
         found = list(self._corpus.search(question, policy.k, policy.retriever, document))
         from_start = document is not None and not found
         own: list[Passage] = []
+        # Only these two cases need all passages of a document, which are read from the disk.
         if document is not None and (from_start or about is not None):
             for info in self._corpus.passages(document):
                 own.append(Passage(**asdict(info), score=0.0))
@@ -185,6 +187,7 @@ class Planner:
 
     def _nothing_found(self, policy: Policy) -> LongreachError:
         name = self._corpus.name
+        # An empty corpus finds nothing either, and other words would not help there.
         if not self._corpus.documents():
             return CorpusError(f"Corpus '{name}' holds no documents: add some with ingest first.")
         if policy.retriever == "bm25":
@@ -201,6 +204,7 @@ def _question_too_long(
     fixed: int, budget: int, policy: Policy, max_new_tokens: int
 ) -> ContextError:
     advice = "raise the budget"
+    # The window set this limit, so a larger budget would not help.
     if policy.budget is None and budget < DEFAULT_BUDGET:
         advice = (
             f"lower the {counted(max_new_tokens, 'new token')}, which leave no more of the window"

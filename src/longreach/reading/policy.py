@@ -42,8 +42,10 @@ class _Fields:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k is {self.k}; at least 1 passage has to be retrieved.")
+        # Another word would be compared with a number, and raise a TypeError.
         if self.raw != "document" and (isinstance(self.raw, str) or self.raw < 0):
             raise UsageError(f"raw is {self.raw}; it must be 0 or more passages, or 'document'.")
+        # The only value that both can have is "document".
         if self.raw == self.compressed:
             raise UsageError("Both raw and compressed read the whole document: choose one of them.")
         if self.budget is not None and self.budget < 1:
@@ -146,6 +148,8 @@ class Policy(_Fields):
         The text of the `k` best passages is read beside the memory of the best one's whole
         document; where that does not fit, beside the memory of the next best passages.
         """
+        # More are retrieved than are read as text: the others are there for the case that the
+        # memory of the whole document does not fit.
         return cls(k=max(k, _Fields.k), raw=k, compressed="document", **more)
 
     @classmethod

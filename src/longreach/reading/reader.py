@@ -79,6 +79,7 @@ class Reader:
         policy: Policy | None = None,
         hot_bytes: int = 512 << 20,
     ) -> None:
+        # Memory means something to the model that made it only; any other would answer from noise.
         if base_fingerprint(model, tokenizer) != corpus.settings.model_fingerprint:
             raise FingerprintMismatch(
                 f"The vectors of corpus '{corpus.name}' were made for another model"
@@ -94,6 +95,7 @@ class Reader:
         )
         self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
         self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
+        # No scale is given, because stored memory brings its own.
         self._builder = PromptBuilder(model, tokenizer)
         self._planner = Planner(corpus, self._builder, window_of(model))
         self._hot = PrefixCache(hot_bytes)
@@ -180,13 +182,18 @@ class Reader:
         asked = list(zip(questions, documents, policies, told, strict=True))
         answers: list[Answer] = []
         for first in range(0, len(asked), batch_size):
+            # Taken once a batch: the timings of each answer count from when all of them were asked
+            # for.
             began = time.perf_counter()
             waiting: list[tuple[Policy, _Planned, Handle] | tuple[Policy, None, None]] = []
             for question, document, own, said in asked[first : first + batch_size]:
                 planned = self._plan_or_none(question, document, own, sampling, said)
                 if planned is None:
+                    # Its place is kept, so that answers come in the order of the questions.
                     waiting.append((own, None, None))
                 else:
+                    # All are submitted before one is waited for, so that the engine writes them
+                    # together.
                     waiting.append((own, planned, self._submit(planned, sampling, began)))
             for own, planned, handle in waiting:
                 if planned is None or handle is None:
@@ -219,6 +226,7 @@ class Reader:
         shown = ""
         for token in handle:
             tokens.append(token)
+            # All tokens anew each time, because several of them may make up one character.
             text = self._decode(tokens)
             if not text.endswith("\ufffd"):  # else half a character: wait for its other bytes
                 yield text[len(shown) :]
@@ -229,6 +237,7 @@ class Reader:
     def _submit(self, planned: _Planned, sampling: Sampling, began: float) -> Handle:
         """Hands a prompt to the model's engine."""
         embeds = planned.prompt.embeds
+        # A cut at either end divides nothing, and `Request` refuses it.
         cuts = {cut for cut in planned.prompt.boundaries if 0 < cut < len(embeds)}
         request = Request(
             embeds,

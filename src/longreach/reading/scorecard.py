@@ -102,9 +102,11 @@ class Scorecard:
             if values.pop("format") != _FORMAT:
                 return None
             rows = tuple(map(_read_row, values["rows"]))
+            # A field that is missing or unknown raises a TypeError here.
             card = cls(**(values | {"rows": rows}))
             if misfit(values, _FIELDS):
                 raise damaged
+            # Where no row has the name that was chosen, `best` raises StopIteration.
             return card if card.best else None
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise damaged from error
@@ -155,6 +157,7 @@ def _read_row(values: Any) -> Row:
 def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:
     """Returns the scorecard of a corpus if it was measured with this adapter on; None for none."""
     card = Scorecard.load(corpus.artefacts)
+    # What was measured with another adapter says nothing about this one.
     if card is None or card.adapter != adapter:
         return None
     return card

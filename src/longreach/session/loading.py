@@ -56,8 +56,10 @@ class OpenCorpus:
         self._workspace: Workspace | None = None
         self._reader: Reader | None = None
         self._corpus: Corpus | None = None
+        # A corpus that is to be made may be missing until the first `add`.
         if not create or name in Corpus.names(store):
             self._corpus = Corpus.open(store, name)
+            # What a caller says about the compressor has to hold for the corpus that is there.
             if compressor is not None or settings:
                 from longreach.session.workspace import check_settings
 
@@ -71,6 +73,7 @@ class OpenCorpus:
             CorpusNotFound: It is to be made, and `add` has not made it yet.
         """
         self.check_open()
+        # Another process may have made the corpus since this session was opened.
         return self._corpus or Corpus.open(self.store, self.name)
 
     @property
@@ -107,6 +110,7 @@ class OpenCorpus:
         """
         with self._loading:
             self._closed = True
+            # Let go, not stopped: threads that still write answers hold what they need themselves.
             self._workspace = None
             self._reader = None
 
@@ -147,9 +151,13 @@ class OpenCorpus:
                     model_ref=self._model_ref,
                     compressor_ref=self._compressor_ref,
                     device=self._device,
+                    # A model that was loaded to answer is used again where its dtype is the right
+                    # one.
                     loaded=self._workspace,
                     **self._settings,
                 )
+                # The reader is tied to the model that was loaded before; the next question makes
+                # another.
                 if self._workspace is None or opened.model is not self._workspace.model:
                     self._reader = None
                 self._workspace = opened

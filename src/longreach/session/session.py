@@ -105,6 +105,7 @@ class Session(OpenCorpus):
             StorageError: The store cannot be written to.
         """
         self.check_open()
+        # A string is a sequence of strings too, so one source has to be told apart first.
         given = [sources] if isinstance(sources, str | Path | Document) else list(sources)
         if self._corpus is None and self.name not in Corpus.names(self.store):
             selection = Selection.of(include, exclude, follow_links)
@@ -221,6 +222,7 @@ class Session(OpenCorpus):
         if not isinstance(questions, StudyQuestions):
             questions = StudyQuestions(questions)
         result = run_study(self, questions, settings or StudySettings(), gate_only, say)
+        # The reader that exists holds the adapter and the policy from before the study.
         self.forget_reader()
         return result
 
@@ -276,8 +278,10 @@ class Session(OpenCorpus):
         from longreach.training.study.undo import undo
 
         corpus = self.corpus
+        # A study that runs meanwhile would put its adapter over what is taken back.
         with working(corpus):
             undone = undo(corpus)
+        # The reader that exists holds the adapter and the policy that were just taken back.
         self.forget_reader()
         return undone
 
@@ -327,6 +331,7 @@ def open(
     """
     from longreach.compressors.registry import check_reference, find_method
 
+    # What can be refused is refused here, before a model is loaded for nothing.
     check_name(name)
     if device is not None:
         check_device_name(device)
@@ -341,6 +346,7 @@ def open(
         model=model,
         compressor=compressor,
         settings=settings,
+        # Whoever names a compressor asks for a corpus that is made with it.
         create=create or compressor is not None,
         adapter=Path(adapter) if adapter is not None else None,
         policy=policy,
@@ -356,6 +362,7 @@ def _explain_unreadable(
     found = find(sources, selection)
     report = AddReport(unread=found.unread)
     for item in read_all(found, limits):
+        # One readable document is enough: the corpus will be made, and `add` reads all of them.
         if not isinstance(item, Skipped):
             return None
         report.skipped.append(item)

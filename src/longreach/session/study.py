@@ -68,6 +68,7 @@ def run_study(
     )
     questions = gathering.gather(own_model, training=not gate_only, say=tell)
 
+    # Tells after the training whether another adapter came in.
     kept = last_kept(corpus)
     training = None
     if not gate_only:
@@ -93,6 +94,7 @@ def run_study(
 
 def _check_budget(budget: int, window: int | None) -> None:
     """Raises UsageError where a budget that was asked for leaves no place for an answer."""
+    # Nobody asked for the default, so a small window lowers it without a word.
     if budget == DEFAULT_BUDGET or not window:
         return
     left = window - Sampling.max_new_tokens

@@ -42,6 +42,7 @@ def evaluate_documents(
     Raises:
         UsageError: Questions or documents are missing, or belong to something else.
     """
+    # A corpus goes before a model of the same name.
     if target in Corpus.names(store_folder(store)):
         with open(target, store, device=device, dtype=dtype) as session:
             return evaluate_corpus(session, suite, systems, options)
@@ -50,6 +51,7 @@ def evaluate_documents(
             f"There is no corpus '{target}', so what --questions asks about is missing: give"
             " --documents."
         )
+    # Made before the model is loaded, so that damaged questions are refused at once.
     samples = suite.make_samples(None, options.say)
     opened = open_model(target, dtype, device)
     settings = {}

@@ -94,6 +94,7 @@ def open_workspace(
     # Vectors are added in the dtype of those that are there; to read, any will do.
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
     bring = load if model_ref else load_named
+    # The config alone tells most wrong models apart, in no time.
     _check_outline(corpus, Path(base))
     if loaded and not loaded.changed and dtype_of(loaded.model) == settings.dtype:
         model, tokenizer = loaded.model, loaded.tokenizer
@@ -103,6 +104,7 @@ def open_workspace(
         )
     PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
     changed = False
+    # Most methods leave the model alone, and a fingerprint reads every one of its weights.
     if trained and method.changes_model:
         changed = base_fingerprint(model, tokenizer) != settings.model_fingerprint
     # To read, only a compressor that changes the model is needed: an adapter lies in the corpus.
@@ -123,6 +125,7 @@ def _check_outline(corpus: Corpus, folder: Path) -> None:
     Raises:
         FingerprintMismatch: Its vectors have another size.
     """
+    # Nothing to look at in a hub id or a GGUF file: there the fingerprint decides.
     if not (folder / "config.json").is_file():
         return
     made = corpus.settings.dim
@@ -171,6 +174,7 @@ def open_or_create(
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
     find_method(ref).check(settings)
     _check_writable(store)
+    # The corpus stores this, so it has to hold from any working directory.
     trained = None if is_untrained(ref) else reference(ref)
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
     bring = load if model_ref else load_named
@@ -200,6 +204,7 @@ def check_settings(corpus: Corpus, compressor_ref: str | None, settings: Mapping
     if compressor_ref is not None and is_untrained(compressor_ref):
         asked["method"] = compressor_ref
     elif compressor_ref and not corpus.settings.compressor_ref and method.untrained:
+        # The corpus was made without training, so every trained compressor is another one.
         asked["method"] = "a trained compressor"
     differing = []
     if asked.get("method", method.name) == method.name:
@@ -209,6 +214,8 @@ def check_settings(corpus: Corpus, compressor_ref: str | None, settings: Mapping
                 differing.append(f"{method.name}, which has no {name}")
         if not differing:
             method.check(settings)
+            # Descriptions may use other words than options: a ratio is stored as a number of
+            # vectors.
             asked = method.compressor().describe_options(asked, made)
     if not differing:
         for name, value in asked.items():
@@ -237,6 +244,7 @@ def _check_writable(store: Path) -> None:
     """Before a model is loaded for nothing."""
     try:
         store.mkdir(parents=True, exist_ok=True)
+        # The right to write into a folder is worth nothing without the right to enter it.
         reason = None if os.access(store, os.W_OK | os.X_OK) else "Permission denied"
     except OSError as error:
         reason = error.strerror

@@ -52,6 +52,7 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
                 "The compressor's LoRA is an adapter: load it with merged=True to save it with the"
                 " model's weights."
             )
+        # The embeddings in the folder are replaced, because fewer may be used than were trained.
         copy_lora(compressor.reader, folder, model_ref, (_SUMMARY,), {_SUMMARY: summary})
         _write_settings(folder, settings | {"base_fingerprint": fingerprint})
         return
@@ -154,6 +155,7 @@ def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
             f"ratio is {ratio}; it must lie between 1 and the {counted(segment, 'token')} of a"
             " segment."
         )
+    # Rounded down, so that each vector stands for at least so many tokens.
     found["summary_tokens"] = int(segment // ratio)
     return found
 
@@ -204,6 +206,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
             f"'{folder}' holds no compressor: neither {SETTINGS_FILE}, adapter_config.json nor"
             " config.json."
         )
+    # Read before a model is loaded, because only these embeddings make the folder a compressor.
     summary = _summary_embeddings(folder)
     if model is None or tokenizer is None:
         model, tokenizer = load_named(base_model(folder))

@@ -87,6 +87,8 @@ class AutoCompressor(Compressor):
         self.scale = scale
         self.reader = reader
         if reader is not None:
+            # Laid first, because untrained summary tokens start from an embedding that is read with
+            # it on.
             checkpoint.lay_adapter(self)
         self.embed_summary = torch.nn.Embedding(
             summary_tokens, self.dim, dtype=self.dtype, device=model.device
@@ -135,6 +137,7 @@ class AutoCompressor(Compressor):
         found = dict(asked)
         if "ratio" in found:
             segment = found.get("segment_tokens", described["segment_tokens"])
+            # A ratio of 0 is refused elsewhere with a sentence, and must not divide here.
             found["summary_tokens"] = segment // max(found.pop("ratio"), 1)
         return found
 
@@ -214,6 +217,7 @@ class AutoCompressor(Compressor):
             "summary_tokens": self.summary_tokens,
             "segment_tokens": self.segment_tokens,
             "mode": self.mode,
+            # Omitted at 1, which is what descriptions without a scale mean.
             **({"scale": self.scale} if self.scale != 1 else {}),
         }
 
@@ -257,6 +261,7 @@ class AutoCompressor(Compressor):
             # A document that is done leaves its place to the next one.
             while len(active) < slots and (job := next(waiting, None)) is not None:
                 document = self._begin(job)
+                # An empty document, or one that an earlier run finished, has nothing left to do.
                 if len(document.vectors) < len(document.spans):
                     active.append(document)
             if not active:
@@ -303,6 +308,7 @@ class AutoCompressor(Compressor):
 
     def _longest_input(self, tokens: int) -> int:
         """Returns the positions of the longest input that a document of `tokens` tokens makes."""
+        # How many earlier segments an input carries vectors of; `tokens` is as good as no limit.
         most = {"accumulate": tokens, "replace": 1, "independent": 0}[self.mode]
         longest = 0
         for number, span in enumerate(self.segments(tokens)):

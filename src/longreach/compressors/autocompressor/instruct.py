@@ -62,6 +62,8 @@ class InstructObjective(SummaryTokens, AnswerObjective):
         On the scaffold, sums of embeddings that the vectors are to point to are read instead.
         """
         embed = self.model.get_input_embeddings()
+        # Segments share the most that any of them needs: under causal attention no vector sees the
+        # summary tokens behind it.
         summary = self.embed_summary[: max(counts)].to(embed.weight.dtype)
         states = self._padded([torch.cat([embed(segment), summary]) for segment in segments])
         made = []
@@ -76,6 +78,7 @@ class InstructObjective(SummaryTokens, AnswerObjective):
             weights.append(shares(segment, self.weight, self.parts[:count]))
         found = lexical(made, segments, self._head, embed.weight, weights, length=self._length)
         loss = self.recipe.lexical * (found.naming + 3 * max(scaffold, 0.1) * found.pointing)
+        # Drawn for each vector, so that a segment may be read partly from either.
         instead = [torch.rand(count, 1, device=loss.device) < scaffold for count in counts]
         read = [torch.where(*each) for each in zip(instead, found.targets, read, strict=True)]
         return read, {"naming": found.naming, "pointing": found.pointing}, loss

@@ -85,6 +85,7 @@ def shares(ids: Tensor, weight: Tensor, of: Sequence[Part]) -> Tensor:
         row[start:own] = 1 / (own - start)
         if stop > own:
             row[own:stop] = _REST / (stop - own)
+    # Without a least weight a row of frequent tokens alone could sum to nearly 0.
     rows = rows * weight[ids].clamp(min=1e-3)
     return rows / rows.sum(-1, keepdim=True)
 

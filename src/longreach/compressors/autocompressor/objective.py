@@ -67,6 +67,7 @@ def random_lengths(
             f"{segments} segments of {counted(longest, 'token')} do not hold {tokens}: raise"
             " longest_segment."
         )
+    # Even where all the others are this short, the last segment is not beyond `longest`.
     shortest = max(math.ceil((tokens - longest) / (segments - 1)), 2) if segments > 1 else tokens
     free = tokens - shortest * segments
     if free < segments - 1:  # nowhere else to cut
@@ -235,7 +236,9 @@ class TextObjective(SummaryTokens, CompressorObjective):
         """
         embed = self.model.get_input_embeddings()
         texts = embed(ids).split(list(lengths), dim=1)
+        # The first k of K, because every prefix of the trained rows has to be usable by itself.
         summary = self.embed_summary[:summary_tokens].to(texts[0].dtype).expand(len(ids), -1, -1)
+        # An empty tensor of the right dtype and device spares a case below.
         vectors = texts[0][:, :0] if vectors is None else vectors
         read = []
         own = []
@@ -287,6 +290,7 @@ class TextObjective(SummaryTokens, CompressorObjective):
         states = []
         for vectors, text in zip(own, texts, strict=True):
             found = self._states(self.scale * vectors, cue, text[:, :-1])
+            # From the cue on, each state predicts the next token of the segment.
             states.append(found[:, vectors.shape[1] :])
         return chunked_cross_entropy(torch.cat(states, dim=1), self._head, ids, **options)
 

@@ -81,6 +81,7 @@ class AutoCompressorRecipe(AnswerRecipe):
         """See `Recipe.from_options`; a scale of 0 stands for the length of embeddings."""
         found: dict[str, Any] = dict(options)
         if "mode" not in found:
+            # Answers are learned in this mode only, so asking for questions decides it.
             found["mode"] = "independent" if found.get("questions") else "accumulate"
         if found.get("scale") == 0:
             found["scale"] = None

@@ -117,6 +117,7 @@ class WeightedPool(Compressor):
             )
         self.ratio = ratio
         self.reader = reader
+        # In float32, because bfloat16 would make the loudness of many tokens the same.
         self.token_loudness = given.to(weight.device, torch.float32)
         self.length = length_of_embeddings(model)
 
@@ -218,5 +219,6 @@ def write_pool(
         "model": model_ref,
         "base_fingerprint": fingerprint,
     }
+    # Written last: a folder that has it is whole.
     (folder / SETTINGS_FILE).write_text(json.dumps(described, indent=2) + "\n")
     return folder / READER

@@ -56,6 +56,7 @@ class PoolObjective(AnswerObjective):
         embed = self.model.get_input_embeddings()
         read = []
         for segment, count in zip(segments, counts, strict=True):
+            # The ratio of a whole segment: a short one gets fewer vectors, as when it is ingested.
             ratio = -(-self.recipe.segment_tokens // count)
             vectors = pooled(embed(segment), self.token_loudness[segment], ratio, self._length)
             read.append(vectors.to(embed.weight.dtype))

@@ -67,6 +67,7 @@ def load_trainable_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     weights = lora_weights(folder)
     config = lora_config(read_json(folder / ADAPTER), model, weights, folder)
+    # Stored adapters are marked for inference only, which would have PEFT freeze them.
     config.inference_mode = False
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is going.

@@ -26,9 +26,12 @@ def make_arguments(out: Path, device: str, **more: Any) -> TrainingArguments:
         "logging_nan_inf_filter": False,
         "save_total_limit": 2,
         "report_to": "none",
+        # Samples are dicts of our own, out of which Trainer would drop what `forward` does not
+        # name.
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": device != "cpu",
+        # `Progress` is the only display.
         "disable_tqdm": True,
         "log_level": "error",
     }

@@ -62,6 +62,7 @@ def drop(place: Path, step: int) -> None:
     (folder / STATE).unlink(missing_ok=True)  # first: it does not count from here on
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
+        # Other checkpoints may lie there, and then the folder stays.
         place.rmdir()
 
 
@@ -98,6 +99,7 @@ def _folders(out: Path) -> list[Path]:
     """Returns the folders of checkpoints, whole or not, the oldest first."""
     found = []
     for folder in (out / CHECKPOINTS).glob(f"{_NAME}*"):
+        # Copies that a user made, such as checkpoint-100-old, do not count.
         if folder.name.removeprefix(_NAME).isdigit():
             found.append(folder)
     return sorted(found, key=step_of)

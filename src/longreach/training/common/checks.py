@@ -15,6 +15,7 @@ def check_at_least(settings: object, least: int, *names: str) -> None:
 
 def check_rate(name: str, value: float | None) -> None:
     """Raises UsageError where a learning rate is given that is not above 0, or has no end."""
+    # Written so that NaN is refused too, with which every comparison is false.
     if value is not None and not 0 < value < math.inf:
         raise UsageError(f"{name} is {value}; give a number above 0, such as 3e-4.")
 
@@ -40,5 +41,6 @@ def check_share(name: str, value: float, *, whole: bool = False) -> None:
 
 def check_seed(seed: int) -> None:
     """Raises UsageError where a seed is none that every library takes."""
+    # NumPy takes no larger ones.
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed is {seed}; give 0 to {2**32 - 1}.")

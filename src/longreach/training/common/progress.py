@@ -46,6 +46,7 @@ class Progress(TrainerCallback):
         self._tokens_of_step = tokens_of_step
         self._every_seconds = every_seconds
         self._began = 0.0
+        # The first step is told at once.
         self._spoke = -math.inf
         self._first_step = 0
 
@@ -65,6 +66,7 @@ class Progress(TrainerCallback):
         """Starts the clock."""
         self._began = time.perf_counter()
         self._first_step = state.global_step
+        # A bar needs a terminal, and several processes would draw over each other.
         if self._with_bar and state.is_world_process_zero and sys.stderr.isatty():
             self._bar = tqdm(
                 total=state.max_steps,

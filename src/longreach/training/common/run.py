@@ -63,6 +63,7 @@ def claim(
             f"'{out}' belongs to another run: {', '.join(differing[:_MOST_NAMED])}. Give another"
             " folder, or that run's settings to resume it."
         )
+    # New values of what may differ, and today's names, are noted for the next call.
     if stored != wanted:
         write_json(out / RUN, wanted)
 
@@ -138,12 +139,14 @@ def finish(
     whole.
     """
     aside = out / _ASIDE
+    # A process that was killed here left a part of a result.
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     # Perplexities of a bad run may be infinite: Python reads them back.
     lines = [json.dumps(line) + "\n" for line in history]
     (aside / _LOG).write_text("".join(lines))
+    # False sorts before True, so the config is the last one moved.
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
             shutil.rmtree(out / path.name, ignore_errors=True)
@@ -154,6 +157,7 @@ def finish(
 
 def write_json(path: Path, value: object) -> None:
     """Writes a file that is either the old or the new one, whenever the process ends."""
+    # Each process writes a file of its own, so that no two of them write into one.
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(json.dumps(value, indent=2) + "\n")
     scratch.replace(path)

@@ -20,12 +20,14 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     asked = [name for name in names if name not in ("all", "none")]
     for name in asked:
+        # Of a dotted name `find_spec` would import the package before the dot.
         if not name.isidentifier() or (find_spec(name) is None and name not in _TRACKERS):
             raise _unknown(name)
     if not asked:
         return
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
+    # Names that cannot be right were refused above: importing transformers takes seconds.
     there = get_available_reporting_integrations()
     for name in asked:
         if name in _TRACKERS and name not in there:

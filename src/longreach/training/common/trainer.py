@@ -62,6 +62,7 @@ class RunTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int] | None:
         if self.in_order:
+            # The data set has an order of its own, by which a run is resumed.
             return torch.utils.data.SequentialSampler(self._samples)
         return super()._get_train_sampler(*args, **kwargs)
 

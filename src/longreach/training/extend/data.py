@@ -85,11 +85,13 @@ class Data:
             raise UsageError("There are no data: give at least one file, folder or data set.")
         if held_out < 0:
             raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
+        # All runs share it, because token files depend on texts and vocabulary alone.
         cache = cache or cache_folder() / "tokens"
         sources = [tokenize(find(name), tokenizer, cache, note) for name in given]
         lengths = [source.lengths for source in sources]
         tests = [tokenize(find(name), tokenizer, cache, note) for name in evaluation]
         if tests:
+            # Other sources serve the test, so that everything in these is learned.
             kept = _longest(tests, mix, held_out)
             order = Order(lengths, mix)
         else:
@@ -138,10 +140,12 @@ def _longest(sources: Sequence[Tokens], mix: Mix, most: int) -> list[HeldOut]:
     """Returns `most` documents: any that fill a row, drawn by the seed, else the longest."""
     lengths = [source.lengths for source in sources]
     counts = [len(each) for each in lengths]
+    # Documents of all sources in one row, because they are ranked by length together.
     source = np.repeat(np.arange(len(counts)), counts)
     number = np.concatenate([np.arange(count) for count in counts])
     tokens = np.minimum(np.concatenate(lengths), mix.length)
     drawn = np.random.default_rng([mix.seed, 2]).permutation(len(tokens))
+    # The sort is stable and the order random: among equally long documents, chance decides.
     chosen = drawn[np.argsort(-tokens[drawn], kind="stable")][:most]
     kept = []
     for index in sorted(chosen):
@@ -175,6 +179,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         pieces = self._data.order[index]
         width = self._data.order.mix.width(pieces[0].tokens)
+        # Zero may be a real token; padding is told by its labels, which no loss counts.
         ids = torch.zeros(len(pieces), width, dtype=torch.long)
         labels = torch.full_like(ids, IGNORED)
         for row, piece in enumerate(pieces):

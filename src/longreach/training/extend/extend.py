@@ -117,6 +117,7 @@ def extend(
         identity = settings.identity() | {
             "model": base_fingerprint(model, tokenizer),
             **loaded.keys,
+            # A resumed run has to learn the same samples in each step, on however many processes.
             "samples_per_step": length.samples_per_step,
             "steps": length.steps,
         }
@@ -131,6 +132,7 @@ def extend(
         checkpoint = last_checkpoint(out)
         if checkpoint:
             tell(f"Resuming from {checkpoint.name}.")
+        # Rounded up, so that the shortest run still has an interval of one step.
         tenth = -(-length.steps // 10)
         args = _arguments(
             settings,
@@ -143,6 +145,7 @@ def extend(
             save_steps=settings.save_every or tenth,
             eval_strategy="steps" if loaded.held_out else "no",
             eval_steps=settings.eval_every or tenth,
+            # A run that is resumed was tested before its first step already.
             eval_on_start=bool(loaded.held_out) and checkpoint is None,
         )
         with (
@@ -150,6 +153,7 @@ def extend(
             _prepared(model, settings, dtype) as trained,
             chunked_loss(trained),
         ):
+            # With fewer ranks than processes several share a row, and ask for its positions.
             samples = Samples(loaded, length.samples, positions=ranks < probe.world_size)
             progress = Progress(say, partial(_tokens_of_step, loaded.order, length))
             trainer = LongTrainer(
@@ -178,6 +182,7 @@ def extend(
         if first:
             result = adapter.merge(trained, out / run.ADAPTER) if settings.lora_rank else trained
             run.finish(out, result, tokenizer, history, report)
+        # No process ends before the result is written: a launcher may stop the others with it.
         trainer.accelerator.wait_for_everyone()
     return report
 
@@ -237,6 +242,7 @@ class _Length(NamedTuple):
 
 
 def _length(settings: ExtendSettings, order: Order, ranks: int) -> _Length:
+    # Rounded up to whole samples, and as many for each process.
     per_step = -(-settings.step_tokens // (settings.capacity * ranks)) * ranks
     if settings.steps:
         return _Length(settings.steps, per_step)
@@ -244,6 +250,7 @@ def _length(settings: ExtendSettings, order: Order, ranks: int) -> _Length:
         return _Length(-(-order.rectangles() // per_step), per_step)
     length = _Length(0, per_step)
     tokens = 0
+    # Rectangles differ in tokens, so steps are counted one by one.
     while tokens < settings.tokens:
         length = _Length(length.steps + 1, per_step)
         tokens += _tokens_of_step(order, length, length.steps)

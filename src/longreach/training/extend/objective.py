@@ -61,6 +61,7 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
     ) -> Any:
         if labels is None and shift_labels is None:
             return stock(input_ids=input_ids, **kwargs)
+        # A KV cache would be held beside all that backward needs, and nobody reads it.
         kwargs["use_cache"] = False
         hidden = decoder_of(self)(input_ids=input_ids, **kwargs).last_hidden_state
         if shift_labels is None:
@@ -72,6 +73,7 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
             return {"losses": chunked_losses(hidden, weight, shift_labels, chunk_tokens)}
         loss = chunked_cross_entropy(hidden, weight, shift_labels, chunk_tokens)
         if num_items_in_batch is not None:
+            # From a mean over these labels to their share of the whole step.
             loss = loss * ((shift_labels != IGNORED).sum() / num_items_in_batch)
         return CausalLMOutput(loss=loss)
 
@@ -98,6 +100,7 @@ def put_together(model: Trained, whole: Mapping[str, Tensor]) -> None:
         if leaf in module._parameters:  # not by load_state_dict, whose hooks want the parts
             module._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
     inner = _bare(model)
+    # Each of the two was replaced by itself, and they would be saved as different tensors.
     if inner is model and inner.config.get_text_config().tie_word_embeddings:
         inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
 

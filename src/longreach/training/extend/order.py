@@ -107,6 +107,7 @@ class Order:
             )
         self._offset = np.random.default_rng([mix.seed, 0]).random(len(self._tokens))
         self._starts = [0]  # first rectangle of each epoch that is known so far
+        # Only the newest epoch is kept, because rectangles are asked for in order.
         self._made: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
     @property
@@ -196,6 +197,7 @@ class Order:
         """Cuts rows, the longest first, into rectangles."""
         start = 0
         while start < len(rows):
+            # The first row is the longest, and all rows are padded to its width.
             most = self.mix.capacity // self.mix.width(int(self._tokens[rows[start]]))
             yield rows[start : start + most]
             start += most
@@ -217,6 +219,7 @@ def _cut(
     counts = -(-lengths // mix.length)
     for held_source, number in held_out:
         if held_source == source:
+            # It gives no piece, and the places of the documents behind it stay right.
             counts[number] = 0
     document = np.repeat(np.arange(len(lengths)), counts)
     nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -106,6 +106,7 @@ class ExtendSettings:
     @property
     def highest_rate(self) -> float:
         """The learning rate at its highest."""
+        # A new LoRA starts at zero, and bears larger steps than weights that are trained already.
         return self.learning_rate or (2e-4 if self.lora_rank else 2e-5)
 
     @property
@@ -124,6 +125,7 @@ class ExtendSettings:
         return Mix(
             self.length,
             self.capacity,
+            # At a short target length every document that fills a row counts as long.
             min(self.long_tokens, self.length),
             self.long_weight,
             self.seed,

@@ -52,6 +52,7 @@ class LongTrainer(RunTrainer):
         Its names are `eval_loss`, `eval_perplexity`, and `eval_perplexity_0-1024`,
         `eval_perplexity_1024-2048`, ...
         """
+        # Under FSDP weights are whole inside calls of the wrapped model only.
         model: Any = self.model_wrapped if self.is_in_train else self.model
         was_training = model.training
         model.eval()
@@ -64,6 +65,7 @@ class LongTrainer(RunTrainer):
             row = self._held_out[min(index, len(self._held_out) - 1)]
             ids = torch.from_numpy(row)[None].to(self.args.device)
             losses = model(input_ids=ids, labels=ids, reduction="none")["losses"][0]
+            # The row of a rank that has none left was read for company, and counts nothing.
             if index < len(self._held_out):
                 sums += bucket_sums(losses, spans)
         if ranks > 1:

@@ -127,6 +127,7 @@ def pretrain(
     assert recipe is not None
     schedule = schedule or Schedule()
     folder = Path(out)
+    # The folder of something else is refused before a model is loaded for nothing.
     run.refuse_foreign(folder)
     check_trackers(schedule.report_to)
     check_device(device)
@@ -160,6 +161,7 @@ def pretrain(
         "start": _named(start),
     }
     done = _claim(folder, settings, schedule.steps, args)
+    # A checkpoint already holds what became of the start.
     if start is not None and done is None:
         begin_with(objective, recipe, Path(start))
     if schedule.checkpointing:
@@ -232,6 +234,7 @@ def _subject(
     if not recipe.from_questions:
         objective = kind(base, tokenizer, recipe)
         with args.main_process_first(local=False):
+            # The first process makes the token files, and the others find them.
             read = Rows.make(data, tokenizer, recipe.row_tokens, cache=cache, note=note)
         return objective, _Learned(read, _stack, recipe.row_tokens, read.digest)
     for item in data:

@@ -59,6 +59,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             whole.append(_placed(number, np.repeat(starts, rows) + length * of_document))
             rest = texts % length
             left.append(_placed(number, (starts + length * rows)[rest > 0]))
+            # The EOS token behind each piece is part of it.
             sizes.append(rest[rest > 0] + 1)
         # (source, start) of each.
         self._whole = np.concatenate(whole)
@@ -101,6 +102,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         if documents:
             found.append(make_source(documents))
         cache = cache or cache_folder() / "tokens"
+        # Where the first token of a plain text stands tells how many special ones come before it.
         plain = encode(tokenizer, "a", add_special_tokens=False)["input_ids"]
         before = encode(tokenizer, "a")["input_ids"].index(plain[0])
         return cls([tokenize(source, tokenizer, cache, note) for source in found], length, before)
@@ -117,9 +119,11 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
+            # Iteration over a data set without an iterator of its own ends by this error.
             raise IndexError(index)
         if index < len(self._whole):
             return {"ids": torch.from_numpy(self._read(self._whole[index], 0, self._length))}
+        # Whole rows come first; further ones are cut out of what is left, as if it were joined.
         first = (index - len(self._whole)) * self._length
         last = first + self._length
         pieces = range(

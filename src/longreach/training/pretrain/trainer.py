@@ -54,6 +54,8 @@ def begin_with(objective: CompressorObjective, recipe: Recipe, folder: Path) -> 
             raise ValueError(f"its lora_alpha is {lora['lora_alpha']}")
         load_compressor(objective, folder)
     except Exception as error:
+        # The error of a checkpoint advises to delete it, which is wrong here: its cause is what
+        # counts.
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise ModelError(
             f"{refused} ({reason}): give one of the same model, summary tokens and LoRA."
@@ -119,6 +121,7 @@ class CompressorTrainer(RunTrainer):
         model.train()
         batch = {name: self._on_device(value) for name, value in inputs.items()}
         calls = self.objective.plan(batch, self._generator(), self.state.global_step)
+        # Gradients add up, and are to be the mean over all calls and batches of a step.
         share = 1 / (len(calls) * self.current_gradient_accumulation_steps)
         total = torch.zeros((), device=self.args.device)
         before: dict[str, Tensor] = {}
@@ -129,6 +132,7 @@ class CompressorTrainer(RunTrainer):
                 with self.compute_loss_context_manager():
                     done = model(**call, **before)
                 self.accelerator.backward(done.loss * share)
+            # Detached, so that the graph of a call is freed before the next one.
             before = {"vectors": done.vectors.detach()}
             total = total + done.loss.detach() * share
             for name, part in done.parts.items():
@@ -148,6 +152,7 @@ class CompressorTrainer(RunTrainer):
             # Another process may have had a part that this one had not; all reduce the same ones in
             # the same order.
             names = sorted(set(gather_object([*self._parts])))
+            # A single part would repeat the loss.
             if len(names) > 1:
                 for name in names:
                     logs[name] = self._mean_part(name)

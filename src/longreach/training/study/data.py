@@ -101,6 +101,8 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._planner = Planner(_KeptPassages(corpus), self._builder)
         self._expected: Callable[[int], Likeliest] | None = None
         if teacher is not None:
+            # A teacher without the adapter says the same in every epoch, so it is asked once a
+            # question.
             self._expected = lru_cache(maxsize=None)(partial(self._taught, teacher))
         self._questions: list[Question] = []
         self._plans: list[Plan] = []
@@ -138,6 +140,8 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Returns the numbers of the questions of a sample."""
         step, part = divmod(index, self.accumulate)
         epoch, turn = divmod(step, self.steps_per_epoch)
+        # A function of seed and epoch alone: a resumed run draws the same order without a stored
+        # state.
         chance = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(len(self._questions), generator=chance).tolist()
         # Every step learns as many, so some come once more.
@@ -162,6 +166,8 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def _answer(self, row: int) -> list[int]:
         longest = _LONGEST_ANSWER
         if self._window:
+            # The prompt may take the whole budget, so only the rest of the window is left for the
+            # answer.
             longest = min(longest, self._window - self._budget)
         return self._answers[row][:longest]
 

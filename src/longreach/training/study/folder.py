@@ -29,6 +29,7 @@ def working(corpus: Corpus) -> Iterator[Path]:
         StorageError: the disk refused what is done in it.
     """
     work = corpus.work_path
+    # It fails at once instead of waiting, because the other study may take hours.
     lock = filelock.FileLock(work / ".lock", timeout=0)
     with explain_disk_faults(corpus.path):
         work.mkdir(exist_ok=True)
@@ -48,6 +49,8 @@ def publish(corpus: Corpus, made: Path) -> Path:
     """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with
     it."""
     there = corpus.artefacts
+    # A study that is repeated must not count as another one: `undo` would give back the same
+    # adapter.
     if not (there.holds(ADAPTER, made) and there.is_intact(ADAPTER)):
         with corpus.changing("study") as artefacts:
             # An adapter that a killed process had moved aside is back now.

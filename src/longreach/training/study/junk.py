@@ -59,8 +59,10 @@ def fault_of_answer(answer: str, question: str, passage: str) -> str | None:
         return NO_ANSWER
     there = set(words(passage, articles=True))
     told = set(said) - set(words(question)) - _COMMON
+    # An answer of nothing but common words and those of the question is compared whole.
     told = told or set(said)
     found = told & there
+    # A wrong number makes an answer wrong, however many of its other words are there.
     numbers = {word for word in told if _holds_digit(word)}
     enough: float = len(told)
     if len(told) > _FEW:
@@ -76,6 +78,7 @@ def _holds_digit(word: str) -> bool:
 
 def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
     """Returns whether words stand in a row in others."""
+    # Spaces at both ends, so that no word matches a part of a longer one.
     return f" {' '.join(part)} " in f" {' '.join(whole)} "
 
 

@@ -111,9 +111,11 @@ class QuestionGathering:
         """
         learned = self._learned
         dropped: dict[str, int] = {}
+        # Made questions are needed to learn from, or else to hold some of them out for the test.
         if learned is None and (training or not self._tested):
             learned, dropped = self._make(self._endpoint or own_model, say)
         if self._tested:
+            # A question of the test must not be learned, even where a user gave it twice.
             rest = without(learned or [], self._tested)
             return GatheredQuestions(rest, self._tested, dropped)
         split = hold_out(learned or [], self._sources.held_out, self._seed)
@@ -125,6 +127,7 @@ class QuestionGathering:
         from longreach.training.study.folder import QUESTIONS, working
         from longreach.training.study.selfstudy import make_questions
 
+        # Two studies of one corpus must not write into one file of questions.
         with working(self._corpus) as work:
             made = make_questions(
                 self._corpus,

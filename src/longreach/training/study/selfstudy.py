@@ -120,6 +120,8 @@ class OwnModel:
         for first in range(0, len(requests), self._batch_size):
             batch = requests[first : first + self._batch_size]
             longest = max(request.max_tokens for request in batch)
+            # All requests of one call share temperature and seed, so the first one speaks for its
+            # batch.
             sampling = Sampling(longest, batch[0].temperature, top_p=0.95, seed=batch[0].seed)
             with adapters_off(self._model):
                 prompts = [self._prompt(request) for request in batch]
@@ -175,6 +177,8 @@ def make_questions(
     asked: dict[Job, Request] = {}
     for number, passage in enumerate(passages):
         for turn in range(per_passage):
+            # Consecutive numbers: the kinds of one passage differ, and all kinds come about equally
+            # often.
             kind = kinds[(number * per_passage + turn) % len(kinds)]
             job = (author.name, seed, passage.revision, passage.index, kind)
             jobs[job] = passage
@@ -192,6 +196,8 @@ def make_questions(
                 fault = REPEATED
             before.add(same)
             if fault is None:
+                # Temperature 0, because questions should vary and answers should be the likeliest
+                # ones.
                 answered[job] = Request(
                     passage.text, REQUEST + question, 0.0, _LONGEST_ANSWER, seed
                 )
@@ -246,6 +252,8 @@ class _Notes:
             try:
                 note = parse_object(line)
                 job = tuple(note.pop("job"))
+                # A list inside of it, as only a damaged line holds, has to fail here and not
+                # further down.
                 hash(job)
             except (NotJson, KeyError, TypeError):
                 # It was damaged since: this is asked for again, and the lines after it are good.
@@ -253,6 +261,7 @@ class _Notes:
             texts = {what: text for what, text in note.items() if isinstance(text, str)}
             self.known.setdefault(job, {}).update(texts)
         self._file = path.open("ab")
+        # The torn end goes, so that the next line begins at the start of one.
         self._file.truncate(whole)
 
     def __enter__(self) -> _Notes:
@@ -281,6 +290,7 @@ class _Notes:
             self.known.setdefault(job, {})[what] = valid
             self._file.write(json.dumps({"job": job, what: valid}).encode() + b"\n")
             self._file.flush()
+            # A text that took minutes or money to write has to survive a crash of the machine.
             os.fsync(self._file.fileno())
             done += 1
             if done % 8 == 0 or done == len(requests):

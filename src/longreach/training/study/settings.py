@@ -83,5 +83,6 @@ class StudySettings:
         found = self.identity()
         for now, earlier in _EARLIER_NAMES.items():
             found[earlier] = found.pop(now)
+        # Earlier releases counted the questions of a step, not those of one forward pass.
         found["batch"] = self.step_questions
         return found

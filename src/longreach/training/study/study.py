@@ -118,6 +118,7 @@ def study(
         raise UsageError("There are no questions to learn from: give some with --questions.")
     if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
         raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+    # Trainer works on the first of the visible GPUs, whatever device the model is on.
     if model.device.index:
         raise UsageError(
             f"The model is on {model.device}: choose among several GPUs with CUDA_VISIBLE_DEVICES."
@@ -130,6 +131,8 @@ def study(
     with working(corpus) as work:
         others = _identity(corpus, questions)
         identity = settings.identity() | others
+        # The folder is named by all that decides the result: the same call finds its own run again,
+        # and another one never mixes with it.
         out = _run_folder(work, identity)
         _take_over(_run_folder(work, settings.earlier_identity() | others), out, identity)
         run.claim(out, identity)
@@ -138,6 +141,7 @@ def study(
             report = _train(corpus, model, tokenizer, questions, settings, out, say)
             note_base(out / run.ADAPTER, fingerprint, corpus.settings.model_ref)
             run.write_json(out / run.REPORT, report)
+            # Checkpoints serve resuming only, and a run that has its report is never resumed.
             drop_all(out)
         else:
             tell("These questions were learned with these settings before.")
@@ -155,6 +159,7 @@ def _identity(corpus: Corpus, questions: Sequence[Question]) -> dict[str, Any]:
     }
     start = _start(corpus)
     if start is not None:
+        # Two releases of a compressor may bring different adapters to start from.
         identity["start"] = _digest(start)
     return identity
 
@@ -193,6 +198,7 @@ def _train(
     window = window_of(model)
     device = str(model.device)
     budget = settings.budget
+    # The answer is learned behind the prompt, so both have to fit the window.
     if window:
         budget = min(budget, window - _LEFT_FOR_ANSWERS)
     with (
@@ -268,7 +274,10 @@ def _adapted(
     as it was."""
     with exclusive(model):
         use_cache = model.config.use_cache
+        # PEFT freezes all weights; afterwards exactly these are frozen again, as the caller had
+        # them.
         fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        # LoRA starts at random, and the same run has to start from the same weights.
         set_seed(settings.seed)
         checkpointing(model, settings.checkpointing)
         if start:
@@ -280,6 +289,8 @@ def _adapted(
                 alpha=settings.lora_alpha,
                 dropout=settings.lora_dropout,
             )
+        # Readers in other threads use the model between two steps, and must not see the new
+        # adapter.
         switch_off(model)
     try:
         yield StudyObjective(adapted)
@@ -302,6 +313,8 @@ def _take_off(adapted: Any, model: PreTrainedModel) -> None:
             model.delete_adapter(ADAPTER_NAME)
         switch_off(model)
         return
+    # No reader's adapter is on the model, so PEFT's layers can go altogether.
     adapted.unload()
     if hasattr(model, "peft_config"):
+        # A model that has this attribute counts as one that carries adapters.
         del model.peft_config

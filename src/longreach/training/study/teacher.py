@@ -15,6 +15,7 @@ from longreach.errors import TrainingError, UsageError
 from longreach.training.study.selfstudy import Request
 
 _KEYS = ("LONGREACH_TEACHER_KEY", "OPENAI_API_KEY")
+# HTTP statuses that may pass: timeouts, conflicts, rate limits and overloaded servers.
 _PASSING = {408, 409, 429, 500, 502, 503, 504, 529}
 _TRIES = 5
 
@@ -49,6 +50,7 @@ class Endpoint:
             )
         if not model:
             raise UsageError("The teacher's model has no name: give it with --teacher-model.")
+        # Users paste the address in any of the forms that other clients of this API ask for.
         base = url.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
         self.url = f"{base}/v1/chat/completions"
         self.name = self.model = model
@@ -79,12 +81,16 @@ class Endpoint:
                     try:
                         text = future.result()
                     except TrainingError as error:
+                        # The first error is reported at the end: requests under way may still bring
+                        # texts, which are paid for and worth keeping.
                         failed = failed or error
                         for other in under_way:
                             other.cancel()
                         continue
                     yield under_way[future], text
             finally:
+                # The caller may stop reading early, and requests that still wait must not be sent
+                # then.
                 pool.shutdown(wait=False, cancel_futures=True)
         if failed:
             raise failed
@@ -100,6 +106,7 @@ class Endpoint:
         reason = ""
         for attempt in range(_TRIES):
             if attempt:
+                # A little chance keeps parallel requests from all coming back at the same moment.
                 time.sleep(self._wait_seconds * 2 ** (attempt - 1) * random.uniform(1, 1.25))
             try:
                 response = client.post(self.url, json=body)
@@ -109,6 +116,7 @@ class Endpoint:
             if response.status_code == 200:
                 return _content(response, self.url)
             reason = f"HTTP {response.status_code}: {' '.join(response.text.split())[:120]}"
+            # A wrong key, name or address does not get better by waiting.
             if response.status_code not in _PASSING:
                 raise TrainingError(
                     f"The teacher at {self.url} refuses ({reason}): check --teacher,"
@@ -122,6 +130,7 @@ class Endpoint:
 
 def _content(response: Any, url: str) -> str:
     try:
+        # A model that wrote nothing may come as null.
         return str(response.json()["choices"][0]["message"]["content"] or "")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise TrainingError(

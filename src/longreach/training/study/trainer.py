@@ -72,6 +72,7 @@ class StudyObjective(torch.nn.Module):
         else:
             teacher = Likeliest(teacher_ids, teacher_log_probs)
             loss = chunked_divergence(states, self._head, teacher, softcap=self._softcap)
+        # The parts of a step are added up, so each counts by its share of the step's answer tokens.
         if num_items_in_batch is not None:
             loss = loss * (len(states) / num_items_in_batch)
         return {"loss": loss}
@@ -94,6 +95,8 @@ class StudyObjective(torch.nn.Module):
         """The states [A, d], after the final norm, that predict the tokens of the answers."""
         decoder = decoder_of(self.adapted.get_base_model())
         states = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        # Only these states reach the head: logits of whole prompts would be the largest tensor of a
+        # step.
         return states[:, :-1][labels[:, 1:] != IGNORED]
 
 
@@ -122,6 +125,7 @@ class StudyTrainer(RunTrainer):
             try:
                 yield
             finally:
+                # Dropout must be off again before another thread reads with the model.
                 self._adapted.eval()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

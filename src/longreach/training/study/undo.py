@@ -54,11 +54,13 @@ def keep_state(artefacts: Artefacts) -> None:
     if entries:
         number = _number(entries[-1]) + 1
     place = artefacts.work_path / _BEFORE / str(number)
+    # A process that was killed before it wrote the hashes left a part under this number.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     artefacts.copy(ADAPTER, place / ADAPTER)
     artefacts.copy(SCORECARD, place / SCORECARD)
     replace_file(place / _WHOLE, json.dumps(_hashes(place)).encode())
+    # The state that was just written counts as one of those kept.
     for old in entries[: max(0, len(entries) + 1 - _MOST)]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -87,11 +89,13 @@ def undo(corpus: Corpus) -> Undone:
             " first."
         )
     entry = entries[-1]
+    # Checked before the corpus changes: damaged files must not take the place of whole ones.
     _check(entry)
     with corpus.changing("undo") as artefacts:
         if (entry / ADAPTER).is_dir():
             artefacts.put(ADAPTER, entry / ADAPTER)
         else:
+            # Before that study the corpus answered without an adapter.
             artefacts.remove(ADAPTER)
         if (entry / SCORECARD).exists():
             artefacts.put(SCORECARD, entry / SCORECARD)
