@@ -74,6 +74,7 @@ def fastest(
     Raises:
         UsageError: None of them can.
     """
+    # There is nothing to choose from, and so nothing to time.
     if device.type != "cuda":
         return {DEFAULT: float("nan")}
     found = {}

@@ -135,6 +135,7 @@ def run(
 
     losses: dict[str, float] = {}
 
+    # Compressing has no loss.
     def inspect(name: str, result: Tensor | None) -> None:
         if result is not None:
             losses[name] = float(result)
@@ -199,6 +200,7 @@ def amortised(full: Times, ours: Times, once: Times) -> JsonObject:
 
     Both are medians over the rounds.
     """
+    # Times of one round share its noise, since other load on the machine hits all three alike.
     rounds = list(zip(full.seconds, ours.seconds, once.seconds, strict=True))
     saved = statistics.median((f - o) / c for f, o, c in rounds)
     gained = {}
@@ -260,6 +262,7 @@ def _needs_checkpointing(
 def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
     """Returns the FLOPs that a step executes on one row; see `DEFINITIONS`."""
     s = Shape.of(config)
+    # Checkpointing computes the forward pass of each layer again on the way back.
     forward = 2 if again else 1
     # Of a full model the pattern does not matter: no layer has it.
     layers = LayerPlan.make(s.layers, s.layers)
@@ -268,6 +271,7 @@ def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
         layers = plan_of(config)
         pattern = pattern_of(config)
     attention = sum(layers.attention_flops(pattern, positions, s.heads, s.kv_heads, s.head_dim))
+    # A multiplication and an addition for each weight.
     linear = 2 * s.layer_parameters * positions
     # q and o are between hidden and all heads, k and v between hidden and the KV heads.
     lora = 4 * _LORA * s.layers * (2 * s.hidden + s.head_dim * (s.heads + s.kv_heads)) * positions

@@ -53,6 +53,7 @@ class Times:
         On a CPU that others use too it says more than the clock.
         """
         pairs = zip(self.processor_seconds, baseline.processor_seconds, strict=True)
+        # The processor's clock may not have moved during a short call.
         return statistics.median(b / max(a, 1e-9) for a, b in pairs)
 
     def less(self, part: Times) -> Times | None:

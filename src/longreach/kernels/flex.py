@@ -193,6 +193,7 @@ def _table(rows: Rows, columns: int, repeat: int, device: torch.device) -> tuple
         filled.append([row + [0] * (most - len(row)) for row in lists])
     counts = torch.tensor(lengths, dtype=torch.int32).repeat_interleave(repeat, 0)[None]
     packed = torch.tensor(filled, dtype=torch.int32).repeat_interleave(repeat, 0)[None].to(device)
+    # The view of the last row reaches up to `columns` entries beyond its own.
     flat = torch.cat([packed.flatten(), packed.new_zeros(columns)])
     heads, n = packed.shape[1:3]
     strides = (heads * n * most, n * most, most, 1)
@@ -205,6 +206,7 @@ def _mask_mod(
     pattern = view.pattern
 
     def mask_mod(b: Tensor, h: Tensor, q_index: Tensor, k: Tensor) -> Tensor:
+        # FlexAttention counts query heads, and the pattern the KV heads of the whole model.
         head = h // groups + view.first_head
         shift = shift_of(pattern, head, view.total_heads, view.layer)
         return sees_key(pattern, q_index + q_start, k, shift)
@@ -212,6 +214,7 @@ def _mask_mod(
     return mask_mod
 
 
+# Each torch.compile would compile anew, which takes seconds.
 @cache
 def _compiled() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False)
@@ -279,6 +282,7 @@ def attend(
     # Blocks count from each row's first real token, so every row has its own block grid.
     out = []
     for row, start in enumerate(starts.tolist()):
+        # A row's padding may reach into its queries.
         real = min(q.shape[2], k.shape[2] - start)
         padding = q.new_zeros(1, q.shape[1], q.shape[2] - real, q.shape[3])
         if not real:

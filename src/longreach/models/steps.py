@@ -164,6 +164,7 @@ class Steps:
                     "attention_mask has padding after real tokens; pad the rows on the left."
                 )
             self._padding = attention_mask.to(given.device)
+            # Positions count real tokens only; those of padding have no meaning.
             positions = (self._padding.cumsum(1) - 1).clamp(min=0) + self._offset
         elif self._padding is not None:
             self._padding = torch.cat([self._padding, self._padding.new_ones(rows, new)], 1)
@@ -205,6 +206,7 @@ class Steps:
                 logits = self._run_once()
             else:
                 self._replay()
+                # The next replay overwrites what this one has written.
                 logits = self._logits.clone()
         self.filled += 1
         return logits
@@ -242,6 +244,7 @@ class Steps:
         """
         try:
             return self._record(run)
+        # It is a RuntimeError as well, but does not mean that recording is impossible.
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -262,6 +265,7 @@ class Steps:
             )
 
     def _fix(self, tokens: Tensor) -> None:
+        # A recorded graph reads its tokens at this address.
         self._tokens = tokens[:, None].clone()
         rows = Rows.of(self._padding, self.filled)
         self._lengths = (
@@ -275,6 +279,8 @@ class Steps:
             self._replay, self._logits = recorded
 
     def _unfix(self) -> None:
+        # Each row's real tokens were brought to its front, so new ones would begin in unlike
+        # slots.
         if self._padding is not None:
             raise UsageError(
                 "Rows of unlike length cannot be read on in one batch after steps; read them one by"
@@ -376,6 +382,8 @@ def _attend(
     """Attends in a full layer: query [B, H, T, D], key and value [B, K, S, D]."""
     rows, _, new, dim = query.shape
     if lengths is not None and new == 1:
+        # To the kernel the slots are a window that hides nothing; the lengths say which are
+        # filled.
         pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=key.shape[2] // BLOCK)
         kept = Retained(key[:, :, :0], value[:, :, :0], key, value)
         out = decode_attention(

@@ -85,6 +85,7 @@ class LayerPlan:
         by_layer = []
         for layer in range(self.num_layers):
             if self.is_full(layer):
+                # Keys and values, hence twice.
                 by_layer.append(2 * length * num_kv_heads * head_dim * itemsize)
             else:
                 kept = pattern.kv_bytes(length, num_kv_heads, head_dim, itemsize, layer)
@@ -94,8 +95,10 @@ class LayerPlan:
     def kv_reduction(self, pattern: AttentionPattern, length: int, num_kv_heads: int) -> float:
         """Returns the share of the full model's KV bytes that this plan does not need, 0 to 1."""
         full = 2 * length * num_kv_heads * self.num_layers
+        # A row without tokens has nothing to save.
         if not full:
             return 0.0
+        # The head dim and the bytes of a number cancel out, so both are 1.
         return 1 - sum(self.kv_bytes(pattern, length, num_kv_heads, 1, 1)) / full
 
     def attention_flops(

@@ -30,6 +30,8 @@ N = TypeVar("N", int, "Tensor")
 
 def step_of_heads(pattern: AttentionPattern, num_kv_heads: int) -> int:
     """Returns by how many blocks the strided blocks of a KV head differ from the next one's."""
+    # Spread over the stride, so that the heads together see as much as they can. At least 1, or
+    # all heads would see the same blocks.
     return max(1, pattern.stride // num_kv_heads)
 
 
@@ -92,6 +94,7 @@ class PermanentBlocks(NamedTuple):
         stride = pattern.stride
         if stride == 0:
             return cls(sink, 0, 0)
+        # How far the first block after the sinks lies behind the last one on the stride.
         behind = (sink + shift) % stride
         return cls(sink, sink + (-behind) % stride, stride)
 
@@ -103,5 +106,6 @@ class PermanentBlocks(NamedTuple):
         """Returns how many of the first `blocks` blocks are permanent."""
         strided = 0
         if self.stride:
+            # Rounded up, because the block `first` itself counts.
             strided = max(0, -(-(blocks - self.first) // self.stride))
         return min(self.sink, max(0, blocks)) + strided

@@ -62,6 +62,7 @@ class Shape:
     @property
     def layer_parameters(self) -> int:
         """Returns the weights of all layers' matrices: what every token is multiplied with."""
+        # q and o are as wide as all query heads, k and v as wide as the KV heads.
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
@@ -76,6 +77,7 @@ class Shape:
         """Returns the number of all weights, embeddings and norms included."""
         matrices = 1 if self.tied else 2
         embeddings = self.vocab * self.hidden * matrices
+        # Two norms in each layer, and the final one.
         return self.layer_parameters + embeddings + self.hidden * (2 * self.layers + 1)
 
 
@@ -194,6 +196,7 @@ def plan(
             f" {model.layers}."
         )
     pattern = pattern or AttentionPattern.sink_window()
+    # With as many full layers as there are layers, the pattern does not matter.
     everything = LayerPlan.make(model.layers, model.layers)
     return Plan(
         full=_estimate(model, length, cards, pattern, everything, rows, itemsize),
@@ -235,6 +238,7 @@ def _estimate(
         prefill_flops=prefill,
         training_flops=training,
         prefill_seconds=prefill / (cards.flops * cards.count),
+        # A step reads every weight, and every key and value that is kept, once.
         decode_seconds_per_token=(weights + kv) / (cards.bytes_per_second * cards.count),
         training_seconds=training / (cards.flops * cards.count),
         serving_bytes=weights + kv,

@@ -103,6 +103,7 @@ def _policies(reader: Reader, budget: int | None, sampling: Sampling) -> dict[st
     # Two more than the budget is thought to hold: passages are of different lengths.
     enough = (budget or DEFAULT_BUDGET) // mean_tokens + 2
     window = window_of(reader.model)
+    # The answer takes its part of the window.
     whole = window and window - sampling.max_new_tokens
     raw = Policy.passages(enough, budget=budget, cut=True)
     found = {DEFAULT: Policy(budget=budget)}

@@ -100,6 +100,7 @@ class KvpressSystem(ModelSystem):
             "press": self._press,
             "ratio": self._ratio,
         }
+        # The worker answers once its model is loaded.
         reply = self._ask(setup)
         if "missing" in reply:
             raise MissingDependency(

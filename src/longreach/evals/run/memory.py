@@ -32,6 +32,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
 
     def find_peak() -> int:
         peak = _read_peak() if kept else None
+        # What is in use now is the least that the peak can have been.
         return peak or psutil.Process().memory_info().rss
 
     yield find_peak

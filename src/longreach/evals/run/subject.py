@@ -74,4 +74,5 @@ class RunOptions:
 def name_target(target: str) -> str:
     """Returns what a run calls a model or a corpus: a path by its last part only."""
     path = Path(target)
+    # Where a model lies concerns one machine only, and does not belong in a report.
     return path.name if path.exists() else target

@@ -67,6 +67,7 @@ def _dq_steps(
         k_pos = permanent_position(index, first, SIZE, SINK, STRIDE) if FAR else index
         k = load_rows(k_ptr, k_pos + start, stride_k, d, ok, D, BLOCK_D, MASKED)
         v = load_rows(v_ptr, k_pos + start, stride_v, d, ok, D, BLOCK_D, MASKED)
+        # Scores and logsumexp are in units of log2, because exp2 is what a GPU computes itself.
         weights = tl.exp2(dot(q, tl.trans(k)) * scale2 - lse[:, None])
         if MASKED:
             seen = (
@@ -350,6 +351,7 @@ def backward(
     dk = make(k.shape, dtype=k.dtype, device=k.device)
     dv = make(v.shape, dtype=v.dtype, device=v.device)
     delta = torch.empty((b, hq, tq), dtype=torch.float32, device=q.device)
+    # The kernels take its rows to lie one after another.
     lse = lse.contiguous()
     shape = {"D": dim, "BLOCK_D": block_d}
     launch(

@@ -33,6 +33,7 @@ def find_adapted(ref: str) -> Path | None:
     """
     for folder in (SHIPPED / ref, Path(ref)):
         if (folder / ADAPTER).is_file() and "sparse_attention" in read_json(folder / "config.json"):
+            # With all of its weights in the folder, it is loaded as any other model.
             return None if (folder / "model.safetensors").is_file() else folder
     return None
 
@@ -113,8 +114,10 @@ def merge_lora(
     for name, tensor in lora_weights(folder).items():
         if apart is None or apart not in name:
             weights[name] = tensor
+    # Everything in the folder belongs to something else than the model.
     if not weights:
         return model
+    # Merging changes the weights, and the merged model is named by what went into it.
     before = digest_before_merging(model)
     text_config = model.config.get_text_config()
     tied = text_config.tie_word_embeddings

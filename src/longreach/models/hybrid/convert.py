@@ -205,7 +205,9 @@ def _rebuild(model: PreTrainedModel, config: Any, model_class: type[Any]) -> Pre
     Quantized, tied and placed weights stay what they are.
     """
     shared = [*model.parameters(), *model.buffers(), *_settle_eight_bits(model)]
+    # What is in the memo is not copied, so both models hold the same tensors.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    # Whatever refers to the old config gets the new one.
     memo[id(model.config)] = config
     hybrid: Any = copy.deepcopy(model, memo)
     # A model that is hybrid already changes its layers' kind: back to the stock classes first.
@@ -216,6 +218,7 @@ def _rebuild(model: PreTrainedModel, config: Any, model_class: type[Any]) -> Pre
     hybrid.model.has_sliding_layers = False
     hybrid.__class__ = model_class
     hybrid.make_sparse()
+    # Its frequencies come from the config, whose window may be longer now.
     rotary = hybrid.model.rotary_emb
     hybrid.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
     for module in hybrid.modules():

@@ -21,6 +21,7 @@ _THETA_POWER = 1.8
 
 def check_rope(rope: str | float) -> None:
     """Raises UsageError where `rope` is neither a rule nor a base of a rotary embedding."""
+    # To Python, True and False are numbers.
     if isinstance(rope, bool) or not (rope in ROPE_RULES or isinstance(rope, int | float)):
         raise UsageError(
             f"rope is {rope!r}; give {', '.join(ROPE_RULES)} or a number, the new base."
@@ -63,6 +64,7 @@ def longer_rope(
     kind = parameters.get("rope_type", "default")
     if not isinstance(rope, str):
         return parameters | {"rope_theta": float(rope)}
+    # Llama 3 scales the frequencies of whatever base there is, so it may get a new one.
     if rope == "theta" and kind in ("default", "llama3"):
         return parameters | {"rope_theta": float(parameters["rope_theta"]) * factor**_THETA_POWER}
     if kind != "default":
@@ -72,5 +74,6 @@ def longer_rope(
         )
     longer = parameters | {"rope_type": rope, "factor": factor}
     if rope == "yarn":
+        # YaRN treats a frequency by how often it turns within the length that it was trained at.
         longer["original_max_position_embeddings"] = window
     return longer

@@ -67,6 +67,7 @@ def check_cached(make: Callable[[], Any]) -> str | None:
         with _by_itself():
             model = make()
             off = max(_differences(model))
+    # This says already what is wrong.
     except ModelError:
         raise
     except Exception as error:
@@ -102,6 +103,7 @@ def make_twin(model_class: type[Any], *, stock: bool = False) -> Any:
         stock: Make one of the stock class that it is derived from.
     """
     made_of = _stock_class(model_class) if stock else model_class
+    # On the meta device nothing is initialized, and so nothing is drawn.
     with torch.device("meta"):
         model = made_of(make_twin_config(model_class, stock=stock))
     model = model.to(torch.float32).to_empty(device="cpu")
@@ -164,6 +166,7 @@ def _differences(model: Any) -> Iterator[float]:
     """Yields how far each way of reading through a cache is off, in parts of the largest logit."""
     prompt = _TOKENS - 4
     chunk = 3
+    # No token comes twice, so that one that is read in a wrong place shows in the logits.
     ids = (torch.arange(_TOKENS) * 7 % model.config.vocab_size)[None]
     whole = model(input_ids=ids, use_cache=False).logits
     largest = whole.abs().max()

@@ -101,6 +101,7 @@ class SparseAttention:
         q = q.to(v.dtype)
         k = k.to(v.dtype)
         pattern = pattern_of(self.config)
+        # Nothing says here which of the model's heads a rank of tensor parallelism holds.
         if k.shape[1] != self.config.num_key_value_heads and pattern.stride:
             raise UsageError(
                 f"This rank holds {k.shape[1]} of"
@@ -312,6 +313,7 @@ def _static_mask(
         )
         # Padding sees itself: nothing at all would give NaN.
         seen = seen & real[:, None, None, :] | (slots == at)
+    # SDPA takes a mask of bools; eager attention adds its mask to the scores.
     if implementation == "sdpa":
         return seen
     return torch.zeros(seen.shape, dtype=module.dtype, device=seen.device).masked_fill(

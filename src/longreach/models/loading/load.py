@@ -109,6 +109,7 @@ def _load(
     else:
         dtype = dtype_of(dtype)
     with _loading, quiet():
+        # A folder of this name does not stand for it.
         if source == DEFAULT_MODEL:
             model, tokenizer = _load_gguf(smollm2_file(), dtype)
         elif source.lower().endswith(".gguf"):
@@ -152,6 +153,7 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
     Errors as there.
     """
     folder = Path(ref)
+    # Only a plain folder has a tokenizer that can be read without the model.
     if not folder.is_dir() or find_adapted(str(ref)) or (folder / ADAPTER).is_file():
         return load(ref, device="cpu")[1]
     try:

@@ -171,6 +171,7 @@ def lora_config(
     for key in _KNOWN - _NO_FIELDS:
         if key in settings and key in fields:
             kept[key] = settings[key]
+    # The weights in the folder replace whatever PEFT begins with.
     kept["init_lora_weights"] = True
     _check_ranks(kept, weights, folder)
     _check_names(kept, folder)
@@ -249,6 +250,7 @@ class _Patterns:
             ModelError: It is too long, takes too long, or is not a regular expression.
         """
         shown = pattern if len(pattern) <= 60 else pattern[:60] + "..."
+        # Only matching can be given a time limit; compiling a pattern cannot.
         if len(pattern) > _PATTERN_CHARACTERS:
             raise ModelError(
                 f"The pattern '{shown}' of the adapter in '{self._folder}' is too long: list the"
@@ -258,6 +260,8 @@ class _Patterns:
         try:
             compiled = regex.compile(pattern)
             for name in names:
+                # One limit for all names: thousands of modules would otherwise each get all of
+                # it.
                 left = self._end - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
@@ -306,6 +310,7 @@ def _check_ranks(
     PEFT takes memory for the ranks that it is told, before it looks at a weight.
     """
     highest = max((max(tensor.shape) for tensor in weights.values() if tensor.dim() > 1), default=0)
+    # PEFT takes 8 where the file names no rank.
     asked = [kept.get("r", 8), *(kept.get("rank_pattern") or {}).values()]
     for rank in asked:
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= highest:

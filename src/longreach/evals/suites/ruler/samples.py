@@ -144,6 +144,7 @@ def _make_sample(task: str, length: int, index: int, drawn: Drawn) -> Sample:
         after=parts.after,
         question=drawn.question,
         answers=drawn.answers,
+        # A question has several right answers, of which one is enough; elsewhere all facts count.
         metric="part" if task in QUESTIONS else "all",
         max_new_tokens=_NEW_TOKENS[task],
         length=length,
