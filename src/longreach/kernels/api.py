@@ -250,6 +250,8 @@ def _choose(
         device=q.device,
         dtype=q.dtype,
         head_dim=q.shape[3],
+        # Decoding takes these as the rows of one product, of which a kernel may take only so
+        # many.
         rows_per_kv_head=q.shape[1] // num_kv_heads * q.shape[2],
         gradients=gradients,
     )

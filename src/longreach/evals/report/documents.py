@@ -117,6 +117,7 @@ def _find_break_even(row: Row) -> JsonObject:
     if None in (ingest, study, each, each_in_full):
         return {"measured": False, "questions_to_pay": None}
     saved = each_in_full - each
+    # Where a question saves nothing, the preparation is never paid for.
     least = math.ceil((ingest + study) / saved) if saved > 0 else None
     return {"measured": True, "questions_to_pay": least}
 
@@ -128,6 +129,8 @@ def by_positions(rows: Sequence[Row], systems: Sequence[str], styles: Styles) ->
         own = [row for row in select(rows, task=task) if row.get("positions")]
         if own:
             found = column(own, "positions")
+            # A full text takes many times the positions of memory, beside which all others would
+            # be one point on a linear axis.
             x = Axis("positions read", count, log=max(found) > 8 * min(found), zero=False)
             title = f"Score and its interval against positions read, {task}"
             series = series_of(own, systems, styles, "positions", "score")

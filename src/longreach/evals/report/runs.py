@@ -156,6 +156,7 @@ def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[JsonObjec
     lines: list[str] = []
     if path.exists() or whole:
         lines = _read_text(path).split("\n")
+    # Behind the last line break there is nothing, or half of a line.
     last = lines.pop() if lines else ""
     # A run that came to its end has no half of a line.
     if whole and last:

@@ -113,6 +113,7 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
     known = there.get("readers", {})
     systems = {}
     for name, identity in header["readers"].items():
+        # What an earlier start has measured is kept, since it is not measured again.
         systems[name] = {**_costs_of(known.get(name, {})), **identity}
     run.claim(folder, {**header, "readers": systems, **now, **begun})
     # Two processes would write into each other's lines.

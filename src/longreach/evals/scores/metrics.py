@@ -21,6 +21,7 @@ from longreach.plain import folded, plain
 
 Metric = Callable[[str, Sample], float]
 Metrics = Mapping[str, Metric]
+# What marks a line of an answer as a comment or a fence and not as code.
 _COMMENT = ("`", "#", "//")
 _LABELS = dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), PLACES) | {"qa5": (*GIVERS, *OBJECTS)}
 _BREAKS = re.compile(r"\.|<context>|<example>")
@@ -71,6 +72,7 @@ def _score_babilong(text: str, sample: Sample) -> float:
 
 def _score_choice(text: str, sample: Sample) -> float:
     """Returns 1 where the choice that an answer names is the right one."""
+    # Samples of this metric have two answers: the letter and the words of the right choice.
     letter, right = sample.answers
     options = options_of(sample.question) or {letter: right}
     return float(chosen(text, options) == letter)
@@ -96,6 +98,7 @@ def _score_classification(text: str, sample: Sample) -> float:
     best = 0.0
     for answer in sample.answers:
         if answer in said:
+            # A name that is part of the right one cannot but be said with it.
             counted = sum(name == answer or name not in answer for name in said)
             best = max(best, 1 / counted)
     return best

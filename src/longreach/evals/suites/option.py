@@ -54,6 +54,7 @@ def as_json(value: object) -> object:
     if isinstance(value, Path):
         return value.name
     if isinstance(value, Mapping):
+        # The names alone: where the files lie does not decide what is asked.
         return sorted(value)
     # JSON knows lists and no tuples.
     if isinstance(value, Sequence) and not isinstance(value, str):

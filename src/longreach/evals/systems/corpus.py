@@ -60,6 +60,7 @@ class SampleCorpus:
         self.tokenizer = tokenizer
         self.compressor = compressor
         self._corpus = corpus
+        # Samples of one document name it alike, so that it is compressed once.
         self._documents = {sample.document: sample.context for sample in samples}
         own: Path | None = None
         if compressor is not None:
@@ -108,6 +109,7 @@ class SampleCorpus:
     def _ingest(self, store: Path) -> Corpus:
         """Makes the corpus, or resumes that; notes what it cost where it was done at one go."""
         assert self.compressor is not None
+        # Named by the compressor: systems with another one get a corpus of their own.
         name = f"{self.compressor.describe()['method']}-{self.fingerprint[:12]}"
         measured = store / f"{name}.json"
         fresh = name not in Corpus.names(store)

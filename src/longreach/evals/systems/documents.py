@@ -175,6 +175,7 @@ class DocumentSystem:
 
     def _left(self, sample: Sample) -> int:
         """Returns the positions of a prompt that leave the window enough for the answer."""
+        # A model without a window reads whatever fits into memory.
         return (window_of(self._corpus.model) or sys.maxsize) - sample.max_new_tokens
 
     def _positions(self, sample: Sample) -> int:

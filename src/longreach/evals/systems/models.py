@@ -100,6 +100,7 @@ class ModelSystem:
         # Counted by the tokenizer: no estimate decides what is cut.
         positions = len(self._ids(sample))
         if self._chat(sample):
+            # The template's own words take positions as well.
             positions += self._builder.fixed("", "")
         wanted = sample.length or positions + sample.max_new_tokens
         return max(positions, wanted) - self._window
@@ -183,6 +184,7 @@ def cut_middle(ids: Sequence[int], kept: int) -> tuple[list[int], list[int]]:
     kept = max(0, min(kept, len(ids)))
     head = (kept + 1) // 2
     tail = kept - head
+    # With a tail of 0, `ids[-tail:]` would be everything.
     return list(ids[:head]), list(ids[len(ids) - tail :])
 
 
@@ -238,4 +240,5 @@ def _convert(
 ) -> PreTrainedModel:
     window = window_of(model)
     assert window is not None, "families that become hybrid know their window"
+    # The window stays, and the rotary embedding with it, so that only attention differs.
     return convert(model, pattern, full_layers, window)

@@ -77,6 +77,7 @@ class Parts:
             # Queries inside one block (decoding) are taken as they are.
             self.rows = span.q_len
             self.lead = 0
+            # Keys of the block behind the last query may not exist.
             self.width = inside + span.q_len
         else:
             # Otherwise blocks are filled up with zero queries.
@@ -124,6 +125,7 @@ class Parts:
 
     def diagonal_mask(self, like: Tensor, groups: int) -> Tensor:
         """Returns what to add to the scores of the diagonal part: [G * R, keys]."""
+        # In blocks that were filled up, row 0 is the first token of the block.
         offset = self.span.q_start - self.first * self.size - self.lead
         q = torch.arange(self.rows)[:, None] + offset
         hidden = torch.arange(self.width)[None, :] > q
