@@ -291,7 +291,7 @@ def _figures(case: AttentionCase, part: str, name: str, times: dict[str, Times])
 
 def _compare(case: AttentionCase, part: str, name: str, times: dict[str, Times]) -> JsonObject:
     """Returns the speed-ups of one implementation; None where one of the two was not measured."""
-    # Every row has the same keys, so that readers of a report need no special cases.
+    # All rows but the baseline have these keys, so that a report needs no special cases.
     compared: dict[str, Any] = dict.fromkeys(_SPEEDUPS)
     compared["ideal_speedup"] = 1 / case.density
     mine = times.get(f"{name} {part}")

@@ -85,6 +85,7 @@ def check_retained(q: Tensor, kept: Retained) -> None:
 def check_far(kept: Retained, view: HeadView, length: int) -> None:
     """Raises UsageError where the far region is too short for a row of `length` tokens."""
     size = view.pattern.block_size
+    # The newest token decides, as the windows of earlier ones have fewer blocks before them.
     last = (length - 1) // size
     blocks = max(view.far_count(last, head) for head in range(kept.far_k.shape[1]))
     if kept.far_k.shape[2] < blocks * size:

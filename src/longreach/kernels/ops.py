@@ -75,6 +75,7 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         q, k, v, ctx.view, ctx.scale, starts = inputs
         ctx.save_for_backward(q, k, v, *output, starts)
+        # Else the logsumexp, which has no gradient, would get one of zeros.
         ctx.set_materialize_grads(False)
 
     def call_backward(

@@ -115,6 +115,7 @@ class _ScoreTable:
         self._lengths = sorted(set(column(rows, "length")))
         # Every score has one place: runs that would share one were refused.
         self._cells = {(row["task"], row["length"], row["reader"]): row for row in rows}
+        # The mean over a single task would be that task again.
         self.total = self._tasks[0]
         self._what = self.total
         if len(self._tasks) > 1:

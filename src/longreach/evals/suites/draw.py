@@ -105,6 +105,7 @@ def fit(
         # The estimate finds the count in one step, where it is exact.
         guess = bisect_right(range(most + 1), affordable, key=cost)
         count = min(guess, too_many) - 1
+        # No count is left between the last that fits and the first that does not.
         if count <= fits:
             return fits
         left = count_left(count)

@@ -34,6 +34,7 @@ def ring_positions(lengths: Tensor, capacity: int) -> Tensor:
     It is negative where there is none yet.
     """
     last = lengths[:, None] - 1
+    # The newest position that belongs into each slot, which is never after `last`.
     return last - (last - torch.arange(capacity, device=lengths.device)) % capacity
 
 
@@ -82,6 +83,7 @@ def store(k: Tensor, v: Tensor, kept: Retained, view: HeadView, positions: Tenso
         firsts = [view.first_strided(head) for head in range(kv_heads)]
         behind = block - torch.tensor(firsts, device=k.device)[:, None]
         rank = torch.where(block < p.sink_blocks, block, p.sink_blocks + behind // p.stride)
+    # Tokens of blocks that are never far are written too, so that shapes stay fixed.
     unread = kept.far_k.shape[2] // size - 1
     stays = is_permanent(p, block, view.shifts(kv_heads, k.device)[:, None])
     rank = torch.where(stays & (rank < unread), rank, unread)
@@ -113,6 +115,7 @@ def attend(q: Tensor, kept: Retained, view: HeadView, scale: float, lengths: Ten
         check_far(kept, view, max(rows))
     if q.shape[2] > 1:
         return _attend_several(q, kept, view, scale, lengths)
+    # Rows of one length see the same slices of both regions.
     if len(set(rows)) == 1:
         return _attend_one(q, kept, view, scale, rows[0])
     out = []
@@ -127,6 +130,7 @@ def _attend_one(q: Tensor, kept: Retained, view: HeadView, scale: float, length:
 
     What it sees are a few slices of the two regions: no masks, no copies.
     """
+    # An empty row has no token that could ask.
     if length < 1:
         return torch.zeros_like(q)
     b, h, _, d = q.shape

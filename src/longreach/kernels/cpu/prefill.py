@@ -219,6 +219,7 @@ def attend_backward(
     far_dv = torch.zeros(kept.far_v.shape, dtype=dtype)
 
     flat = rows.flatten(0, 1)
+    # A view: what is added to it is added to `dq`.
     flat_dq = dq.flatten(0, 1)
     mask = parts.diagonal_mask(rows.q, q_BHTD.shape[1] // parts.num_kv_heads)
     dq_part, dk_part, dv_part = flat.backward(

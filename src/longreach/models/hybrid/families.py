@@ -200,7 +200,7 @@ FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
 def register() -> None:
     """Makes the Auto classes know the hybrid models; happens when this module is imported."""
     for config, model in FAMILIES.values():
-        # A module may be imported a second time, under another name.
+        # Loading registers them again, to be sure, and that must not be an error.
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model.decoder_class, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)

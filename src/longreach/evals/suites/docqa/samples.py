@@ -144,6 +144,7 @@ def _make_samples(task: str, preset: Preset, items: Iterable[Item], given: str) 
 
 
 def _make_sample(identifier: str, task: str, preset: Preset, item: Item, name: str) -> Sample:
+    # Not `format`, because prompts and questions may hold braces of their own.
     after = preset.after.replace("{question}", item.question)
     tags = {}
     if item.classes:
@@ -155,10 +156,12 @@ def _make_sample(identifier: str, task: str, preset: Preset, item: Item, name: s
         before=preset.before,
         context=item.text,
         after=after,
+        # Retrieval needs words, even where a task asks nothing beside its context.
         question=item.question.strip() or after.strip(),
         answers=item.answers,
         metric=preset.metric,
         max_new_tokens=preset.max_new_tokens,
+        # Two data sets may give their documents the same names.
         document=name if task == OWN else f"{task}/{name}",
         chat=preset.chat,
         tags=tags,
