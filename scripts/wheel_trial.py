@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 LEASE = "Either party may end the lease with ninety days of notice. The rent is 900 a month.\n"
 AFTERWARDS = """
-longreach ingest more.txt --corpus library --store store
-longreach corpus show library --store store
-longreach corpus verify library --store store
+longreach ingest more.txt --corpus library
+longreach corpus show library
+longreach corpus verify library
 longreach plan --shape llama2-7b --length 131072 --hardware 8xh100
 longreach convert smollm2 smollm2-hybrid --max-length 32768
 longreach doctor
