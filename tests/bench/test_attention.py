@@ -85,7 +85,7 @@ def test_speed_up_over_flex_where_both_ran(monkeypatch):
 def test_what_cannot_run_is_a_note():
     trained = run(case(what="train", impls=["flex", "cpu"]))
     assert {row["impl"] for row in trained["results"]} == {"sdpa", "cpu"}
-    assert trained["notes"] == ["flex left out: it has no backward pass on a CPU"]
+    assert trained["notes"] == ["flex omitted: it has no backward pass on a CPU"]
     decoded = run(case(what="decode", impls=["flex"]))
     assert {row["impl"] for row in decoded["results"]} == {"sdpa"} and "compact cache" in decoded["notes"][0]
 

@@ -177,7 +177,7 @@ def test_flex_is_measured_where_it_runs_and_noted_where_not(both, monkeypatch):
     report = run(ModelCase(LENGTH, repeats=1, new_tokens=1, flex=True), both)
     assert set(report["prefill"]["variants"]) == {"full", "hybrid", "hybrid-flex"}
     assert set(report["train"]["variants"]) == set(report["decode"][0]["variants"]) == {"full", "hybrid"}
-    assert len([note for note in report["notes"] if "flex left out" in note]) == 2
+    assert len([note for note in report["notes"] if "flex omitted" in note]) == 2
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_it_says_what_it_trained_and_goes_on(run, models, texts, tmp_path):
     data = (texts, tmp_path / "more")
     result = run("pretrain", models / "one", *data, out, *FEW, "--max-ratio", 12)
     assert result.code == 0 and "step 2, loss" in result.out and "ratio 4 and up at 24 tokens" in result.out
-    assert "Left out: " in result.err and "empty.txt" in result.err
+    assert "Omitted: " in result.err and "empty.txt" in result.err
     more = run("pretrain", models / "one", *data, out, *FEW, "--max-ratio", 12, "--steps", 3, "--json")
     assert more.code == 0 and more.json["resumed_at"] == 2 and more.json["steps"] == 3
     assert json.loads((out / "compressor.json").read_text())["segment_tokens"] == 24

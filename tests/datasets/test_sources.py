@@ -61,7 +61,7 @@ def test_a_folder_is_walked_as_for_a_corpus(tmp_path):
     (folder / "nowhere.txt").symlink_to("missing.txt")
     texts, notes = read(folder)
     assert texts == ["a.txt"]
-    assert len(notes) == 3 and all(note.startswith("Left out: ") for note in notes)
+    assert len(notes) == 3 and all(note.startswith("Omitted: ") for note in notes)
     for name in ("outside.txt", "outside", "nowhere.txt"):
         assert any(f"{name} is a link" in note for note in notes)
 
@@ -102,9 +102,7 @@ def test_documents_at_hand_are_a_source(tmp_path):
     documents = [Document(str(number), text) for number, text in enumerate(TEXTS)]
     source, notes = sources.make_source([*documents, Document("blank", " "), Document("0", "another")]), []
     assert list(source.texts(notes.append)) == TEXTS == list(source.texts(print))
-    assert (
-        [note.split(":")[0] for note in notes] == ["Left out", "Left out"] and "blank" in notes[0] and "0" in notes[1]
-    )
+    assert [note.split(":")[0] for note in notes] == ["Omitted", "Omitted"] and "blank" in notes[0] and "0" in notes[1]
     assert source.digest == sources.make_source(documents).digest != sources.make_source(documents[1:]).digest
 
 

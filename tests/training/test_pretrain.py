@@ -323,7 +323,7 @@ def test_documents_are_learned_like_files(base, data, whole, tmp_path):
         device="cpu", cache=tmp_path / "cache", say=notes.append,
     )  # fmt: skip
     assert losses(tmp_path / "out") == losses(whole[0])
-    assert any("Left out: e is empty" in line for line in notes)
+    assert any("Omitted: e is empty" in line for line in notes)
 
 
 def test_texts_are_tokenised_once(base, data, tmp_path):

@@ -98,7 +98,7 @@ def test_the_digest_names_texts_vocabulary_and_length(tmp_path):
 def test_what_is_left_out_is_said_and_what_was_named_is_refused(tmp_path):
     folder, notes = write(tmp_path / "texts", ["d" * 30, " "]), []
     assert len(Rows.make([folder], make_tokenizer(), 10, cache=tmp_path / "cache", note=notes.append)) == 3
-    assert [line for line in notes if "Left out" in line and "001.txt" in line]
+    assert [line for line in notes if "Omitted" in line and "001.txt" in line]
     with pytest.raises(DocumentError, match=r"001\.txt"):
         Rows.make([folder, folder / "001.txt"], make_tokenizer(), 10, cache=tmp_path / "cache")
 

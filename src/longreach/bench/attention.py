@@ -181,7 +181,7 @@ def _runnable(case: AttentionCase, notes: list[str]) -> list[str]:
     # What is named twice is measured once.
     for impl in dict.fromkeys(impls):
         if impl in missing:
-            notes.append(f"{impl} left out: it {missing[impl]}")
+            notes.append(f"{impl} omitted: it {missing[impl]}")
         else:
             runnable.append(impl)
     return runnable

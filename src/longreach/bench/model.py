@@ -53,5 +53,5 @@ def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: Non
                 *common, case.new_tokens, case.graphs, case.compile, notes, progress
             )
             if case.flex:
-                notes.append("decode: flex left out: it reads no compact cache")
+                notes.append("decode: flex omitted: it reads no compact cache")
     return report | {"notes": notes}

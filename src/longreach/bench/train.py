@@ -64,7 +64,7 @@ def train(
         progress: Is told how far it is.
     """
     if flex and subject.device.type == "cpu":
-        notes.append("train: flex left out: it has no backward pass on a CPU")
+        notes.append("train: flex omitted: it has no backward pass on a CPU")
         flex = False
     device = subject.device
     ids = torch.randint(subject.shape.vocab, (rows, length), device=device)

@@ -143,7 +143,7 @@ def _run(arguments: list[str], as_json: bool) -> None:
         fail(str(error), type(error).__name__, as_json, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         fail(
-            "Interrupted: nothing is lost, the same command goes on from here.",
+            "Interrupted: nothing is lost, the same command resumes from here.",
             "KeyboardInterrupt",
             as_json,
             130,

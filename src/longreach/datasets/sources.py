@@ -112,7 +112,7 @@ def make_source(documents: Sequence[Document]) -> Source:
             if isinstance(item, Document):
                 yield item.text
             elif isinstance(item, Skipped):
-                note(f"Left out: {item.reason}")
+                note(f"Omitted: {item.reason}")
 
     return Source("the documents given", hashlib.sha256(b"".join(digests)).hexdigest(), texts)
 
@@ -160,11 +160,11 @@ def _digest_file(path: Path) -> bytes:
 
 def _explain_omissions(listing: Listing, note: Callable[[str], None]) -> None:
     for skipped in listing.skipped:
-        note(f"Left out: {skipped.reason}")
+        note(f"Omitted: {skipped.reason}")
     for link in listing.links:
         # Else all that is in it is read anyway.
         if os.path.realpath(link) not in listing.folders:
-            note(f"Left out: {explain_link(link).reason}")
+            note(f"Omitted: {explain_link(link).reason}")
 
 
 def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _texts(path: Path, named: bool, note: Callable[[str], None]) -> Iterator[str
         except DocumentError as error:
             if named:
                 raise
-            note(f"Left out: {error}")
+            note(f"Omitted: {error}")
             return
         for sentence in notes:
             note(f"Incomplete: {show_path(path)}: {sentence}")

@@ -150,7 +150,7 @@ class Batch:
             self._joined.pop(tuple(rows), None)
 
     def _recover(self, rows: Sequence[Row], error: Exception) -> None:
-        """After a step that failed: a row by itself ends, rows in company go on one by one."""
+        """After a step that failed: a row by itself ends, rows in company continue one by one."""
         if len(rows) == 1:
             rows[0].fail(error)
             return

@@ -89,7 +89,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             tokenizer: Of the model that is trained; it has an EOS token.
             length: T.
             cache: Where token files are kept; None for `cache_folder()`.
-            note: Is told what is going on and what is left out.
+            note: Is told what is done and what is omitted.
 
         Raises:
             DocumentError: Something cannot be read, or holds no text.
