@@ -74,6 +74,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(shipped, tmp_pa
         longreach.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_hybrid_that_ships_reads_better_than_the_one_that_is_only_converted(smollm2):
     folder = folders.SHIPPED / "smollm2-longgen-32k"

@@ -25,6 +25,7 @@ def test_a_folder_loads_ready_for_inference(folder):
     assert lr.load(folder, device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_perplexity_guards_the_query_key_permutation(smollm2):
     """GGUF stores rows of Q and K for interleaved RoPE; a loader that forgets to undo it still runs, and babbles."""

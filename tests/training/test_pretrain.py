@@ -155,6 +155,7 @@ def start(base, data, out, accumulate=2, dropout=0.05, **variables):
     return subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_path):
     out = tmp_path / "out"
     process = start(base, data, out)
@@ -175,6 +176,7 @@ def test_killed_and_started_again_it_has_the_same_losses(base, data, whole, tmp_
     assert again.fingerprint == first.fingerprint  # every trained weight is equal
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(base, data, tmp_path):
     """Dropout apart, two processes of one batch a step are one process of two."""
     with socket.socket() as free:

@@ -106,6 +106,7 @@ def test_its_training_takes_its_own_options_only(wrong, models, texts, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_known_to_the_command_line(models, texts, tmp_path):  # noqa: F811
     about = tmp_path / "site" / "every_nth-1.0.dist-info"
     about.mkdir(parents=True)
