@@ -129,7 +129,7 @@ def main():
         learn_to_compress(base, tokenizer, Path(folder), stages, **schedule)
         for ratio in RATIOS:
             compressor = lr.AutoCompressor.from_pretrained(
-                folder, copy.deepcopy(base), tokenizer, ratio=ratio
+                folder, copy.deepcopy(base), tokenizer, ratio=ratio, merged=True
             )
             found[f"autocompressor {ratio}x"] = recalls(
                 compressor.model, test, compressed(compressor, test)
