@@ -110,7 +110,7 @@ def test_ctrl_c_and_the_same_command_again(capfd, library, texts, models, tmp_pa
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert '"KeyboardInterrupt"' in out and "goes on" in err and "Traceback" not in err
+    assert '"KeyboardInterrupt"' in out and "resumes" in err and "Traceback" not in err
     assert run("corpus", "verify", "library").code == 0
     assert len(run("corpus", "show", "library", "--json").json["documents"]) == 2
     again = run(*ingest, "--json")
