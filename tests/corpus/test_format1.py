@@ -26,6 +26,17 @@ from tests.conftest import make_model, make_tokenizer
 from tests.corpus.corpus_fakes import FakeCompressor, child_add, dump
 
 HERE = Path(__file__).parent
+# Each takes five seconds: the write that is the last, and whether it dies before or after it.
+MORE_KILLS = [
+    (1, "before"),
+    (1, "after"),
+    (2, "before"),
+    (3, "before"),
+    (3, "after"),
+    (5, "after"),
+    (8, "before"),
+    (8, "after"),
+]
 NEW = Document("new", "A third text, which came after the format had changed.")
 
 
@@ -113,8 +124,10 @@ def test_old_and_new_corpora_hold_the_same(old, tmp_path):
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [(2, "after"), (5, "before"), *(pytest.param(*kill, marks=pytest.mark.slow) for kill in MORE_KILLS)],
+)
 def test_killed_while_adding_nothing_is_lost_and_it_resumes(old, tmp_path, when, number):
     texts = {info.document: old.document_text(info.document) for info in old.documents()}
     shutil.copytree(old.path.parent, tmp_path / "whole")

@@ -56,8 +56,9 @@ def test_tiles_are_those_of_the_device():
 
 @pytest.mark.parametrize(
     ("tile", "dtype"),
-    [pytest.param(32, torch.float32, marks=pytest.mark.slow), (128, torch.float32), (64, torch.bfloat16)],
+    [(32, torch.float32), (128, torch.float32), (64, torch.bfloat16)],
 )
+@pytest.mark.slow
 def test_any_tile_gives_the_same_within_the_error_of_naive_low_precision(tile, dtype):
     case = Case(AttentionPattern(32, 1, 2, 4), 1, 2, 2, 130, 200, 32, layer=1)
     q, k, v = (x.detach() for x in case.tensors(dtype))
@@ -76,7 +77,7 @@ def test_long_masks_are_small():
     assert mask.full_kv_indices.untyped_storage().nbytes() < 4 * 8 * 2048 * 33
 
 
-@pytest.mark.parametrize("starts", [None, [0, 130]])
+@pytest.mark.parametrize("starts", [pytest.param(None, marks=pytest.mark.slow), [0, 130]])
 def test_flex_is_the_reference(starts):
     case = Case(AttentionPattern(32, 1, 2, 4), 2, 2, 2, 130, 200, 32, layer=1, starts=starts)
     q, k, v = (x.detach() for x in case.tensors())

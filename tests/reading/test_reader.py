@@ -369,6 +369,7 @@ def test_an_empty_corpus_and_a_wrong_adapter_are_refused(tmp_path, model, tokeni
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_a_real_model_answers_from_a_real_book(smollm2, tmp_path):
     """Documents to answers: the right passage is found, read, quoted, and what it says comes back."""
     from pathlib import Path
