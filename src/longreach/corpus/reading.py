@@ -1,7 +1,7 @@
 """Reading a corpus: no lock, always the newest committed state, from several threads."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from datetime import UTC
 from functools import cached_property
@@ -187,17 +187,24 @@ class CorpusReading:
         return [concatenated([memory]) for memory in self.memories(revision, indices)]
 
     def search(
-        self, query: str, k: int = 5, retriever: str = "bm25", document: str | None = None
+        self,
+        query: str,
+        k: int = 5,
+        retriever: str = "bm25",
+        document: str | None = None,
+        *,
+        among: Collection[str] | None = None,
     ) -> "list[Passage]":
         """Returns the `k` passages nearest to `query`, best first.
 
-        With `document`, only passages of that one are returned.
+        With `document`, only passages of that one are returned; with `among`, only passages of
+        the documents of these names.
         """
         from longreach.corpus.search.retrieval import search
 
         if document is not None:
             document = self.resolve(document)
-        return search(self, query, k, retriever, document)
+        return search(self, query, k, retriever, document, among)
 
     def versions(self) -> list[Version]:
         """Returns the states that `rollback` can return to, oldest first.

@@ -75,6 +75,16 @@ class Engine:
         """Whether it takes no more requests."""
         return self._closed
 
+    @property
+    def working(self) -> int:
+        """The number of requests that it works on now."""
+        return len(self._batch.rows)
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for their turn."""
+        return len(self._waiting)
+
     def submit(self, request: Request) -> Handle:
         """Queues a request and returns a handle on its answer.
 

@@ -7,9 +7,10 @@ ordinary words.)
 Shapes: T positions, d hidden size.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -17,6 +18,7 @@ from longreach.engine.chat import render_chat
 from longreach.engine.pieces import PromptText, RawText
 from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import REQUEST
+from longreach.engine.turns import Turn, frame_turns
 from longreach.errors import ModelError
 from longreach.models.decoder import check_readable, check_tokens
 from longreach.models.sharing import encode
@@ -73,6 +75,33 @@ class PromptBuilder:
             self._text.control_after(self.frame[1]),
         )
         self._separator = self.plain(_SEPARATOR)
+        self._turns: tuple[int, ...] = ()  # positions at which the last turns begin
+        self._joins = self._text.joins
+
+    def following(self, turns: Sequence[Turn]) -> Self:
+        """Returns a builder of prompts that follow earlier turns of a conversation.
+
+        Raises:
+            ModelError: The model's template refuses such a conversation.
+        """
+        if not turns:
+            return self
+        twin = copy.copy(self)
+        first, *others = frame_turns(self._tokenizer, [turn.role for turn in turns])
+        ids = list(self._text.control(first))
+        starts = []
+        said = first
+        for turn, after in zip(turns, others, strict=False):
+            starts.append(len(ids))
+            ids += [*self.plain(turn.text), *self._text.control_after(after)]
+            said += turn.text + after
+        twin.frame = said, others[-1]
+        twin._head, twin._tail = ids, self._text.control_after(others[-1])
+        # The newest ones are those that the next question of this conversation repeats.
+        twin._turns = tuple(start for start in (*starts[-1:], len(ids)) if start)
+        # The head holds words of users, none of which may become a special token.
+        twin._joins = False
+        return twin
 
     def raw(self, text: str) -> RawText:
         """Token ids that a raw passage costs, with what separates it from the next part."""
@@ -84,7 +113,7 @@ class PromptBuilder:
         parts = len(self._head) + len(words) + len(self._tail)
         whole = (
             self._text.whole(self.frame[0], request + question, self.frame[1])
-            if self._text.joins
+            if self._joins
             else None
         )
         # Either way of tokenizing may be used in the end, so the longer one is the price.
@@ -133,7 +162,7 @@ class PromptBuilder:
         if not vectors:
             ids = self._ids(self._head, self.frame[0], passages, words)
             if not passages:
-                return Prompt(self._embed(ids), (), 0, raw_tokens)
+                return Prompt(self._embed(ids), self._turns, 0, raw_tokens)
             # What the prompts of two questions share does not depend on the question.
             other = self._ids(self._head, self.frame[0], passages, _OTHER)
             end = self._text.shared(ids, other)
@@ -179,7 +208,7 @@ class PromptBuilder:
             parts += ids
         parts += [*self.plain(words), *self._tail]
         texts = [ids.text for ids in passages if isinstance(ids, RawText)]
-        if not self._text.joins or len(texts) < len(passages):
+        if not self._joins or len(texts) < len(passages):
             return parts
         said = "".join(text + _SEPARATOR for text in texts) + words
         whole = self._text.whole(before, said, self.frame[1], first=first)

@@ -3,9 +3,12 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from longreach.corpus.search.retrieval import Passage
+
+if TYPE_CHECKING:
+    from longreach.engine.request import Handle
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,51 @@ class Answer:
         return asdict(self)
 
 
+class Cancellation:
+    """Ends an answer from any thread, before or after it is handed to the engine."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handle: Handle | None = None
+        self._asked = False
+
+    def attach(self, handle: "Handle") -> None:
+        """Takes the answer that is to be ended, which ends at once if that was asked before."""
+        with self._lock:
+            self._handle = handle
+            if self._asked:
+                handle.cancel()
+
+    def cancel(self) -> None:
+        """Ends the answer with what there is of it."""
+        with self._lock:
+            self._asked = True
+            if self._handle is not None:
+                self._handle.cancel()
+
+
 class AnswerStream:
     """The pieces of an answer's text as they are written.
 
     After the last one, `answer` holds the whole. The stream may be read as slowly as one likes,
     from several threads (each piece comes once), or left alone halfway.
+
+    Args:
+        pieces: The pieces, and the answer last.
+        cancellation: Ends the writing of those pieces.
     """
 
-    def __init__(self, pieces: Iterator[str | Answer]) -> None:
+    def __init__(self, pieces: Iterator[str | Answer], cancellation: Cancellation) -> None:
         self._pieces = pieces
+        self._cancellation = cancellation
         # A generator runs in one thread at a time.
         self._turn = threading.Lock()
         self.answer: Answer | None = None
+
+    def cancel(self) -> None:
+        """Ends the answer with what there is of it, from any thread; reading it comes to its
+        end."""
+        self._cancellation.cancel()
 
     def __iter__(self) -> Iterator[str]:
         while True:

@@ -7,6 +7,7 @@ own chat template.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from longreach.engine.engine import engine_of
 from longreach.engine.prompt import Prompt, PromptBuilder
 from longreach.engine.request import Handle, Request, Written, stop_tokens
 from longreach.engine.sampling import Sampling
+from longreach.engine.turns import Turn
 from longreach.errors import (
     FingerprintMismatch,
     NothingFound,
@@ -28,11 +30,12 @@ from longreach.errors import (
 from longreach.models.decoder import add_adapter, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
-from longreach.reading.answer import Answer, AnswerStream, Timings, Usage
+from longreach.reading.answer import Answer, AnswerStream, Cancellation, Timings, Usage
 from longreach.reading.choice import Key
 from longreach.reading.planner import Plan, Planner
-from longreach.reading.policy import Policy
+from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.scorecard import scorecard_of
+from longreach.reading.view import DocumentsAmong, View
 
 
 class _Planned(NamedTuple):
@@ -63,6 +66,7 @@ class Reader:
             corpus' scorecard found best with this adapter, else `Policy()`.
         hot_bytes: memory for KV caches of contexts read before, so that the next question about
             them skips reading.
+        hot: such caches that readers of the same model share; None keeps some for this one alone.
 
     Raises:
         FingerprintMismatch: the corpus was made, or the adapter trained, for another model.
@@ -78,6 +82,7 @@ class Reader:
         *,
         policy: Policy | None = None,
         hot_bytes: int = 512 << 20,
+        hot: PrefixCache | None = None,
     ) -> None:
         # Memory means something to the model that made it only; any other would answer from noise.
         if base_fingerprint(model, tokenizer) != corpus.settings.model_fingerprint:
@@ -98,7 +103,9 @@ class Reader:
         # No scale is given, because stored memory brings its own.
         self._builder = PromptBuilder(model, tokenizer)
         self._planner = Planner(corpus, self._builder, window_of(model))
-        self._hot = PrefixCache(hot_bytes)
+        self._window = window_of(model)
+        # An empty cache is false, so it has to be compared with None.
+        self._hot = PrefixCache(hot_bytes) if hot is None else hot
         self._stops = stop_tokens(model, tokenizer)
 
     def ask(
@@ -139,14 +146,27 @@ class Reader:
         document: str | None = None,
         policy: Policy | None = None,
         sampling: Sampling | None = None,
+        history: Sequence[Turn] = (),
+        among: Collection[str] | None = None,
     ) -> AnswerStream:
         """Answers like `ask`, and gives the text piece by piece while it is written.
 
         Errors come with the first piece.
+
+        Args:
+            question: see `ask`.
+            document: see `ask`.
+            policy: see `ask`.
+            sampling: see `ask`.
+            history: earlier turns of the conversation. The budget does not count them.
+            among: names of the documents in which passages are looked for; None for all.
         """
-        return AnswerStream(
-            self._stream(question, document, policy or self.policy, sampling or Sampling())
+        view = View(history, among)
+        cancellation = Cancellation()
+        pieces = self._stream(
+            question, document, policy or self.policy, sampling or Sampling(), view, cancellation
         )
+        return AnswerStream(pieces, cancellation)
 
     def ask_many(
         self,
@@ -217,11 +237,18 @@ class Reader:
             return None
 
     def _stream(
-        self, question: str, document: str | None, policy: Policy, sampling: Sampling
+        self,
+        question: str,
+        document: str | None,
+        policy: Policy,
+        sampling: Sampling,
+        view: View,
+        cancellation: Cancellation,
     ) -> Iterator[str | Answer]:
         began = time.perf_counter()
-        planned = self._plan(question, document, policy, sampling)
+        planned = self._plan(question, document, policy, sampling, view=view)
         handle = self._submit(planned, sampling, began)
+        cancellation.attach(handle)
         tokens: list[int] = []
         shown = ""
         for token in handle:
@@ -260,10 +287,16 @@ class Reader:
         policy: Policy,
         sampling: Sampling,
         words: str | None = None,
+        view: View | None = None,
     ) -> _Planned:
         """Plans what is read and how, and assembles it in document order."""
         began = time.perf_counter()
-        plan = self._planner.plan(
+        builder, planner = self._builder, self._planner
+        if view is not None and (view.history or view.among is not None):
+            builder = builder.following(view.history)
+            planner = Planner(DocumentsAmong(self.corpus, view.among), builder, self._window)
+            policy = self._allow_for(policy, builder, sampling)
+        plan = planner.plan(
             question,
             policy,
             document=document,
@@ -272,8 +305,18 @@ class Reader:
         )
         vectors = self._vectors(plan.memory)
         with adapted(self.model, [self._adapter_of(policy)]):
-            prompt = self._builder.build(vectors, plan.text, plan.question, plan.request)
+            prompt = builder.build(vectors, plan.text, plan.question, plan.request)
         return _Planned(plan, prompt, time.perf_counter() - began)
+
+    def _allow_for(self, policy: Policy, builder: PromptBuilder, sampling: Sampling) -> Policy:
+        """Returns the policy with what earlier turns take added to its budget."""
+        earlier = builder.fixed("") - self._builder.fixed("")
+        budget = (policy.budget or DEFAULT_BUDGET) + earlier
+        if self._window is not None:
+            # As without earlier turns, a budget that was not asked for gives way to the answer.
+            most = max(self._window - sampling.max_new_tokens, 1)
+            budget = min(budget, max(most, policy.budget or 1))
+        return replace(policy, budget=budget)
 
     def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
         """Returns what is read for the memory of passages, with one read of the corpus a document.

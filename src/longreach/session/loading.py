@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -15,12 +16,16 @@ from longreach.reading.policy import Policy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from longreach.caches.prefix import PrefixCache
     from longreach.reading.reader import Reader
-    from longreach.session.workspace import Workspace
+    from longreach.session.workspace import Loader, Workspace
 
 
 class OpenCorpus:
     """A corpus with what is loaded for it, once, whichever threads ask for it.
+
+    A server gives `loader`, so that corpora share models, and `find_hot`, so that the readers of a
+    model share KV caches of contexts.
 
     Attributes:
         name: The corpus.
@@ -40,6 +45,8 @@ class OpenCorpus:
         policy: Policy | None,
         device: str | None,
         dtype: str | None,
+        loader: "Loader | None" = None,
+        find_hot: "Callable[[PreTrainedModel], PrefixCache | None] | None" = None,
     ) -> None:
         self.name = name
         self.store = store
@@ -50,6 +57,8 @@ class OpenCorpus:
         self._policy = policy
         self._device = device
         self._dtype = dtype
+        self._loader = loader
+        self._find_hot = find_hot or _find_none
         self._closed = False
         # What is loaded late is loaded once, whichever threads ask for it.
         self._loading = RLock()
@@ -100,6 +109,7 @@ class OpenCorpus:
                     loaded.tokenizer,
                     self._adapter,
                     policy=self._policy,
+                    hot=self._find_hot(loaded.model),
                 )
             return self._reader
 
@@ -134,6 +144,7 @@ class OpenCorpus:
                     device=self._device,
                     compressing=False,
                     dtype=self._dtype,
+                    loader=self._loader,
                 )
                 self._corpus = self._corpus or corpus
             return self._workspace
@@ -154,6 +165,7 @@ class OpenCorpus:
                     # A model that was loaded to answer is used again where its dtype is the right
                     # one.
                     loaded=self._workspace,
+                    loader=self._loader,
                     **self._settings,
                 )
                 # The reader is tied to the model that was loaded before; the next question makes
@@ -168,3 +180,7 @@ class OpenCorpus:
         """Has the next question read with the adapter and the scorecard that are there then."""
         with self._loading:
             self._reader = None
+
+
+def _find_none(model: "PreTrainedModel") -> None:
+    """Has each reader keep KV caches of its own."""

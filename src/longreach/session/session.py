@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from longreach.training.study.questions import Given, StudyQuestions
 from longreach.training.study.settings import StudySettings
 
 if TYPE_CHECKING:
+    from longreach.engine.turns import Turn
     from longreach.evals.suites.base import Suite
     from longreach.reading.answer import Answer, AnswerStream
     from longreach.session.study import StudyResult
@@ -155,12 +156,21 @@ class Session(OpenCorpus):
         document: str | None = None,
         policy: Policy | None = None,
         sampling: Sampling | None = None,
+        history: "Sequence[Turn]" = (),
+        among: Collection[str] | None = None,
     ) -> "AnswerStream":
-        """Like `ask`, but gives the text piece by piece while it is written."""
+        """Like `ask`, but gives the text piece by piece; see `Reader.stream` for the arguments."""
         if document is not None:
             # Before a model is loaded for a document that is not there.
             document = self.corpus.resolve(document)
-        return self.reader.stream(question, document=document, policy=policy, sampling=sampling)
+        return self.reader.stream(
+            question,
+            document=document,
+            policy=policy,
+            sampling=sampling,
+            history=history,
+            among=among,
+        )
 
     def ask_many(
         self,

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from longreach.compressors.adapters import base_model
 from longreach.compressors.registry import (
@@ -29,6 +29,15 @@ from longreach.models.loading.places import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Loader(Protocol):
+    """Loads a model, or gives one that is loaded already and may be shared."""
+
+    def __call__(
+        self, ref: str, *, device: str | None = None, dtype: str | None = None
+    ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """Returns a model and its tokenizer; see `longreach.load`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ def open_workspace(
     compressing: bool = True,
     dtype: str | None = None,
     loaded: Workspace | None = None,
+    loader: Loader | None = None,
 ) -> Workspace:
     """Opens a corpus with the model and, unless it is only read, the compressor that it was made
     with.
@@ -73,6 +83,7 @@ def open_workspace(
         dtype: of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
         loaded: the same corpus as it was opened to read; its model is used again where it has the
             dtype that documents are added in.
+        loader: gives models that several corpora share; None loads one for this corpus alone.
 
     Raises:
         CorpusNotFound: there is no such corpus.
@@ -93,7 +104,10 @@ def open_workspace(
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Vectors are added in the dtype of those that are there; to read, any will do.
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
-    bring = load if model_ref else load_named
+    bring: Loader = load if model_ref else load_named
+    # Weights that a compressor may change are no other corpus' business.
+    if loader is not None and not (trained and method.changes_model):
+        bring = loader
     # The config alone tells most wrong models apart, in no time.
     _check_outline(corpus, Path(base))
     if loaded and not loaded.changed and dtype_of(loaded.model) == settings.dtype:
@@ -148,6 +162,7 @@ def open_or_create(
     compressor_ref: str | None = None,
     device: str | None = None,
     loaded: Workspace | None = None,
+    loader: Loader | None = None,
     **settings: Any,
 ) -> Workspace:
     """Opens a corpus to add documents, or makes it with the compressor described. Arguments and
@@ -169,6 +184,7 @@ def open_or_create(
             compressor_ref=trained_reference(compressor_ref),
             device=device,
             loaded=loaded,
+            loader=loader,
         )
     check_device(device)
     ref = compressor_ref or default_compressor(model_ref or DEFAULT_MODEL)
@@ -177,7 +193,9 @@ def open_or_create(
     # The corpus stores this, so it has to hold from any working directory.
     trained = None if is_untrained(ref) else reference(ref)
     base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
-    bring = load if model_ref else load_named
+    bring: Loader = load if model_ref else load_named
+    if loader is not None and not (trained and find_method(ref).changes_model):
+        bring = loader
     model, tokenizer = bring(base, device=device)
     PromptBuilder(model, tokenizer)
     compressor = make_compressor(ref, model, tokenizer, **settings)

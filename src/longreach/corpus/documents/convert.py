@@ -32,10 +32,25 @@ def read(path: Path, limits: Limits | None = None) -> Converted:
     """
     limits = limits or Limits()
     name = show_path(path)
-    raw = _read_bytes(path, name, limits)
+    return convert_bytes(_read_bytes(path, name, limits), name, path.suffix, limits)
+
+
+def convert_bytes(raw: bytes, name: str, suffix: str, limits: Limits | None = None) -> Converted:
+    """Converts the bytes of a file as `read` does, wherever they came from.
+
+    Args:
+        raw: The bytes.
+        name: The file as messages call it.
+        suffix: What says which format they are in, such as ".pdf"; others are plain text.
+        limits: What it may cost; None for the defaults.
+
+    Raises:
+        DocumentError: As for `read`.
+    """
+    limits = limits or Limits()
     if not raw:
         raise DocumentError(f"{name} is empty: give it content, or omit it.")
-    format = find_format(path.suffix)
+    format = find_format(suffix)
     # A process costs more than decoding, and a search for an encoding may take long.
     is_simple = not format.isolated and _is_utf8(raw)
     if is_simple or not apart.is_possible():

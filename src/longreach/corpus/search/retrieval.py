@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -86,11 +86,13 @@ def search(
     k: int = 5,
     method: str = "bm25",
     document: str | None = None,
+    among: Collection[str] | None = None,
 ) -> list[Passage]:
     """Returns the `k` passages that fit a query best, best first; fewer if fewer match at all.
 
-    With `document`, only passages of that one are returned. BM25 finds none that shares no word
-    with the query; see `analyzer` for what a word is. The result is deterministic.
+    With `document`, only passages of that one are returned; with `among`, only passages of those.
+    BM25 finds none that shares no word with the query; see `analyzer` for what a word is. The
+    result is deterministic.
 
     Raises:
         UsageError: An unknown method, k < 1, or an empty query.
@@ -118,6 +120,8 @@ def search(
     for i in _rank(scores, len(index.passages)):
         info = index.passages[i]
         if document not in (None, info.document):
+            continue
+        if among is not None and info.document not in among:
             continue
         # The same text twice is one.
         found.setdefault((info.revision, info.index), _make_passage(info, float(scores[i])))
