@@ -14,7 +14,7 @@ from longreach.errors import LongreachError
 from longreach.evals.report.runs import read_run
 from longreach.evals.suites.records import json_file, json_items, json_lines
 from longreach.evals.suites.ruler.documents import read_paragraphs as read_ruler
-from longreach.jsontext import NotJson, misfit, parse_json, parse_object
+from longreach.jsontext import NotJson, misfit, parse_json, parse_object, read_field
 from longreach.models.hybrid.adapted import read_json
 from longreach.reading.scorecard import Scorecard
 from longreach.training.common.run import settings_of
@@ -143,3 +143,17 @@ def test_a_misfit_is_named():
     assert misfit({"count": True, "flag": False, "share": 1}, kinds) == "count"
     assert misfit({"count": 1, "flag": False}, kinds) == "share"
     assert misfit([], kinds) == "count"
+
+
+def test_a_field_is_read_as_its_kind_or_refused():
+    values = {"text": "a", "count": 3, "share": 0.5, "on": True, "list": [1]}
+    assert read_field(values, "text", str) == "a"
+    assert read_field(values, "count", float) == 3
+    assert read_field(values, "share", float) == 0.5
+    assert read_field(values, "on", bool) is True
+    assert read_field(values, "list", list) == [1]
+    with pytest.raises(KeyError):
+        read_field(values, "none", str)
+    for name, kind in (("text", int), ("share", int), ("on", int), ("on", float), ("list", dict)):
+        with pytest.raises(TypeError, match=f"the field '{name}' holds no {kind.__name__}"):
+            read_field(values, name, kind)

@@ -9,15 +9,25 @@ sentence which file, and what to do.
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NoReturn, TypeAlias, TypeVar
 
 MOST_LEVELS = 100
 _BIGGEST = 1 << 63
 
-JsonObject = dict[str, Any]
-"""An object of JSON: its values may be of any of JSON's kinds."""
+JsonValue: TypeAlias = object
+"""A value of JSON, of a kind that nobody has looked at yet.
+
+It is `object`, not a union that names itself: whoever reads a value has to look at its kind either
+way, and of those who make one the union would refuse a `dict[str, int]`. It is not `Any`, with
+which nobody would have to look. `read_field` looks.
+"""
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""An object of JSON. What only reads one takes a `Mapping[str, JsonValue]`."""
 
 Kinds = Mapping[str, tuple[type, ...]]
+
+Kind = TypeVar("Kind")
 
 
 class NotJson(ValueError):
@@ -28,9 +38,9 @@ def parse_json(
     text: str | bytes,
     *,
     wide: bool = False,
-    nan: Callable[[str], Any] | None = None,
+    nan: Callable[[str], JsonValue] | None = None,
     unique: bool = False,
-) -> Any:
+) -> JsonValue:
     """Returns the value that a JSON text holds.
 
     Args:
@@ -68,7 +78,7 @@ def parse_json(
 
 
 def parse_object(
-    text: str | bytes, *, wide: bool = False, nan: Callable[[str], Any] | None = None
+    text: str | bytes, *, wide: bool = False, nan: Callable[[str], JsonValue] | None = None
 ) -> JsonObject:
     """Returns the object that a JSON text holds. Arguments and errors are those of `parse_json`."""
     value = parse_json(text, wide=wide, nan=nan)
@@ -77,7 +87,25 @@ def parse_object(
     return value
 
 
-def misfit(values: Any, kinds: Kinds) -> str | None:
+def read_field(values: Mapping[str, JsonValue], name: str, kind: type[Kind]) -> Kind:
+    """Returns a field of an object, which has to be of this kind.
+
+    A whole number is also a `float`; True and False are no numbers.
+
+    Raises:
+        KeyError: The object has no such field.
+        TypeError: The field is of another kind. Whoever reads what others wrote says so in a
+            sentence of its own, by `misfit`.
+    """
+    value = values[name]
+    if kind is float and type(value) is int:
+        return value  # type: ignore[return-value]  # an int is a float to whoever checks types
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"the field '{name}' holds no {kind.__name__}")
+    return value
+
+
+def misfit(values: JsonValue, kinds: Kinds) -> str | None:
     """Returns the first of the fields `kinds` that `values` lacks or has with another type.
 
     None means that all fit. True and False are numbers to Python, and not here: a field takes them
@@ -92,7 +120,7 @@ def misfit(values: Any, kinds: Kinds) -> str | None:
     return None
 
 
-def _unique_fields(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _unique_fields(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -101,7 +129,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> JsonObject:
     return fields
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> NoReturn:
     raise NotJson(f"{name} is no number")
 
 
@@ -119,11 +147,11 @@ def _number(digits: str) -> float:
     return number
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: JsonValue) -> None:
     """Raises NotJson where lists and objects are nested too deeply for what walks them later."""
     level = [value]
     for _ in range(MOST_LEVELS + 1):
-        below = list[Any]()
+        below = list[JsonValue]()
         for item in level:
             if isinstance(item, dict):
                 below.extend(item.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longreach.bench.subject import Subject
+from longreach.bench.subject import Subject, share_saved
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
@@ -173,10 +173,8 @@ def _decode(
         "compiled": compile,
         "new_tokens": new_tokens,
         "ideal_speedup": subject.ideal(length, rows).decode_speedup,
-        "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
-        "kv_allocated_reduction": (
-            1 - found["hybrid"]["kv_allocated_bytes"] / found["full"]["kv_allocated_bytes"]
-        ),
+        "kv_reduction": share_saved(found, "kv_bytes"),
+        "kv_allocated_reduction": share_saved(found, "kv_allocated_bytes"),
         "variants": found,
         "rounds_seconds": {name: entry.seconds for name, entry in times.items()},
         "definitions": DEFINITIONS,

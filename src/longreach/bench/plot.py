@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.errors import MissingDependency, UsageError
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
 
 
 def _attention_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
-    for row in report["results"]:
+    for row in read_field(report, "results", list):
         # The baseline has no speed-up, and what could not run has None.
         if row.get("speedup"):
             yield Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
@@ -64,8 +64,8 @@ def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
         # Reading a prompt has two ideals; the chart shows the one by FLOPs.
         key = "ideal_speedup_flops" if what == "prefill" else "ideal_speedup"
         for part in list_parts(report, what):
-            ideal = part[key]
-            for name, figures in part["variants"].items():
+            ideal = read_field(part, key, float)
+            for name, figures in read_field(part, "variants", dict).items():
                 if "speedup" in figures:
                     yield Bar(f"{what}, {name}{variation(part)}", figures["speedup"], ideal)
 

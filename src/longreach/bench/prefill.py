@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from longreach.bench import dense
-from longreach.bench.subject import Subject
+from longreach.bench.subject import Subject, share_saved
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.prefix import cache_bytes
 from longreach.jsontext import JsonObject
@@ -134,7 +134,7 @@ def prefill(
         "attention_of_one_layer_seconds": attention.median,
         "ideal_speedup_flops": limits.flops,
         "ideal_speedup_equal_kernels": limits.equal_kernels,
-        "kv_reduction": 1 - found["hybrid"]["kv_bytes"] / found["full"]["kv_bytes"],
+        "kv_reduction": share_saved(found, "kv_bytes"),
         "kv_allocated_reduction": 1 - allocated["hybrid"] / allocated["full"],
         "variants": found,
         "rounds_seconds": rounds,

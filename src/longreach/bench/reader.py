@@ -31,7 +31,7 @@ from longreach.corpus.store import Corpus
 from longreach.engine.rows import read_prefix
 from longreach.engine.sampling import Sampling
 from longreach.errors import UsageError
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 from longreach.models.decoder import decoder_of
 from longreach.reading.policy import Policy
 from longreach.reading.reader import Reader
@@ -249,15 +249,15 @@ def start(repeats: int, progress: Progress) -> dict[str, float]:
 def lines(report: JsonObject) -> list[str]:
     """The report for people, each goal with whether it was reached."""
     found = []
-    for name, value in report["start_seconds"].items():
+    for name, value in read_field(report, "start_seconds", dict).items():
         found.append(f"{name:<34}{value:8.3f} s{_verdict(value < GOALS['start_seconds'])}")
-    for name, value in report["compression"].items():
+    for name, value in read_field(report, "compression", dict).items():
         text = (
             f"{value['tokens_per_second']:8.0f} tokens/s, {value['ratio']:.2f} of the bare model's"
             " speed"
         )
         found.append(f"{name:<34}{text}{_verdict(value['ratio'] >= GOALS['compression'])}")
-    for name, value in report["first_token"].items():
+    for name, value in read_field(report, "first_token", dict).items():
         if isinstance(value, dict):
             took = f"{value['seconds']:8.2f} s for {value['positions']:.0f} positions"
             reached = _verdict(value["ask_over_bare"] <= GOALS["first_token"])

@@ -5,7 +5,7 @@ One has full attention in every layer, the other is the hybrid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 
 from longreach.bench.cases import check_source
 from longreach.errors import UsageError
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 from longreach.models.hybrid.convert import convert
 from longreach.models.hybrid.sparse import pattern_of, plan_of
 from longreach.models.untrained import random_llama
@@ -127,6 +127,11 @@ class Subject:
             "pattern": asdict(self.pattern),
             "weights_bytes": self.weights_bytes,
         }
+
+
+def share_saved(figures: Mapping[str, JsonObject], name: str) -> float:
+    """Returns the share of one of the full model's figures that the hybrid does without."""
+    return 1 - read_field(figures["hybrid"], name, int) / read_field(figures["full"], name, int)
 
 
 def make_subject(

@@ -153,7 +153,7 @@ def _figures(
     ideal = subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid
     executed = _executed(subject, estimate, length, rows)
-    figures = {
+    figures: JsonObject = {
         "seconds": mine.median,
         "best_seconds": mine.best,
         "tokens_per_second": rows * length / mine.median,

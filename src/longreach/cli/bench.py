@@ -27,7 +27,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 
 if TYPE_CHECKING:
     import torch
@@ -364,7 +364,8 @@ def _finish(report: JsonObject, out: Path | None, plot: Path | None, as_json: bo
         from longreach.bench.plot import plot as draw
 
         draw(report, plot)
-    for text in report.get("notes", ()):
+    notes = read_field(report, "notes", list) if "notes" in report else []
+    for text in notes:
         note(text)
     if as_json:
         emit(report)

@@ -1,7 +1,7 @@
 """What `longreach bench` prints for people: tables out of its reports."""
 
 from longreach.cli.output import say, table
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 
 
 def attention_table(report: JsonObject) -> None:
@@ -20,7 +20,7 @@ def attention_table(report: JsonObject) -> None:
     )
     keys = ("speedup", "ideal_speedup", "achieved_over_ideal", "speedup_over_flex")
     rows = []
-    for row in report["results"]:
+    for row in read_field(report, "results", list):
         rows.append(
             (
                 row["part"],
@@ -33,7 +33,8 @@ def attention_table(report: JsonObject) -> None:
             )
         )
     table(header, rows)
-    say(f"\nbaseline: {report['baseline']['kernel']} ({report['baseline']['backend']})")
+    baseline = read_field(report, "baseline", dict)
+    say(f"\nbaseline: {baseline['kernel']} ({baseline['backend']})")
 
 
 def model_table(report: JsonObject) -> None:
@@ -43,8 +44,9 @@ def model_table(report: JsonObject) -> None:
     rows = []
     for what in ("prefill", "decode", "train"):
         for part in list_parts(report, what):
-            ideal = part.get("ideal_speedup", part.get("ideal_speedup_flops"))
-            for name, one in part["variants"].items():
+            key = "ideal_speedup" if "ideal_speedup" in part else "ideal_speedup_flops"
+            ideal = read_field(part, key, float)
+            for name, one in read_field(part, "variants", dict).items():
                 other = one.get("achieved_over_ideal", one.get("achieved_over_ideal_flops"))
                 rows.append(
                     (
@@ -80,7 +82,9 @@ def finetune_table(report: JsonObject) -> None:
         "peak GiB",
     )
     rows = []
-    for name, one in {**report["variants"], "compression": report["compression"]}.items():
+    variants = read_field(report, "variants", dict)
+    once = read_field(report, "compression", dict)
+    for name, one in {**variants, "compression": once}.items():
         rows.append(
             (
                 name,
@@ -95,9 +99,8 @@ def finetune_table(report: JsonObject) -> None:
             )
         )
     table(header, rows)
-    speedup = report["variants"]["vectors"]["speedup"]
-    verdict = "reached" if speedup >= report["goal"] else "MISSED"
-    once = report["compression"]
+    speedup = variants["vectors"]["speedup"]
+    verdict = "reached" if speedup >= read_field(report, "goal", float) else "MISSED"
     # Stays where compressing takes more time than learning from vectors saves.
     paid = "never pays"
     if once["epochs_to_pay"] is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.cli.output import DeviceOption, JsonOption, StoreOption, emit, say
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 from longreach.tested import tested_versions
 from longreach.wording import counted
 
@@ -101,34 +101,37 @@ def doctor(
 
 def _print_findings(found: JsonObject) -> None:
     say(f"longreach {found['longreach']}, Python {found['python']}")
-    say(f"packages   {_list_versions(found['packages'])}")
-    say(f"tested     {_list_versions(found['tested'])}")
-    for name, version in found["packages"].items():
-        tested = found["tested"][name]
+    installed = read_field(found, "packages", dict)
+    known = read_field(found, "tested", dict)
+    say(f"packages   {_list_versions(installed)}")
+    say(f"tested     {_list_versions(known)}")
+    for name, version in installed.items():
+        tested = known[name]
         age = _compare_ages(version, tested) if version and tested else None
         if age:
             say(
                 f"note       {name} {version} is {age} than the {tested} that Longreach was tested"
                 " with"
             )
-    device = found["device"]
+    device = read_field(found, "device", dict)
     say(
         f"device     {device['gpu'] or device['name']}, {counted(device['cores'] or 1, 'core')}, "
         f"{device['memory_bytes'] / 2**30:.0f} GiB of memory"
     )
-    model = found["model"]
+    model = read_field(found, "model", dict)
     say(
         f"model      {model['default']}: {model['file'] or 'not installed'}; compressor:"
         f" {model['compressor']}"
     )
-    for name, about in found["folders"].items():
+    for name, about in read_field(found, "folders", dict).items():
         state = "cannot be written to"
         if about["writable"]:
             state = f"{about['free_bytes'] / 2**30:.0f} GiB free"
         say(f"{name:<10} {about['path']} ({state})")
-    for item in found["missing"]:
+    missing = read_field(found, "missing", list)
+    for item in missing:
         say(f"missing    {item['what']}: {item['command']}")
-    if not found["missing"]:
+    if not missing:
         say("missing    nothing")
 
 

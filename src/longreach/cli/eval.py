@@ -24,6 +24,7 @@ from longreach.cli.output import (
     table,
 )
 from longreach.errors import UsageError
+from longreach.jsontext import read_field
 
 if TYPE_CHECKING:
     from longreach.evals.run.rows import Row
@@ -212,7 +213,7 @@ def run_suite(
     if as_json:
         emit({"run": str(out), "suite": suite.name, **scores})
     else:
-        print_scores(scores["rows"])
+        print_scores(read_field(scores, "rows", list))
 
 
 def print_scores(rows: "Sequence[Row]") -> None:

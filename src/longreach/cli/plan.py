@@ -15,7 +15,6 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
-from longreach.jsontext import JsonObject
 
 
 def plan(
@@ -82,16 +81,19 @@ def plan(
             values[f"{use}_cards"] = f"{values[f'{use}_cards']}: {values.pop(f'{use}_recipe')}"
     lines = []
     for name in full:
-        lines.append((name.replace("_", " "), _format(name, full), _format(name, hybrid)))
+        lines.append(
+            (name.replace("_", " "), _format(name, full[name]), _format(name, hybrid[name]))
+        )
     table(("", "full", "hybrid"), lines)
     # Limits, because these are times at the cards' peak, which nobody reaches.
     limits = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in gains.items())
     say(f"\nlimits: {limits}")
 
 
-def _format(name: str, values: JsonObject) -> str:
-    """Returns a figure in the unit that its name ends in."""
-    value = values[name]
+def _format(name: str, value: float | str) -> str:
+    """Returns a figure in the unit that its name ends in; a text stays as it is."""
+    if isinstance(value, str):
+        return value
     if name.endswith("bytes"):
         return f"{value / 2**30:,.1f} GiB"
     if name.endswith("flops"):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.jsontext import parse_object
+from longreach.jsontext import parse_object, read_field
 
 # All values of a memory lie in one metadata entry: the order of several would differ from run to
 # run, and equal memories must have equal bytes.
@@ -311,4 +311,4 @@ def _values(payload: bytes) -> dict[str, Any]:
     # A payload is the length of its header, the header in JSON, and the tensors.
     end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     header = parse_object(payload[_LENGTH.size : end])
-    return parse_object(header["__metadata__"][_ENTRY].encode())
+    return parse_object(read_field(header, "__metadata__", dict)[_ENTRY].encode())

@@ -17,7 +17,7 @@ from longreach.corpus.head import replace_file
 from longreach.corpus.integrity import CHANGING, LOG, WORK, FileLog, Recorded, hash_file
 from longreach.corpus.schema import READER, SCORECARD, sha256
 from longreach.errors import CorpusDamaged
-from longreach.jsontext import NotJson, parse_object
+from longreach.jsontext import NotJson, parse_object, read_field
 
 ADAPTER = "adapter"
 SEAL = "sha256.json"
@@ -237,7 +237,7 @@ def _read_seal(path: Path) -> dict[str, Recorded] | None:
     found = {}
     try:
         text = path.read_text(encoding="utf-8")
-        for name, file in parse_object(text)["files"].items():
+        for name, file in read_field(parse_object(text), "files", dict).items():
             found[name] = Recorded(*file)
         return found if text == _format_seal(found) else None
     except (NotJson, UnicodeDecodeError, KeyError, TypeError, AttributeError):

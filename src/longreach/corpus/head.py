@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from longreach.corpus.schema import sha256
 from longreach.corpus.tables import DATABASE
-from longreach.jsontext import NotJson, misfit, parse_object
+from longreach.jsontext import NotJson, misfit, parse_object, read_field
 
 HEAD = "files.head"
 TABLES = ("passages", "documents")
@@ -35,12 +35,14 @@ def read_head(folder: Path) -> Head | None:
         return None
     if misfit(values, {"chains": (list,), "tables": (dict,)}):
         return None
-    if set(map(type, values["chains"])) - {str}:
+    chains = read_field(values, "chains", list)
+    tables = read_field(values, "tables", dict)
+    if set(map(type, chains)) - {str}:
         return None
     # A made-up head must not raise anywhere else.
-    if misfit(values["tables"], dict.fromkeys(values["tables"], (int,))):
+    if misfit(tables, dict.fromkeys(tables, (int,))):
         return None
-    head = Head(values["chains"], values["tables"])
+    head = Head(chains, tables)
     # The checksum is part of what is compared.
     return head if raw == _encode(head) else None
 

@@ -23,7 +23,7 @@ from longreach.corpus.rows import BLOBS
 from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, is_row_intact, sha256
 from longreach.corpus.tables import DATABASE, Row, check_document, connect
 from longreach.errors import CorpusDamaged
-from longreach.jsontext import NotJson, parse_object
+from longreach.jsontext import JsonObject, NotJson, parse_object, read_field
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -89,16 +89,19 @@ def salvage(raw: bytes) -> dict[str, Recorded]:
     files = dict[str, Recorded]()
     before = b""
     for line in raw.split(b"\n"):
-        entry = {}
+        entry: JsonObject = {}
         told = None
         with contextlib.suppress(NotJson):
             entry = parse_object(line)
             told = entry.pop("sum", None)
         if told == sha256(before, json.dumps(entry).encode())[:16] and is_sound(entry):
             if "file" in entry:
-                files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
+                size = read_field(entry, "bytes", int)
+                files[read_field(entry, "file", str)] = Recorded(
+                    size, read_field(entry, "sha256", str)
+                )
             elif "removed" in entry:
-                files.pop(entry["removed"], None)
+                files.pop(read_field(entry, "removed", str), None)
         # Also of a damaged line, so that those after it can still be told.
         found = _SUM.search(line)
         before = b""

@@ -168,7 +168,8 @@ class Settings:
             )
         if not _is_sound(values):
             raise damaged
-        return cls(**values)
+        fields: dict[str, Any] = values
+        return cls(**fields)
 
 
 _TEXT = (

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from longreach.datasets.sources import Source
 from longreach.errors import DocumentError
-from longreach.jsontext import JsonObject, parse_object
+from longreach.jsontext import JsonObject, parse_object, read_field
 from longreach.models.fingerprint import tokenizer_digest
 from longreach.models.sharing import encode
 from longreach.wording import counted
@@ -124,8 +124,8 @@ def _key(source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
 def _is_whole(folder: Path) -> bool:
     try:
         index = parse_object((folder / _INDEX).read_bytes())
-        id_bytes = index["tokens"] * np.dtype(index["dtype"]).itemsize
-        length_bytes = index["documents"] * _LENGTH_BYTES
+        id_bytes = read_field(index, "tokens", int) * _read_dtype(index).itemsize
+        length_bytes = read_field(index, "documents", int) * _LENGTH_BYTES
         # Sizes tell files that were cut short, without reading gigabytes.
         found = [(folder / name).stat().st_size for name in (_IDS, _LENGTHS)]
     except (OSError, ValueError, KeyError, TypeError):
@@ -135,10 +135,14 @@ def _is_whole(folder: Path) -> bool:
 
 def _open(folder: Path, name: str) -> Tokens:
     index = parse_object((folder / _INDEX).read_bytes())
-    ids = np.memmap(folder / _IDS, dtype=index["dtype"], mode="r")
+    ids = np.memmap(folder / _IDS, dtype=_read_dtype(index), mode="r")
     lengths = np.fromfile(folder / _LENGTHS, dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return Tokens(name, folder.name, ids, offsets)
+
+
+def _read_dtype(index: JsonObject) -> np.dtype[np.generic]:
+    return np.dtype(read_field(index, "dtype", str))
 
 
 @dataclass
@@ -188,7 +192,8 @@ def _write(
 
 def _read_progress(aside: Path) -> _Progress:
     try:
-        return _Progress(**parse_object((aside / _PROGRESS).read_bytes()))
+        noted: dict[str, Any] = parse_object((aside / _PROGRESS).read_bytes())
+        return _Progress(**noted)
     except (OSError, ValueError, TypeError):  # nothing was noted: from the beginning
         return _Progress()
 

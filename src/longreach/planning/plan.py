@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longreach.errors import UsageError
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 
@@ -148,7 +148,8 @@ class Plan:
 
 def shape(name: str) -> Shape:
     """Returns the published shape of that name."""
-    return Shape(**_look_up("shapes.json", name, "shape"))
+    fields: dict[str, Any] = _look_up("shapes.json", name, "shape")
+    return Shape(**fields)
 
 
 def hardware(text: str) -> Cards:
@@ -159,7 +160,8 @@ def hardware(text: str) -> Cards:
         raise UsageError(
             f"hardware is {text!r}; give a card or a number of them, such as 'h100' or '8xh100'."
         )
-    return Cards(count, **_look_up("hardware.json", match[2], "card"))
+    fields: dict[str, Any] = _look_up("hardware.json", match[2], "card")
+    return Cards(count, **fields)
 
 
 def plan(
@@ -294,5 +296,4 @@ def _look_up(file: str, name: str, what: str) -> JsonObject:
     known = json.loads((_HERE / file).read_text(encoding="utf-8"))
     if name not in known:
         raise UsageError(f"There is no {what} called {name!r}; choose one of {', '.join(known)}.")
-    found: dict[str, Any] = known[name]
-    return found
+    return read_field(known, name, dict)

@@ -14,13 +14,13 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longreach.errors import MissingDependency, ModelError, UsageError
 from longreach.evals.run.sample import Prediction, Sample
 from longreach.evals.systems.models import ModelSystem, TooLong
 from longreach.evals.systems.names import KVPRESS
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +82,8 @@ class KvpressSystem(ModelSystem):
             # Only when it is asked: loading a model takes its time.
             if self._process is None:
                 self._start()
-            yield Prediction(**self._ask(asked))
+            told: dict[str, Any] = self._ask(asked)
+            yield Prediction(**told)
 
     def _start(self) -> None:
         """Starts the process, and waits until it has its model."""
@@ -107,9 +108,8 @@ class KvpressSystem(ModelSystem):
                 f"'{self._python}' has no kvpress ({reply['missing']}): {_INSTALL}."
             )
         if "unknown" in reply:
-            raise UsageError(
-                f"There is no press '{self._press}': use one of {', '.join(reply['unknown'])}."
-            )
+            presses = read_field(reply, "unknown", list)
+            raise UsageError(f"There is no press '{self._press}': use one of {', '.join(presses)}.")
 
     def _ask(self, value: Mapping[str, object]) -> JsonObject:
         """Sends one line of JSON and waits for one."""

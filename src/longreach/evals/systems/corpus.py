@@ -13,7 +13,7 @@ from longreach.corpus.schema import READER
 from longreach.corpus.store import Corpus
 from longreach.errors import DocumentError
 from longreach.evals.run.sample import Sample
-from longreach.jsontext import parse_object
+from longreach.jsontext import parse_object, read_field
 from longreach.models.decoder import add_adapter
 from longreach.reading.policy import Policy
 from longreach.reading.reader import Reader
@@ -125,7 +125,8 @@ class SampleCorpus:
         if fresh:
             write_json(measured, {"ingest_seconds": report.seconds})
         if measured.is_file():
-            self._costs = parse_object(measured.read_bytes())
+            costs = parse_object(measured.read_bytes())
+            self._costs = {"ingest_seconds": read_field(costs, "ingest_seconds", float)}
         return corpus
 
     @cached_property

@@ -22,7 +22,7 @@ from longreach.engine.prompt import PromptBuilder
 from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import REQUEST, Sampling
 from longreach.errors import TrainingError, UsageError
-from longreach.jsontext import NotJson, parse_object
+from longreach.jsontext import NotJson, parse_object, read_field
 from longreach.models.decoder import adapters_off, window_of
 from longreach.models.sharing import decode
 from longreach.plain import words
@@ -251,7 +251,8 @@ class _Notes:
         for line in written[:whole].splitlines():
             try:
                 note = parse_object(line)
-                job = tuple(note.pop("job"))
+                job = tuple(read_field(note, "job", list))
+                del note["job"]
                 # A list inside of it, as only a damaged line holds, has to fail here and not
                 # further down.
                 hash(job)

@@ -7,7 +7,7 @@ and a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from longreach.evals.suites.records import (
     json_items,
     json_lines,
 )
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonValue
 
 
 class WikiPage(NamedTuple):
@@ -137,7 +137,7 @@ def _read_pages(item: Record) -> list[WikiPage]:
     return found
 
 
-def _pair_columns(context: JsonObject) -> list[tuple[Any, Any]]:
+def _pair_columns(context: Mapping[str, list[JsonValue]]) -> list[tuple[JsonValue, JsonValue]]:
     """Returns the pages of a row of the Hub, which keeps titles apart from sentences."""
     titles = context.get("title") or []
     sentences = context.get("sentences") or []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
-from longreach.jsontext import JsonObject, parse_json
+from longreach.jsontext import JsonObject, parse_json, read_field
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -162,7 +162,12 @@ def read_paragraphs(path: Path) -> list[Paragraphs]:
             f"'{path}' is not JSON ({error}): give SQuAD's or HotpotQA's own file."
         ) from error
     try:
-        found = list(_squad(data["data"]) if isinstance(data, dict) else _hotpotqa(data))
+        if isinstance(data, dict):
+            found = list(_squad(data["data"]))
+        elif isinstance(data, list):
+            found = list(_hotpotqa(data))
+        else:
+            raise TypeError("it is neither an object nor a list")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else "holds something else"
         raise UsageError(
@@ -177,8 +182,9 @@ def read_paragraphs(path: Path) -> list[Paragraphs]:
 
 def _squad(articles: list[JsonObject]) -> Iterator[Paragraphs]:
     for article in articles:
-        texts = list(dict.fromkeys(paragraph["context"] for paragraph in article["paragraphs"]))
-        for paragraph in article["paragraphs"]:
+        paragraphs = read_field(article, "paragraphs", list)
+        texts = list(dict.fromkeys(paragraph["context"] for paragraph in paragraphs))
+        for paragraph in paragraphs:
             own = paragraph["context"]
             related = [text for text in texts if text != own]
             for asked in paragraph["qas"]:
@@ -191,12 +197,13 @@ def _squad(articles: list[JsonObject]) -> Iterator[Paragraphs]:
 def _hotpotqa(items: list[JsonObject]) -> Iterator[Paragraphs]:
     for item in items:
         if "context" in item:
-            pages = item["context"]
+            pages = read_field(item, "context", list)
         else:
             # The form of NYU's sample of it: the two paragraphs that matter by themselves.
             pages = [(item[f"title_{letter}"], item[f"para_{letter}"]) for letter in "ab"]
-            pages += item["distractors"]
+            pages += read_field(item, "distractors", list)
         texts = []
         for title, sentences, *_ in pages:
             texts.append(f"{title}\n{''.join(sentences)}")
-        yield Paragraphs(item["question"], (item["answer"],), texts, [])
+        answers = (read_field(item, "answer", str),)
+        yield Paragraphs(read_field(item, "question", str), answers, texts, [])
