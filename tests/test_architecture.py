@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "wording": 0,
     "jsontext": 1,
+    "installed": 1,
     "jobs": 1,
     "plain": 1,
     "tested": 1,

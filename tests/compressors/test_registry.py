@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from longreach import installed
 from longreach.compressors import registry
 from longreach.compressors.mean_pool import MeanPool
 from longreach.compressors.method import Method, Option, merge_options
@@ -63,6 +64,7 @@ def test_a_method_from_outside_is_made_by_its_name():
 def test_an_installed_package_announces_its_method(monkeypatch):
     class Point:
         name = "halves"
+        value = "halves:HALVES"
 
         def load(self):
             return HALVES
@@ -73,7 +75,7 @@ def test_an_installed_package_announces_its_method(monkeypatch):
 
     for point in (Point, Broken):
         registry._announced.cache_clear()
-        monkeypatch.setattr(registry, "entry_points", lambda group, point=point: [point()])
+        monkeypatch.setattr(installed, "entry_points", lambda group, point=point: [point()])
         if point is Point:
             assert methods()["halves"] is HALVES and find_method("halves") is HALVES
         else:

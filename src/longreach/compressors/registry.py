@@ -9,7 +9,6 @@ of the group `longreach.compressors` that names a `Method`.
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from longreach.compressors.method import Method, Option
 from longreach.compressors.shipped import located, settings_of, shipped, shipped_for
 from longreach.compressors.untrained import MEAN_POOL
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
-from longreach.errors import ModelError, UsageError
+from longreach.errors import UsageError
+from longreach.installed import load_announced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,17 +78,10 @@ def methods() -> dict[str, Method]:
 def _announced() -> tuple[Method, ...]:
     """Returns the methods that installed packages announce as entry points."""
     found = []
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            method = point.load()
-        # Whatever another package raises while it is imported.
-        except Exception as error:
-            raise ModelError(
-                f"The compressor '{point.name}' of an installed package cannot be loaded ({error}):"
-                " repair or remove that package."
-            ) from error
-        if isinstance(method, Method):
-            found.append(method)
+    for entry in load_announced(ENTRY_POINTS, "compressor"):
+        # An entry point may name anything.
+        if isinstance(entry.loaded, Method):
+            found.append(entry.loaded)
     return tuple(found)
 
 

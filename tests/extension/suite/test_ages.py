@@ -5,6 +5,7 @@ from importlib import metadata
 
 import pytest
 
+from longreach import installed
 from longreach.evals.suites import registry
 from longreach.evals.suites.registry import register, unregister
 from tests.cli.conftest import models, run, wrong  # noqa: F401
@@ -99,7 +100,7 @@ def test_installed_packages_announce_theirs_as_entry_points(run, monkeypatch):  
     unregister("ages")
     place = "tests.extension.suite.ages:AgeSuite"
     points = [metadata.EntryPoint("ages", place, registry.ENTRY_POINTS)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(installed, "entry_points", lambda group: points if group == registry.ENTRY_POINTS else [])
     registry._announced.cache_clear()
     try:
         assert "--people" in run("eval", "ages", "--help").out

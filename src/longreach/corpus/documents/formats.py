@@ -11,7 +11,7 @@ A package adds a format with `register`, or declares it as an entry point of the
     letter = "package.letter:FORMAT"
 """
 
-import importlib.metadata
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import cast
 
 from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.errors import UsageError, reason_of
+from longreach.installed import Announced, load_announced
 
 ENTRY_POINTS = "longreach.formats"
 _HERE = "longreach.corpus.documents"
@@ -143,8 +144,9 @@ class _Registry:
         if not self._is_complete:
             # Not at import: reading what is installed takes time, and loading it runs code of
             # others.
-            for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-                self.add(_load(entry))
+            what = "document format"
+            for entry in load_announced(ENTRY_POINTS, what, error_class=UsageError):
+                self.add(_require_format(entry))
             self._is_complete = True
         return self._formats
 
@@ -214,18 +216,10 @@ def _bound(notes: Iterable[str]) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _load(entry: importlib.metadata.EntryPoint) -> Format:
-    try:
-        # Code of another package, which may raise anything.
-        format = entry.load()
-    except Exception as error:
+def _require_format(entry: Announced) -> Format:
+    if not isinstance(entry.loaded, Format):
         raise UsageError(
-            f"The document format {entry.value} of an installed package cannot be loaded"
-            f" ({reason_of(error)}): update that package or uninstall it."
-        ) from error
-    if not isinstance(format, Format):
-        raise UsageError(
-            f"The document format {entry.value} of an installed package is no Format: update that"
+            f"The document format {entry.place} of an installed package is no Format: update that"
             " package or uninstall it."
         )
-    return format
+    return entry.loaded

@@ -7,16 +7,16 @@ of the group `longreach.suites` that names a subclass of `Suite`.
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from longreach.errors import ModelError, UsageError
+from longreach.errors import UsageError
 from longreach.evals.suites.babilong.suite import BabilongSuite
 from longreach.evals.suites.base import Suite
 from longreach.evals.suites.docqa.suite import DocumentSuite
 from longreach.evals.suites.niah.suite import NeedleSuite
 from longreach.evals.suites.perplexity.suite import PerplexitySuite
 from longreach.evals.suites.ruler.suite import RulerSuite
+from longreach.installed import load_announced
 
 if TYPE_CHECKING:
     from longreach.evals.report.base import SuiteReport
@@ -63,14 +63,8 @@ def suites() -> dict[str, type[Suite]]:
 def _announced() -> tuple[type[Suite], ...]:
     """Returns the suites that installed packages announce as entry points."""
     found = []
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            suite = point.load()
-        except Exception as error:
-            raise ModelError(
-                f"The suite '{point.name}' of an installed package cannot be loaded ({error}):"
-                " repair or remove that package."
-            ) from error
+    for entry in load_announced(ENTRY_POINTS, "suite"):
+        suite = entry.loaded
         # An entry point may name anything.
         if isinstance(suite, type) and issubclass(suite, Suite):
             found.append(suite)
