@@ -155,10 +155,10 @@ def test_the_loss_is_that_of_the_readers_prompt():
     scale = learner.scale
     compressor = AutoCompressor(learner.model, tokenizer, 4, 12, "independent", embed_summary=summary, scale=scale)
     vectors = torch.cat([compressor.encode([compressor.embed(ids[i : i + 12])])[0] for i in (0, 12, 24)]).detach()
-    prompt = PromptBuilder(learner.model, tokenizer, scale)
+    prompt = PromptBuilder(learner.model, tokenizer)
     answer = torch.tensor(prompt.answer("She"))
     assert answer.tolist() == [*tokenizer("She")["input_ids"], tokenizer.eos_token_id]
-    embeds = torch.cat([prompt.build([vectors], [], "Who?").embeds, compressor.embed(answer[:-1].tolist())])
+    embeds = torch.cat([prompt.build([scale * vectors], [], "Who?").embeds, compressor.embed(answer[:-1].tolist())])
     with torch.no_grad():
         logits = learner.adapted(inputs_embeds=embeds[None]).logits[0, -len(answer) :]
         found = learner([torch.tensor(ids)], [[("Who?", "She")]], 4)

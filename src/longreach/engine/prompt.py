@@ -56,16 +56,15 @@ class PromptBuilder:
     Args:
         model: the model that reads.
         tokenizer: its tokenizer.
-        scale: what vectors are multiplied by; see `AutoCompressor`.
 
     Attributes:
         frame: what stands before and after a user's words, as text.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, scale: float = 1.0) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         check_readable(model)
         check_tokens(model, tokenizer)
-        self._model, self._scale = model, scale
+        self._model = model
         self._embeddings = model.get_input_embeddings()
         self._tokenizer = tokenizer
         self._text = PromptText(tokenizer)
@@ -150,7 +149,7 @@ class PromptBuilder:
         """Puts a prompt together.
 
         Args:
-            vectors: summary vectors [n_i, d], in the order they are read.
+            vectors: summary vectors [n_i, d], scaled as they are read, in the order of reading.
             passages: raw passages as `raw` gave them, in the order they are read.
             question: the user's words.
             request: what comes before them.
@@ -168,7 +167,7 @@ class PromptBuilder:
             end = self._text.shared(ids, other)
             return Prompt(self._embed(ids), (end,), 0, raw_tokens)
         parts = [self._embed(self._head)]
-        parts += [self._scale * part.to(weight.device, weight.dtype) for part in vectors]
+        parts += [part.to(weight.device, weight.dtype) for part in vectors]
         read = sum(map(len, parts))
         ids = self._ids(self._separator, _SEPARATOR, passages, words, first=False)
         boundaries = []
