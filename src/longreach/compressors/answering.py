@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from longreach.compressors.objective import CompressorObjective, LearnedText, Substep, lay_lora
+from longreach.compressors.objective import AdaptedObjective, LearnedText, Substep
 from longreach.compressors.recipe import AnswerRecipe
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of, length_of_embeddings, window_of
-from longreach.models.loss import chunked_cross_entropy, softcap_of
+from longreach.models.loss import chunked_cross_entropy
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def draw_count(recipe: AnswerRecipe, whole: float, generator: torch.Generator) -
     return min(max(round(math.exp(exponent)), least), most)
 
 
-class AnswerObjective(CompressorObjective):
+class AnswerObjective(AdaptedObjective):
     """Answers from vectors, in the very prompt of the `Reader`, beside reconstruction.
 
     A method says in `vectors` what it makes of segments. LoRA layers are laid over the model in
@@ -92,16 +92,8 @@ class AnswerObjective(CompressorObjective):
         texts: Sequence[LearnedText],
     ) -> None:
         super().__init__(model, tokenizer, recipe)
-        if tokenizer.eos_token_id is None:
-            raise UsageError("The tokenizer has no EOS token: give it one.")
         self.answering = recipe
-        self._softcap = softcap_of(model)
-        self.adapted = lay_lora(model, recipe)
-        self.cue: Tensor
-        embed: Any = model.get_input_embeddings()
-        end = embed.weight[tokenizer.eos_token_id]
-        self.register_buffer("cue", end.detach().clone(), persistent=False)
-        self._prompts = PromptBuilder(self.model, tokenizer)  # not its scale: vectors come scaled
+        self._prompts = PromptBuilder(self.model, tokenizer)
         self.rows = [self._prompts.plain(text.text) for text in texts]
         self._check_window(texts)
         config = self.model.config.get_text_config()
@@ -133,15 +125,6 @@ class AnswerObjective(CompressorObjective):
                         f" question, and the model's window is {window:,}: cut it, or lower"
                         " --most-vectors."
                     )
-
-    @property
-    def model(self) -> Any:
-        """The causal language model, adapted."""
-        return self.adapted.get_base_model()
-
-    @property
-    def _head(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
 
     @abstractmethod
     def vectors(

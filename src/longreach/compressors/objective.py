@@ -16,8 +16,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from longreach.compressors.recipe import ADAPTED, Recipe
-from longreach.errors import ModelError
+from longreach.errors import ModelError, UsageError
 from longreach.models.fingerprint import base_fingerprint
+from longreach.models.loss import softcap_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,6 +119,45 @@ class CompressorObjective(torch.nn.Module, ABC):
             chance: Everything random comes from it, so that a resumed run draws the same.
             step: Of the optimizer.
         """
+
+
+class AdaptedObjective(CompressorObjective):
+    """A model that learns through LoRA layers, which are laid over it in place.
+
+    Its own weights are frozen. Arguments are those of `CompressorObjective`.
+
+    Attributes:
+        adapted: The model with its LoRA layers.
+        cue: What asks for a text that was read as vectors: the EOS embedding [d] before training.
+
+    Raises:
+        UsageError: The tokenizer has no EOS token.
+        ModelError: The model cannot be trained so.
+    """
+
+    adapted: PeftModel
+    cue: Tensor
+
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", recipe: Recipe
+    ) -> None:
+        super().__init__(model, tokenizer, recipe)
+        if tokenizer.eos_token_id is None:
+            raise UsageError("The tokenizer has no EOS token: give it one.")
+        self._softcap = softcap_of(model)
+        self.adapted = lay_lora(model, recipe)
+        embed: Any = model.get_input_embeddings()
+        end = embed.weight[tokenizer.eos_token_id]
+        self.register_buffer("cue", end.detach().clone(), persistent=False)
+
+    @property
+    def model(self) -> Any:
+        """The causal language model, adapted."""
+        return self.adapted.get_base_model()
+
+    @property
+    def _head(self) -> Tensor:
+        return self.model.get_output_embeddings().weight
 
 
 def lay_lora(model: "PreTrainedModel", recipe: Recipe) -> PeftModel:

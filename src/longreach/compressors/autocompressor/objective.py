@@ -23,7 +23,7 @@ from torch import Tensor
 from longreach.compressors.answering import draw_count
 from longreach.compressors.autocompressor.checkpoint import read_peft, write_peft
 from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe, longest_segment
-from longreach.compressors.objective import CompressorObjective, Substep, lay_lora
+from longreach.compressors.objective import AdaptedObjective, Substep
 from longreach.errors import UsageError
 from longreach.models.decoder import decoder_of, evaluating, length_of_embeddings, window_of
 from longreach.models.loss import (
@@ -32,7 +32,6 @@ from longreach.models.loss import (
     chunked_cross_entropy,
     chunked_divergence,
     likeliest,
-    softcap_of,
 )
 from longreach.wording import counted
 
@@ -83,7 +82,7 @@ def random_lengths(
 class SummaryTokens:
     """What both objectives of an AutoCompressor train beside the adapter: the summary embeddings.
 
-    Mixed into a `CompressorObjective` that has its adapted model already.
+    Mixed into an `AdaptedObjective`.
     """
 
     adapted: PeftModel
@@ -124,7 +123,7 @@ class SummaryTokens:
             self.embed_summary.copy_(read_peft(folder, self.adapted))
 
 
-class TextObjective(SummaryTokens, CompressorObjective):
+class TextObjective(SummaryTokens, AdaptedObjective):
     """A causal language model with what an AutoCompressor trains: LoRA and summary embeddings.
 
     The model reads [vectors so far ; segment] and predicts the next token at every position of the
@@ -147,25 +146,12 @@ class TextObjective(SummaryTokens, CompressorObjective):
         tokenizer: "PreTrainedTokenizerBase",
         recipe: AutoCompressorRecipe,
     ) -> None:
+        # What the window does not hold is refused before the model is changed.
+        longest = longest_segment(recipe, window_of(model))
         super().__init__(model, tokenizer, recipe)
         self.recipe = recipe
-        self.longest = longest_segment(recipe, window_of(model))
-        if tokenizer.eos_token_id is None:
-            raise UsageError(
-                "The tokenizer has no EOS token to start the summary tokens from: give it one."
-            )
-        self._softcap = softcap_of(model)
-        self.adapted = lay_lora(model, recipe)
-        self.cue: Tensor
-        embed: Any = model.get_input_embeddings()
-        end = embed.weight[tokenizer.eos_token_id]
-        self.register_buffer("cue", end.detach().clone(), persistent=False)
-        self.begin_summary(model, end.detach())
-
-    @property
-    def model(self) -> Any:
-        """The causal language model, adapted."""
-        return self.adapted.get_base_model()
+        self.longest = longest
+        self.begin_summary(model, self.cue)
 
     def draw(self, generator: torch.Generator) -> Draw:
         """Draws the number of summary tokens and the segments of a batch."""
@@ -232,7 +218,7 @@ class TextObjective(SummaryTokens, CompressorObjective):
             lengths: Tokens of each segment.
             summary_tokens: k.
             vectors: [B, P, d] of the substeps before, detached; None at the start of a document.
-            teacher: What to distil from, for these positions.
+            teacher: What to distill from, for these positions.
         """
         embed = self.model.get_input_embeddings()
         texts = embed(ids).split(list(lengths), dim=1)
@@ -269,10 +255,6 @@ class TextObjective(SummaryTokens, CompressorObjective):
             parts["distillation"] = chunked_divergence(states, self._head, teacher, **options)
             loss = loss + self.recipe.distillation * parts["distillation"]
         return Substep(loss, {name: part.detach() for name, part in parts.items()}, vectors)
-
-    @property
-    def _head(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
 
     def _states(self, *parts: Tensor) -> Tensor:
         """Returns the states after the final norm of rows without padding, from position 0 on."""
