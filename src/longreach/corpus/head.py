@@ -7,7 +7,7 @@ file names, not by a clock.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +49,8 @@ def read_head(folder: Path) -> Head | None:
 
 def write_head(folder: Path, chains: Sequence[str]) -> None:
     """Notes the ends that the log may have, and the versions that are there now."""
-    replace_file(folder / HEAD, _encode(Head(list(chains), find_newest_versions(folder))))
+    versions = parse_versions(find_newest_manifests(folder))
+    replace_file(folder / HEAD, _encode(Head(list(chains), versions)))
 
 
 def _encode(head: Head) -> bytes:
@@ -57,17 +58,19 @@ def _encode(head: Head) -> bytes:
     return json.dumps({**json.loads(values), "sum": sha256(values.encode())[:16]}).encode() + b"\n"
 
 
-def find_newest_versions(folder: Path) -> dict[str, int]:
-    """Returns the newest version of each table of a corpus."""
-    found = {}
-    for table, path in find_newest_manifests(folder).items():
-        found[table] = parse_version(Path(path))
-    return found
+def parse_versions(newest: Mapping[str, str]) -> dict[str, int]:
+    """Returns the version of each table, of what `find_newest_manifests` gave."""
+    return {table: parse_version(Path(path)) for table, path in newest.items()}
 
 
-def find_lost_versions(folder: Path, head: Head) -> list[str]:
-    """Returns one sentence for each table that lost its newest version, as the head notes it."""
-    there = find_newest_versions(folder)
+def find_lost_versions(head: Head, newest: Mapping[str, str]) -> list[str]:
+    """Returns one sentence for each table that lost its newest version.
+
+    Args:
+        head: Notes which version that is.
+        newest: What `find_newest_manifests` gave after the head was read.
+    """
+    there = parse_versions(newest)
     problems = []
     for table, version in head.tables.items():
         if there.get(table, 0) < version:

@@ -104,7 +104,7 @@ class FileLog:
         # The log may be ahead of its head by what a killed writer appended.
         if self._chains.isdisjoint(head.chains):
             self.problems.append(f"{LOG} ends too early: lines are missing at its end.")
-        self.problems.extend(find_lost_versions(self.folder, head))
+        self.problems.extend(find_lost_versions(head, find_newest_manifests(self.folder)))
 
     def _write_head(self, *chains: str) -> None:
         """Notes how far the log has come.

@@ -9,7 +9,6 @@ when they are first read, and again where their size or time differs.
 import os
 from pathlib import Path
 
-from longreach.corpus.head import list_manifests
 from longreach.corpus.integrity import FileLog, hash_file
 from longreach.corpus.tables import DATABASE
 
@@ -27,13 +26,16 @@ class Listing:
         self._folder = folder
         self._proven: dict[str, tuple[int, int, int]] = {}
 
-    def find_changed(self) -> str | None:
+    def find_changed(self, manifest: str | None) -> str | None:
         """Returns the relative path of a file that is not what was written; None where all are.
 
         A file that the log does not know yet belongs to a writer at work, and is not judged.
+
+        Args:
+            manifest: The relative path of the newest manifest of the table; None where it has none.
         """
         unproven = {}
-        for path in self._list_files():
+        for path in self._list_files(manifest):
             stat = (self._folder / path).stat()
             stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             if self._proven.get(path) != stamp:
@@ -49,12 +51,11 @@ class Listing:
             self._proven[path] = stamp
         return None
 
-    def _list_files(self) -> list[str]:
-        """Returns the data files that the newest version is made of: its manifest names them."""
-        versions = list_manifests(self._folder, "documents")
+    def _list_files(self, manifest: str | None) -> list[str]:
+        """Returns the data files that a version is made of: its manifest names them."""
         folder = self._folder / _DATA
-        if not versions or not folder.is_dir():
+        if manifest is None or not folder.is_dir():
             return []
-        manifest = versions[-1].read_bytes()
+        content = (self._folder / manifest).read_bytes()
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-        return [f"{_DATA}/{name}" for name in names if name.encode() in manifest]
+        return [f"{_DATA}/{name}" for name in names if name.encode() in content]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import explain_storage_faults
-from longreach.corpus.head import find_lost_versions, read_head
+from longreach.corpus.head import find_lost_versions, find_newest_manifests, read_head
 from longreach.corpus.integrity import WORK
 from longreach.corpus.listing import Listing
 from longreach.corpus.lock import hold_lock, require
@@ -263,10 +263,12 @@ class CorpusReading:
     def _check_newest(self) -> None:
         """Raises CorpusDamaged if Lance would show an earlier state than the newest one."""
         head = read_head(self.path)
+        # In this order: what is listed is never older than the head.
+        newest = find_newest_manifests(self.path)
         lost = []
         if head is not None:
-            lost = find_lost_versions(self.path, head)
-        changed = self._listing.find_changed()
+            lost = find_lost_versions(head, newest)
+        changed = self._listing.find_changed(newest.get("documents"))
         if changed is not None:
             lost.append(f"{changed} is not what was written.")
         if lost:

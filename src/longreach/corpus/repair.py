@@ -17,7 +17,12 @@ import pyarrow as pa
 
 from longreach.corpus.artefacts import ADAPTER, is_intact, scorecard_is_intact
 from longreach.corpus.compaction import keep_newest, rewrite
-from longreach.corpus.head import TABLES, find_lost_versions, read_head
+from longreach.corpus.head import (
+    TABLES,
+    find_lost_versions,
+    find_newest_manifests,
+    read_head,
+)
 from longreach.corpus.integrity import HINT, LOG, WORK, FileLog, Recorded, hash_file, is_sound
 from longreach.corpus.rows import BLOBS
 from longreach.corpus.schema import READER, SCORECARD, SETTINGS, Settings, is_row_intact, sha256
@@ -56,7 +61,7 @@ def repair(folder: Path) -> RepairReport:
     lost = []
     head = read_head(folder)
     if head is not None:
-        lost += find_lost_versions(folder, head)
+        lost += find_lost_versions(head, find_newest_manifests(folder))
     lost += _judge_artefacts(folder, log, known)
     database = connect(folder)
     documents, broken = _judge_documents(database)
