@@ -12,7 +12,7 @@ from longreach.caches.reserved import ReservedLayer
 from longreach.caches.retained import RetainedLayer
 from longreach.caches.static import StaticRetainedLayer
 from longreach.errors import ModelError
-from longreach.models import steps
+from longreach.models import attend, steps
 from longreach.models.cached import take_cache
 from longreach.models.hybrid.families import FAMILIES
 from longreach.models.hybrid.names import FAMILY_NAMES, PREFIX
@@ -86,13 +86,13 @@ def static_layers_forget(patch):
 
 
 def steps_do_not_learn_the_lengths(patch):
-    attend = steps._attend
+    usual = attend.attend_steps
 
     def changed(*args, lengths=None, **kwargs):
-        return attend(*args, **kwargs)
+        return usual(*args, **kwargs)
 
-    steps.AttentionInterface.register(steps.NAME, changed)
-    patch.setattr(steps, "_attend", changed)
+    attend.AttentionInterface.register(attend.STEPS, changed)
+    patch.setattr(attend, "attend_steps", changed)
 
 
 def another_signature(patch):
@@ -133,9 +133,9 @@ def test_a_lost_cache_is_an_error_that_names_the_versions(break_it, monkeypatch,
             assert f"transformers {transformers.__version__}" in str(caught.value)
             assert f"torch {torch.__version__}" in str(caught.value)
     finally:
-        steps.AttentionInterface.register(steps.NAME, steps._attend)
+        attend.AttentionInterface.register(attend.STEPS, attend.attend_steps)
         monkeypatch.undo()
-        steps.AttentionInterface.register(steps.NAME, steps._attend)
+        attend.AttentionInterface.register(attend.STEPS, attend.attend_steps)
     for make in made:
         make()
 

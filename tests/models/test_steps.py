@@ -11,8 +11,9 @@ import longreach as lr
 from longreach.caches.prefix import cache_bytes
 from longreach.engine.rows import read_prefix
 from longreach.errors import UsageError
+from longreach.models.attend import STEPS
 from longreach.models.cached import CACHE
-from longreach.models.steps import NAME, Steps
+from longreach.models.steps import Steps
 from tests.conftest import FAMILIES, make_model
 from tests.kernels.cases import needs_triton
 from tests.models.recording import recorder
@@ -266,4 +267,4 @@ def test_an_error_in_a_step_leaves_the_model_as_it_was():
     assert model.config._attn_implementation == "sdpa"
     with pytest.raises(IndexError):
         steps.step(torch.tensor([10**6]))
-    assert model.config._attn_implementation == "sdpa" != NAME
+    assert model.config._attn_implementation == "sdpa" != STEPS

@@ -9,40 +9,23 @@ Shapes: B rows, H query heads, K KV heads, S_b slots of row b, D head dim, V voc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from longreach.caches.joined import JoinedCache
-from longreach.caches.reserved import BLOCK
-from longreach.kernels.api import Retained, decode_attention
+from longreach.models.attend import find_rows_name, switch_attention
 from longreach.models.cached import CACHE
 from longreach.models.hybrid.names import FAMILY_NAMES, PREFIX
 from longreach.models.sharing import exclusive
-from longreach.models.steps import NAME as STEPS_ATTENTION
 from longreach.models.steps import Steps, require_read
 from longreach.models.switching import switch_of
-from longreach.pattern import AttentionPattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-# What the attention below replaces, and its name among transformers' attention implementations.
-NAMES = {
-    "sdpa": "longreach_rows",
-    STEPS_ATTENTION: "longreach_rows",
-    "longreach_rows": "longreach_rows",
-    "eager": "longreach_rows_eager",
-    "longreach_rows_eager": "longreach_rows_eager",
-}
 
 # Their attention hands what the cache gives straight to the attention implementation.
 _FAMILIES = frozenset({*FAMILY_NAMES, "gemma", "gemma2", "gemma3_text"})
@@ -53,7 +36,7 @@ _RECORD_AFTER = 8
 def can_join(model: PreTrainedModel) -> bool:
     """Whether rows of a model can step together; rows of all others step one by one."""
     kind = model.config.model_type.removeprefix(PREFIX)
-    known = kind in _FAMILIES and model.config._attn_implementation in NAMES
+    known = kind in _FAMILIES and find_rows_name(model.config) is not None
     return known and switch_of(model) is None
 
 
@@ -123,7 +106,9 @@ class JoinedSteps:
             # Computed on the device, so that a graph can hold it.
             positions = torch.cat(lengths) - 1 + self._offsets
             more = {"lengths": lengths}
-        with _row_attention(self.model):
+        name = find_rows_name(self.model.config)
+        assert name is not None
+        with switch_attention(self.model.config, name):
             output = self.model(
                 input_ids=tokens[:, None],
                 position_ids=positions[:, None],
@@ -135,102 +120,3 @@ class JoinedSteps:
             )
         logits: Tensor = output.logits[:, -1]
         return logits
-
-
-@contextmanager
-def _row_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Full layers attend row by row; to be entered under the model's lock."""
-    config = model.config
-    usual = config._attn_implementation
-    try:
-        config._attn_implementation = NAMES[usual]
-        yield
-    finally:
-        # Models made from one config share it but have locks of their own: what another one has
-        # switched on for a step is never what was meant.
-        eager = NAMES[usual] == NAMES["eager"]
-        config._attn_implementation = "eager" if eager else "sdpa"
-
-
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Sequence[Tensor],
-    value: Sequence[Tensor],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    lengths: Sequence[Tensor] | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of a full layer: query [B, H, 1, D]; of each row key and value [1, K, S_b, D]."""
-    if torch.is_tensor(key):  # of a model that shares its config with the one that steps
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    heads, dim = query.shape[1], query.shape[3]
-    parts: list[Tensor] = []
-    for b, (keys, values) in enumerate(zip(key, value, strict=True)):
-        if lengths is None:
-            # The query heads of a KV head are rows of one call: keys and values are read once.
-            packed = query[b : b + 1].reshape(1, keys.shape[1], -1, dim)
-            part = scaled_dot_product_attention(packed, keys, values, scale=scaling)
-        else:
-            # To the kernel a row's slots are a window that hides nothing; the lengths say which
-            # are filled.
-            pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=keys.shape[2] // BLOCK)
-            kept = Retained(keys[:, :, :0], values[:, :, :0], keys, values)
-            impl = kwargs.get("impl", "auto")
-            row = query[b : b + 1]
-            part = decode_attention(row, kept, pattern, lengths[b], 0, scaling, impl)
-        parts.append(part.reshape(1, 1, heads, -1))
-    return torch.cat(parts), None
-
-
-def _attend_eager(
-    module: Any,
-    query: Tensor,
-    key: Sequence[Tensor],
-    value: Sequence[Tensor],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The same as the families' eager attention: softmax in float32, scores capped where asked."""
-    if torch.is_tensor(key):
-        from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
-
-        return eager_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
-        )
-    # Without a cap the fused kernel computes the same.
-    if softcap is None:
-        return _attend(module, query, key, value, attention_mask, scaling, **kwargs)
-    heads, dim = query.shape[1], query.shape[3]
-    scale = dim**-0.5 if scaling is None else scaling
-    parts: list[Tensor] = []
-    for b, (keys, values) in enumerate(zip(key, value, strict=True)):
-        packed = query[b : b + 1].reshape(1, keys.shape[1], -1, dim)
-        scores = packed @ keys.transpose(2, 3) * scale
-        scores = torch.tanh(scores / softcap) * softcap
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        parts.append((weights @ values).reshape(1, 1, heads, -1))
-    return torch.cat(parts), None
-
-
-def _mask_for(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what makes masks as usual, and none for single tokens without padding."""
-
-    def make(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        # A single token sees everything that its row holds.
-        if kwargs.get("q_length") == 1 and attention_mask is None:
-            return None
-        return usual(*args, attention_mask=attention_mask, **kwargs)
-
-    return make
-
-
-AttentionInterface.register(NAMES["sdpa"], _attend)
-AttentionInterface.register(NAMES["eager"], _attend_eager)
-AttentionMaskInterface.register(NAMES["sdpa"], _mask_for(sdpa_mask))
-AttentionMaskInterface.register(NAMES["eager"], _mask_for(eager_mask))

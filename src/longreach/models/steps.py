@@ -19,23 +19,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import DynamicCache
 
 from longreach.caches.prefix import cache_bytes
-from longreach.caches.reserved import BLOCK, ReservedCache
+from longreach.caches.reserved import ReservedCache
 from longreach.errors import UsageError
-from longreach.kernels.api import Retained, decode_attention
+from longreach.models.attend import STEPS, switch_attention
 from longreach.models.cached import CACHE, require_filled
 from longreach.models.hybrid.names import FAMILY_NAMES, family_of
 from longreach.models.hybrid.rows import Rows
 from longreach.models.sharing import exclusive
-from longreach.pattern import AttentionPattern
 from longreach.wording import counted
-
-NAME = "longreach_steps"  # of the attention below, among transformers' attention implementations
 
 # Runs a step once, in the way in which it will be repeated, and gives what repeats it and the
 # logits it writes.
@@ -106,7 +100,7 @@ class Steps:
                 f" attention of {', '.join(FAMILY_NAMES)}, without sliding windows; use"
                 " graph=False."
             )
-        self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", NAME))
+        self._own = known and (self.fixed or model.config._attn_implementation in ("sdpa", STEPS))
         self._record = record or partial(record_cuda_graph, device=model.device)
         # In pieces, each layer's would be another program, and soon too many: it has to be one.
         whole = on_gpu or impl == "triton"
@@ -248,7 +242,7 @@ class Steps:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # Some quantised products read numbers back, which a graph cannot.
+            # Some quantized products read numbers back, which a graph cannot.
             if self._wanted:
                 raise UsageError(
                     f"The steps of this model cannot be recorded ({error}); use graph=False."
@@ -298,20 +292,12 @@ class Steps:
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
-        """Full layers attend as in `_attend`, under the model's lock."""
+        """Full layers attend as in `attend_steps`, under the model's lock."""
         if not self._own:
             yield
             return
-        with exclusive(self.model):
-            config = self.model.config
-            usual = config._attn_implementation
-            try:
-                config._attn_implementation = NAME
-                yield
-            finally:
-                # Models made from one config share it but have locks of their own: NAME is never
-                # what was meant.
-                config._attn_implementation = "sdpa" if usual == NAME else usual
+        with exclusive(self.model), switch_attention(self.model.config, STEPS):
+            yield
 
 
 def empty_cache(model: Any) -> Any:
@@ -367,37 +353,3 @@ def _step(
     )
     logits: Tensor = output.logits[:, -1]
     return logits
-
-
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    lengths: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attends in a full layer: query [B, H, T, D], key and value [B, K, S, D]."""
-    rows, _, new, dim = query.shape
-    if lengths is not None and new == 1:
-        # To the kernel the slots are a window that hides nothing; the lengths say which are
-        # filled.
-        pattern = AttentionPattern(BLOCK, sink_blocks=0, local_blocks=key.shape[2] // BLOCK)
-        kept = Retained(key[:, :, :0], value[:, :, :0], key, value)
-        out = decode_attention(
-            query, kept, pattern, lengths, 0, scaling, kwargs.get("impl", "auto")
-        )
-    elif new == 1 and attention_mask is None:
-        packed = query.reshape(rows, key.shape[1], -1, dim)
-        out = scaled_dot_product_attention(packed, key, value, scale=scaling).reshape(query.shape)
-    else:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    return out.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, _attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
