@@ -149,11 +149,11 @@ def train(
         parameter for name, parameter in named if parameter.dim() == 2 and "embed" not in name
     ]
     others = [parameter for name, parameter in named if parameter.dim() != 2 or "embed" in name]
-    optimisers = [
+    optimizers = [
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     ]
     if others:
-        optimisers.append(torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)))
+        optimizers.append(torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)))
     stage, mean, begun = 0, 1.0, steps
     for step in range(steps):
         if mixed:
@@ -162,11 +162,11 @@ def train(
         value = loss(draw(max(1, batch_tokens // (tokens + 2 * facts)), tokens, facts, generator))
         value.backward()
         torch.nn.utils.clip_grad_norm_([parameter for _, parameter in named], 1.0)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, (step + 1) / 50, 3 * (steps - step) / steps)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         mean = 0.9 * mean + 0.1 * value.item()
         if mean < 0.35 and stage + 1 < len(stages) and not mixed:
             stage, mean = stage + 1, 1.0

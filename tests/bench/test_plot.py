@@ -45,7 +45,7 @@ def test_both_formats_are_written(report, tmp_path, name, magic):
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
-def test_axes_are_labelled_and_every_figure_stands_in_the_chart(tmp_path):
+def test_axes_are_labeled_and_every_figure_stands_in_the_chart(tmp_path):
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none"}):

@@ -71,7 +71,7 @@ def test_what_ships_says_what_it_is_and_carries_what_it_read(name, smollm2):
     folder = shipped.shipped()[name]
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25_000_000
     card = (folder / "README.md").read_text()
-    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))
+    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "License"))
     model, tokenizer = smollm2
     compressor = make_compressor(name, model, tokenizer, ratio=4)
     prompts = PromptBuilder(compressor.model, tokenizer)

@@ -167,7 +167,7 @@ def test_cyrillic_and_greek_are_read(tmp_path, text, encoding):
 )
 def test_bytes_in_no_sure_encoding_are_refused(tmp_path, raw, offset):
     sentence = refusal(written(tmp_path / "notes.txt", raw))
-    assert "neither UTF-8 nor a recognisable encoding" in sentence and "iconv" in sentence
+    assert "neither UTF-8 nor a recognizable encoding" in sentence and "iconv" in sentence
     assert f"offset {offset})" in sentence
 
 

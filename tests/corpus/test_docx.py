@@ -63,7 +63,7 @@ def lines(path):
     return [line for line in read(path).text.splitlines() if line]
 
 
-def test_words_of_neighbouring_runs_stay_apart_and_parts_of_a_word_together(tmp_path):
+def test_words_of_neighboring_runs_stay_apart_and_parts_of_a_word_together(tmp_path):
     document = docx.Document()
     line = document.add_paragraph("Purchase")
     line.add_run(" ").bold = True

@@ -1,4 +1,4 @@
-"""Files made to do harm: each is refused or read within its limits, and its neighbours in the folder are read."""
+"""Files made to do harm: each is refused or read within its limits, and its neighbors in the folder are read."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from longreach.corpus.documents import Document, Skipped, read_all
 from tests.fuzz.documents import LIMITS, seeds
 from tests.fuzz.tally import Clock, Tally, sentence_problem
 
-_GOOD = "A neighbour that has to be read."
+_GOOD = "A neighbor that has to be read."
 _S = b"http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
@@ -46,7 +46,7 @@ def check(folder: Path) -> str:
     """Reads a folder and returns what became of the hostile file in it."""
     found = list(read_all([folder], limits=LIMITS))
     if not any(isinstance(item, Document) and item.text == _GOOD for item in found):
-        return "FAILED the neighbour was not read"
+        return "FAILED the neighbor was not read"
     skipped = [item for item in found if isinstance(item, Skipped)]
     for item in skipped:
         if sentence_problem(item.reason):

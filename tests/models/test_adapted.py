@@ -80,7 +80,7 @@ def test_the_hybrid_that_ships_reads_better_than_the_one_that_is_only_converted(
     folder = folders.SHIPPED / "smollm2-longgen-32k"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
     card = (folder / "README.md").read_text()
-    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "Licence"))
+    assert all(f"## {part}" in card for part in ("Data", "Training", "Results", "License"))
     model, tokenizer = longreach.load(folder.name, device="cpu")
     assert (model.config.max_position_embeddings, model.config.full_layers) == (32_768, list(range(10, 20)))
     text = (Path(__file__).resolve().parents[2] / "examples" / "alice.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Hybrid models in the tools around them: quantised weights, offloading, placement, torch.compile; bad input."""
+"""Hybrid models in the tools around them: quantized weights, offloading, placement, torch.compile; bad input."""
 
 import contextlib
 import json
@@ -24,11 +24,11 @@ def _no_grad():
         yield
 
 
-# -- quantised weights (where the libraries are installed) -----------------------------------------------------------
+# -- quantized weights (where the libraries are installed) -----------------------------------------------------------
 
 
-def check_quantised(stock, path, kind):
-    """What is quantised is converted, saved and loaded as it is; a cache changes nothing, nor does the hybrid twin."""
+def check_quantized(stock, path, kind):
+    """What is quantized is converted, saved and loaded as it is; a cache changes nothing, nor does the hybrid twin."""
     ids, dense = ids_of(50), longreach.AttentionPattern(64, 0, 8)
     close(longreach.convert(stock, dense, [1], max_length=2048)(ids).logits, stock(ids).logits)
     model = longreach.convert(stock, PATTERN, [1], max_length=2048)
@@ -51,7 +51,7 @@ def test_torchao_int8_weights(tmp_path):
     make_model(**WIDE).save_pretrained(tmp_path / "stock")
     config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", quantization_config=config)
-    check_quantised(stock, tmp_path / "hybrid", "Int8Tensor")
+    check_quantized(stock, tmp_path / "hybrid", "Int8Tensor")
     by_hand = make_model(**WIDE)
     torchao.quantize_(by_hand, torchao.Int8WeightOnlyConfig())
     hybrid = longreach.convert(by_hand, PATTERN, [1], max_length=2048)
@@ -66,7 +66,7 @@ def test_bitsandbytes_weights(tmp_path, bits, kind):
     make_model(**WIDE).save_pretrained(tmp_path / "stock")
     config = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", quantization_config=config, device_map="cpu")
-    check_quantised(stock, tmp_path / "hybrid", kind)
+    check_quantized(stock, tmp_path / "hybrid", kind)
 
 
 # -- where weights and caches lie ------------------------------------------------------------------------------------

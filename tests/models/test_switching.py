@@ -91,7 +91,7 @@ def test_the_rotation_matters_here():
 
 
 @pytest.mark.parametrize("make", [make_phi3, make_dynamic])
-def test_hidden_states_do_not_depend_on_neighbours(make):
+def test_hidden_states_do_not_depend_on_neighbors(make):
     model = make()
     rows = prompts(model, [20, 2 * LENGTH, LENGTH, LENGTH + 7, 30])
     together = hidden_states(model, rows)

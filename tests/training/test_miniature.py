@@ -51,16 +51,16 @@ def test_a_text_is_recalled_from_its_own_vectors_only():
     with torch.no_grad():
         objective.embed_summary.normal_(0, 0.15)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=7e-3, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1, step / 20) * (1 - step / steps))
+    optimizer = torch.optim.AdamW(trained, lr=7e-3, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / 20) * (1 - step / steps))
     untrained = recall(objective, 4, generator.manual_seed(1))
     for _ in range(steps):
         draw = objective.draw(generator)
         objective(*texts(24, generator), draw.lengths[0], draw.summary_tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
     chance = math.log(SYMBOLS)
     assert min(untrained) > chance
     for k in (2, 3, 4):  # one training, any prefix

@@ -328,7 +328,7 @@ def test_documents_are_learned_like_files(base, data, whole, tmp_path):
     assert any("Omitted: e is empty" in line for line in notes)
 
 
-def test_texts_are_tokenised_once(base, data, tmp_path):
+def test_texts_are_tokenized_once(base, data, tmp_path):
     notes = []
     schedule = replace(SCHEDULE, steps=2)
     for steps in (2, 4):

@@ -104,7 +104,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     longest = 0.0
     for row, bar in enumerate(found):
-        # Each colour is named once in the legend.
+        # Each color is named once in the legend.
         named = ("ideal", "achieved") if row == 0 else (None, None)
         axes.barh(row - 0.2, bar.ideal, 0.38, color="#c8ccd4", label=named[0])
         axes.barh(row + 0.2, bar.achieved, 0.38, color="#2f6fb0", label=named[1])

@@ -28,7 +28,7 @@ _CHUNK_TOKENS = 2048  # logits that exist at a time
 DEFINITIONS = {
     "step": (
         "forward and backward of one batch, gradient checkpointing of every layer, cross entropy"
-        f" in chunks of {_CHUNK_TOKENS} tokens; no optimiser"
+        f" in chunks of {_CHUNK_TOKENS} tokens; no optimizer"
     ),
     "flops": (
         "forward, and backward 2 times that for weights and 2.5 times for attention; without what"

@@ -56,7 +56,7 @@ def find_vanished(
         if not is_gone(path):
             places.setdefault(root or path.parent, _Place()).there += 1
             continue
-        # A file that was named itself counts with its neighbours, where its folder is empty or
+        # A file that was named itself counts with its neighbors, where its folder is empty or
         # away.
         usual = root or path.parent
         for folder in {usual, _find_emptied(path, root) or usual}:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longreach.models.sharing import encode, exclusive
 
-# Texts whose ids differ when pre-tokenisation does: digits, spaces, case, accents, scripts, emoji,
+# Texts whose ids differ when pre-tokenization does: digits, spaces, case, accents, scripts, emoji,
 # code, newlines.
 _PROBE = (
     "Hello, world's 1234567 tests!  naïve Straße\r\n\tdef f(x):  return x**2\n日本語 Привет עברית"

@@ -2,7 +2,7 @@
 
 Up to a length keys are rotated one way, beyond it another way. transformers asks the longest
 position of each forward: a KV cache that grows past that length holds keys of both ways, and a
-short row is read as its long neighbour is. Here each row is read by itself, and once more from its
+short row is read as its long neighbor is. Here each row is read by itself, and once more from its
 start when its rotation changes: the answer is that of a forward over all of it.
 
 Papers: LongRoPE, arXiv 2402.13753; dynamic NTK scaling, described in arXiv 2309.00071, appendix.

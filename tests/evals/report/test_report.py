@@ -128,12 +128,12 @@ def test_scores_of_the_page_are_those_of_the_runs(folders, told):
         assert len(rows) == sum(len(cells) for cells in table.values())
 
 
-def test_readers_of_a_suite_have_colours_of_their_own(told):
+def test_readers_of_a_suite_have_colors_of_their_own(told):
     text = page(told)
     legends = re.findall(r'<ul class="legend">(.*?)</ul>', text)
     marks = [re.findall(r'class="s(\d)"><path class="mark" d="(.*?)"', legend) for legend in legends]
     assert len(marks) == 5 and max(map(len, marks)) == 7
-    assert all(len({colour for colour, _ in legend}) == len(legend) for legend in marks)
+    assert all(len({color for color, _ in legend}) == len(legend) for legend in marks)
 
 
 def test_what_answers_took_is_on_the_page(folders, told):
@@ -291,7 +291,7 @@ def test_a_mean_over_other_tasks_is_no_mean(tmp_path):
         ({}, "same samples"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_or_labelled(tmp_path, changes, words):
+def test_what_cannot_be_compared_is_refused_or_labeled(tmp_path, changes, words):
     kept = {} if "readers" not in changes else {"readers": ("full",)}
     one, other = length_run(tmp_path / "one", **kept), length_run(tmp_path / "other", **changes)
     with pytest.raises(UsageError, match=words) as refused:
@@ -416,8 +416,8 @@ def test_any_figures_make_a_chart(values, log):
 def test_ink_on_a_heat_map_can_be_read():
     text = heat_map("one", "depth", {str(score): {"1K": score} for score in range(0, 101, 5)}, ["1K"])
 
-    def light(colour):
-        full = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    def light(color):
+        full = color if len(color) == 6 else "".join(2 * digit for digit in color)
         levels = [level / 255 for level in bytes.fromhex(full)]
         red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in levels)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -8,7 +8,7 @@ zero-width joiners) do not count. The Turkish dotless i counts as an i, because 
 not tell the two apart. English words are stemmed.
 
 Scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean,
-whose words carry their endings, are cut into pairs of neighbouring characters.
+whose words carry their endings, are cut into pairs of neighboring characters.
 """
 
 import re

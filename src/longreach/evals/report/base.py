@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from longreach.evals.report.runs import Run
 
 Styles = Mapping[str, int]
-"""The number of each system's colour and marker, the same all over a page."""
+"""The number of each system's color and marker, the same all over a page."""
 
 
 class SuiteReport(ABC):

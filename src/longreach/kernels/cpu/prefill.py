@@ -80,7 +80,7 @@ def attend(
         key = kept.far_k[:, far.heads, : far.tokens]
         value = kept.far_v[:, far.heads, : far.tokens]
         part = _flash(q[seen].flatten(2, 3), key, value, scale=scale)
-        # Flattening two neighbouring dimensions of a slice is a view: `out` itself is written to.
+        # Flattening two neighboring dimensions of a slice is a view: `out` itself is written to.
         merge_into(out[seen].flatten(2, 3), lse[seen].flatten(2, 3), *part)
     merged = parts.unfold(out).to(q.dtype).contiguous()
     return merged, parts.unfold(lse[..., None])[..., 0].contiguous()

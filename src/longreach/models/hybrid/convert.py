@@ -233,7 +233,7 @@ def _settle_eight_bits(model: PreTrainedModel) -> list[torch.Tensor]:
     """Returns what bitsandbytes' 8-bit modules hold beside their parameters.
 
     A module takes it out of its parameter when it first runs. Of two that share the parameter the
-    other would find nothing, and quantise the quantised weights once more: so all take it before
+    other would find nothing, and quantize the quantized weights once more: so all take it before
     they are copied.
     """
     held: list[torch.Tensor] = []

@@ -184,7 +184,7 @@ class HybridDecoder:
             output_capturing._CAN_RECORD_REGISTRY, str(type(self)), module._can_record_outputs
         )
         for index, layer in enumerate(module.layers):
-            # Another class for the same module: parameters, their initialisation and quantisation
+            # Another class for the same module: parameters, their initialization and quantization
             # stay untouched.
             if not plan_of(module.config).is_full(index):
                 layer.self_attn.__class__ = self.sparse_class

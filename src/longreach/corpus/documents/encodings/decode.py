@@ -79,7 +79,7 @@ def decode_text(raw: bytes, name: str, markup: bool = False) -> str:
     except UnicodeDecodeError as error:
         what = f"marked as {encoding} but is not"
         if encoding == "utf-8":
-            what = "neither UTF-8 nor a recognisable encoding"
+            what = "neither UTF-8 nor a recognizable encoding"
             # UTF-8 that was cut short inside its last character is in no other encoding.
             if error.reason != "unexpected end of data":
                 guessed = _guess(raw, markup)
