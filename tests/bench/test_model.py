@@ -180,6 +180,21 @@ def test_flex_is_measured_where_it_runs_and_noted_where_not(both, monkeypatch):
     assert len([note for note in report["notes"] if "flex omitted" in note]) == 2
 
 
+def test_the_window_holds_all_steps_of_decode(both):
+    case = ModelCase(LENGTH, ["decode"], new_tokens=2)
+    seen = set()
+
+    def note(module, args, kwargs):
+        seen.add(int(kwargs["position_ids"].max()))
+
+    hook = both.full.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        run(case, both)
+    finally:
+        hook.remove()
+    assert max(seen) + 1 == case.window
+
+
 @pytest.mark.parametrize(
     "call",
     [

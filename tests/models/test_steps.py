@@ -231,6 +231,12 @@ def test_what_cannot_be_recorded_is_refused():
     for cache in (made().new_cache(max_length=40), StaticCache(config=made(hybrid=False).config, max_cache_len=40)):
         with pytest.raises(UsageError, match="taken over"):
             Steps(made(), 40, cache=cache)
+    stock = made(hybrid=False)
+    mixed = DynamicCache(config=stock.config)
+    mixed.layers[-1] = StaticCache(config=stock.config, max_cache_len=40).layers[-1]
+    with pytest.raises(UsageError, match="taken over"):
+        Steps(stock, 40, cache=mixed)
+    assert len(mixed.layers) == SHAPE["num_hidden_layers"]  # what is refused stays whole
     padded = made().new_cache()
     made()(ids_of(2, 3), attention_mask=right.flip(1), **{CACHE: padded})
     with pytest.raises(UsageError, match="with padding"):

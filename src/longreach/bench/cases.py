@@ -13,6 +13,8 @@ from longreach.kernels.registry import backend_names
 
 ATTENTION = ("forward", "train", "decode")
 MODEL = ("prefill", "decode", "train")
+DECODE_WARM_UP = 3
+"""Steps of decode that come before those that count."""
 
 
 def check_source(shape: str | None, model: str | None) -> None:
@@ -92,7 +94,8 @@ class ModelCase:
     @property
     def window(self) -> int:
         """Returns how many tokens a model has to take for all of it."""
-        return self.length + self.new_tokens
+        # Steps that do not count write to the cache as well.
+        return self.length + DECODE_WARM_UP + self.new_tokens
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from longreach.bench.cases import DECODE_WARM_UP
 from longreach.bench.subject import Subject, share_saved
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_WARM_UP = 3
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
 
 DEFINITIONS = {
@@ -148,7 +148,7 @@ def _decode(
     last = torch.randint(subject.shape.vocab, (rows, 1), device=subject.device)
     tokens = torch.randint(subject.shape.vocab, (rows,), device=subject.device)
     # Warm-up steps write to the cache as well.
-    most = length + _WARM_UP + new_tokens
+    most = length + DECODE_WARM_UP + new_tokens
     steps = {}
     calls = {}
     for name, model in (("full", subject.full), ("hybrid", subject.hybrid)):
@@ -160,7 +160,7 @@ def _decode(
         steps[name] = one
         calls[name] = partial(one.step, tokens)
     # A round is one step of each model, so both caches have the same length in every round.
-    times = measure(calls, new_tokens, subject.device, warmup=_WARM_UP)
+    times = measure(calls, new_tokens, subject.device, warmup=DECODE_WARM_UP)
     found = {}
     for name, one in steps.items():
         # A figure must not pass for one with graphs where no graph could be recorded.

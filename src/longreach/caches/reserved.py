@@ -59,9 +59,9 @@ class ReservedLayer(DynamicLayer):
         self.dtype, self.device = key_states.dtype, key_states.device
         # Kernels read whole blocks, so there may be a few slots beyond `max_length`, which stay
         # unused.
-        room = self.pattern.window_tokens
+        slots = self.pattern.window_tokens
         self.slots = _pair(
-            x.new_zeros(*x.shape[:2], room, x.shape[3]) for x in (key_states, value_states)
+            x.new_zeros(*x.shape[:2], slots, x.shape[3]) for x in (key_states, value_states)
         )
         self._show(0)
         self.is_initialized = True
@@ -203,11 +203,13 @@ class ReservedCache(Cache):
     """
 
     def __init__(self, cache: Cache, max_length: int, *, fixed: bool = False) -> None:
-        layers: list[Any] = []
-        while cache.layers:  # one by one, so that no more than one layer is there twice
-            layer: Any = cache.layers[0]
+        # Before anything is taken, so that a cache that is refused stays whole.
+        for layer in cache.layers:
             _refuse(layer)
-            cache.layers.pop(0)
+        layers: list[Any] = []
+        # One by one, so that no more than one layer is there twice.
+        while cache.layers:
+            layer: Any = cache.layers.pop(0)
             # A subclass may keep something else than all keys, so only the plain layer is
             # replaced.
             if type(layer) is DynamicLayer:

@@ -159,9 +159,7 @@ def study(
 
 
 def _print_training(corpus: str, report: "StudyReport") -> None:
-    rate = "done before"
-    if report.seconds:
-        rate = f"{report.tokens / report.seconds:,.0f} positions/s"
+    rate = f"{report.tokens / report.seconds:,.0f} positions/s"
     losses = f"loss {report.first_loss:.3f} to {report.last_loss:.3f}"
     size = f"{counted(report.questions, 'question')}, {counted(report.steps, 'step')}"
     say(f"{corpus}: {size}, {losses}, {rate}.\n")

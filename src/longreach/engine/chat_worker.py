@@ -1,4 +1,4 @@
-"""The other end of `models.chat`: renders one chat template, in a process that may not take much.
+"""The other end of `engine.chat`: renders one chat template, in a process that may not take much.
 
 Run as a script; it imports nothing but Jinja. The environment is that of transformers'
 `render_jinja_template`.
