@@ -13,6 +13,7 @@ import argparse
 import ast
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -24,7 +25,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "longreach"
-LARGEST_FILE = 440
+LARGEST_FILE = 375
+# Files that may be larger, and up to what. A Triton kernel is not divided, so that it reads as one.
+EXCEPTIONS = {"src/longreach/kernels/triton/backward.py": 440}
 MERGE_MARKER = re.compile(r"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -241,6 +244,8 @@ def measure(sources: list[Source], *, whole: bool) -> list[Row]:
     wide_share = 100 * wide / filled
     any_count = sum(count_any(source) for source in sources)
     # Packages without code of their own would pull the median down.
+    ordinary = [source for source in sources if find_limit(source) == LARGEST_FILE]
+    largest = max([0, *(len(source.text.splitlines()) for source in ordinary)])
     median = statistics.median([length for length in lengths if length > 3] or [0])
     rows = [
         Row("code lines", code, "", True),
@@ -257,7 +262,7 @@ def measure(sources: list[Source], *, whole: bool) -> list[Row]:
         Row("comments, % of non-blank lines", comments, "4-8", 4 <= comments <= 8),
         Row("lines over 100 columns, %", wide_share, "<= 3", wide_share <= 3),
         Row("median file, lines", median, "<= 140", median <= 140),
-        Row("largest file, lines", max(lengths), "<= 375", max(lengths) <= 375),
+        Row("largest file, lines", largest, f"<= {LARGEST_FILE}", largest <= LARGEST_FILE),
         Row("`Any` in signatures", any_count, "<= 150", any_count <= 150),
     ]
     if whole:
@@ -275,12 +280,27 @@ def check(sources: list[Source]) -> list[str]:
     faults = [f"These modules import each other: {circle}." for circle in find_circles(sources)]
     faults += [f"An import points upwards: {line}." for line in find_upward_imports(sources)]
     faults += [f"{name} holds the markers of an unfinished merge." for name in find_merge_markers()]
+    return faults + find_large_files(sources)
+
+
+def find_limit(source: Source) -> int:
+    """Returns how many lines a module may have."""
+    for name, limit in EXCEPTIONS.items():
+        if source.path == ROOT / name:
+            return limit
+    return LARGEST_FILE
+
+
+def find_large_files(sources: list[Source]) -> list[str]:
+    """Returns one sentence for each file that is larger than it may be."""
+    found = []
     for source in sources:
         length = len(source.text.splitlines())
-        if length > LARGEST_FILE:
-            name = source.path.relative_to(ROOT)
-            faults.append(f"{name} has {length} lines, more than {LARGEST_FILE}: split it.")
-    return faults
+        limit = find_limit(source)
+        if length > limit:
+            name = os.path.relpath(source.path, ROOT)
+            found.append(f"{name} has {length} lines, more than {limit}: split it.")
+    return found
 
 
 def main() -> int:
@@ -295,13 +315,16 @@ def main() -> int:
         print("\n".join(faults) or "The structure is as it should be.")
         return 1 if faults else 0
     folders = [folder.resolve() for folder in arguments.folders]
-    rows = measure(read_sources(folders or [PACKAGE]), whole=not folders)
+    sources = read_sources(folders or [PACKAGE])
+    rows = measure(sources, whole=not folders)
     if arguments.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
         return 0
     for row in rows:
         mark = " " if row.reached else "*"
         print(f"{mark} {row.measure:38} {row.value:10,.1f}   {row.goal}")
+    for line in find_large_files(sources):
+        print(f"* {line}")
     return 0
 
 

@@ -16,7 +16,6 @@ LAYERS = {
     "wording": 0,
     "jsontext": 1,
     "installed": 1,
-    "jobs": 1,
     "plain": 1,
     "tested": 1,
     "pattern": 1,
@@ -108,7 +107,8 @@ def test_only_models_touch_transformers_internals():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_stay_small(path):
-    limit = 500 if path.parent.name == "triton" else 440
+    # A Triton kernel is not divided, so that it reads as one: see scripts/measure.py.
+    limit = 440 if path.parts[-2:] == ("triton", "backward.py") else 375
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 

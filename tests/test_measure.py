@@ -66,3 +66,12 @@ def f(x: Any, *rest: Any) -> dict[str, Any]:
     assert measure.count_comment_lines(source) == 1
     assert measure.count_tuple_assignments(source) == 1
     assert measure.count_any(source) == 3
+
+
+def test_files_that_are_too_large_are_named(measure):
+    sources = write(measure, "corpus/a.py", "a = 1\n" * 376)
+    assert measure.find_large_files(sources) == ["src/longreach/corpus/a.py has 376 lines, more than 375: split it."]
+    assert measure.find_large_files(write(measure, "corpus/a.py", "a = 1\n" * 375)) == []
+    (measure.PACKAGE / "kernels" / "triton").mkdir(parents=True)
+    sources = write(measure, "kernels/triton/backward.py", "a = 1\n" * 440)  # the one exception
+    assert measure.find_large_files(sources) == []

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from longreach import AutoCompressor
+from longreach.compressors.jobs import Job
 from longreach.errors import DocumentError, ModelError, UsageError
-from longreach.jobs import Job
 from tests.conftest import FAMILIES, make_model, make_tokenizer
 
 MODES = ("accumulate", "independent", "replace")

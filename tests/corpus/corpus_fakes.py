@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longreach.compressors.base import Compressor
+from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Vectors
 from longreach.corpus import ingest, integrity
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
-from longreach.jobs import Job, SegmentMemory
 
 SEGMENT_TOKENS = 8
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from longreach import Document, Policy, Reader, Sampling
+from longreach.compressors.jobs import Job
 from longreach.compressors.memory import KeysValues, LayerEntries, Vectors
 from longreach.corpus.export import export
 from longreach.corpus.rows import FORMATS, VectorRows, rows_of
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from longreach.errors import CorpusError, UsageError
-from longreach.jobs import Job
 from longreach.session import open_workspace
 from tests.conftest import make_model, make_tokenizer
 from tests.corpus.corpus_fakes import FakeCompressor, child_add, dump

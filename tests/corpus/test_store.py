@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longreach.compressors.jobs import Job
 from longreach.corpus import ingest, integrity
 from longreach.corpus.documents import Document
 from longreach.corpus.store import Corpus
@@ -22,7 +23,6 @@ from longreach.errors import (
     StorageError,
     UsageError,
 )
-from longreach.jobs import Job
 from tests.corpus.corpus_fakes import FakeCompressor, dump
 
 A = Document("a", "It was a bright cold day in April 😀,\r\nand the clocks were striking thirteen.")

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from tqdm import tqdm
 
+from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.errors import UsageError
-from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import check_readable, check_tokens, only_adapter
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.loading.origin import reference_of

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longreach.compressors.base import Compressor
+from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.untrained import MEAN_POOL
 from longreach.errors import UsageError
-from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 from tqdm import tqdm
 
+from longreach.compressors.jobs import Job
 from longreach.corpus.documents import Document, Found, Limits, Skipped, read_all
 from longreach.corpus.documents.base import show_path
 from longreach.corpus.faults import explain_storage_faults
@@ -30,7 +31,6 @@ from longreach.corpus.schema import (
 )
 from longreach.corpus.tables import Row, read_passages
 from longreach.errors import DocumentError, UsageError
-from longreach.jobs import Job
 from longreach.models.sharing import encode
 
 if TYPE_CHECKING:

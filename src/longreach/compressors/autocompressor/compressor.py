@@ -14,10 +14,10 @@ import torch
 from longreach.compressors.autocompressor import checkpoint
 from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR, Mode, check_mode
 from longreach.compressors.base import Compressor
+from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
-from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import hidden_states, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.wording import counted

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from longreach.compressors.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, READER
 from longreach.compressors.base import Compressor
+from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
-from longreach.jobs import Job, SegmentMemory
 from longreach.models.decoder import length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.load import load_named
