@@ -62,6 +62,8 @@ extend smollm2 data out --length 64 --schedule foo
 extend smollm2 data out --length 64 --warmup 2
 extend smollm2 data out --length 64 --long-weight 0
 extend smollm2 data out --length 64 --held-out -1
+extend smollm2 data out --length 64 --held-out 1.5
+extend smollm2 data out --length 64 --held-out foo
 extend smollm2 data out --length 64 --save-every 0
 extend smollm2 data out --length 64 --dtype float16
 extend smollm2 data out --length 64 --device foo
@@ -83,7 +85,8 @@ study lib --batch-size 0
 study lib --per-passage 0
 study lib --per-passage 9
 study lib --budget 0
-study lib --held-out 2
+study lib --held-out 1.5
+study lib --held-out 0
 study lib --device foo
 study lib --dtype foo
 study lib --report-to foo

@@ -78,9 +78,20 @@ def make(count):
 
 
 @pytest.mark.parametrize(
-    "count, share, held", [(2, 0.1, 1), (10, 0.1, 1), (30, 0.1, 3), (3, 0.99, 2), (5000, 0.1, 200)]
+    "count, share, held",
+    [
+        (2, 0.1, 1),
+        (10, 0.1, 1),
+        (30, 0.1, 3),
+        (3, 0.99, 2),
+        (5000, 0.1, 200),
+        (10, 1, 1),
+        (30, 7, 7),
+        (3, 3, 2),
+        (900, 300, 200),
+    ],
 )
-def test_a_share_is_held_out(count, share, held):
+def test_a_share_or_a_number_is_held_out(count, share, held):
     questions = make(count)
     split = hold_out(questions, share, seed=1)
     assert len(split.held_out) == held and len(split.learned) == count - held
@@ -106,6 +117,6 @@ def test_the_same_question_is_never_on_both_sides():
 def test_what_cannot_be_held_out():
     with pytest.raises(UsageError, match="One question cannot both"):
         hold_out(make(1), 0.1, 0)
-    for share in (0, 1, -1, float("nan")):
+    for share in (0, 1.5, -1, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="between 0 and 1"):
             hold_out(make(9), share, 0)

@@ -245,7 +245,7 @@ def test_questions_are_checked_before_a_model_is_loaded(store, loads, tmp_path):
         with pytest.raises(UsageError, match="address of a teacher"):
             session.study(StudyQuestions(teacher="nonsense"))
     assert loads == []
-    for wrong in ({"held_out": 2}, {"per_passage": 0}, {"teacher": "http://x", "learned": "y"}):
+    for wrong in ({"held_out": 1.5}, {"per_passage": 0}, {"teacher": "http://x", "learned": "y"}):
         with pytest.raises(UsageError):
             StudyQuestions(**wrong)
 

@@ -87,6 +87,15 @@ def test_one_of_few_documents_is_held_out(tokenizer, tmp_path, documents, asked,
     assert told == ([f"{wanted}{documents} documents in all."] if kept < asked else [])
 
 
+def test_a_share_of_the_documents_is_held_out(tokenizer, tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number}.txt").write_text("alice " * 30)
+    made = Data.make([tmp_path], tokenizer, MIX, held_out=0.2, cache=tmp_path / "cache")
+    assert len(made.held_out) == 2
+    tests = Data.make([tmp_path], tokenizer, MIX, held_out=0.5, evaluation=[tmp_path], cache=tmp_path / "cache")
+    assert len(tests.held_out) == 6
+
+
 def test_no_data_is_refused(tokenizer, tmp_path):
     with pytest.raises(UsageError, match="at least one file"):
         Data.make([], tokenizer, MIX, cache=tmp_path)

@@ -68,9 +68,7 @@ def extend(
     long_weight: float = typer.Option(
         5.0, "--long-weight", help="How many times as often they are drawn; 1 treats all alike."
     ),
-    held_out: int = typer.Option(
-        8, "--held-out", min=0, help="Documents that are kept for testing and never learned."
-    ),
+    held_out: Annotated[float, options.held_out("documents", " and never learned")] = 8,
     evaluation: Annotated[list[str], options.EVALUATION] = [],  # noqa: B006  # typer copies it
     eval_every: int | None = typer.Option(
         None, "--eval-every", help="Steps between tests. [default: ten a run]"

@@ -71,11 +71,7 @@ def study(
     budget: int = typer.Option(
         2048, "--budget", help="Positions of a prompt at most, in training and in the gate."
     ),
-    held_out: float = typer.Option(
-        0.1,
-        "--held-out",
-        help="Share of the questions kept for testing: at least 1 question, at most 200.",
-    ),
+    held_out: Annotated[float, options.held_out("questions", ", 1 to 200")] = 0.1,
     seed: Annotated[int, options.SEED] = 0,
     gate_only: bool = typer.Option(False, "--gate-only", help="Measure without training."),
     undo: bool = typer.Option(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from longreach.corpus.documents.base import show_path
 from longreach.corpus.naming import find_fitting
+from longreach.datasets.held_out import check_held_out, count_held_out
 from longreach.datasets.jsonlines import Record, holds_text, read_records
 from longreach.errors import DataError, UsageError
 
@@ -103,15 +104,20 @@ def _document(named: str, record: Record, documents: Sequence[str], corpus: str)
     )
 
 
-def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
-    """Keeps a share of the questions for testing, drawn by the seed: at least 1, at most 200.
+def hold_out(questions: Sequence[Question], held_out: float, seed: int) -> Split:
+    """Keeps some of the questions for testing, drawn by the seed: at least 1, at most 200.
 
     The same question asked twice of a document, or once without naming one, is never on both sides.
 
+    Args:
+        questions: All of them.
+        held_out: A number of questions, or a share of them between 0 and 1.
+        seed: Of the draw.
+
     Raises:
-        UsageError: The share is not between 0 and 1, or there is only one question.
+        UsageError: So many cannot be held out, or there is only one question.
     """
-    check_share(share)
+    check_held_out(held_out)
     keys = _keys(questions)
     # Sorted, so that the split does not depend on how Python orders a set.
     kinds = sorted({*keys})
@@ -121,21 +127,13 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> Split:
             " --evaluation."
         )
     # At least one question stays on either side.
-    count = min(_MOST_HELD_OUT, len(kinds) - 1, max(1, round(share * len(kinds))))
+    count = min(_MOST_HELD_OUT, len(kinds) - 1, count_held_out(held_out, len(kinds)))
     tested = set(random.Random(seed).sample(kinds, count))
     split = Split([], [])
     for question, key in zip(questions, keys, strict=True):
         side = split.held_out if key in tested else split.learned
         side.append(question)
     return split
-
-
-def check_share(share: float) -> None:
-    """Raises UsageError where a share of held-out questions is out of range."""
-    if not 0 < share < 1:
-        raise UsageError(
-            f"The share of held-out questions is {share}; it must lie between 0 and 1, such as 0.1."
-        )
 
 
 def without(questions: Sequence[Question], tested: Sequence[Question]) -> list[Question]:

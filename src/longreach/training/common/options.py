@@ -58,6 +58,15 @@ def translate(args: Sequence[str], known: set[str]) -> list[str]:
     return translated
 
 
+def _parse_number(value: str | float) -> int | float:
+    """Returns a number; whole ones stay whole, so that a run is known again by what it was told."""
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{value}' is not a number.") from error
+    return int(number) if number.is_integer() else number
+
+
 def check_batch(batch: int | None, accumulate: int, batch_size: int) -> int:
     """Returns the batch size, also where `--batch`, the questions of a whole step, is given.
 
@@ -102,6 +111,17 @@ def lora_rank(also: str = "") -> Any:
 def lora_alpha(default: str) -> Any:
     """Returns the option of a LoRA's scale."""
     return _option("--lora-alpha", "Scale of a new LoRA, times its rank.", default)
+
+
+def held_out(what: str, also: str = "") -> Any:
+    """Returns the option of how much is kept for testing.
+
+    Args:
+        what: What is counted: "documents" or "questions".
+        also: What is special about it in a command.
+    """
+    help = f"How many {what} are kept for testing{also}; below 1, which share of them."
+    return typer.Option("--held-out", parser=_parse_number, metavar="<number>", help=help)
 
 
 def save_every(default: str = "") -> Any:

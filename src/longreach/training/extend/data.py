@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longreach.datasets.held_out import check_held_out, count_held_out
 from longreach.datasets.sources import find
 from longreach.datasets.tokens import Tokens, tokenize
 from longreach.errors import UsageError
@@ -59,7 +60,7 @@ class Data:
         tokenizer: PreTrainedTokenizerBase,
         mix: Mix,
         *,
-        held_out: int = 8,
+        held_out: float = 8,
         evaluation: Sequence[str | Path] = (),
         cache: Path | None = None,
         note: Callable[[str], None] = lambda text: None,
@@ -70,9 +71,10 @@ class Data:
             given: Paths and Hub data sets, each of them a source.
             tokenizer: Of the model that is trained.
             mix: How rows are made and drawn.
-            held_out: How many documents are kept for testing where there is no `evaluation`: drawn
-                by the seed among those that fill the target length, else the longest; never more
-                than a quarter of all, but one where there are two at least.
+            held_out: How many documents are kept for testing where there is no `evaluation`, or
+                which share of them below 1: drawn by the seed among those that fill the target
+                length, else the longest; never more than a quarter of all, but one where there are
+                two at least.
             evaluation: Sources that are for testing only; of these, `held_out` documents as well.
             cache: Where token files are kept; None for `cache_folder()`.
             note: Is told what is going on.
@@ -83,8 +85,7 @@ class Data:
         """
         if not given:
             raise UsageError("There are no data: give at least one file, folder or data set.")
-        if held_out < 0:
-            raise UsageError(f"{counted(held_out, 'document')} cannot be held out: give 0 or more.")
+        check_held_out(held_out, least=0)
         # All runs share it, because token files depend on texts and vocabulary alone.
         cache = cache or cache_folder() / "tokens"
         sources = [tokenize(find(name), tokenizer, cache, note) for name in given]
@@ -92,14 +93,15 @@ class Data:
         tests = [tokenize(find(name), tokenizer, cache, note) for name in evaluation]
         if tests:
             # Other sources serve the test, so that everything in these is learned.
-            kept = _longest(tests, mix, held_out)
+            kept = _longest(tests, mix, count_held_out(held_out, _count_documents(tests)))
             order = Order(lengths, mix)
         else:
-            documents = sum(map(len, lengths))
-            kept = _longest(sources, mix, _most_held_out(held_out, documents))
+            documents = _count_documents(sources)
+            wanted = count_held_out(held_out, documents)
+            kept = _longest(sources, mix, _most_held_out(wanted, documents))
             order = Order(lengths, mix, kept)
-            if len(kept) < held_out:
-                note(_explain_fewer(len(kept), held_out, documents))
+            if len(kept) < wanted:
+                note(_explain_fewer(len(kept), wanted, documents))
         rows = []
         for document in kept:
             source = (tests or sources)[document.source]
@@ -113,6 +115,10 @@ class Data:
             "data": [one.key for one in self.sources],
             "evaluation": [one.key for one in self.tests],
         }
+
+
+def _count_documents(sources: Sequence[Tokens]) -> int:
+    return sum(len(source.lengths) for source in sources)
 
 
 def _most_held_out(wanted: int, documents: int) -> int:

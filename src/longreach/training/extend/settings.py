@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from longreach.datasets.held_out import check_held_out
 from longreach.errors import UsageError
 from longreach.models.device import check_dtype_name, dtype_of
 from longreach.training.common.checks import (
@@ -48,7 +49,7 @@ class ExtendSettings:
         long_tokens: Documents of this many tokens are drawn more often; never above the target
             length.
         long_weight: How many times as often.
-        held_out: Documents for testing.
+        held_out: Documents for testing: a whole number, or a share of them below 1.
         eval_every: Steps between tests; None for ten tests a run. There is one before and one after
             in any case.
         save_every: Steps between checkpoints, of which the last two are kept; None for ten a run.
@@ -74,7 +75,7 @@ class ExtendSettings:
     weight_decay: float = 0.0
     long_tokens: int = 4096
     long_weight: float = 5.0
-    held_out: int = 8
+    held_out: float = 8
     eval_every: int | None = None
     save_every: int | None = None
     dtype: str | None = None
@@ -85,7 +86,8 @@ class ExtendSettings:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "tokens", "batch_tokens", "batch_size", "lora_alpha")
         check_at_least(self, 1, "eval_every", "save_every")
-        check_at_least(self, 0, "lora_rank", "held_out")
+        check_at_least(self, 0, "lora_rank")
+        check_held_out(self.held_out, least=0)
         check_rate("learning_rate", self.learning_rate)
         check_share("warmup", self.warmup, whole=True)
         check_weight("weight_decay", self.weight_decay)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from longreach.datasets.held_out import check_held_out
 from longreach.datasets.questions import (
     Question,
-    check_share,
     hold_out,
     read_questions,
     without,
@@ -34,7 +34,7 @@ class StudyQuestions:
         teacher: Address of an OpenAI-compatible endpoint that makes them; None has the corpus' own
             model make them.
         teacher_model: Name of the model there.
-        held_out: Share of the questions that is held out.
+        held_out: Questions that are held out: a whole number, or a share of them below 1.
     """
 
     learned: Given | None = None
@@ -49,7 +49,7 @@ class StudyQuestions:
             raise UsageError(
                 "--teacher makes questions and --questions gives them: leave one of them out."
             )
-        check_share(self.held_out)
+        check_held_out(self.held_out)
         check_per_passage(self.per_passage)
 
 
