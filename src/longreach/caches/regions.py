@@ -143,7 +143,7 @@ class Regions(CacheLayerMixin):
             return p.window_tokens
         return min(p.blocks(max([0, *lengths])), p.local_blocks) * p.block_size
 
-    def _make_room(self, counts: Sequence[int]) -> None:
+    def _reserve(self, counts: Sequence[int]) -> None:
         p = self.pattern
         size = p.block_size
         lengths = [old + new for old, new in zip(self.lengths, counts, strict=True)]
@@ -191,10 +191,10 @@ class Regions(CacheLayerMixin):
     def _resize_far(self, lengths: Sequence[int]) -> None:
         size, heads = self.pattern.block_size, self.keys.shape[1]
         view = HeadView(self.pattern, self.layer, 0, heads)
-        starts = [start for start, _ in view.alike(heads)]
-        blocks = max(
-            [0, *(view.far_count(n // size, head) for n in set(lengths) for head in starts)]
-        )
+        blocks = 0
+        for start, _ in view.alike(heads):
+            for length in set(lengths):
+                blocks = max(blocks, view.far_count(length // size, start))
         more = blocks * size - self.far_keys.shape[2]
         if more > 0:
             self.far_keys = torch.nn.functional.pad(self.far_keys, (0, 0, 0, more))

@@ -204,8 +204,8 @@ class ReservedCache(Cache):
 
     def __init__(self, cache: Cache, max_length: int, *, fixed: bool = False) -> None:
         # Before anything is taken, so that a cache that is refused stays whole.
-        for layer in cache.layers:
-            _refuse(layer)
+        for candidate in cache.layers:
+            _refuse(candidate)
         layers: list[Any] = []
         # One by one, so that no more than one layer is there twice.
         while cache.layers:

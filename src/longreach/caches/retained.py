@@ -82,7 +82,7 @@ class RetainedLayer(Regions):
         if first:
             out = sparse_attention(q, k, v, self.pattern, self.layer, scale, impl)
         q, k, v = q.detach(), k.detach(), v.detach()
-        self._make_room(counts)
+        self._reserve(counts)
         # The first of several queries still sees positions that the newest token's window has
         # left.
         enough = self.keys.shape[2] >= self.pattern.window_tokens + tokens - 1

@@ -37,7 +37,8 @@ class StaticRetainedLayer(CacheLayerMixin):
     def __init__(self, pattern: AttentionPattern, layer: int, max_length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.pattern, self.layer, self.max_length = pattern, layer, max_length
-        self.counts_slots = True  # whether a step on a CPU looks if there is room
+        # Whether a step on a CPU looks if a slot is left.
+        self.counts_slots = True
         self.keys: Any = None
         self.values: Any = None
         self.far_keys: Any = None
@@ -70,15 +71,15 @@ class StaticRetainedLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         # As if no slot held padding: the most permanent blocks that can ever leave the window.
         last = max(0, self.max_length - 1) // p.block_size
-        far = (
-            max(p.far_count(last, head, heads, self.layer) for head in range(heads)) * p.block_size
-        )
-        self.keys, self.values, self.far_keys, self.far_values = (
-            x.new_zeros(rows, heads, slots, x.shape[3])
-            # The last block is the one that nobody reads.
-            for slots in (p.window_tokens, far + p.block_size)
-            for x in (key_states, value_states)
-        )
+        blocks = max(p.far_count(last, head, heads, self.layer) for head in range(heads))
+        # The last block is the one that nobody reads.
+        far_slots = (blocks + 1) * p.block_size
+        key_dim = key_states.shape[3]
+        value_dim = value_states.shape[3]
+        self.keys = key_states.new_zeros(rows, heads, p.window_tokens, key_dim)
+        self.values = value_states.new_zeros(rows, heads, p.window_tokens, value_dim)
+        self.far_keys = key_states.new_zeros(rows, heads, far_slots, key_dim)
+        self.far_values = value_states.new_zeros(rows, heads, far_slots, value_dim)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.slots = torch.zeros((), dtype=torch.long, device=self.device)
         self.is_initialized = True
@@ -109,7 +110,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         # On a GPU, reading the count back would wait for the device, which a CUDA graph cannot
         # record.
         if not step or (self.counts_slots and self.device.type == "cpu"):
-            self._check_room(k.shape[2])
+            self._require_slots(k.shape[2])
         if not step:
             reader = self.reader or self._thaw()
             out = reader.attend(q, k, v, scale, counts=counts, sure=sure, impl=impl)
@@ -126,7 +127,7 @@ class StaticRetainedLayer(CacheLayerMixin):
             q.detach(), kept, self.pattern, self.lengths, self.layer, scale, impl
         )
 
-    def _check_room(self, tokens: int) -> None:
+    def _require_slots(self, tokens: int) -> None:
         have = int(self.slots)
         if have + tokens > self.max_length:
             raise UsageError(
@@ -140,14 +141,16 @@ class StaticRetainedLayer(CacheLayerMixin):
         reader = self.reader
         if reader is None:
             return
-        size, room = self.pattern.block_size, self.far_keys.shape[2] - self.pattern.block_size
+        size = self.pattern.block_size
+        # The last block is the one that nobody reads.
+        far_slots = self.far_keys.shape[2] - size
         for target, source in ((self.keys, reader.keys), (self.values, reader.values)):
             target[:, :, : source.shape[2]] = source
         for target, source in (
             (self.far_keys, reader.far_keys),
             (self.far_values, reader.far_values),
         ):
-            kept = min(room, source.shape[2])
+            kept = min(far_slots, source.shape[2])
             target[:, :, :kept] = source[:, :, :kept]
         view = HeadView(self.pattern, self.layer, 0, self.keys.shape[1])
         for b, length in enumerate(reader.lengths):  # permanent blocks that are still in the window

@@ -193,8 +193,11 @@ class AnswerObjective(AdaptedObjective):
             counts += [self._most(len(own), summary_tokens)] * len(own)
         read, losses, loss = self.vectors(segments, counts, scaffold)
         # One after the other, as the segments of all texts were handed over.
-        each = iter(read)
-        vectors = [[next(each) for _ in own] for own in cut]
+        vectors: list[list[Tensor]] = []
+        first = 0
+        for own in cut:
+            vectors.append(read[first : first + len(own)])
+            first += len(own)
         if any(asked):
             losses["answers"] = self._answers(vectors, asked)
             loss = loss + losses["answers"]

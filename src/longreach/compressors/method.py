@@ -168,7 +168,9 @@ def merge_options(owners: Mapping[str, Sequence[Option]]) -> list[MergedOption]:
         variants = list(of_owner.values())
         kinds = {variant.type for variant in variants}
         # A dict keeps the order in which choices are first named, which help texts show.
-        choices = dict.fromkeys(choice for variant in variants for choice in variant.choices)
+        choices: dict[str, None] = {}
+        for variant in variants:
+            choices |= dict.fromkeys(variant.choices)
         widest = Option(
             name=name,
             # Where one method takes whole numbers and another any, float reads both.

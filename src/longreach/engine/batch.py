@@ -136,7 +136,11 @@ class Batch:
                 single.append([row])
         groups = list(by_adapter.values())
         if len(groups) > 1 and can_mix(model, list(by_adapter)):
-            groups = [[row for group in groups for row in group]]
+            everyone: list[Row] = []
+            # The rows of one adapter stay side by side.
+            for group in groups:
+                everyone += group
+            groups = [everyone]
         return [*groups, *single]
 
     def _take(self, rows: Sequence[Row], logits: torch.Tensor) -> None:

@@ -186,7 +186,7 @@ def _table(rows: Rows, columns: int, repeat: int, device: torch.device) -> tuple
     FlexAttention wants a column for every block but reads only as many as the count says, so rows
     of the longest count overlap in memory: storage is what the blocks need, not blocks squared.
     """
-    lengths = [[len(row) for row in lists] for lists in rows]
+    lengths = [list(map(len, lists)) for lists in rows]
     most = max(1, *(max(of_head, default=1) for of_head in lengths))
     filled = []
     for lists in rows:

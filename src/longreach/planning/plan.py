@@ -228,11 +228,11 @@ def _estimate(
     )
     weights = model.parameters * itemsize
     activations = rows * length * itemsize * (model.hidden * model.layers + model.layer_activations)
-    room = cards.memory_bytes * _MEMORY_SHARE
+    card_bytes = cards.memory_bytes * _MEMORY_SHARE
     state, each = model.parameters * _TRAINING_BYTES, activations // rows
-    serving_cards = math.ceil((weights + kv) / room)
-    training_cards, training_recipe = _training(state, each, rows, room, model.heads)
-    lora_cards, lora_recipe = _training(weights, each, rows, room, model.heads)
+    serving_cards = math.ceil((weights + kv) / card_bytes)
+    training_cards, training_recipe = _training(state, each, rows, card_bytes, model.heads)
+    lora_cards, lora_recipe = _training(weights, each, rows, card_bytes, model.heads)
     return Estimate(
         weights_bytes=weights,
         kv_bytes=kv,
@@ -261,31 +261,31 @@ def _serving(cards: int, strided: bool) -> str:
     return "layers spread over cards" if strided else "tensor parallelism"
 
 
-def _training(state: int, row: int, rows: int, room: float, heads: int) -> tuple[int, str]:
+def _training(state: int, row: int, rows: int, card_bytes: float, heads: int) -> tuple[int, str]:
     """Returns the fewest cards for a training step, and how to use them.
 
     Args:
         state: Bytes of the weights, with what their training needs.
         row: Bytes of the activations of a row.
         rows: Rows of a step.
-        room: Bytes that a card can give.
+        card_bytes: What a card can give.
         heads: Query heads: sequences are cut over at most as many cards.
     """
-    if state + rows * row <= room:
+    if state + rows * row <= card_bytes:
         return 1, "one card"
     # Sharded states shrink with the cards, a card's row of activations does not.
     ways = {}
-    if row < room:
-        ways["FSDP2, a row a card at a time"] = max(2, math.ceil(state / (room - row)))
-    together = max(2, math.ceil((state + row) / room))
+    if row < card_bytes:
+        ways["FSDP2, a row a card at a time"] = max(2, math.ceil(state / (card_bytes - row)))
+    together = max(2, math.ceil((state + row) / card_bytes))
     if together <= heads:
         ways["Ulysses x ZeRO-3, each row over all cards"] = together
     else:  # a row over as many cards as there are heads, the weights over more
         apart = math.ceil(row / heads)
-        if apart >= room:
+        if apart >= card_bytes:
             return 0, "does not fit: shorten the rows"
         ways["Ulysses x ZeRO-3, each row over as many cards as heads"] = max(
-            heads, math.ceil(state / (room - apart))
+            heads, math.ceil(state / (card_bytes - apart))
         )
     # The fewest cards; among equals the first, which communicates less.
     best = min(ways, key=lambda way: ways[way])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from longreach.evals.run.sample import Prediction, Sample
+
+if TYPE_CHECKING:
+    from longreach.engine.prompt import Prompt
+    from longreach.engine.request import Written
 
 
 class System(Protocol):
@@ -28,3 +32,24 @@ class System(Protocol):
     def identity(self) -> Mapping[str, object]:
         """Returns what decides its predictions, as JSON: fingerprints and settings."""
         ...
+
+
+def make_prediction(prompt: Prompt, written: Written, text: str, peak_bytes: int = 0) -> Prediction:
+    """Returns the prediction of a system that writes by itself.
+
+    Args:
+        prompt: What was read.
+        written: What came of it.
+        text: The same as text.
+        peak_bytes: Most memory while it was written; 0 where it is not known yet.
+    """
+    return Prediction(
+        text=text,
+        read_tokens=prompt.raw_tokens,
+        positions=len(prompt.embeds),
+        new_tokens=len(written.tokens),
+        first_token_seconds=written.first_token_seconds,
+        seconds=written.seconds,
+        kv_bytes=written.kv_bytes,
+        peak_bytes=peak_bytes,
+    )

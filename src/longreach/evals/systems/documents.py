@@ -31,6 +31,7 @@ from longreach.errors import ContextError, UsageError
 from longreach.evals.run.folder import COSTS
 from longreach.evals.run.memory import peak_memory
 from longreach.evals.run.sample import Prediction, Sample
+from longreach.evals.systems.base import make_prediction
 from longreach.evals.systems.corpus import SampleCorpus
 from longreach.evals.systems.models import cut_middle
 from longreach.evals.systems.names import (
@@ -149,15 +150,8 @@ class DocumentSystem:
             adapter=adapter,
         )
         for prompt, own in zip(prompts, written, strict=True):
-            yield Prediction(
-                text=decode(corpus.tokenizer, own.tokens, skip_special_tokens=True).strip(),
-                read_tokens=prompt.raw_tokens,
-                positions=len(prompt.embeds),
-                new_tokens=len(own.tokens),
-                first_token_seconds=own.first_token_seconds,
-                seconds=own.seconds,
-                kv_bytes=own.kv_bytes,
-            )
+            text = decode(corpus.tokenizer, own.tokens, skip_special_tokens=True)
+            yield make_prediction(prompt, own, text.strip())
 
     def _cut_ends(self, sample: Sample) -> list[int]:
         """Returns the tokens of both ends of a document, as many as its memory leaves positions."""

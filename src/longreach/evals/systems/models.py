@@ -18,6 +18,7 @@ from longreach.engine.sampling import Sampling
 from longreach.errors import ContextError, UsageError
 from longreach.evals.run.memory import peak_memory
 from longreach.evals.run.sample import Prediction, Sample
+from longreach.evals.systems.base import make_prediction
 from longreach.evals.systems.names import FULL, HYBRID, SINK_WINDOW
 from longreach.models.decoder import window_of
 from longreach.models.fingerprint import base_fingerprint
@@ -126,16 +127,8 @@ class ModelSystem:
             )
             most = peak()
         for prompt, own in zip(prompts, written, strict=True):
-            yield Prediction(
-                text=decode(self.tokenizer, own.tokens, skip_special_tokens=True),
-                read_tokens=prompt.raw_tokens,
-                positions=len(prompt.embeds),
-                new_tokens=len(own.tokens),
-                first_token_seconds=own.first_token_seconds,
-                seconds=own.seconds,
-                kv_bytes=own.kv_bytes,
-                peak_bytes=most,
-            )
+            text = decode(self.tokenizer, own.tokens, skip_special_tokens=True)
+            yield make_prediction(prompt, own, text, most)
 
     def _chat(self, sample: Sample) -> bool:
         return sample.chat and bool(self.tokenizer.chat_template)

@@ -258,7 +258,10 @@ def _subject(
 
 
 def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: [row[key] for row in rows] for key in rows[0]}
+    gathered: dict[str, Any] = {}
+    for key in rows[0]:
+        gathered[key] = [row[key] for row in rows]
+    return gathered
 
 
 def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
