@@ -17,20 +17,26 @@ from transformers import LlamaModel
 from longreach.errors import ModelError
 from longreach.tested import tested_versions
 
-_NAMES = ("cache", "past_key_values")  # the newest first
+# The newest first.
+_NAMES = ("cache", "past_key_values")
 
-# What stock models and `generate` call it here.
-CACHE = next(
-    (name for name in _NAMES if name in inspect.signature(LlamaModel.forward).parameters), _NAMES[0]
-)
 
-# Whether layers that are checkpointed keep the cache while there are no gradients, as they do since
-# it is called so.
+def _find_name() -> str:
+    taken = inspect.signature(LlamaModel.forward).parameters
+    return next((name for name in _NAMES if name in taken), _NAMES[0])
+
+
+CACHE = _find_name()
+"""What stock models and `generate` call the cache in the installed transformers."""
 KEEPS_CACHE = CACHE != "past_key_values"
+"""Whether layers that are checkpointed keep the cache while there are no gradients.
+
+They do since it has its new name.
+"""
 
 
 def cache_in(output: Any) -> Any:
-    """The cache in a model's output."""
+    """Returns the cache in a model's output."""
     return getattr(output, CACHE)
 
 

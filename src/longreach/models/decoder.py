@@ -24,19 +24,26 @@ from longreach.models.cached import CACHE
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
-_BASE = "longreach.json"  # in an adapter's folder
+LAID = "longreach-"
+"""How the names of adapters begin that `add_adapter` laid over a model."""
+# In an adapter's folder.
+_BASE = "longreach.json"
 _NEEDED = ("inputs_embeds", CACHE, "use_cache")
-LAID = "longreach-"  # what the names of adapters begin with that `add_adapter` laid over a model
 
-
-_State = tuple[list[str], bool]  # the adapters that are chosen, and whether they are off
+# The adapters that are chosen, and whether they are off.
+_State = tuple[list[str], bool]
+# Of each model the configs of its adapters, and the layers that carry them.
 _layers: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, Any]], weakref.WeakSet[Any]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def decoder_of(model: Any) -> Any:
-    """The transformer below the LM head: takes `inputs_embeds`, ends with the final norm."""
+    """Returns the transformer below the LM head: from `inputs_embeds` to the final norm.
+
+    Raises:
+        ModelError: The model has none.
+    """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     # A model that has no decoder below its head may give itself.
     if decoder is None or decoder is model:
@@ -83,13 +90,13 @@ def check_tokens(model: Any, tokenizer: Any) -> None:
 
 
 def window_of(model: Any) -> int | None:
-    """Positions the model was made for; None where its config does not say."""
+    """Returns the positions that a model was made for; None where its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 @torch.no_grad()
 def length_of_embeddings(model: Any) -> float:
-    """Mean length of the model's input embeddings."""
+    """Returns the mean length of a model's input embeddings."""
     return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
 
 
@@ -113,20 +120,15 @@ def hidden_states(
     """
     from longreach.models.switching import forget_growth, groups_of
 
-    groups = groups_of(model, [len(row) for row in rows])
-    if len(groups) > 1:  # rows of unlike rotation
-        longest = max(len(row) for row in rows)
+    groups = groups_of(model, list(map(len, rows)))
+    # Rows that are rotated in unlike ways cannot be read together.
+    if len(groups) > 1:
         states: dict[int, torch.Tensor] = {}
         for group in groups:
-            together = hidden_states(
-                model, [rows[index] for index in group], layer, adapter=adapter
-            )
-            states |= zip(group, together, strict=True)
-        padded = [
-            torch.nn.functional.pad(states[i], (0, 0, 0, longest - len(states[i])))
-            for i in range(len(rows))
-        ]
-        return torch.stack(padded)
+            own = [rows[index] for index in group]
+            states |= zip(group, hidden_states(model, own, layer, adapter=adapter), strict=True)
+        in_order = [states[index] for index in range(len(rows))]
+        return torch.nn.utils.rnn.pad_sequence(in_order, batch_first=True)
     batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     with only_adapter(model, adapter):
         forget_growth(model)
@@ -162,7 +164,7 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
         ModelError: the folder holds no LoRA adapter that fits the model.
         FingerprintMismatch: the adapter was trained for another model.
     """
-    # Late: whoever only runs a decoder needs not what loading takes.
+    # Imported here, because who only runs a decoder does not need what loading takes.
     from longreach.models.loading.lora import lora_config, lora_weights, omit_foreign
 
     refused = ModelError(f"'{folder}' holds no PEFT adapter that fits {type(model).__name__}")
@@ -207,14 +209,15 @@ def _lay(
     before = _state(model)
     try:
         with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that there is another adapter is meant
+            # It warns that there is another adapter, which is meant.
+            warnings.simplefilter("ignore", UserWarning)
             model.load_adapter(
                 peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name
             )
-        marks = (f".{name}.", f".{name}")
-        laid = {
-            key for key, _ in model.named_parameters() if marks[0] in key or key.endswith(marks[1])
-        }
+        laid = set[str]()
+        for key, _ in model.named_parameters():
+            if f".{name}." in f"{key}.":
+                laid.add(key)
         # To PEFT, a weight without a place is no error: the adapter would do less than it was
         # trained to do.
         if len(laid) != len(weights):
@@ -246,7 +249,8 @@ def _take_off(model: Any, name: str) -> None:
     del model.peft_config[name]
     if not model.peft_config:
         del model.peft_config
-        model._hf_peft_config_loaded = False  # else it would be saved as an adapter
+        # Else it would be saved as an adapter.
+        model._hf_peft_config_loaded = False
 
 
 def switch_off(model: Any) -> None:
@@ -257,7 +261,7 @@ def switch_off(model: Any) -> None:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout; what it was set to comes back afterwards."""
+    """Runs a model without dropout for a while; what it was set to comes back."""
     with exclusive(model):
         training = model.training
         try:
@@ -269,14 +273,14 @@ def evaluating(model: Any) -> Iterator[None]:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """The bare model, whatever adapters lie over it."""
+    """Runs the bare model for a while, whatever adapters lie over it."""
     with only_adapter(model, None):
         yield
 
 
 @contextmanager
 def only_adapter(model: Any, name: str | None) -> Iterator[None]:
-    """The model with just this adapter on, or with none; what was on before comes back."""
+    """Has just this adapter on for a while, or none; what was on before comes back."""
     with exclusive(model):
         before = _state(model)
         wanted = ([], True) if name is None else ([name], False)
@@ -314,8 +318,13 @@ def _same_objects(one: list[tuple[str, Any]], other: list[tuple[str, Any]]) -> b
 
 
 def _differ(state: _State, wanted: _State) -> bool:
-    """Whether a layer has to be switched: which adapters are chosen counts only while on."""
-    return state[1] != wanted[1] or (not wanted[1] and state[0] != wanted[0])
+    """Returns whether a layer has to be switched."""
+    chosen, off = state
+    wanted_chosen, wanted_off = wanted
+    if off != wanted_off:
+        return True
+    # Which adapters are chosen counts only while they are on.
+    return not off and chosen != wanted_chosen
 
 
 def _state(model: Any) -> dict[Any, _State]:

@@ -40,14 +40,14 @@ class Switch:
     each: bool
 
     def rotation(self, length: int) -> int:
-        """A number that is the same for lengths that are rotated the same way."""
+        """Returns a number that is the same for lengths that are rotated the same way."""
         if length <= self.length:
             return 0
         return length if self.each else 1
 
 
 def switch_of(model: Any) -> Switch | None:
-    """When a model's rotation changes; None where it never does."""
+    """Returns when a model's rotation changes; None where it never does."""
     config = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
     # Models with layers of several kinds have parameters for each kind.
@@ -72,7 +72,7 @@ def may_switch(model: Any, length: int) -> bool:
 
 
 def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
-    """The rows, by their index, that one forward may read together."""
+    """Returns the rows, by their index, that one forward may read together."""
     switch = switch_of(model)
     if switch is None:
         return [list(range(len(lengths)))]
@@ -88,11 +88,12 @@ def forget_growth(model: Any) -> None:
     transformers keeps that of the longest row so far.
     """
     for module in model.modules():
-        if getattr(module, "rope_type", None) == _DYNAMIC and hasattr(module, "original_inv_freq"):
-            module.register_buffer(
-                "inv_freq", module.original_inv_freq.to(module.inv_freq.device), persistent=False
-            )
-            module.max_seq_len_cached = module.original_max_seq_len
+        is_dynamic = getattr(module, "rope_type", None) == _DYNAMIC
+        if not is_dynamic or not hasattr(module, "original_inv_freq"):
+            continue
+        first = module.original_inv_freq.to(module.inv_freq.device)
+        module.register_buffer("inv_freq", first, persistent=False)
+        module.max_seq_len_cached = module.original_max_seq_len
 
 
 def steps_for(
@@ -128,7 +129,8 @@ class _Row:
     """One row: what it holds, and the steps that have read it under one rotation."""
 
     def __init__(self, embeds: Tensor) -> None:
-        self.embeds = embeds  # [T, d], without padding
+        # [T, d], without padding.
+        self.embeds = embeds
         self.steps: Steps | None = None
         self.rotation = -1
 
@@ -153,20 +155,23 @@ class SwitchingSteps:
         if not self._rows:
             empty = inputs_embeds[0, :0]
             self._rows = [_Row(empty) for _ in inputs_embeds]
-        kept = torch.ones(inputs_embeds.shape[:2]) if attention_mask is None else attention_mask
-        rows = zip(self._rows, inputs_embeds, kept.bool(), strict=True)
-        return torch.cat(
-            [self._extend(row, embeds[real.to(embeds.device)]) for row, embeds, real in rows]
-        )
+        if attention_mask is None:
+            attention_mask = inputs_embeds.new_ones(inputs_embeds.shape[:2])
+        kept = attention_mask.bool().to(inputs_embeds.device)
+        logits = []
+        for row, embeds, real in zip(self._rows, inputs_embeds, kept, strict=True):
+            logits.append(self._extend(row, embeds[real]))
+        return torch.cat(logits)
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token in each row, [B], and gives the logits [B, V] after it."""
         with exclusive(self.model):
             embeds = self.model.get_input_embeddings()(tokens)
-        return torch.cat(
-            [self._extend(row, one[None]) for row, one in zip(self._rows, embeds, strict=True)]
-        )
+        logits = []
+        for row, one in zip(self._rows, embeds, strict=True):
+            logits.append(self._extend(row, one[None]))
+        return torch.cat(logits)
 
     @property
     def kv_bytes(self) -> int:
@@ -174,6 +179,7 @@ class SwitchingSteps:
         return sum(row.steps.kv_bytes for row in self._rows if row.steps is not None)
 
     def _extend(self, row: _Row, embeds: Tensor) -> Tensor:
+        """Reads embeddings [T, d] behind what a row holds; returns logits [1, V]."""
         row.embeds = torch.cat([row.embeds, embeds])
         rotation = self._switch.rotation(len(row.embeds))
         # What the row holds was rotated the old way, so all of it is read again.
@@ -181,7 +187,8 @@ class SwitchingSteps:
             row.steps = Steps(self.model, self.max_length)
             row.rotation = rotation
             embeds = row.embeds
-        with exclusive(self.model):  # what rotates here must not have grown in another thread
+        with exclusive(self.model):
+            # What rotates here must not have grown in another thread.
             if self._switch.each:
                 forget_growth(self.model)
             return row.steps.read(inputs_embeds=embeds[None])

@@ -70,8 +70,9 @@ def open_workspace(
     loaded: Workspace | None = None,
     loader: Loader | None = None,
 ) -> Workspace:
-    """Opens a corpus with the model and, unless it is only read, the compressor that it was made
-    with.
+    """Opens a corpus with the model and the compressor that it was made with.
+
+    A corpus that is only read needs no compressor.
 
     Args:
         store: the store.
@@ -102,7 +103,6 @@ def open_workspace(
     if compressing and trained:
         check_reference(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
-    # Vectors are added in the dtype of those that are there; to read, any will do.
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
     bring: Loader = load if model_ref else load_named
     # Weights that a compressor may change are no other corpus' business.
@@ -111,12 +111,14 @@ def open_workspace(
     # The config alone tells most wrong models apart, in no time.
     _check_outline(corpus, Path(base))
     if loaded and not loaded.changed and dtype_of(loaded.model) == settings.dtype:
-        model, tokenizer = loaded.model, loaded.tokenizer
+        model = loaded.model
+        tokenizer = loaded.tokenizer
     else:
-        model, tokenizer = bring(
-            base, device=device, dtype=settings.dtype if compressing else dtype
-        )
-    PromptBuilder(model, tokenizer)  # refuses what could not be asked, before hours of work
+        # Memories are added in the dtype of those that are there; to read, any will do.
+        wanted = settings.dtype if compressing else dtype
+        model, tokenizer = bring(base, device=device, dtype=wanted)
+    # It refuses what could not be asked, before hours of work.
+    PromptBuilder(model, tokenizer)
     changed = False
     # Most methods leave the model alone, and a fingerprint reads every one of its weights.
     if trained and method.changes_model:
@@ -133,8 +135,9 @@ def open_workspace(
 
 
 def _check_outline(corpus: Corpus, folder: Path) -> None:
-    """Refuses a folder whose model is visibly another one, before its weights are loaded and their
-    fingerprint taken.
+    """Refuses a folder whose config shows that its model is another one.
+
+    That takes no time, where its weights would have to be loaded for their fingerprint.
 
     Raises:
         FingerprintMismatch: Its vectors have another size.
@@ -165,11 +168,15 @@ def open_or_create(
     loader: Loader | None = None,
     **settings: Any,
 ) -> Workspace:
-    """Opens a corpus to add documents, or makes it with the compressor described. Arguments and
-    errors as above.
+    """Opens a corpus to add documents, or makes it with the compressor described.
+
+    Arguments and errors are those of `open_workspace`.
+
+    Args:
+        **settings: Options of the compressor.
 
     Raises:
-        UsageError: settings of a compressor were given for a corpus that exists with others.
+        UsageError: The corpus exists, and its compressor has other settings.
     """
     try:
         corpus = Corpus.open(store, name)
@@ -192,7 +199,9 @@ def open_or_create(
     _check_writable(store)
     # The corpus stores this, so it has to hold from any working directory.
     trained = None if is_untrained(ref) else reference(ref)
-    base = model_ref or (base_model(located(ref)) if trained else DEFAULT_MODEL)
+    base = model_ref or DEFAULT_MODEL
+    if trained and not model_ref:
+        base = base_model(located(ref))
     bring: Loader = load if model_ref else load_named
     if loader is not None and not (trained and find_method(ref).changes_model):
         bring = loader
@@ -259,7 +268,7 @@ def dtype_of(model: "PreTrainedModel") -> str:
 
 
 def _check_writable(store: Path) -> None:
-    """Before a model is loaded for nothing."""
+    """Raises StorageError for a store that refuses files, before a model is loaded for nothing."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         # The right to write into a folder is worth nothing without the right to enter it.

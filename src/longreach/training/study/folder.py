@@ -46,8 +46,10 @@ def working(corpus: Corpus) -> Iterator[Path]:
 
 
 def publish(corpus: Corpus, made: Path) -> Path:
-    """Puts the adapter into the corpus in the place of an earlier one, whose scorecard goes with
-    it."""
+    """Puts an adapter into the corpus and returns its folder there.
+
+    An earlier one goes, and its scorecard with it.
+    """
     there = corpus.artefacts
     # A study that is repeated must not count as another one: `undo` would give back the same
     # adapter.

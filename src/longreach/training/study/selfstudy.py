@@ -1,5 +1,4 @@
-"""Questions about a corpus' own passages, where there are none: a model asks, and answers, with the
-passage in view.
+"""Questions that a model asks about a corpus' own passages, and answers with the passage in view.
 
 Paper: Eyuboglu et al. 2025, Cartridges (arXiv 2506.06266): five kinds of questions cover a text
 better than one.
@@ -45,8 +44,9 @@ _ASKED = re.compile(
     rf" \t*]*[\"\u201c]?([^\n{_MARKS}]*\w[^\n{_MARKS}]*[{_MARKS}])",
     re.I | re.M,
 )
-_LONGEST_QUESTION, _LONGEST_ANSWER = 64, 96  # tokens
-
+# In tokens.
+_LONGEST_QUESTION = 64
+_LONGEST_ANSWER = 96
 
 Job = tuple[Any, ...]
 """What a text was written for: author, seed, revision, number of the passage, kind of question."""

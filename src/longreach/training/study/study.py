@@ -1,4 +1,4 @@
-"""`study`: a corpus and questions about it to an adapter that answers from its vectors. Floor 5.
+"""`study`: a corpus and questions about it to an adapter that answers from its memory.
 
 Paper: Tan et al. 2024, LLoCO (arXiv 2404.07979).
 
@@ -226,7 +226,8 @@ def _train(
         args = make_arguments(
             out,
             "cpu" if device == "cpu" else "cuda",
-            per_device_train_batch_size=1,  # a sample is a whole batch
+            # A sample is a whole batch.
+            per_device_train_batch_size=1,
             gradient_accumulation_steps=data.accumulate,
             max_steps=data.steps,
             learning_rate=settings.learning_rate,
@@ -235,7 +236,8 @@ def _train(
             save_steps=settings.save_every or -(-data.steps // 10),
             seed=settings.seed,
             report_to=list(settings.report_to) or "none",
-            dataloader_pin_memory=False,  # samples are made on the device
+            # Samples are made on the device.
+            dataloader_pin_memory=False,
         )
         progress = Progress(say, data.tokens_of_step)
         trainer = StudyTrainer(objective, args, data, only, progress)
@@ -243,7 +245,8 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - began
         objective.adapted.save_pretrained(out / run.ADAPTER, selected_adapters=[ADAPTER_NAME])
-        (out / run.ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        # PEFT writes an empty form.
+        (out / run.ADAPTER / "README.md").unlink(missing_ok=True)
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {
         "steps": data.steps,
@@ -258,11 +261,13 @@ def _train(
 def _lower(settings: StudySettings) -> str:
     """Returns the options that take less memory, as part of a sentence."""
     lower = f"--budget (it is {settings.budget}) or --batch-size (it is {settings.batch_size})"
-    return lower if settings.checkpointing else f"{lower}, or give --checkpointing"
+    if settings.checkpointing:
+        return lower
+    return f"{lower}, or give --checkpointing"
 
 
 def _start(corpus: Corpus) -> Path | None:
-    """The adapter that the corpus' compressor came with, if any."""
+    """Returns the adapter that the corpus' compressor came with; None without any."""
     return corpus.artefacts.get(READER)
 
 
@@ -270,8 +275,13 @@ def _start(corpus: Corpus) -> Path | None:
 def _adapted(
     model: PreTrainedModel, settings: StudySettings, start: Path | None
 ) -> Iterator[StudyObjective]:
-    """The model under a new adapter, or a copy of the one given, while this lasts; afterwards it is
-    as it was."""
+    """Yields the model under an adapter that is trained; afterwards the model is as it was.
+
+    Args:
+        model: The model.
+        settings: How the adapter is trained.
+        start: Folder of an adapter whose copy is trained; None trains a new one.
+    """
     with exclusive(model):
         use_cache = model.config.use_cache
         # PEFT freezes all weights; afterwards exactly these are frozen again, as the caller had

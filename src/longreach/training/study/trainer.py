@@ -34,14 +34,13 @@ ADAPTER_NAME = "default"
 
 
 class StudyObjective(torch.nn.Module):
-    """A model under its adapter; called with a sample of `StudyData`, it gives the loss of the
-    answers.
+    """A model under its adapter, which gives the loss of the answers of a sample of `StudyData`.
 
     Args:
-        adapted: the PEFT model.
+        adapted: The PEFT model.
 
     Raises:
-        ModelError: the model's logits are not those of one matrix.
+        ModelError: The model's logits are not those of one matrix.
     """
 
     # Trainer then says how many answer tokens a step has, over all its parts.
@@ -62,8 +61,17 @@ class StudyObjective(torch.nn.Module):
         teacher_log_probs: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Cross entropy of the answers, or divergence from what a teacher expects [A, k]: mean over
-        their tokens."""
+        """Computes the loss of a sample, a mean over the tokens of its answers.
+
+        It is their cross entropy, or the divergence from what a teacher expects.
+
+        Args:
+            inputs_embeds: [R, T, d].
+            labels: [R, T], -100 where no token of an answer stands.
+            teacher_ids: The tokens that a teacher finds likeliest, [A, k].
+            teacher_log_probs: Their logarithmic probabilities, [A, k].
+            num_items_in_batch: Tokens of answers in the whole step.
+        """
         states = self._states(inputs_embeds, labels)
         if teacher_ids is None or teacher_log_probs is None:
             loss = chunked_cross_entropy(
