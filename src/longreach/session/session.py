@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from longreach.corpus.documents import Document, Limits, Selection, Skipped, find, read_all
+from longreach.corpus.documents import Document, Limits, Selection
 from longreach.corpus.place import store_folder
 from longreach.corpus.schema import AddReport, DocumentInfo, check_name
 from longreach.corpus.search.retrieval import Passage
@@ -18,6 +18,7 @@ from longreach.jsontext import JsonObject
 from longreach.models.device import check_device_name, check_dtype_name
 from longreach.reading.policy import Policy
 from longreach.session.loading import OpenCorpus
+from longreach.session.unreadable import Source, explain_unreadable
 from longreach.training.study.questions import Given, StudyQuestions
 from longreach.training.study.settings import StudySettings
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from longreach.reading.answer import Answer, AnswerStream
     from longreach.session.study import StudyResult
     from longreach.training.study.undo import Undone
-
-Source = str | Path | Document
-"""A file, a folder, a text or a document."""
 
 
 class Session(OpenCorpus):
@@ -110,7 +108,7 @@ class Session(OpenCorpus):
         given = [sources] if isinstance(sources, str | Path | Document) else list(sources)
         if self._corpus is None and self.name not in Corpus.names(self.store):
             selection = Selection.of(include, exclude, follow_links)
-            unreadable = _explain_unreadable(given, selection, limits or Limits())
+            unreadable = explain_unreadable(given, selection, limits or Limits())
             if unreadable is not None:
                 return unreadable
         return self.open_to_add().add(
@@ -363,17 +361,3 @@ def open(
         device=device,
         dtype=dtype,
     )
-
-
-def _explain_unreadable(
-    sources: list[Source], selection: Selection, limits: Limits
-) -> AddReport | None:
-    """Returns why nothing of `sources` can be read; None where one document can."""
-    found = find(sources, selection)
-    report = AddReport(unread=found.unread)
-    for item in read_all(found, limits):
-        # One readable document is enough: the corpus will be made, and `add` reads all of them.
-        if not isinstance(item, Skipped):
-            return None
-        report.skipped.append(item)
-    return report
