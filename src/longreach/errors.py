@@ -28,8 +28,10 @@ class LongreachError(Exception):
 
 
 class UsageError(LongreachError, ValueError):
-    """The call itself is wrong. Also a ValueError, so that plain Python code can catch it as
-    one."""
+    """The call itself is wrong.
+
+    It is a ValueError too, so that plain Python code can catch it as one.
+    """
 
     exit_code = 2
 
@@ -103,6 +105,5 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns what a library said, as one short line that stands in brackets of a sentence of
-    ours."""
+    """Returns what a library said as one short line, for the brackets of a sentence of ours."""
     return " ".join(str(error).split())[:200].rstrip(" .:") or type(error).__name__

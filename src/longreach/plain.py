@@ -25,8 +25,10 @@ _WORDS = re.compile(
 
 
 class _Twins(dict[int, str | None]):
-    """What a character is replaced by where NFKC keeps it apart from its plain twin; found when it
-    is first met."""
+    """What a character is replaced by where NFKC keeps it apart from its plain twin.
+
+    It is found when the character is first met.
+    """
 
     def __missing__(self, code: int) -> str | None:
         category = unicodedata.category(chr(code))
@@ -74,12 +76,11 @@ _NO_PUNCTUATION = _NoPunctuation()
 
 
 def plain(text: str) -> str:
-    """Returns a text in which what only looks different is the same; ASCII text comes back as it
-    is.
+    """Returns a text in which what only looks different is the same.
 
-    Compatibility forms (full width, ligatures, other spaces) are composed as NFKC has it, curly and
-    angled quotation marks are straight, every dash is a hyphen, and what shows nothing, such as a
-    soft hyphen, is gone.
+    ASCII text comes back as it is. Compatibility forms (full width, ligatures, other spaces) are
+    composed as NFKC has it, curly and angled quotation marks are straight, every dash is a hyphen,
+    and what shows nothing, such as a soft hyphen, is gone.
     """
     if text.isascii():
         return text
@@ -87,8 +88,10 @@ def plain(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Returns `plain` text without the difference of upper and lower case: "Straße" and "STRASSE"
-    are one."""
+    """Returns `plain` text without the difference of upper and lower case.
+
+    "Straße" and "STRASSE" are one.
+    """
     if text.isascii():
         return text.lower()
     # The Turkish capital dotted I folds to an "i" with a dot above it, which a plain one has
@@ -100,8 +103,8 @@ def words(text: str, *, articles: bool = False) -> list[str]:
     """Returns the words of an answer as SQuAD and MLQA compare them.
 
     Args:
-        text: the answer.
-        articles: keep "a", "an" and "the".
+        text: The answer.
+        articles: Keep "a", "an" and "the".
     """
     bare = folded(text).translate(_NO_PUNCTUATION)
     if not articles:

@@ -1,5 +1,7 @@
-"""Which versions of the libraries the tests were run with: `constraints.txt`, which the package
-carries."""
+"""Which versions of the libraries the tests were run with.
+
+They are out of `constraints.txt`, which the package carries.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -9,8 +11,10 @@ _FILE = Path(__file__).with_name("constraints.txt")  # a link to the one that te
 
 @cache
 def tested_versions() -> dict[str, str]:
-    """By the package's name in small letters with `-` for `_`: the version that the tests were run
-    with."""
+    """Returns the version of each package that the tests were run with.
+
+    Names are those of `package_name`.
+    """
     found = {}
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         name, equals, version = line.partition("#")[0].strip().partition("==")
@@ -20,5 +24,5 @@ def tested_versions() -> dict[str, str]:
 
 
 def package_name(name: str) -> str:
-    """A package's name as indices compare it."""
+    """Returns a package's name as indices compare it: in small letters, with `-` for `_`."""
     return name.strip().lower().replace("_", "-")

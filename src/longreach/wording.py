@@ -8,9 +8,9 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Returns a number with its noun.
 
     Args:
-        number: how many; thousands are set apart by commas.
-        noun: the noun of one.
-        plural: the noun of several, where it is not `noun` with an "s", or "ies" in the place of a
+        number: How many; thousands are set apart by commas.
+        noun: The noun of one.
+        plural: The noun of several, where it is not `noun` with an "s", or "ies" in the place of a
             "y".
     """
     return f"{number:,} {noun_of(number, noun, plural)}"
@@ -35,10 +35,10 @@ _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufff9-\uff
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Returns a text as a terminal may get it: what would steer the terminal is written as `\\x1b`
-    or `\\u202e`.
+    """Returns a text as a terminal may get it.
 
-    Names of files, passages and answers hold whatever others wrote into them.
+    What would steer the terminal is written as `\\x1b` or `\\u202e`. Names of files, passages and
+    answers hold whatever others wrote into them.
 
     Args:
         text: The text.

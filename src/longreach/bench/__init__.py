@@ -1,1 +1,1 @@
-"""Floor 6: what things cost beside the best alternative, measured in the same run."""
+"""What things cost beside the best alternative, measured in the same run."""

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from longreach.bench.timing import Progress, measure
 from longreach.errors import LongreachError, UsageError
-from longreach.models.steps import record_cuda_graph
+from longreach.models.graphs import record_cuda_graph
 
 # By the name that reports give it. On a CPU torch has one fused kernel and chooses it by itself.
 BACKENDS = {

@@ -1,1 +1,1 @@
-"""Floor 2: key-value caches."""
+"""Key-value caches."""

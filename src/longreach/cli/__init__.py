@@ -1,4 +1,4 @@
-"""Floor 7: the command line, one command a verb."""
+"""The command line, one command a verb."""
 
 from longreach.cli.app import main
 

@@ -100,17 +100,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _take_utf8() -> None:
-    """Starts the program anew in Python's UTF-8 mode where the locale knows ASCII only, and so no
-    other name."""
+    """Starts the program anew in Python's UTF-8 mode where the locale knows ASCII only.
+
+    Names of files in other letters could not be said there.
+    """
     if sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})
 
 
 def _quieten_libraries() -> None:
-    """Keeps what other libraries say to programmers out of the output, and their bars off
-    everything but terminals.
+    """Keeps what other libraries say to programmers out of the output.
 
+    Their bars are shown on terminals only.
     Whoever asks for warnings (`python -W`, $LONGREACH_DEBUG) or sets these variables gets them.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

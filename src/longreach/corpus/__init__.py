@@ -1,1 +1,1 @@
-"""Floor 4: documents, the store that keeps them with their vectors, and retrieval."""
+"""Documents, the store that keeps them with their vectors, and retrieval."""

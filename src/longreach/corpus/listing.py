@@ -15,7 +15,7 @@ from longreach.corpus.tables import DATABASE
 _DATA = f"{DATABASE}/documents.lance/data"
 
 
-class Listing:
+class DocumentFiles:
     """The newest version of the table `documents` as files.
 
     Args:

@@ -12,7 +12,7 @@ from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import explain_storage_faults
 from longreach.corpus.head import find_lost_versions, find_newest_manifests, read_head
 from longreach.corpus.integrity import WORK
-from longreach.corpus.listing import Listing
+from longreach.corpus.listing import DocumentFiles
 from longreach.corpus.lock import hold_lock, require
 from longreach.corpus.naming import resolve
 from longreach.corpus.rows import NOTES, positions_of, rows_of
@@ -231,8 +231,8 @@ class CorpusReading:
             return verify(self.path)
 
     @cached_property
-    def _listing(self) -> Listing:
-        return Listing(self.path)
+    def _document_files(self) -> DocumentFiles:
+        return DocumentFiles(self.path)
 
     @cached_property
     def _database(self) -> "DBConnection":
@@ -268,7 +268,7 @@ class CorpusReading:
         lost = []
         if head is not None:
             lost = find_lost_versions(head, newest)
-        changed = self._listing.find_changed(newest.get("documents"))
+        changed = self._document_files.find_changed(newest.get("documents"))
         if changed is not None:
             lost.append(f"{changed} is not what was written.")
         if lost:

@@ -35,11 +35,11 @@ class Prompt:
     """What a model reads for one question.
 
     Attributes:
-        embeds: input embeddings [T, d].
-        boundaries: positions where the prompt can be cut for reuse: what lies before is the same
+        embeds: Input embeddings [T, d].
+        boundaries: Positions where the prompt can be cut for reuse: what lies before is the same
             for other questions.
-        vectors: positions that are summary vectors.
-        raw_tokens: positions that are raw text of passages.
+        vectors: Positions that are summary vectors.
+        raw_tokens: Positions that are raw text of passages.
     """
 
     embeds: torch.Tensor
@@ -54,11 +54,11 @@ class PromptBuilder:
     Models without a chat template read the same parts followed by "Answer:".
 
     Args:
-        model: the model that reads.
-        tokenizer: its tokenizer.
+        model: The model that reads.
+        tokenizer: Its tokenizer.
 
     Attributes:
-        frame: what stands before and after a user's words, as text.
+        frame: What stands before and after a user's words, as text.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -149,10 +149,10 @@ class PromptBuilder:
         """Puts a prompt together.
 
         Args:
-            vectors: summary vectors [n_i, d], scaled as they are read, in the order of reading.
-            passages: raw passages as `raw` gave them, in the order they are read.
-            question: the user's words.
-            request: what comes before them.
+            vectors: Summary vectors [n_i, d], scaled as they are read, in the order of reading.
+            passages: Raw passages as `raw` gave them, in the order they are read.
+            question: The user's words.
+            request: What comes before them.
         """
         weight = self._embeddings.weight
         words = request + question

@@ -16,11 +16,11 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        max_new_tokens: tokens of an answer at most.
+        max_new_tokens: Tokens of an answer at most.
         temperature: 0 is greedy: always the likeliest token.
-        top_p: sample from the likeliest tokens that together have this probability.
-        top_k: sample from this number of likeliest tokens; 0 is no limit.
-        seed: the same seed gives the same answer on the same machine; None draws one.
+        top_p: Sample from the likeliest tokens that together have this probability.
+        top_k: Sample from this number of likeliest tokens; 0 is no limit.
+        seed: The same seed gives the same answer on the same machine; None draws one.
     """
 
     max_new_tokens: int = 128

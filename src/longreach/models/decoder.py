@@ -109,11 +109,11 @@ def hidden_states(
     mask is needed: the fast kernels apply, and a row's result does not depend on the others.
 
     Args:
-        model: a causal language model.
-        rows: input embeddings, [T_i, d] each.
+        model: A causal language model.
+        rows: Input embeddings, [T_i, d] each.
         layer: -1 for the states after the final norm, otherwise an index into the layers' outputs
             (0: embeddings).
-        adapter: the one that is on meanwhile, as `add_adapter` named it.
+        adapter: The one that is on meanwhile, as `add_adapter` named it.
 
     Returns:
         [B, max T, d]; what lies beyond T_i in row i is meaningless.
@@ -156,13 +156,13 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
     that belong to no module of the model, such as summary embeddings, are omitted.
 
     Args:
-        model: a causal language model.
-        folder: of the adapter.
-        fingerprint: the model's; an adapter that names another one is refused.
+        model: A causal language model.
+        folder: Of the adapter.
+        fingerprint: The model's; an adapter that names another one is refused.
 
     Raises:
-        ModelError: the folder holds no LoRA adapter that fits the model.
-        FingerprintMismatch: the adapter was trained for another model.
+        ModelError: The folder holds no LoRA adapter that fits the model.
+        FingerprintMismatch: The adapter was trained for another model.
     """
     # Imported here, because who only runs a decoder does not need what loading takes.
     from longreach.models.loading.lora import lora_config, lora_weights, omit_foreign

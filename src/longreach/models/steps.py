@@ -26,14 +26,11 @@ from longreach.caches.reserved import ReservedCache
 from longreach.errors import UsageError
 from longreach.models.attend import STEPS, switch_attention
 from longreach.models.cached import CACHE, require_filled
+from longreach.models.graphs import Recorder, record_cuda_graph
 from longreach.models.hybrid.names import FAMILY_NAMES, family_of
 from longreach.models.hybrid.rows import Rows
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
-
-# Runs a step once, in the way in which it will be repeated, and gives what repeats it and the
-# logits it writes.
-Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
 
 
 class Steps:
@@ -75,7 +72,8 @@ class Steps:
         impl: str = "auto",
         record: Recorder | None = None,
     ) -> None:
-        self.model, self.max_length = model, max_length
+        self.model = model
+        self.max_length = max_length
         self.options = {"impl": impl} if impl != "auto" else {}
         cache = cache if getattr(cache, "layers", None) else empty_cache(model)
         self.filled = cache.get_seq_length()
@@ -107,9 +105,12 @@ class Steps:
         # A function, no method: what refers to `self` here would keep the caches until Python looks
         # for cycles.
         self._run = torch.compile(_step, dynamic=False, fullgraph=whole) if compile else _step
-        self._padding: Tensor | None = None  # [B, filled], 1 for real tokens
-        self._positions: Tensor | None = None  # [B, 1] of the newest tokens
-        self._lengths: Tensor | None = None  # [B], while steps are fixed
+        # [B, filled], 1 for real tokens.
+        self._padding: Tensor | None = None
+        # [B, 1], of the newest tokens.
+        self._positions: Tensor | None = None
+        # [B], while steps are fixed.
+        self._lengths: Tensor | None = None
         self._replay: Callable[[], Any] | None = None
 
     @torch.no_grad()
@@ -141,29 +142,9 @@ class Steps:
         self._require_slots(new)
         if self._lengths is not None:
             self._unfix()
-        first = self.position
-        positions = torch.arange(first, first + new, device=given.device).expand(rows, new)
-        if attention_mask is not None and attention_mask.shape != (rows, new):
-            raise UsageError(
-                f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the"
-                " tokens."
-            )
-        if attention_mask is not None and not bool(attention_mask.all()):
-            if self.filled:
-                raise UsageError(
-                    "Padding can only come before the first tokens; read unlike rows one by one."
-                )
-            if bool((attention_mask.diff(dim=1) < 0).any()):
-                raise UsageError(
-                    "attention_mask has padding after real tokens; pad the rows on the left."
-                )
-            self._padding = attention_mask.to(given.device)
-            # Positions count real tokens only; those of padding have no meaning.
-            positions = (self._padding.cumsum(1) - 1).clamp(min=0) + self._offset
-        elif self._padding is not None:
-            self._padding = torch.cat([self._padding, self._padding.new_ones(rows, new)], 1)
-            assert self._positions is not None
-            positions = self._positions + 1 + torch.arange(new, device=given.device)
+        if attention_mask is not None:
+            self._check_mask(attention_mask, rows, new)
+        positions = self._find_positions(attention_mask, rows, new, given.device)
         self._positions = positions[:, -1:]
         with exclusive(self.model):
             output = self.model(
@@ -179,6 +160,39 @@ class Steps:
         self.filled += new
         require_read(self.model, self.cache, self.filled)
         return output.logits[:, -1]
+
+    def _check_mask(self, attention_mask: Tensor, rows: int, new: int) -> None:
+        """Raises UsageError unless padding is on the left of the first tokens of all."""
+        if attention_mask.shape != (rows, new):
+            raise UsageError(
+                f"attention_mask is {tuple(attention_mask.shape)}; give {(rows, new)}, as the"
+                " tokens."
+            )
+        if bool(attention_mask.all()):
+            return
+        if self.filled:
+            raise UsageError(
+                "Padding can only come before the first tokens; read unlike rows one by one."
+            )
+        if bool((attention_mask.diff(dim=1) < 0).any()):
+            raise UsageError(
+                "attention_mask has padding after real tokens; pad the rows on the left."
+            )
+
+    def _find_positions(
+        self, attention_mask: Tensor | None, rows: int, new: int, device: torch.device
+    ) -> Tensor:
+        """Returns the positions [B, T] of new tokens, and notes where padding lies."""
+        if attention_mask is not None and not bool(attention_mask.all()):
+            self._padding = attention_mask.to(device)
+            # Positions count real tokens only; those of padding have no meaning.
+            return (self._padding.cumsum(1) - 1).clamp(min=0) + self._offset
+        if self._padding is not None:
+            self._padding = torch.cat([self._padding, self._padding.new_ones(rows, new)], 1)
+            assert self._positions is not None
+            return self._positions + 1 + torch.arange(new, device=device)
+        first = self.position
+        return torch.arange(first, first + new, device=device).expand(rows, new)
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
@@ -262,10 +276,12 @@ class Steps:
         # A recorded graph reads its tokens at this address.
         self._tokens = tokens[:, None].clone()
         rows = Rows.of(self._padding, self.filled)
-        self._lengths = (
-            torch.full_like(tokens, self.filled) if rows is None else tokens.new_tensor(rows.counts)
-        )
-        self.cache.fix_steps(self._lengths, rows.order if rows is not None else None)
+        if rows is None:
+            self._lengths = torch.full_like(tokens, self.filled)
+            self.cache.fix_steps(self._lengths)
+        else:
+            self._lengths = tokens.new_tensor(rows.counts)
+            self.cache.fix_steps(self._lengths, rows.order)
 
     def _start_recording(self) -> None:
         recorded = self.record(self._run_once)
@@ -281,7 +297,8 @@ class Steps:
                 " one."
             )
         self.cache.end_steps(self.filled)
-        self._lengths = self._replay = None
+        self._lengths = None
+        self._replay = None
 
     def _run_once(self) -> Tensor:
         assert self._lengths is not None
@@ -314,22 +331,6 @@ def require_read(model: Any, cache: Any, tokens: int) -> None:
     """
     known = family_of(model.config.model_type) is not None
     require_filled(cache, tokens, model.config.num_hidden_layers if known else 1)
-
-
-def record_cuda_graph(
-    run: Callable[[], Tensor], device: torch.device
-) -> tuple[Callable[[], Any], Tensor]:
-    """Records a step as a CUDA graph.
-
-    Recording runs nothing: replay it for the first result as well.
-    """
-    # Else the stream of another one is recorded, and nothing is on it.
-    with torch.cuda.device(device):
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-        # Other threads may take memory meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            logits = run()
-    return graph.replay, logits
 
 
 def _step(

@@ -138,8 +138,10 @@ class AnswerStream:
         self.answer: Answer | None = None
 
     def cancel(self) -> None:
-        """Ends the answer with what there is of it, from any thread; reading it comes to its
-        end."""
+        """Ends the answer with what there is of it; any thread may call it.
+
+        Whoever reads the stream comes to its end.
+        """
         self._cancellation.cancel()
 
     def __iter__(self) -> Iterator[str]:

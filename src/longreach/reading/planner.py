@@ -167,8 +167,10 @@ class Planner:
     def _retrieve(
         self, question: str, policy: Policy, document: str | None, about: int | None
     ) -> tuple[list[Passage], bool]:
-        """Returns passages, best first, and whether they are a document's own order for want of
-        a better one."""
+        """Returns passages, best first, and whether their order is only that of the document.
+
+        It is where no passage of a document that was named matches the question.
+        """
         found = list(self._corpus.search(question, policy.k, policy.retriever, document))
         from_start = document is not None and not found
         own: list[Passage] = []

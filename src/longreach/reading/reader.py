@@ -46,6 +46,15 @@ class _Planned(NamedTuple):
     assembled_seconds: float
 
 
+class _Asked(NamedTuple):
+    """A question with all that is said about it; see `Reader.ask_many`."""
+
+    question: str
+    document: str | None
+    policy: Policy
+    words: str | None
+
+
 class Reader:
     """Answers questions from a corpus.
 
@@ -57,20 +66,20 @@ class Reader:
     `longreach.models.sharing.exclusive(model)`.
 
     Args:
-        corpus: the corpus; its vectors must have been made for this model.
-        model: a causal language model, as `longreach.load` gives it.
-        tokenizer: its tokenizer.
-        adapter: folder of a PEFT adapter; None takes the one stored with the corpus, if there is
+        corpus: The corpus; its vectors must have been made for this model.
+        model: A causal language model, as `longreach.load` gives it.
+        tokenizer: Its tokenizer.
+        adapter: Folder of a PEFT adapter; None takes the one stored with the corpus, if there is
             one. It is switched on only while this reader reads and writes.
-        policy: what to read for a question, unless a call says otherwise; None takes what the
+        policy: What to read for a question, unless a call says otherwise; None takes what the
             corpus' scorecard found best with this adapter, else `Policy()`.
-        hot_bytes: memory for KV caches of contexts read before, so that the next question about
+        hot_bytes: Memory for KV caches of contexts read before, so that the next question about
             them skips reading.
-        hot: such caches that readers of the same model share; None keeps some for this one alone.
+        hot: Such caches that readers of the same model share; None keeps some for this one alone.
 
     Raises:
-        FingerprintMismatch: the corpus was made, or the adapter trained, for another model.
-        ModelError: the adapter does not fit the model.
+        FingerprintMismatch: The corpus was made, or the adapter trained, for another model.
+        ModelError: The adapter does not fit the model.
     """
 
     def __init__(
@@ -95,12 +104,12 @@ class Reader:
         self.model = model
         self.tokenizer = tokenizer
         folder = Path(adapter) if adapter is not None else corpus.adapter_path
-        self.adapter = (
-            add_adapter(model, folder, corpus.settings.model_fingerprint) if folder else None
-        )
+        self.adapter: str | None = None
+        if folder is not None:
+            self.adapter = add_adapter(model, folder, corpus.settings.model_fingerprint)
         self.scorecard = None if policy else scorecard_of(corpus, self.adapter)
-        self.policy = policy or (self.scorecard.best.policy if self.scorecard else None) or Policy()
-        # No scale is given, because stored memory brings its own.
+        measured = self.scorecard.best.policy if self.scorecard else None
+        self.policy = policy or measured or Policy()
         self._builder = PromptBuilder(model, tokenizer)
         self._planner = Planner(corpus, self._builder, window_of(model))
         self._window = window_of(model)
@@ -119,19 +128,19 @@ class Reader:
         """Answers one question.
 
         Args:
-            question: the question.
-            document: the document it is about; None leaves finding it to the retriever. Where no
+            question: The question.
+            document: The document it is about; None leaves finding it to the retriever. Where no
                 passage of it matches ("Sum it up."), it is read from its start, as far as the
                 budget goes.
-            policy: what to read for it; None takes the reader's own.
-            sampling: how to write.
+            policy: What to read for it; None takes the reader's own.
+            sampling: How to write.
 
         Raises:
-            UsageError: there is no such document.
-            NothingFound: no passage matches the question, and no document is named.
-            ContextError: the question, or no passage beside it, fits the budget; or the prompt and
+            UsageError: There is no such document.
+            NothingFound: No passage matches the question, and no document is named.
+            ContextError: The question, or no passage beside it, fits the budget; or the prompt and
                 the answer do not fit the model's window.
-            CorpusError: the corpus holds no documents, or stored vectors are damaged.
+            CorpusError: The corpus holds no documents, or stored vectors are damaged.
         """
         stream = self.stream(question, document=document, policy=policy, sampling=sampling)
         for _ in stream:
@@ -154,12 +163,12 @@ class Reader:
         Errors come with the first piece.
 
         Args:
-            question: see `ask`.
-            document: see `ask`.
-            policy: see `ask`.
-            sampling: see `ask`.
-            history: earlier turns of the conversation. The budget does not count them.
-            among: names of the documents in which passages are looked for; None for all.
+            question: See `ask`.
+            document: See `ask`.
+            policy: See `ask`.
+            sampling: See `ask`.
+            history: Earlier turns of the conversation. The budget does not count them.
+            among: Names of the documents in which passages are looked for; None for all.
         """
         view = View(history, among)
         cancellation = Cancellation()
@@ -184,57 +193,52 @@ class Reader:
         are its passages.
 
         Args:
-            questions: the questions, as the retriever gets them.
-            documents: the document of each, or None.
-            policy: what to read, for all of them or for each.
-            words: what the model is told after the context for each, with the question in it; None
+            questions: The questions, as the retriever gets them.
+            documents: The document of each, or None.
+            policy: What to read, for all of them or for each.
+            words: What the model is told after the context for each, with the question in it; None
                 for the reader's own words.
-            sampling: how to write.
-            batch_size: questions answered together.
+            sampling: How to write.
+            batch_size: Questions answered together.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         chosen = policy or self.policy
-        sampling = sampling or Sampling()
         policies = [chosen] * len(questions) if isinstance(chosen, Policy) else chosen
-        documents = documents if documents is not None else [None] * len(questions)
-        told: Sequence[str | None] = words or [None] * len(questions)
-        asked = list(zip(questions, documents, policies, told, strict=True))
+        unnamed: list[str | None] = [None] * len(questions)
+        named = unnamed if documents is None else documents
+        asked: list[_Asked] = []
+        for parts in zip(questions, named, policies, words or unnamed, strict=True):
+            asked.append(_Asked(*parts))
         answers: list[Answer] = []
         for first in range(0, len(asked), batch_size):
-            # Taken once a batch: the timings of each answer count from when all of them were asked
-            # for.
-            began = time.perf_counter()
-            waiting: list[tuple[Policy, _Planned, Handle] | tuple[Policy, None, None]] = []
-            for question, document, own, said in asked[first : first + batch_size]:
-                planned = self._plan_or_none(question, document, own, sampling, said)
-                if planned is None:
-                    # Its place is kept, so that answers come in the order of the questions.
-                    waiting.append((own, None, None))
-                else:
-                    # All are submitted before one is waited for, so that the engine writes them
-                    # together.
-                    waiting.append((own, planned, self._submit(planned, sampling, began)))
-            for own, planned, handle in waiting:
-                if planned is None or handle is None:
-                    answers.append(Answer.unanswered(own.name, time.perf_counter() - began))
-                else:
-                    answers.append(self._answer(planned, handle.result()))
+            batch = asked[first : first + batch_size]
+            answers += self._answer_together(batch, sampling or Sampling())
         return answers
 
-    def _plan_or_none(
-        self,
-        question: str,
-        document: str | None,
-        policy: Policy,
-        sampling: Sampling,
-        words: str | None,
-    ) -> _Planned | None:
-        """None where no passage matches the question."""
-        try:
-            return self._plan(question, document, policy, sampling, words)
-        except NothingFound:
-            return None
+    def _answer_together(self, asked: Sequence[_Asked], sampling: Sampling) -> list[Answer]:
+        """Returns the answers to questions that are written in one batch."""
+        # The timings of each answer count from when all of them were asked for.
+        began = time.perf_counter()
+        # A question without an answer keeps its place, so that answers come in order.
+        waiting: list[tuple[_Planned, Handle] | None] = []
+        for one in asked:
+            try:
+                planned = self._plan(one.question, one.document, one.policy, sampling, one.words)
+            except NothingFound:
+                waiting.append(None)
+                continue
+            # All are submitted before one is waited for, so that the engine writes them together.
+            waiting.append((planned, self._submit(planned, sampling, began)))
+        answers: list[Answer] = []
+        for one, under_way in zip(asked, waiting, strict=True):
+            if under_way is None:
+                seconds = time.perf_counter() - began
+                answers.append(Answer.unanswered(one.policy.name, seconds))
+            else:
+                planned, handle = under_way
+                answers.append(self._answer(planned, handle.result()))
+        return answers
 
     def _stream(
         self,
@@ -255,7 +259,8 @@ class Reader:
             tokens.append(token)
             # All tokens anew each time, because several of them may make up one character.
             text = self._decode(tokens)
-            if not text.endswith("\ufffd"):  # else half a character: wait for its other bytes
+            # Half a character waits for its other bytes.
+            if not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
         yield self._decode(tokens)[len(shown) :]
@@ -291,7 +296,8 @@ class Reader:
     ) -> _Planned:
         """Plans what is read and how, and assembles it in document order."""
         began = time.perf_counter()
-        builder, planner = self._builder, self._planner
+        builder = self._builder
+        planner = self._planner
         if view is not None and (view.history or view.among is not None):
             builder = builder.following(view.history)
             planner = Planner(DocumentsAmong(self.corpus, view.among), builder, self._window)

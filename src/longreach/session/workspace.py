@@ -75,20 +75,20 @@ def open_workspace(
     A corpus that is only read needs no compressor.
 
     Args:
-        store: the store.
-        name: the corpus.
-        model_ref: load this model instead of the one the corpus names; it must be the same one.
-        compressor_ref: the folder of the corpus's trained compressor, if it has moved.
-        device: where to put the model; None takes the GPU where there is one.
-        compressing: make the compressor too, so that documents can be added.
-        dtype: of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
-        loaded: the same corpus as it was opened to read; its model is used again where it has the
+        store: The store.
+        name: The corpus.
+        model_ref: Load this model instead of the one the corpus names; it must be the same one.
+        compressor_ref: The folder of the corpus's trained compressor, if it has moved.
+        device: Where to put the model; None takes the GPU where there is one.
+        compressing: Make the compressor too, so that documents can be added.
+        dtype: Of a model that only reads; None takes float32 on a CPU and bfloat16 on a GPU.
+        loaded: The same corpus as it was opened to read; its model is used again where it has the
             dtype that documents are added in.
-        loader: gives models that several corpora share; None loads one for this corpus alone.
+        loader: Gives models that several corpora share; None loads one for this corpus alone.
 
     Raises:
-        CorpusNotFound: there is no such corpus.
-        FingerprintMismatch: the model or compressor found is not the one the corpus was made with.
+        CorpusNotFound: There is no such corpus.
+        FingerprintMismatch: The model or compressor found is not the one the corpus was made with.
     """
     corpus = Corpus.open(store, name)
     settings = corpus.settings

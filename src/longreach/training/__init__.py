@@ -1,1 +1,1 @@
-"""Floor 5: everything that is learned, thin over Trainer, accelerate and PEFT."""
+"""Everything that is learned, thin over Trainer, accelerate and PEFT."""

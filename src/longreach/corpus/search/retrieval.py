@@ -35,15 +35,15 @@ class Passage:
     """A retrieved passage. `text` is exactly characters `start` to `end` of the document's text.
 
     Attributes:
-        document: name of the document.
-        start: first character, counted from 0.
-        end: one past the last character.
+        document: Name of the document.
+        start: First character, counted from 0.
+        end: One past the last character.
         score: BM25 score, cosine similarity or reciprocal-rank sum, by method; higher is better.
-        text: the raw text.
-        index: number of the passage in its document.
-        revision: the content it was cut from.
-        tokens: its length in the model's tokens.
-        n_vectors: how many summary vectors stand for it.
+        text: The raw text.
+        index: Number of the passage in its document.
+        revision: The content it was cut from.
+        tokens: Its length in the model's tokens.
+        n_vectors: How many summary vectors stand for it.
     """
 
     document: str

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -172,45 +172,33 @@ def make_questions(
     passages = corpus.passages()
     if not passages:
         raise UsageError(f"Corpus '{corpus.name}' holds no documents: add some with ingest first.")
-    kinds = list(KINDS)
     jobs: dict[Job, PassageInfo] = {}
-    asked: dict[Job, Request] = {}
     for number, passage in enumerate(passages):
-        for turn in range(per_passage):
-            # Consecutive numbers: the kinds of one passage differ, and all kinds come about equally
-            # often.
-            kind = kinds[(number * per_passage + turn) % len(kinds)]
-            job = (author.name, seed, passage.revision, passage.index, kind)
-            jobs[job] = passage
-            asked[job] = Request(passage.text, KINDS[kind] + _ALONE, 0.8, _LONGEST_QUESTION, seed)
+        # Consecutive numbers: the kinds of one passage differ, and all kinds come about equally
+        # often.
+        for kind in _take_turns(number * per_passage, per_passage):
+            jobs[(author.name, seed, passage.revision, passage.index, kind)] = passage
+    asked: dict[Job, Request] = {}
+    for job, passage in jobs.items():
+        request = KINDS[job[-1]] + _ALONE
+        asked[job] = Request(passage.text, request, 0.8, _LONGEST_QUESTION, seed)
+    dropped: Counter[str] = Counter()
     with _Notes(path) as notes:
         notes.fill("question", asked, author, say)
-        dropped: Counter[str] = Counter()
+        questions = _pick_questions(jobs, asked, notes, dropped)
         answered: dict[Job, Request] = {}
-        before: set[tuple[str, ...]] = set()
-        for job, passage in jobs.items():
-            question = find_question(notes.known[job]["question"])
-            fault = fault_of_question(question, asked[job].request, passage.text)
-            same = (passage.document, *words(question))
-            if fault is None and same in before:
-                fault = REPEATED
-            before.add(same)
-            if fault is None:
-                # Temperature 0, because questions should vary and answers should be the likeliest
-                # ones.
-                answered[job] = Request(
-                    passage.text, REQUEST + question, 0.0, _LONGEST_ANSWER, seed
-                )
-            else:
-                dropped[fault] += 1
+        for job, question in questions.items():
+            # Temperature 0, because questions should vary and answers should be the likeliest ones.
+            request = REQUEST + question
+            answered[job] = Request(jobs[job].text, request, 0.0, _LONGEST_ANSWER, seed)
         notes.fill("answer", answered, author, say)
         made: list[Question] = []
-        for job in answered:
-            question = find_question(notes.known[job]["question"])
+        for job, question in questions.items():
+            passage = jobs[job]
             answer = notes.known[job]["answer"].strip()
-            fault = fault_of_answer(answer, question, jobs[job].text)
+            fault = fault_of_answer(answer, question, passage.text)
             if fault is None:
-                made.append(Question(jobs[job].document, question, (answer,), jobs[job].index))
+                made.append(Question(passage.document, question, (answer,), passage.index))
             else:
                 dropped[fault] += 1
     why = _explain_dropped(dropped, len(jobs))
@@ -222,6 +210,43 @@ def make_questions(
             " or a larger model with --teacher."
         )
     return Made(made, dict(dropped))
+
+
+def _take_turns(first: int, count: int) -> Iterator[str]:
+    """Yields a number of kinds of questions, which take turns from the `first` on."""
+    kinds = list(KINDS)
+    for turn in range(first, first + count):
+        yield kinds[turn % len(kinds)]
+
+
+def _pick_questions(
+    jobs: Mapping[Job, PassageInfo],
+    asked: Mapping[Job, Request],
+    notes: _Notes,
+    dropped: Counter[str],
+) -> dict[Job, str]:
+    """Returns the questions that are worth an answer.
+
+    Args:
+        jobs: The passage of each question.
+        asked: What the author was told.
+        notes: What it wrote.
+        dropped: Gets the faults of the others.
+    """
+    picked: dict[Job, str] = {}
+    before: set[tuple[str, ...]] = set()
+    for job, passage in jobs.items():
+        question = find_question(notes.known[job]["question"])
+        fault = fault_of_question(question, asked[job].request, passage.text)
+        same = (passage.document, *words(question))
+        if fault is None and same in before:
+            fault = REPEATED
+        before.add(same)
+        if fault is None:
+            picked[job] = question
+        else:
+            dropped[fault] += 1
+    return picked
 
 
 def _explain_dropped(dropped: Counter[str], count: int) -> str:

@@ -92,23 +92,23 @@ def study(
     are another run. The scorecard of the adapter that is replaced goes with it.
 
     Args:
-        corpus: the corpus; its vectors must have been made for this model.
-        model: a causal language model without adapters but those of readers, on the device where it
+        corpus: The corpus; its vectors must have been made for this model.
+        model: A causal language model without adapters but those of readers, on the device where it
             is trained; it comes back as it was. Readers in other threads may share it meanwhile,
             between two steps.
-        tokenizer: its tokenizer.
-        questions: what is learned.
-        settings: how.
-        say: is told how it goes, a line at a time; None for stderr.
+        tokenizer: Its tokenizer.
+        questions: What is learned.
+        settings: How.
+        say: Is told how it goes, a line at a time; None for stderr.
 
     Raises:
-        FingerprintMismatch: the corpus was made for another model.
-        UsageError: no questions, a model that LoRA cannot be laid over, or no such tracker.
-        MissingDependency: a tracker is not installed.
-        ModelError: the model carries adapters, its head is unusual, or a checkpoint is damaged.
-        ContextError: a question does not fit the budget.
-        CorpusBusy: another process trains for this corpus.
-        TrainingError: memory or the disk was full, or a loss was not finite; the last good
+        FingerprintMismatch: The corpus was made for another model.
+        UsageError: No questions, a model that LoRA cannot be laid over, or no such tracker.
+        MissingDependency: A tracker is not installed.
+        ModelError: The model carries adapters, its head is unusual, or a checkpoint is damaged.
+        ContextError: A question does not fit the budget.
+        CorpusBusy: Another process trains for this corpus.
+        TrainingError: Memory or the disk was full, or a loss was not finite; the last good
             checkpoint stays.
     """
     settings = settings or StudySettings()
