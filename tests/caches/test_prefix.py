@@ -80,9 +80,9 @@ def test_replacing_an_entry_counts_it_once():
     assert prefixes.bytes == SIZE and prefixes.get("a").layers[0].keys.eq(3).all()
 
 
-@pytest.mark.parametrize("room", [0, SIZE - 1])
-def test_what_does_not_fit_is_not_kept(room):
-    prefixes = PrefixCache(room)
+@pytest.mark.parametrize("most", [0, SIZE - 1])
+def test_what_does_not_fit_is_not_kept(most):
+    prefixes = PrefixCache(most)
     prefixes.put("a", filled(1))
     assert prefixes.get("a") is None and prefixes.bytes == 0
 

@@ -200,12 +200,12 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up(small_disk, expected, monkeypatch):
     monkeypatch.setattr(ingest, "FLUSH_PASSAGES", 1)
     documents = [Document(*text) for text in TEXTS]
-    for room in (0, 4096, 12288, 16384, 24576, 32768):
+    for left in (0, 4096, 12288, 16384, 24576, 32768):
         corpus = Corpus.create(small_disk, "c", FakeCompressor())
         corpus.add(documents[0])
         ballast = small_disk / "ballast"
         free = os.statvfs(small_disk)
-        ballast.write_bytes(b"0" * (free.f_bavail * free.f_frsize - room))
+        ballast.write_bytes(b"0" * (free.f_bavail * free.f_frsize - left))
         with pytest.raises(StorageError, match="free space"):
             corpus.add(documents)
         with pytest.raises(StorageError):

@@ -135,7 +135,7 @@ def test_serving_of_strided_models_is_not_tensor_parallel():
 @pytest.mark.parametrize("length", [4096, 131072, 1048576])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_training_fits_the_cards_and_not_one_less(name, length, rows):
-    model, room = shape(name), 0.9 * 80e9
+    model, card_bytes = shape(name), 0.9 * 80e9
     found = plan(model, length, hardware("h100"), rows=rows).hybrid
     row = found.activation_bytes // rows
     for cards, recipe, state in (
@@ -150,9 +150,9 @@ def test_training_fits_the_cards_and_not_one_less(name, length, rows):
                 state / n + row / model.heads
             ),
         }
-        assert needs[recipe](cards) <= room * 1.0001
+        assert needs[recipe](cards) <= card_bytes * 1.0001
         if cards > 2:
-            assert needs[recipe](cards - 1) > room or cards == model.heads
+            assert needs[recipe](cards - 1) > card_bytes or cards == model.heads
 
 
 def test_rows_that_fit_no_number_of_cards():

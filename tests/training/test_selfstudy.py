@@ -11,7 +11,7 @@ import pytest
 
 from longreach.corpus.schema import PassageInfo
 from longreach.errors import TrainingError, UsageError
-from longreach.training.study import teacher as room
+from longreach.training.study import teacher as teaching
 from longreach.training.study.asking import KINDS
 from longreach.training.study.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
 from longreach.training.study.selfstudy import OwnModel, Request, find_question, make_questions
@@ -326,7 +326,7 @@ def test_a_teacher_that_goes_down_loses_nothing(corpus, tmp_path, serve):
 def test_a_teacher_that_is_not_there_or_refuses(corpus, tmp_path, serve, monkeypatch):
     served = serve()
     served.close()
-    monkeypatch.setattr(room, "_TRIES", 2)
+    monkeypatch.setattr(teaching, "_TRIES", 2)
     with pytest.raises(TrainingError, match=r"does not answer \(ConnectError.* run the same command again"):
         make(corpus, endpoint(served.url), tmp_path / "q.jsonl")
     refusing = serve(lambda number: 401)
@@ -348,4 +348,4 @@ def test_another_kind_of_server_is_named():
             return {"choices": []}
 
     with pytest.raises(TrainingError, match="no OpenAI-compatible endpoint"):
-        room._content(Odd, "http://x")
+        teaching._content(Odd, "http://x")

@@ -30,7 +30,7 @@ from longreach.models.loss import IGNORED
 from longreach.training.common import run
 from longreach.training.common.adapter import add_lora
 from longreach.training.common.checkpoints import last_checkpoint
-from longreach.training.study import study as room
+from longreach.training.study import study as studying
 from longreach.training.study.data import StudyData
 from longreach.training.study.settings import StudySettings
 from longreach.training.study.study import study
@@ -397,7 +397,7 @@ def test_what_cannot_be_studied_is_refused(tmp_path):
         train(corpus, questions=[])
     with pytest.raises(FingerprintMismatch, match="another model"):
         train(corpus, model=make_model(seed=1))
-    with room.working(corpus), pytest.raises(CorpusBusy, match="Another process studies corpus 'c'"):
+    with studying.working(corpus), pytest.raises(CorpusBusy, match="Another process studies corpus 'c'"):
         train(corpus)
     with pytest.raises(ModelError, match="carries PEFT adapters"):
         train(corpus, model=add_lora(make_model(), 2, alpha=4).get_base_model())
