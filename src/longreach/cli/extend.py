@@ -15,6 +15,7 @@ from longreach.cli.pattern import (
     layers_from,
     pattern_from,
 )
+from longreach.jsontext import read_field
 from longreach.training.common import options
 from longreach.wording import counted
 
@@ -160,9 +161,13 @@ def extend(
     if as_json:
         emit(report)
         return
-    loss, perplexity = report["loss"], report["perplexity"]
+    loss = read_field(report, "loss", dict)
+    perplexity = read_field(report, "perplexity", dict)
+    peak = report["peak_memory_bytes"]
+    steps = read_field(report, "steps", int)
+    tokens = read_field(report, "tokens", int)
     said = (
-        f"{out}: {counted(report['steps'], 'step')}, {counted(report['tokens'], 'token')}, "
+        f"{out}: {counted(steps, 'step')}, {counted(tokens, 'token')}, "
         f"loss {loss['first']:.3f} to {loss['last']:.3f}"
     )
     # Empty where no document was held out.
@@ -172,6 +177,6 @@ def extend(
             f" {perplexity['after']['all']:.2f}"
         )
     # On a CPU it is not measured.
-    if report["peak_memory_bytes"]:
-        said += f", {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
+    if isinstance(peak, int) and peak:
+        said += f", {peak / 2**30:.1f} GiB at most"
     say(said + ".")

@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.jsontext import parse_object, read_field
+from longreach.jsontext import JsonObject, JsonValue, parse_object, read_field
 
 # All values of a memory lie in one metadata entry: the order of several would differ from run to
 # run, and equal memories must have equal bytes.
@@ -60,13 +60,13 @@ class Memory(ABC):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors of the memory by name."""
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> JsonObject:
         """Everything beside the tensors, as JSON values."""
         return {}
 
     @classmethod
     @abstractmethod
-    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> Self:
+    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, JsonValue]) -> Self:
         """Returns the memory that has these tensors and values.
 
         Raises:
@@ -136,12 +136,12 @@ class Vectors(Memory):
         """See `Memory.tensors`."""
         return {"vectors": self.vectors}
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> JsonObject:
         """See `Memory.values`."""
         return {"scale": self.scale}
 
     @classmethod
-    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> Self:
+    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, JsonValue]) -> Self:
         """See `Memory.assemble`."""
         (name,) = tensors
         vectors = tensors[name]
@@ -166,6 +166,15 @@ class LayerEntries(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
     places: torch.Tensor
+
+
+class EntriesCache(Protocol):
+    """A KV cache that takes single entries."""
+
+    def place(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor
+    ) -> object:
+        """Takes entries of a layer: keys and values [1, H, n, D], their places [1, H, n]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,12 +214,11 @@ class KeysValues(Memory):
         """The length of the segment."""
         return self.length
 
-    def place(self, cache: Any) -> None:
+    def place(self, cache: EntriesCache) -> None:
         """Writes the entries into a KV cache that takes them, one layer after the other.
 
         Args:
-            cache: Has `place(layer, keys, values, places)`, with tensors of a leading batch size of
-                1: keys and values [1, H, n, D], places [1, H, n].
+            cache: The cache, of one row.
         """
         for number, layer in self.layers.items():
             cache.place(number, layer.keys[None], layer.values[None], layer.places[None])
@@ -223,12 +231,12 @@ class KeysValues(Memory):
                 found[f"{number}.{name}"] = tensor
         return found
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> JsonObject:
         """See `Memory.values`."""
         return {"length": self.length}
 
     @classmethod
-    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> Self:
+    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, JsonValue]) -> Self:
         """See `Memory.assemble`."""
         length = values["length"]
         # True is a number to Python.
@@ -304,7 +312,7 @@ def embedded(memories: Sequence[Memory], like: torch.Tensor) -> list[torch.Tenso
     return found
 
 
-def _values(payload: bytes) -> dict[str, Any]:
+def _values(payload: bytes) -> JsonObject:
     """Returns the metadata of a payload. safetensors gives it for files only."""
     if len(payload) < _LENGTH.size:
         raise ValueError("it is too short")

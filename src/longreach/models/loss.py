@@ -8,7 +8,7 @@ Shapes: B rows, T positions, d hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,13 @@ class Likeliest(NamedTuple):
 
 
 @torch.no_grad()
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """Returns the matrix of a model's LM head, [V, d]."""
+    head: Any = model.get_output_embeddings()
+    weight: Tensor = head.weight
+    return weight
+
+
 def softcap_of(model: PreTrainedModel) -> float | None:
     """Returns what a model's logits are capped at (Gemma 2), for the losses below.
 
@@ -54,7 +61,7 @@ def softcap_of(model: PreTrainedModel) -> float | None:
     with evaluating(model):
         hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         own = model(ids, use_cache=False).logits.float()
-    logits = _logits(hidden, model.get_output_embeddings().weight, softcap)
+    logits = _logits(hidden, head_weight(model), softcap)
     if not torch.allclose(logits, own, rtol=0.02, atol=0.02 * float(own.abs().max())):
         raise ModelError(
             f"The head of {type(model).__name__} is more than one matrix: its loss is not known"

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import filelock
 
 from longreach.errors import UsageError
 from longreach.evals.run.predictions import PREDICTIONS, Predictions
-from longreach.evals.run.rows import JsonObject
 from longreach.evals.scores.overlap import SCORING
+from longreach.jsontext import JsonObject, JsonValue, read_field
 from longreach.training.common import run
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def make_header(
 
 
 @contextmanager
-def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
+def opened(folder: Path, header: Mapping[str, JsonValue]) -> Iterator[Predictions]:
     """Makes `folder` the run that `header` describes, or finds that it is, for one process at once.
 
     The command and the date of a run are those of its start.
@@ -110,9 +110,9 @@ def opened(folder: Path, header: Mapping[str, Any]) -> Iterator[Predictions]:
     begun: JsonObject = {key: there[key] for key in ("command", "started") if key in there}
     # What a resumed run had at its start comes last, and so stays.
     now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "longreach_run": FORMAT}
-    known = there.get("readers", {})
+    known = read_field({"readers": {}} | there, "readers", dict)
     systems = {}
-    for name, identity in header["readers"].items():
+    for name, identity in read_field(header, "readers", dict).items():
         # What an earlier start has measured is kept, since it is not measured again.
         systems[name] = {**_costs_of(known.get(name, {})), **identity}
     run.claim(folder, {**header, "readers": systems, **now, **begun})
@@ -143,11 +143,11 @@ def _costs_of(identity: Mapping[str, object]) -> dict[str, object]:
 def note_costs(folder: Path, system: str, costs: Mapping[str, float]) -> None:
     """Writes beside a system's identity what its preparation took."""
     header = run.settings_of(folder)
-    header["readers"][system] |= costs
+    read_field(header, "readers", dict)[system] |= costs
     run.write_json(folder / RUN, header)
 
 
-def write_scores(folder: Path, rows: Sequence[Mapping[str, Any]]) -> JsonObject:
+def write_scores(folder: Path, rows: Sequence[Mapping[str, JsonValue]]) -> JsonObject:
     """Writes scores.json, whole or not at all, and returns what is in it."""
     scores = {"scoring": SCORING, "rows": list(rows)}
     run.write_json(folder / SCORES, scores)

@@ -161,5 +161,5 @@ def find_study_seconds(corpus: Corpus) -> float | None:
             continue
         # The corpus may have been studied more than once: only one run made this adapter.
         if own.read_bytes() == made.read_bytes():
-            return float(report["seconds"])
+            return read_field(report, "seconds", float)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def base_of(trained: PeftModel) -> PreTrainedModel:
+    """Returns the model that lies under an adapter, with the adapter's layers in it."""
+    base: Any = trained.get_base_model()
+    model: PreTrainedModel = base
+    return model
 
 
 def add_lora(

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand
+from typer.models import OptionInfo
 
 from longreach.errors import UsageError
 
@@ -83,37 +84,37 @@ def check_batch(batch: int | None, accumulate: int, batch_size: int) -> int:
     return batch // accumulate
 
 
-def _option(name: str, help: str, default: str = "") -> Any:
+def _option(name: str, help: str, default: str = "") -> OptionInfo:
     """Returns an option whose default is told in words where no value stands for it."""
     return typer.Option(name, help=f"{help} [default: {default}]" if default else help)
 
 
-def steps(also: str = "", default: str = "") -> Any:
+def steps(also: str = "", default: str = "") -> OptionInfo:
     """Returns the option of how long a run is, and what is special about it in a command."""
     return _option("--steps", f"Steps of the optimizer{also}.", default)
 
 
-def batch_size(samples: str) -> Any:
+def batch_size(samples: str) -> OptionInfo:
     """Returns the option of how many samples are learned at a time."""
     return _option("--batch-size", f"{samples} in one forward pass.")
 
 
-def learning_rate(default: str = "") -> Any:
+def learning_rate(default: str = "") -> OptionInfo:
     """Returns the option of the learning rate."""
     return _option("--learning-rate", "The highest learning rate.", default)
 
 
-def lora_rank(also: str = "") -> Any:
+def lora_rank(also: str = "") -> OptionInfo:
     """Returns the option of a LoRA's rank, and what is special about it in a command."""
     return _option("--lora-rank", f"Rank of a new LoRA{also}.")
 
 
-def lora_alpha(default: str) -> Any:
+def lora_alpha(default: str) -> OptionInfo:
     """Returns the option of a LoRA's scale."""
     return _option("--lora-alpha", "Scale of a new LoRA, times its rank.", default)
 
 
-def held_out(what: str, also: str = "") -> Any:
+def held_out(what: str, also: str = "") -> OptionInfo:
     """Returns the option of how much is kept for testing.
 
     Args:
@@ -124,7 +125,7 @@ def held_out(what: str, also: str = "") -> Any:
     return typer.Option("--held-out", parser=_parse_number, metavar="<number>", help=help)
 
 
-def save_every(default: str = "") -> Any:
+def save_every(default: str = "") -> OptionInfo:
     """Returns the option of how often checkpoints are written."""
     return _option("--save-every", "Steps between checkpoints; the last two are kept.", default)
 

@@ -14,10 +14,10 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.errors import UsageError
-from longreach.jsontext import parse_object
+from longreach.jsontext import JsonObject, JsonValue, parse_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ _MOST_NAMED = 6  # settings that differ, in one sentence
 
 def claim(
     out: Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, JsonValue],
     *,
     renew: Collection[str] = (),
     earlier: Mapping[str, str | None] | None = None,
@@ -68,9 +68,9 @@ def claim(
         write_json(out / RUN, wanted)
 
 
-def _rename(settings: Mapping[str, Any], earlier: Mapping[str, str | None]) -> dict[str, Any]:
+def _rename(settings: Mapping[str, JsonValue], earlier: Mapping[str, str | None]) -> JsonObject:
     """Returns settings under today's names, without those that are gone."""
-    renamed = dict[str, Any]()
+    renamed = JsonObject()
     for name, value in settings.items():
         now = earlier.get(name, name)
         if now is not None:
@@ -78,7 +78,7 @@ def _rename(settings: Mapping[str, Any], earlier: Mapping[str, str | None]) -> d
     return renamed
 
 
-def settings_of(out: Path) -> dict[str, Any]:
+def settings_of(out: Path) -> JsonObject:
     """Returns the settings of the run that a folder belongs to; empty where it is nobody's.
 
     Raises:
@@ -118,7 +118,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def report_of(out: Path) -> dict[str, Any] | None:
+def report_of(out: Path) -> JsonObject | None:
     """Returns the report of a run that is done; None where it is not."""
     try:
         return parse_object((out / REPORT).read_bytes(), nan=float)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +16,19 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import TrainOutput
 
 from longreach.errors import TrainingError
 from longreach.training.common.checkpoints import drop, explain_unreadable
 from longreach.training.common.progress import Progress
+
+
+class Indexed(Protocol):
+    """Samples by their numbers: a list, or a data set of torch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
 
 
 class RunTrainer(Trainer):
@@ -43,8 +53,8 @@ class RunTrainer(Trainer):
         self,
         model: torch.nn.Module,
         args: TrainingArguments,
-        samples: Any,
-        collate: Any,
+        samples: Indexed,
+        collate: Callable[..., dict[str, object]],
         progress: Progress,
         **options: Any,
     ) -> None:
@@ -66,7 +76,7 @@ class RunTrainer(Trainer):
             return torch.utils.data.SequentialSampler(self._samples)
         return super()._get_train_sampler(*args, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in Trainer; the display ends whatever happens."""
         try:
             return super().train(*args, **kwargs)
@@ -74,7 +84,10 @@ class RunTrainer(Trainer):
             self._progress.close()
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, object],
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Runs forward and backward of a batch; returns its loss.
 
@@ -94,7 +107,10 @@ class RunTrainer(Trainer):
         return loss
 
     def learn(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, object],
+        num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         """Runs forward and backward of a batch; returns its loss, which may be bad."""
         return super().training_step(model, inputs, num_items_in_batch)
@@ -109,7 +125,9 @@ class RunTrainer(Trainer):
         """Reads what is trained out of a checkpoint."""
         super()._load_from_checkpoint(str(checkpoint))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
         checkpoint = Path(resume_from_checkpoint)
         with explain_unreadable(checkpoint):
             self.load_weights(checkpoint)

@@ -198,7 +198,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return batch
 
 
-def only(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def only(samples: list[dict[str, object]]) -> dict[str, object]:
     """Returns the batch of one sample, which is a whole batch already."""
     (sample,) = samples
     return sample

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_device, default_device
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.convert import lengthen
@@ -39,7 +41,7 @@ from longreach.training.common.progress import Progress, say_nothing
 from longreach.training.common.trackers import check_trackers
 from longreach.training.extend import adapter
 from longreach.training.extend.data import Data, Samples
-from longreach.training.extend.objective import chunked_loss, put_together
+from longreach.training.extend.objective import Trained, chunked_loss, put_together
 from longreach.training.extend.order import Order
 from longreach.training.extend.settings import EARLIER_NAMES, SCHEDULES, ExtendSettings
 from longreach.training.extend.trainer import LongTrainer
@@ -57,7 +59,7 @@ def extend(
     device: str | None = None,
     cache: Path | None = None,
     say: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Trains a model on long texts; stopped anywhere, the same call resumes.
 
     Under `accelerate launch` or torchrun each process takes its share of every step; a step learns
@@ -180,8 +182,9 @@ def extend(
             if first:
                 put_together(trained, whole)
         if first:
-            result = adapter.merge(trained, out / run.ADAPTER) if settings.lora_rank else trained
-            run.finish(out, result, tokenizer, history, report)
+            if isinstance(trained, PeftModel):
+                trained = adapter.merge(trained, out / run.ADAPTER)
+            run.finish(out, trained, tokenizer, history, report)
         # No process ends before the result is written: a launcher may stop the others with it.
         trainer.accelerator.wait_for_everyone()
     return report
@@ -275,7 +278,7 @@ def _count_trained(model: torch.nn.Module) -> int:
 @contextmanager
 def _prepared(
     model: PreTrainedModel, settings: ExtendSettings, dtype: torch.dtype
-) -> Iterator[Any]:
+) -> Iterator[Trained]:
     """Gives the model as it is trained; its config and its mode come back."""
     lengthen(model, settings.length)
     use_cache = model.config.use_cache  # Trainer switches it off, and it would be saved so
@@ -303,8 +306,8 @@ def _lower(settings: ExtendSettings) -> str:
 
 
 def _report(
-    data: Data, settings: ExtendSettings, history: Sequence[Mapping[str, Any]], samples: int
-) -> dict[str, Any]:
+    data: Data, settings: ExtendSettings, history: Sequence[Mapping[str, float]], samples: int
+) -> JsonObject:
     steps = [line for line in history if "loss" in line]
     tests = [line for line in history if "eval_loss" in line]
     learned = sum(data.order.tokens(sample) for sample in range(samples))

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils.generic import ModelOutput
 
 from longreach.errors import ModelError
 from longreach.models.decoder import decoder_of
 from longreach.models.loss import IGNORED, chunked_cross_entropy, chunked_losses
+from longreach.training.common.adapter import base_of
 
 _CHUNK_TOKENS = 1024
 
@@ -51,14 +53,14 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
     stock = inner.forward
 
     def forward(
-        self: Any,
+        self: PreTrainedModel,
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         reduction: str = "mean",
         **kwargs: Any,
-    ) -> Any:
+    ) -> ModelOutput | dict[str, Tensor]:
         if labels is None and shift_labels is None:
             return stock(input_ids=input_ids, **kwargs)
         # A KV cache would be held beside all that backward needs, and nobody reads it.
@@ -105,26 +107,27 @@ def put_together(model: Trained, whole: Mapping[str, Tensor]) -> None:
         inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
 
 
-def _bare(model: Any) -> Any:
+def _bare(model: Trained) -> PreTrainedModel:
     """Returns the model itself, without PEFT around it."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return base_of(model) if isinstance(model, PeftModel) else model
 
 
-def _head(model: Any) -> Tensor:
+def _head(model: PreTrainedModel) -> Tensor:
     """Returns what makes logits.
 
     Tied to the embedding, it is what PEFT trains in that embedding's place.
     """
     tied = model.config.get_text_config().tie_word_embeddings
-    head = model.get_input_embeddings() if tied else model.get_output_embeddings()
+    head: Any = model.get_input_embeddings() if tied else model.get_output_embeddings()
     for part in head.modules():
         # Under PEFT a unit of its own, whole inside its own call only.
         if isinstance(part, FSDPModule):
             part.unshard()
-    return head.weight
+    weight: Tensor = head.weight
+    return weight
 
 
-def _check(model: Any) -> None:
+def _check(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     reason = ""
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):

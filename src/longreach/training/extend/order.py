@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +203,7 @@ class Order:
             start += most
 
 
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> float:
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
     """Returns the share of a sum; 0 of nothing."""
     total = whole.sum()
     return float(part.sum() / total) if total else 0.0
@@ -211,7 +211,7 @@ def _share(part: NDArray[Any], whole: NDArray[Any]) -> float:
 
 def _cut(
     source: int, lengths: NDArray[np.int64], mix: Mix, held_out: Sequence[tuple[int, int]]
-) -> list[NDArray[Any]]:
+) -> list[NDArray[np.int64]]:
     """Returns the pieces of a source as columns.
 
     These are source, start, tokens, whether of a long document, and copies an epoch.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.datasets.held_out import check_held_out
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_dtype_name, dtype_of
 from longreach.training.common.checks import (
     check_at_least,
@@ -149,6 +150,6 @@ class ExtendSettings:
         if dtype not in ("bfloat16", "float32"):
             raise UsageError(f"dtype is {dtype}; training takes bfloat16 or float32.")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Returns what must be the same when a run is resumed."""
         return {key: value for key, value in asdict(self).items() if key not in _FREE}

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from longreach.models.perplexity import bucket_sums, buckets, perplexity
 from longreach.training.common.progress import Progress
 from longreach.training.common.trainer import RunTrainer
 from longreach.training.extend.data import Samples, only
+from longreach.training.extend.objective import Trained
 
 
 class LongTrainer(RunTrainer):
@@ -32,7 +33,7 @@ class LongTrainer(RunTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Trained,
         args: TrainingArguments,
         samples: Samples,
         held_out: Sequence[NDArray[np.int64]],
@@ -46,7 +47,7 @@ class LongTrainer(RunTrainer):
         self._length = length
 
     @torch.no_grad()
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Returns the perplexity on the held-out rows, by the position of the predicted token.
 
         Its names are `eval_loss`, `eval_perplexity`, and `eval_perplexity_0-1024`,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import transformers
@@ -26,6 +26,7 @@ from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
 from longreach.errors import ModelError, UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_device, default_device
 from longreach.models.loading.load import load
 from longreach.models.loading.quiet import quiet
@@ -52,7 +53,7 @@ from longreach.training.pretrain.trainer import (
 from longreach.wording import say_on_stderr
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 # May differ when a run is resumed.
@@ -215,14 +216,14 @@ class _Learned(NamedTuple):
         digest: A name for all of them.
     """
 
-    rows: Rows | list[dict[str, Any]]
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    rows: Rows | list[dict[str, object]]
+    collate: Callable[..., dict[str, object]]
     row_tokens: int
     digest: str
 
 
 def _subject(
-    base: Any,
+    base: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     recipe: Recipe,
     data: Sequence[str | Path | Document],
@@ -250,21 +251,21 @@ def _subject(
         raise UsageError("None of the texts has questions: give some, or omit --questions.")
     asking = kind(base, tokenizer, recipe, texts)
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for ids, text in zip(asking.rows, texts, strict=True):
         rows.append({"texts": torch.tensor(ids), "questions": text.questions})
     mean = round(sum(map(len, asking.rows)) / len(rows))
     return asking, _Learned(rows, _gather, mean, digest)
 
 
-def _gather(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    gathered: dict[str, Any] = {}
+def _gather(rows: list[dict[str, object]]) -> dict[str, object]:
+    gathered: dict[str, object] = {}
     for key in rows[0]:
         gathered[key] = [row[key] for row in rows]
     return gathered
 
 
-def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _stack(rows: list[dict[str, torch.Tensor]]) -> dict[str, object]:
     return {"ids": torch.stack([row["ids"] for row in rows])}
 
 
@@ -316,7 +317,7 @@ def _named(start: str | Path | None) -> str | None:
 
 
 def _claim(
-    folder: Path, settings: dict[str, Any], steps: int, args: transformers.TrainingArguments
+    folder: Path, settings: JsonObject, steps: int, args: transformers.TrainingArguments
 ) -> Path | None:
     """Makes the folder this run's; returns the checkpoint to resume from, None for a new run."""
     with args.main_process_first(local=False):

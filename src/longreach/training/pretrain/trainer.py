@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -19,10 +19,7 @@ from longreach.errors import ModelError
 from longreach.jsontext import parse_object
 from longreach.training.common.checkpoints import explain_unreadable
 from longreach.training.common.progress import Progress
-from longreach.training.common.trainer import RunTrainer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from longreach.training.common.trainer import Indexed, RunTrainer
 
 
 def load_compressor(objective: CompressorObjective, folder: Path) -> None:
@@ -84,8 +81,8 @@ class CompressorTrainer(RunTrainer):
         self,
         objective: CompressorObjective,
         args: TrainingArguments,
-        samples: Any,
-        collate: Any,
+        samples: Indexed,
+        collate: Callable[..., dict[str, object]],
         progress: Progress,
         *,
         model_ref: str,
@@ -98,7 +95,7 @@ class CompressorTrainer(RunTrainer):
         self._parts: dict[str, list[Tensor]] = {}
         self._drawn = (-1, 0)
 
-    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+    def create_optimizer(self, *args: object, **options: object) -> torch.optim.Optimizer:
         """As in `transformers.Trainer`, without weight decay, and with `own_rate`."""
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
@@ -113,8 +110,8 @@ class CompressorTrainer(RunTrainer):
 
     def learn(
         self,
-        model: PreTrainedModel,
-        inputs: dict[str, Any],
+        model: torch.nn.Module,
+        inputs: dict[str, object],
         num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         """Runs forward and backward of all calls of a batch; returns their mean loss."""
@@ -139,7 +136,7 @@ class CompressorTrainer(RunTrainer):
                 self._parts.setdefault(name, []).append(part)
         return total
 
-    def _on_device(self, value: Any) -> Any:
+    def _on_device(self, value: object) -> object:
         """Returns tensors, alone or in a list, on the device of the model; all else as it is."""
         tensors = value[:1] if isinstance(value, list) else [value]
         if all(isinstance(tensor, Tensor) for tensor in tensors):

@@ -22,6 +22,8 @@ from longreach.reading.planner import Plan, Planner
 from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from longreach.corpus.reading import CorpusReading
 
 _LONGEST_ANSWER = 256  # tokens; of longer ones the beginning is learned
@@ -79,8 +81,8 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         corpus: CorpusReading,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         questions: Sequence[Question],
         *,
         batch: int,
@@ -94,7 +96,8 @@ class StudyData(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._corpus = corpus
         self._seed = seed
         self._builder = PromptBuilder(model, tokenizer)
-        self._embed = model.get_input_embeddings()
+        embed: Any = model.get_input_embeddings()
+        self._embed = embed
         self._budget = budget
         self._window = window
         self._memories = lru_cache(maxsize=64)(corpus.memories)

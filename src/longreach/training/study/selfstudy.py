@@ -30,6 +30,7 @@ from longreach.training.study.junk import REPEATED, fault_of_answer, fault_of_qu
 from longreach.wording import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from longreach.corpus.reading import CorpusReading
@@ -129,7 +130,7 @@ class OwnModel:
             for row, own in enumerate(written):
                 yield first + row, decode(self._tokenizer, own.tokens, skip_special_tokens=True)
 
-    def _prompt(self, request: Request) -> Any:
+    def _prompt(self, request: Request) -> Tensor:
         text = self._builder.raw(request.text)
         whole = self._builder.build([], [text], "", request=request.request).embeds
         window = window_of(self._model)

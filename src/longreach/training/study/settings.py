@@ -1,9 +1,10 @@
 """How an adapter is trained: every setting of a study, and what is refused."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.training.common.checks import check_at_least, check_rate, check_seed, check_share
 
 Loss = Literal["answers", "distill"]
@@ -74,11 +75,11 @@ class StudySettings:
         """Questions of a step."""
         return self.batch_size * self.accumulate
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Returns what must be the same when a study is resumed."""
         return {key: value for key, value in asdict(self).items() if key not in _FREE}
 
-    def earlier_identity(self) -> dict[str, Any]:
+    def earlier_identity(self) -> JsonObject:
         """Returns the same as earlier releases named it."""
         found = self.identity()
         for now, earlier in _EARLIER_NAMES.items():

@@ -26,6 +26,7 @@ from longreach.corpus.faults import explain_disk_faults
 from longreach.corpus.schema import READER
 from longreach.datasets.questions import Question
 from longreach.errors import FingerprintMismatch, ModelError, UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.decoder import LAID, note_base, switch_off, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.quiet import quiet
@@ -46,6 +47,7 @@ from longreach.training.study.trainer import ADAPTER_NAME, StudyObjective, Study
 from longreach.wording import say_on_stderr
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from longreach.corpus.store import Corpus
@@ -145,13 +147,14 @@ def study(
             drop_all(out)
         else:
             tell("These questions were learned with these settings before.")
-        return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **report)
+        figures: Any = report
+        return StudyReport(publish(corpus, out / run.ADAPTER), len(questions), **figures)
 
 
-def _identity(corpus: Corpus, questions: Sequence[Question]) -> dict[str, Any]:
+def _identity(corpus: Corpus, questions: Sequence[Question]) -> JsonObject:
     """Returns all but the settings that decides the result."""
     asked = json.dumps([asdict(question) for question in questions])
-    identity = {
+    identity: JsonObject = {
         "questions": hashlib.sha256(asked.encode()).hexdigest(),
         "model": corpus.settings.model_fingerprint,
         "compressor": corpus.settings.fingerprint,
@@ -164,12 +167,12 @@ def _identity(corpus: Corpus, questions: Sequence[Question]) -> dict[str, Any]:
     return identity
 
 
-def _run_folder(work: Path, identity: dict[str, Any]) -> Path:
+def _run_folder(work: Path, identity: JsonObject) -> Path:
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return work / "runs" / name
 
 
-def _take_over(earlier: Path, out: Path, identity: dict[str, Any]) -> None:
+def _take_over(earlier: Path, out: Path, identity: JsonObject) -> None:
     """Makes the folder of a run that an earlier release began, under other names, this run's."""
     if earlier.is_dir() and not out.exists():
         run.write_json(earlier / run.RUN, identity)
@@ -188,7 +191,7 @@ def _train(
     settings: StudySettings,
     out: Path,
     say: Callable[[str], None] | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Trains into `out`/adapter; returns the figures of a `StudyReport`."""
     tell = say or say_on_stderr
     drop_torn(out)
@@ -244,7 +247,7 @@ def _train(
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - began
-        objective.adapted.save_pretrained(out / run.ADAPTER, selected_adapters=[ADAPTER_NAME])
+        objective.adapted.save_pretrained(str(out / run.ADAPTER), selected_adapters=[ADAPTER_NAME])
         # PEFT writes an empty form.
         (out / run.ADAPTER / "README.md").unlink(missing_ok=True)
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -314,7 +317,7 @@ def _adapted(
                 parameter.requires_grad_(False)
 
 
-def _take_off(adapted: Any, model: PreTrainedModel) -> None:
+def _take_off(adapted: PeftModel, model: PreTrainedModel) -> None:
     """Takes the trained adapter off the model; those of readers stay, switched off as they were."""
     if set(model.peft_config) > {ADAPTER_NAME}:
         with warnings.catch_warnings():

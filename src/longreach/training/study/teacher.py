@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
 
 import httpx2
 
@@ -128,7 +127,7 @@ class Endpoint:
         )
 
 
-def _content(response: Any, url: str) -> str:
+def _content(response: httpx2.Response, url: str) -> str:
     try:
         # A model that wrote nothing may come as null.
         return str(response.json()["choices"][0]["message"]["content"] or "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,15 @@ from longreach.models.loss import (
     Likeliest,
     chunked_cross_entropy,
     chunked_divergence,
+    head_weight,
     likeliest,
     softcap_of,
 )
+from longreach.training.common.adapter import base_of
 from longreach.training.common.trainer import RunTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _TOP_K = 20
 # What PEFT calls the adapter that it saves into a folder itself, not below it.
@@ -46,10 +51,10 @@ class StudyObjective(torch.nn.Module):
     # Trainer then says how many answer tokens a step has, over all its parts.
     accepts_loss_kwargs = True
 
-    def __init__(self, adapted: Any) -> None:
+    def __init__(self, adapted: PeftModel) -> None:
         super().__init__()
         self.adapted = adapted
-        base = adapted.get_base_model()
+        base = base_of(adapted)
         with adapters_off(base):
             self._softcap = softcap_of(base)
 
@@ -88,7 +93,7 @@ class StudyObjective(torch.nn.Module):
     @torch.no_grad()
     def expect(self, embeds: Tensor, labels: Tensor) -> Likeliest:
         """What the model without its adapter expects at each token of the answers, [A, k]."""
-        base = self.adapted.get_base_model()
+        base = base_of(self.adapted)
         with adapters_off(base), evaluating(base):
             states = self._states(embeds, labels)
             return likeliest(
@@ -97,11 +102,11 @@ class StudyObjective(torch.nn.Module):
 
     @property
     def _head(self) -> Tensor:
-        return self.adapted.get_base_model().get_output_embeddings().weight
+        return head_weight(base_of(self.adapted))
 
     def _states(self, embeds: Tensor, labels: Tensor) -> Tensor:
         """The states [A, d], after the final norm, that predict the tokens of the answers."""
-        decoder = decoder_of(self.adapted.get_base_model())
+        decoder = decoder_of(base_of(self.adapted))
         states = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
         # Only these states reach the head: logits of whole prompts would be the largest tensor of a
         # step.
@@ -117,19 +122,24 @@ class StudyTrainer(RunTrainer):
 
     advice = "Run the same command with a lower --learning-rate, or look at the questions."
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As in Trainer: of all that is trained, which an adapter is only while it is on."""
         with self._learning():
             return super().create_optimizer(*args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, object],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """As in `RunTrainer`: forward and backward in one go."""
         with self._learning():
-            return super().training_step(*args, **kwargs)
+            return super().training_step(model, inputs, num_items_in_batch)
 
     @contextmanager
     def _learning(self) -> Iterator[None]:
-        with only_adapter(self._adapted.get_base_model(), ADAPTER_NAME):
+        with only_adapter(base_of(self._adapted), ADAPTER_NAME):
             try:
                 yield
             finally:
@@ -143,9 +153,10 @@ class StudyTrainer(RunTrainer):
             self._adapted.save_pretrained(folder, selected_adapters=[ADAPTER_NAME])
 
     @property
-    def _adapted(self) -> Any:
+    def _adapted(self) -> PeftModel:
         objective: Any = self.model
-        return objective.adapted
+        adapted: PeftModel = objective.adapted
+        return adapted
 
     def load_weights(self, checkpoint: Path) -> None:
         """Reads the adapter out of a checkpoint."""
