@@ -80,7 +80,7 @@ DEFINITIONS = {
 
 
 # A call by (implementation, part of the measurement).
-Calls = dict[tuple[str, str], Callable[[], Any]]
+Calls = dict[tuple[str, str], Callable[[], object]]
 
 
 def run(case: AttentionCase, progress: Progress = lambda text: None) -> JsonObject:

@@ -17,7 +17,7 @@ from longreach.jsontext import JsonObject
 from longreach.models.steps import Steps, empty_cache
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 _FILL_TOKENS = 8192  # tokens written to a cache at a time
@@ -49,7 +49,7 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-def filled_cache(model: PreTrainedModel, length: int, rows: int = 1) -> Any:
+def filled_cache(model: PreTrainedModel, length: int, rows: int = 1) -> Cache:
     """Returns a cache in the state that reading `length` tokens leaves, with random contents.
 
     A real prompt would take minutes on a CPU, and its values do not change what a step costs.
@@ -188,7 +188,7 @@ def _figures(
     ideal = subject.ideal(length, rows)
     chosen = ideal.full if name == "full" else ideal.hybrid
     moved = chosen.weights_bytes + chosen.kv_bytes
-    figures = {
+    figures: JsonObject = {
         "recorded": steps.recorded,
         "seconds_per_token": mine.median,
         "best_seconds_per_token": mine.best,

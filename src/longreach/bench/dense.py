@@ -92,7 +92,7 @@ def fastest(
 
 
 def recorded(
-    call: Callable[[], Tensor], device: torch.device, what: str, notes: list[str]
+    call: Callable[[], object], device: torch.device, what: str, notes: list[str]
 ) -> Callable[[], object]:
     """Returns the call as a CUDA graph, so that its time is the kernels' and not Python's.
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -32,6 +32,10 @@ from longreach.planning.plan import BACKWARD_ATTENTION, Shape
 from longreach.planning.plan import shape as published
 from longreach.training.extend import adapter
 from longreach.training.extend.settings import ExtendSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 
 GOAL = 11.5
 PAPER = 11.52
@@ -140,7 +144,7 @@ def run(
         if result is not None:
             losses[name] = float(result)
 
-    calls: dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], Tensor | None]] = {
         "full": partial(step, inputs["full"]),
         "vectors": partial(step, inputs["vectors"]),
         "compression": compress,
@@ -225,7 +229,7 @@ def _figures(times: Times, rows: int) -> JsonObject:
 
 def _load(
     shape: str | None, model: str | None, window: int, dtype: torch.dtype, device: torch.device
-) -> Any:
+) -> PreTrainedModel:
     if shape is not None:
         return random_llama(published(shape), window, dtype=dtype, device=device)
     from longreach.models.loading.load import load
@@ -235,7 +239,7 @@ def _load(
     return loaded
 
 
-def _compressor(model: Any, case: FinetuneCase) -> AutoCompressor:
+def _compressor(model: PreTrainedModel, case: FinetuneCase) -> AutoCompressor:
     """Returns a compressor whose segments are equally long.
 
     A short last one would give as many vectors as any other, and spoil the ratio.
@@ -260,7 +264,7 @@ def _needs_checkpointing(
     )
 
 
-def _flops(config: Any, positions: int, predicted: int, again: bool) -> int:
+def _flops(config: PretrainedConfig, positions: int, predicted: int, again: bool) -> int:
     """Returns the FLOPs that a step executes on one row; see `DEFINITIONS`."""
     s = Shape.of(config)
     # Checkpointing computes the forward pass of each layer again on the way back.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import MissingDependency, UsageError
-from longreach.jsontext import JsonObject, read_field
+from longreach.jsontext import JsonObject, JsonValue, read_field
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,21 +45,21 @@ def check_plot(path: Path) -> None:
         raise MissingDependency(f"Plots need matplotlib, which is not installed: {INSTALL}")
 
 
-def bars(report: Mapping[str, Any]) -> list[Bar]:
+def bars(report: Mapping[str, JsonValue]) -> list[Bar]:
     """Returns the rows of a report of `bench attention` or `bench model` that have a speed-up."""
     if report["bench"] == "attention":
         return list(_attention_bars(report))
     return list(_model_bars(report))
 
 
-def _attention_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
+def _attention_bars(report: Mapping[str, JsonValue]) -> Iterator[Bar]:
     for row in read_field(report, "results", list):
         # The baseline has no speed-up, and what could not run has None.
         if row.get("speedup"):
             yield Bar(f"{row['impl']}, {row['part']}", row["speedup"], row["ideal_speedup"])
 
 
-def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
+def _model_bars(report: Mapping[str, JsonValue]) -> Iterator[Bar]:
     for what in ("prefill", "decode", "train"):
         # Reading a prompt has two ideals; the chart shows the one by FLOPs.
         key = "ideal_speedup_flops" if what == "prefill" else "ideal_speedup"
@@ -70,21 +70,25 @@ def _model_bars(report: Mapping[str, Any]) -> Iterator[Bar]:
                     yield Bar(f"{what}, {name}{variation(part)}", figures["speedup"], ideal)
 
 
-def list_parts(report: Mapping[str, Any], what: str) -> list[JsonObject]:
+def list_parts(report: Mapping[str, JsonValue], what: str) -> list[JsonObject]:
     """Returns what `bench model` reports on one of the things it measures.
 
     Decoding may be there twice, with and without graphs; the others are there once, or not at all.
     """
-    parts = report.get(what, [])
-    return [parts] if isinstance(parts, dict) else parts
+    if what not in report:
+        return []
+    parts = report[what]
+    if isinstance(parts, dict):
+        return [parts]
+    return read_field(report, what, list)
 
 
-def variation(part: Mapping[str, Any]) -> str:
+def variation(part: Mapping[str, JsonValue]) -> str:
     """Returns what tells one report on decoding from another: ", graphs", ", compiled"."""
     return "".join(f", {name}" for name in ("graphs", "compiled") if part.get(name))
 
 
-def plot(report: Mapping[str, Any], path: Path) -> None:
+def plot(report: Mapping[str, JsonValue], path: Path) -> None:
     """Draws the report's speed-ups over full attention into a .png or .svg file.
 
     Raises:
@@ -133,14 +137,17 @@ def _annotate(axes: Axes, text: str, x: float, y: float) -> None:
     )
 
 
-def _title(report: Mapping[str, Any]) -> str:
-    where = f"{report['dtype']} on {report.get('hardware', {}).get('device', report['device'])}"
+def _title(report: Mapping[str, JsonValue]) -> str:
+    device = report["device"]
+    if "hardware" in report:
+        device = read_field(report, "hardware", dict).get("device", device)
+    where = f"{report['dtype']} on {device}"
     size = (
         f"{report.get('source', 'attention')}, {report['rows']} x {report['length_tokens']:,}"
         " tokens"
     )
     title = f"{size}, {where}"
     part = report.get("slice")
-    if part:
+    if isinstance(part, dict):
         title += f"\n(a slice of {part['layers']} of {part['of']} layers)"
     return title

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from longreach.bench import dense
 from longreach.bench.subject import Subject, share_saved
-from longreach.bench.timing import Progress, Times, measure
+from longreach.bench.timing import Progress, Result, Times, measure
 from longreach.caches.prefix import cache_bytes
 from longreach.jsontext import JsonObject
 from longreach.models.cached import cache_in
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 FLEX = "hybrid-flex"
@@ -44,18 +44,27 @@ DEFINITIONS = {
 }
 
 
-def variants(subject: Subject, flex: bool) -> dict[str, tuple[Any, dict[str, str]]]:
+class Variant(NamedTuple):
+    """A model, and what its forward is called with."""
+
+    model: PreTrainedModel
+    options: dict[str, str]
+
+
+def variants(subject: Subject, flex: bool) -> dict[str, Variant]:
     """Returns, by name, a model and what its forward is called with."""
-    found: dict[str, tuple[Any, dict[str, str]]] = {
-        "full": (subject.full, {}),
-        "hybrid": (subject.hybrid, {}),
+    found: dict[str, Variant] = {
+        "full": Variant(subject.full, {}),
+        "hybrid": Variant(subject.hybrid, {}),
     }
     if flex:
-        found[FLEX] = (subject.hybrid, {"impl": "flex"})
+        found[FLEX] = Variant(subject.hybrid, {"impl": "flex"})
     return found
 
 
-def drop_failing(calls: dict[str, Callable[[], Any]], notes: list[str], progress: Progress) -> None:
+def drop_failing(
+    calls: dict[str, Callable[[], Result]], notes: list[str], progress: Progress
+) -> None:
     """Removes FlexAttention from the calls where it does not run; a note says so."""
     if FLEX not in calls:
         return
@@ -94,7 +103,7 @@ def prefill(
     device = subject.device
     ids = torch.randint(s.vocab, (rows, length), device=device)
 
-    def read(model: PreTrainedModel, options: dict[str, str]) -> Any:
+    def read(model: PreTrainedModel, options: dict[str, str]) -> Cache:
         # A prompt is read for its cache and its next token; the logits of every position would
         # add work that no generation does.
         return cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1, **options))
@@ -105,15 +114,15 @@ def prefill(
     probe = partial(dense.attend, q, kv, kv)
     backends = dense.fastest(probe, device, notes, progress)
     chosen = next(iter(backends))
-    calls: dict[str, Callable[[], Any]] = {_ATTENTION: dense.within(chosen, probe)}
+    calls: dict[str, Callable[[], Cache | torch.Tensor]] = {_ATTENTION: dense.within(chosen, probe)}
     for name, (model, options) in variants(subject, flex).items():
         calls[name] = dense.within(chosen, partial(read, model, options), others=True)
     drop_failing(calls, notes, progress)
     allocated: dict[str, int] = {}
 
     # The probe gives attention's output; only the models leave a cache.
-    def inspect(name: str, result: Any) -> None:
-        if name != _ATTENTION:
+    def inspect(name: str, result: Cache | torch.Tensor) -> None:
+        if not isinstance(result, torch.Tensor):
             allocated[name] = cache_bytes(result)
 
     times = measure(calls, repeats, device, inspect=inspect, progress=progress)
@@ -176,7 +185,7 @@ def _figures(
     ideal = subject.ideal(length, rows)
     estimate = ideal.full if name == "full" else ideal.hybrid
     flops = estimate.prefill_flops
-    figures: dict[str, Any] = {
+    figures: JsonObject = {
         "seconds": mine.median,
         "best_seconds": mine.best,
         "tokens_per_second": rows * length / mine.median,

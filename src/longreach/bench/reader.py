@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longreach.bench.timing import Progress, measure, wait
+from longreach.bench.timing import Progress, Result, measure, wait
 from longreach.compressors.autocompressor.compressor import AutoCompressor
 from longreach.compressors.mean_pool import MeanPool
 from longreach.corpus.store import Corpus
@@ -120,7 +120,7 @@ def compression(
             torch.tensor(part, device=model.device).view(-1, compressor.segment_tokens).split(batch)
         )
         progress(f"compressing: {name}")
-        calls: dict[str, Callable[[], Any]] = {
+        calls: dict[str, Callable[[], object]] = {
             "ours": partial(compressor.compress, [part]),
             "bare": partial(_decode_all, model, rows),
         }
@@ -216,7 +216,7 @@ def first_token(
     return results
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+def _seconds(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
     began = time.perf_counter()
     result = work()
     # A GPU is still at work when the call returns.

@@ -11,11 +11,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 Progress = Callable[[str], None]
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -76,13 +78,13 @@ def wait(device: torch.device) -> None:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[str, Callable[[], Result]],
     repeats: int,
     device: torch.device,
     *,
     warmup: int = 1,
     loops: int = 1,
-    inspect: Callable[[str, Any], None] | None = None,
+    inspect: Callable[[str, Result], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Times]:
     """Times calls in turn.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -82,7 +82,7 @@ def train(
         return loss.detach()
 
     # Dense layers of both models attend with the kernel that is fastest here.
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Callable[[], torch.Tensor]] = {}
     backend = _backend(subject, length, rows, notes, progress)
     for name, (model, options) in variants(subject, flex).items():
         model.train()

@@ -9,7 +9,7 @@ Shapes: B rows, H query heads, K KV heads, S_b slots of row b, D head dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ class JoinedLayer(CacheLayerMixin):
         rows: That layer of each row's cache, which holds one row.
     """
 
-    def __init__(self, rows: Sequence[Any]) -> None:
+    def __init__(self, rows: Sequence[CacheLayerMixin]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rows = list(rows)
+        self.rows: list[Any] = list(rows)
         self.is_sliding = bool(getattr(rows[0], "is_sliding", False))
         # There is no memory to take: the rows' layers hold it.
         self.is_initialized = True
@@ -40,7 +40,7 @@ class JoinedLayer(CacheLayerMixin):
         """Does nothing: each row's layer takes its own memory."""
 
     def update(  # type: ignore[override]  # what attends to rows takes lists
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Stores [B, K, 1, D] and returns the keys and the values [1, K, S_b, D] of each row."""
         keys: list[Tensor] = []
@@ -103,5 +103,6 @@ class JoinedCache(Cache):
         # All rows are of one model, so the layers of the first tell the kinds of all.
         for index, first in enumerate(rows[0].layers):
             kind = JoinedRetainedLayer if isinstance(first, SparseLayer) else JoinedLayer
-            layers.append(kind([cache.layers[index] for cache in rows]))
+            below = [cast("CacheLayerMixin", cache.layers[index]) for cache in rows]
+            layers.append(kind(below))
         super().__init__(layers=layers)

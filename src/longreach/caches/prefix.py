@@ -4,10 +4,9 @@ import copy
 from collections import OrderedDict
 from collections.abc import Hashable
 from threading import Lock
-from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PrefixCache:
@@ -24,10 +23,10 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Cache, int]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Hashable) -> Any | None:
+    def get(self, key: Hashable) -> Cache | None:
         """Returns a cache that the caller may extend, or None."""
         with self._lock:
             if key not in self._entries:
@@ -37,7 +36,7 @@ class PrefixCache:
         # An entry is never written to, so this needs no lock.
         return share(cache)
 
-    def put(self, key: Hashable, cache: Any) -> None:
+    def put(self, key: Hashable, cache: Cache) -> None:
         """Keeps what the cache holds now; the least recently used go where memory is needed."""
         size = cache_bytes(cache)
         # It would push out all others and still not fit.
@@ -57,7 +56,7 @@ class PrefixCache:
         return len(self._entries)
 
 
-def share(cache: Any) -> Any:
+def share(cache: Cache) -> Cache:
     """Returns a cache that holds the same; what is read into one of them the other does not see.
 
     transformers' dynamic layers join old and new keys into new tensors, so both can hold the same
@@ -71,7 +70,7 @@ def share(cache: Any) -> Any:
     return twin
 
 
-def cache_bytes(cache: Any) -> int:
+def cache_bytes(cache: Cache) -> int:
     """Returns the bytes that a cache really holds for keys and values.
 
     These are the bytes of their storages, whatever views lie on them.

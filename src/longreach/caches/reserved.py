@@ -11,11 +11,11 @@ Shapes: B rows, K KV heads, T new tokens, D head dim.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, StaticLayer
 
 from longreach.caches.retained import RetainedLayer
 from longreach.caches.static import StaticRetainedLayer
@@ -71,7 +71,7 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = (x[:, :, :filled] for x in self.slots)
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Stores [B, K, T, D] and returns all that is filled; while steps are fixed, all slots.
 
@@ -176,7 +176,7 @@ def _pair(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _refuse(layer: Any) -> None:
+def _refuse(layer: object) -> None:
     """Raises UsageError for a layer that cannot be taken over."""
     if isinstance(layer, StaticLayer | StaticRetainedLayer | ReservedLayer):
         raise UsageError(
@@ -240,17 +240,17 @@ class ReservedCache(Cache):
                 # read.
                 layer.end_steps(filled)
 
-    def _full(self, layer_idx: int) -> Any:
+    def _full(self, layer_idx: int) -> CacheLayerMixin:
         """Returns the layer asked about, or the first full one in the place of a static one.
 
         A static sparse layer cannot tell what full layers will hand out.
         """
-        asked = self.layers[layer_idx]
+        asked = cast("CacheLayerMixin", self.layers[layer_idx])
         if not isinstance(asked, StaticRetainedLayer):
             return asked
         return next((layer for layer in self.layers if isinstance(layer, ReservedLayer)), asked)
 
-    def get_seq_length(self, layer_idx: int = 0) -> Any:
+    def get_seq_length(self, layer_idx: int = 0) -> int:
         """Slots read so far, padding included."""
         return self._full(layer_idx).get_seq_length()
 

@@ -139,7 +139,7 @@ class RetainedLayer(Regions):
     # What transformers asks of a cache layer.
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Refused: keys that were freed cannot be handed out."""
         raise UsageError(

@@ -187,7 +187,7 @@ class StaticRetainedLayer(CacheLayerMixin):
     # What transformers asks of a cache layer.
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Refused: see `RetainedLayer.update`."""
         return RetainedLayer(self.pattern, self.layer).update(key_states, value_states)
@@ -196,7 +196,7 @@ class StaticRetainedLayer(CacheLayerMixin):
         """As transformers' static layers: the mask is as long as the cache."""
         return self.max_length, 0
 
-    def get_seq_length(self) -> Any:
+    def get_seq_length(self) -> int | Tensor:  # type: ignore[override]  # as StaticLayer does
         """Slots read so far, a tensor once there are any."""
         return self.slots if self.is_initialized else 0
 

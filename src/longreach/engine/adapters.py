@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,12 @@ from longreach.models.decoder import adapter_layers, only_adapter
 from longreach.models.sharing import exclusive
 
 if TYPE_CHECKING:
+    from peft.tuners.lora.layer import Embedding, Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import PreTrainedModel
+
+    Plain = Linear | Embedding
+    Hook = Callable[[Plain, tuple[Tensor, ...], Tensor], Tensor]
 
 
 class Span(NamedTuple):
@@ -59,7 +64,7 @@ def adapted(model: PreTrainedModel, names: Sequence[str | None]) -> Iterator[Non
         hooks: list[Any] = []
         with only_adapter(model, None):
             try:
-                for layer in layers:
+                for layer in cast("list[Plain]", layers):  # as `can_mix` has seen
                     hook = _hook(layer, spans, whole=not different)
                     if hook is not None:
                         hooks.append(layer.register_forward_hook(hook))
@@ -81,7 +86,7 @@ def _spans(names: Sequence[str | None]) -> list[Span]:
     return spans
 
 
-def _is_plain(layer: Any, names: set[str]) -> bool:
+def _is_plain(layer: BaseTunerLayer, names: set[str]) -> bool:
     """Whether an adapter layer is an ordinary LoRA of a linear or an embedding layer."""
     from peft.tuners.lora.layer import Embedding, Linear
 
@@ -91,9 +96,7 @@ def _is_plain(layer: Any, names: set[str]) -> bool:
     return names.isdisjoint(getattr(layer, "lora_variant", {}))
 
 
-def _hook(
-    layer: Any, spans: Sequence[Span], *, whole: bool
-) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor] | None:
+def _hook(layer: Plain, spans: Sequence[Span], *, whole: bool) -> Hook | None:
     """Returns the hook that adds the adapters' share to a layer's output; None for no share."""
     from peft.tuners.lora.layer import Embedding
 
@@ -104,7 +107,7 @@ def _hook(
         return None
     share = _embedding_share if embeds else _linear_share
 
-    def hook(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(module: Plain, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if whole:
             return (output + share(module, inputs[0], spans[0].name)).to(output.dtype)
         # Under no_grad, and fresh from the layer: nobody else holds it.
@@ -115,14 +118,14 @@ def _hook(
     return hook
 
 
-def _linear_share(layer: Any, x: Tensor, name: str) -> Tensor:
-    inner = layer.lora_A[name]
+def _linear_share(layer: Plain, x: Tensor, name: str) -> Tensor:
+    inner: Any = layer.lora_A[name]
     x = layer.lora_dropout[name](x.to(inner.weight.dtype))
     share: Tensor = layer.lora_B[name](inner(x)) * layer.scaling[name]
     return share
 
 
-def _embedding_share(layer: Any, ids: Tensor, name: str) -> Tensor:
+def _embedding_share(layer: Plain, ids: Tensor, name: str) -> Tensor:
     inner = torch.nn.functional.embedding(ids, layer.lora_embedding_A[name].T)
     share: Tensor = inner @ layer.lora_embedding_B[name].T * layer.scaling[name]
     # Some embedding layers, such as Gemma's, scale what they look up.

@@ -56,7 +56,9 @@ _TAME_CALLS = frozenset({"raise_exception"})
 _ADVICE = "use a model with another template"
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **variables: Any
+) -> str:
     """Returns the text of a conversation in the tokenizer's chat template.
 
     It is the text that `apply_chat_template(tokenize=False)` gives.
@@ -70,9 +72,10 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
         ModelError: There are several templates and no default, or it fails, refuses these messages,
             or does not end.
     """
+    said = [dict(message) for message in messages]
     own = getattr(type(tokenizer), "apply_chat_template", None)
     if own is not PreTrainedTokenizerBase.apply_chat_template:  # no template of Jinja
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **variables))
+        return str(tokenizer.apply_chat_template(said, tokenize=False, **variables))
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
@@ -90,7 +93,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variabl
         )
     if _is_tame(template):
         try:
-            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **variables))
+            return str(tokenizer.apply_chat_template(said, tokenize=False, **variables))
         except Exception as error:
             raise _failed(f"{type(error).__name__}: {error}") from error
     # As in `apply_chat_template`: templates name special tokens.

@@ -7,8 +7,8 @@ a cut is not merged. For such tokenizers a prompt is one text; all others take p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from longreach.models.sharing import encode
 
@@ -100,7 +100,7 @@ class PromptText:
             count += 1
         return count
 
-    def _after(self, cut: Any, text: str) -> list[int]:
+    def _after(self, cut: Callable[[str], list[int]], text: str) -> list[int]:
         if not self.joins or not text:
             return cut(text)
         for anchor in _ANCHORS:

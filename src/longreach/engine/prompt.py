@@ -10,7 +10,7 @@ Shapes: T positions, d hidden size.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -20,8 +20,11 @@ from longreach.engine.request import stop_tokens
 from longreach.engine.sampling import REQUEST
 from longreach.engine.turns import Turn, frame_turns
 from longreach.errors import ModelError
-from longreach.models.decoder import check_readable, check_tokens
+from longreach.models.decoder import check_readable, check_tokens, embedding_weight
 from longreach.models.sharing import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Words of a user that a template has to keep as they are, in both cases, over two lines.
 _SLOT = "\u27e6Longreach\nslot\u27e7"
@@ -61,7 +64,7 @@ class PromptBuilder:
         frame: What stands before and after a user's words, as text.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         check_readable(model)
         check_tokens(model, tokenizer)
         self._model = model
@@ -154,7 +157,7 @@ class PromptBuilder:
             question: The user's words.
             request: What comes before them.
         """
-        weight = self._embeddings.weight
+        weight = embedding_weight(self._model)
         words = request + question
         # Separators are positions, but no text of passages.
         raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
@@ -254,6 +257,5 @@ class PromptBuilder:
 
     @torch.no_grad()
     def _embed(self, ids: Sequence[int]) -> torch.Tensor:
-        return self._embeddings(
-            torch.tensor(ids, dtype=torch.long, device=self._embeddings.weight.device)
-        )
+        device = embedding_weight(self._model).device
+        return self._embeddings(torch.tensor(ids, dtype=torch.long, device=device))

@@ -20,11 +20,11 @@ from longreach.models.steps import Steps, empty_cache, require_read
 from longreach.models.switching import SwitchingSteps, may_switch, steps_for
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 
 @torch.no_grad()
-def read_prefix(model: PreTrainedModel, embeds: torch.Tensor, cache: Any = None) -> Any:
+def read_prefix(model: PreTrainedModel, embeds: torch.Tensor, cache: Cache | None = None) -> Cache:
     """Reads embeddings [T, d] after `cache`, and returns the KV cache that holds both.
 
     That is `cache` itself, extended.

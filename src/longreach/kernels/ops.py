@@ -10,6 +10,8 @@ from torch import Tensor
 Forward = Callable[
     [Tensor, Tensor, Tensor, Sequence[int], float, Tensor | None], tuple[Tensor, Tensor]
 ]
+# What `Forward` is called with.
+Inputs = tuple[Tensor, Tensor, Tensor, Sequence[int], float, Tensor | None]
 # (grad_out, q, k, v, out, logsumexp, view, scale, starts) -> (grad_q, grad_k, grad_v)
 Backward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Sequence[int], float, Tensor | None],
@@ -72,7 +74,7 @@ def define_attention_op(name: str, forward: Forward, backward: Backward) -> Forw
     ) -> tuple[Tensor, Tensor, Tensor]:
         return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: Inputs, output: tuple[Tensor, Tensor]) -> None:
         q, k, v, ctx.view, ctx.scale, starts = inputs
         ctx.save_for_backward(q, k, v, *output, starts)
         # Else the logsumexp, which has no gradient, would get one of zeros.

@@ -56,7 +56,7 @@ def switch_attention(config: PretrainedConfig, name: str) -> Iterator[None]:
 
 
 def attend_steps(
-    module: Any,
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -76,7 +76,7 @@ def attend_steps(
 
 
 def attend_rows(
-    module: Any,
+    module: torch.nn.Module,
     query: Tensor,
     key: Sequence[Tensor],
     value: Sequence[Tensor],
@@ -134,7 +134,7 @@ def _attend_token(
 
 
 def attend_rows_eager(
-    module: Any,
+    module: torch.nn.Module,
     query: Tensor,
     key: Sequence[Tensor],
     value: Sequence[Tensor],
@@ -165,10 +165,12 @@ def attend_rows_eager(
     return torch.cat(parts), None
 
 
-def _mask_for(usual: Callable[..., Any]) -> Callable[..., Any]:
+def _mask_for(usual: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """Returns what makes masks as usual, and none for single tokens without padding."""
 
-    def make(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def make(
+        *args: object, attention_mask: Tensor | None = None, **kwargs: object
+    ) -> Tensor | None:
         # A single token sees everything that its row holds.
         if kwargs.get("q_length") == 1 and attention_mask is None:
             return None

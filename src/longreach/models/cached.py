@@ -8,7 +8,7 @@ know without a word and forgets the cache, so what is read is counted afterwards
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import transformers
@@ -17,6 +17,12 @@ from transformers import LlamaModel
 from longreach.errors import ModelError
 from longreach.tested import tested_versions
 
+if TYPE_CHECKING:
+    from transformers import Cache
+    from transformers.cache_utils import CacheLayerMixin
+    from transformers.utils.generic import ModelOutput
+
+_Key = TypeVar("_Key")
 # The newest first.
 _NAMES = ("cache", "past_key_values")
 
@@ -35,47 +41,48 @@ They do since it has its new name.
 """
 
 
-def cache_in(output: Any) -> Any:
+def cache_in(output: ModelOutput) -> Cache:
     """Returns the cache in a model's output."""
-    return getattr(output, CACHE)
+    cache: Cache = getattr(output, CACHE)
+    return cache
 
 
-def take_cache(arguments: dict[str, Any]) -> Any:
+def take_cache(arguments: dict[str, object]) -> Cache | None:
     """Takes the cache out of keyword arguments, whatever its name; returns None without one."""
-    found = [arguments.pop(name, None) for name in _NAMES]
+    found: list[Any] = [arguments.pop(name, None) for name in _NAMES]
     return next((cache for cache in found if cache is not None), None)
 
 
-class CacheAliases(dict[str, Any]):
+class CacheAliases(dict[str, object]):
     """Keyword arguments in which the cache is found, and replaced, under each of its names.
 
     PEFT looks for one name among what `prepare_inputs_for_generation` returns, and not always for
     the one in use.
     """
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> object:
         return super().__getitem__(_known(key))
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         super().__setitem__(_known(key), value)
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(_known(key))
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> object:
         """As in a dict."""
         return super().get(_known(key), default)
 
-    def pop(self, key: str, *default: Any) -> Any:
+    def pop(self, key: str, *default: object) -> object:
         """As in a dict."""
         return super().pop(_known(key), *default)
 
 
-def _known(key: Any) -> Any:
+def _known(key: _Key) -> _Key | str:
     return CACHE if key in _NAMES else key
 
 
-def require_filled(cache: Any, tokens: int, layers: int) -> None:
+def require_filled(cache: Cache, tokens: int, layers: int) -> None:
     """Raises ModelError where a model has not put all it read into the cache that it was given.
 
     Args:
@@ -83,7 +90,9 @@ def require_filled(cache: Any, tokens: int, layers: int) -> None:
         tokens: Read so far, padding included.
         layers: Of the model, how many keep keys and values, from the first on.
     """
-    for index, layer in enumerate(cache.layers[:layers]):
+    # Layers of linear attention, which count nothing, are in no family that is known here.
+    counting = cast("list[CacheLayerMixin]", cache.layers[:layers])
+    for index, layer in enumerate(counting):
         held = layer.get_seq_length()
         # A layer of fixed steps counts on the device; asking it would make a GPU wait.
         if isinstance(held, int) and held != tokens:

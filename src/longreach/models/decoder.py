@@ -5,6 +5,8 @@ model's lock (see `models.sharing`), so keep such a piece of work to one forward
 inside it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import json
@@ -13,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -24,6 +26,11 @@ from longreach.models.cached import CACHE
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import PreTrainedTokenizerBase
+
 LAID = "longreach-"
 """How the names of adapters begin that `add_adapter` laid over a model."""
 # In an adapter's folder.
@@ -32,13 +39,19 @@ _NEEDED = ("inputs_embeds", CACHE, "use_cache")
 
 # The adapters that are chosen, and whether they are off.
 _State = tuple[list[str], bool]
-# Of each model the configs of its adapters, and the layers that carry them.
-_layers: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, Any]], weakref.WeakSet[Any]]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
-def decoder_of(model: Any) -> Any:
+class _Known(NamedTuple):
+    """The configs of a model's adapters, and the layers that carry them."""
+
+    configs: list[tuple[str, PeftConfig]]
+    layers: weakref.WeakSet[BaseTunerLayer]
+
+
+_layers: weakref.WeakKeyDictionary[PreTrainedModel, _Known] = weakref.WeakKeyDictionary()
+
+
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """Returns the transformer below the LM head: from `inputs_embeds` to the final norm.
 
     Raises:
@@ -54,7 +67,7 @@ def decoder_of(model: Any) -> Any:
     return decoder
 
 
-def check_readable(model: Any) -> None:
+def check_readable(model: PreTrainedModel) -> None:
     """Refuses a model that would fail only after the expensive step.
 
     Raises:
@@ -74,13 +87,13 @@ def check_readable(model: Any) -> None:
         )
 
 
-def check_tokens(model: Any, tokenizer: Any) -> None:
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer with tokens that the model does not know.
 
     Raises:
         ModelError: It has some.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_weight(model).shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= rows:
         raise ModelError(
@@ -89,19 +102,31 @@ def check_tokens(model: Any, tokenizer: Any) -> None:
         )
 
 
-def window_of(model: Any) -> int | None:
+def embedding_weight(model: PreTrainedModel) -> torch.Tensor:
+    """Returns a model's input embeddings, [V, d]."""
+    # To torch, what a module holds may always be a module too.
+    embeddings: Any = model.get_input_embeddings()
+    weight: torch.Tensor = embeddings.weight
+    return weight
+
+
+def window_of(model: PreTrainedModel) -> int | None:
     """Returns the positions that a model was made for; None where its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 @torch.no_grad()
-def length_of_embeddings(model: Any) -> float:
+def length_of_embeddings(model: PreTrainedModel) -> float:
     """Returns the mean length of a model's input embeddings."""
-    return float(model.get_input_embeddings().weight.float().norm(dim=-1).mean())
+    return float(embedding_weight(model).float().norm(dim=-1).mean())
 
 
 def hidden_states(
-    model: Any, rows: Sequence[torch.Tensor], layer: int = -1, *, adapter: str | None = None
+    model: PreTrainedModel,
+    rows: Sequence[torch.Tensor],
+    layer: int = -1,
+    *,
+    adapter: str | None = None,
 ) -> torch.Tensor:
     """Runs rows of input embeddings, each from position 0 on, without other adapters.
 
@@ -149,7 +174,7 @@ def note_base(folder: Path, fingerprint: str, model_ref: str) -> None:
     )
 
 
-def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str:
+def add_adapter(model: PreTrainedModel, folder: Path, fingerprint: str | None = None) -> str:
     """Lays the LoRA adapter in `folder` over the model, switched off, and returns its name.
 
     The same adapter is laid over a model once, however often it is asked for. Tensors beside it
@@ -200,7 +225,11 @@ def add_adapter(model: Any, folder: Path, fingerprint: str | None = None) -> str
 
 
 def _lay(
-    model: Any, name: str, weights: Mapping[str, torch.Tensor], settings: Any, refused: ModelError
+    model: PreTrainedModel,
+    name: str,
+    weights: Mapping[str, torch.Tensor],
+    settings: LoraConfig,
+    refused: ModelError,
 ) -> None:
     """Lays an adapter over the model by this name, switched off; the others stay as they were."""
     from longreach.models.loading.quiet import quiet
@@ -212,7 +241,9 @@ def _lay(
             # It warns that there is another adapter, which is meant.
             warnings.simplefilter("ignore", UserWarning)
             model.load_adapter(
-                peft_config=settings, adapter_state_dict=dict(weights), adapter_name=name
+                peft_config=settings,  # type: ignore[arg-type]  # said to be a dict, and is not
+                adapter_state_dict=dict(weights),
+                adapter_name=name,
             )
         laid = set[str]()
         for key, _ in model.named_parameters():
@@ -238,7 +269,7 @@ def _lay(
         _restore(dict.fromkeys(_state(model), ([], True)) | before)
 
 
-def _take_off(model: Any, name: str) -> None:
+def _take_off(model: PreTrainedModel, name: str) -> None:
     """Deletes an adapter as the model's own `delete_adapter` does.
 
     That one refuses where transformers asks for a newer PEFT than there is.
@@ -253,14 +284,14 @@ def _take_off(model: Any, name: str) -> None:
         model._hf_peft_config_loaded = False
 
 
-def switch_off(model: Any) -> None:
+def switch_off(model: PreTrainedModel) -> None:
     """Switches all adapters of a model off, until `only_adapter` has one on for a while."""
     with exclusive(model):
         _restore(dict.fromkeys(_state(model), ([], True)))
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Runs a model without dropout for a while; what it was set to comes back."""
     with exclusive(model):
         training = model.training
@@ -272,14 +303,14 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def adapters_off(model: Any) -> Iterator[None]:
+def adapters_off(model: PreTrainedModel) -> Iterator[None]:
     """Runs the bare model for a while, whatever adapters lie over it."""
     with only_adapter(model, None):
         yield
 
 
 @contextmanager
-def only_adapter(model: Any, name: str | None) -> Iterator[None]:
+def only_adapter(model: PreTrainedModel, name: str | None) -> Iterator[None]:
     """Has just this adapter on for a while, or none; what was on before comes back."""
     with exclusive(model):
         before = _state(model)
@@ -293,7 +324,7 @@ def only_adapter(model: Any, name: str | None) -> Iterator[None]:
             _restore(changed)
 
 
-def adapter_layers(model: Any) -> list[Any]:
+def adapter_layers(model: PreTrainedModel) -> list[BaseTunerLayer]:
     """Returns the layers of a model that can carry adapters, of those laid over it so far."""
     configs = list((getattr(model, "peft_config", None) or {}).items())
     if not configs:
@@ -303,14 +334,14 @@ def adapter_layers(model: Any) -> list[Any]:
     known = _layers.get(model)
     # Whatever adds or deletes an adapter changes the configs; they are compared as objects, since
     # an adapter may come back under the same name for other layers.
-    if known is None or not _same_objects(known[0], configs):
+    if known is None or not _same_objects(known.configs, configs):
         found = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-        known = (configs, weakref.WeakSet(found))
+        known = _Known(configs, weakref.WeakSet(found))
         _layers[model] = known
-    return list(known[1])
+    return list(known.layers)
 
 
-def _same_objects(one: list[tuple[str, Any]], other: list[tuple[str, Any]]) -> bool:
+def _same_objects(one: list[tuple[str, PeftConfig]], other: list[tuple[str, PeftConfig]]) -> bool:
     if len(one) != len(other):
         return False
     pairs = zip(one, other, strict=True)
@@ -327,15 +358,15 @@ def _differ(state: _State, wanted: _State) -> bool:
     return not off and chosen != wanted_chosen
 
 
-def _state(model: Any) -> dict[Any, _State]:
+def _state(model: PreTrainedModel) -> dict[BaseTunerLayer, _State]:
     """Returns for each layer that can carry adapters which are chosen, and whether they are off."""
-    states: dict[Any, _State] = {}
+    states: dict[BaseTunerLayer, _State] = {}
     for layer in adapter_layers(model):
         states[layer] = (list(layer.active_adapters), layer.disable_adapters)
     return states
 
 
-def _restore(states: Mapping[Any, _State]) -> None:
+def _restore(states: Mapping[BaseTunerLayer, _State]) -> None:
     for layer, (active, off) in states.items():
         if active:
             layer.set_adapter(active)

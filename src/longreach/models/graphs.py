@@ -1,12 +1,14 @@
 """Steps of fixed shapes, recorded once as a CUDA graph and replayed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], Any], Tensor]]
+Output = TypeVar("Output")
+
+Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """Runs a step once, in the way in which it will be repeated.
 
 It gives what repeats the step, and the logits that this writes.
@@ -14,9 +16,9 @@ It gives what repeats the step, and the logits that this writes.
 
 
 def record_cuda_graph(
-    run: Callable[[], Tensor], device: torch.device
-) -> tuple[Callable[[], Any], Tensor]:
-    """Records a step as a CUDA graph.
+    run: Callable[[], Output], device: torch.device
+) -> tuple[Callable[[], None], Output]:
+    """Records a step as a CUDA graph; returns what repeats it, and the output that it writes.
 
     Recording runs nothing: replay it for the first result as well.
     """
@@ -26,5 +28,5 @@ def record_cuda_graph(
         stream = torch.cuda.Stream(device)
         # Other threads may take memory meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            logits = run()
-    return graph.replay, logits
+            output = run()
+    return graph.replay, output

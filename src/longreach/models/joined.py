@@ -56,7 +56,7 @@ class JoinedSteps:
         self._tokens: Tensor | None = None
         self._offsets: Tensor | int = 0
         self._logits: Tensor | None = None
-        self._replay: Callable[[], Any] | None = None
+        self._replay: Callable[[], None] | None = None
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from longreach import __version__
+from longreach.jsontext import JsonObject
 
 _PACKAGES = ("torch", "triton", "transformers")
 _PLACES = ("--out", "--plot")
@@ -20,7 +20,7 @@ _PLACES = ("--out", "--plot")
 
 def record(
     arguments: Sequence[str], device: torch.device, packages: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns the command line, the date, the machine and the versions.
 
     Args:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, distributed
@@ -40,6 +40,13 @@ _CONTRACT = ("attn", "world_size", "sp_rank", "process_group")
 # Modules whose attention functions take sequences to be whole.
 _WHOLE = ("transformers.", "longreach.")
 _OTHERS = "FSDP, gradient checkpointing or DeepSpeed's Ulysses (UlyssesSPAttentionHF)"
+
+
+class _Attention(Protocol):
+    """The attention of a layer."""
+
+    layer_idx: int
+    scaling: float
 
 
 class Ulysses(NamedTuple):
@@ -71,7 +78,7 @@ class Ulysses(NamedTuple):
             return None
         found = [one for one in _behind(function) if _keeps_contract(one)]
         if len(found) == 1:
-            exchange = found[0]
+            exchange: Any = found[0]
             left_alone = getattr(exchange, "disable_in_eval", False) and not training
             if exchange.world_size == 1 or left_alone:
                 return None
@@ -142,7 +149,7 @@ class Ulysses(NamedTuple):
 
     def attend(
         self,
-        module: Any,
+        module: _Attention,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -211,7 +218,7 @@ def _keeps_contract(candidate: object) -> bool:
     return callable(candidate) and all(hasattr(candidate, name) for name in _CONTRACT)
 
 
-def _is_stock(name: str, function: Any) -> bool:
+def _is_stock(name: str, function: object) -> bool:
     """Returns whether transformers' own function or ours is called under this name.
 
     Where it calls the flash attention kernel, that has to be transformers' own too.
@@ -226,12 +233,12 @@ def _is_stock(name: str, function: Any) -> bool:
     return all(_name_module_of(one).startswith(_WHOLE) for one in inner)
 
 
-def _name_module_of(function: Any) -> str:
+def _name_module_of(function: object) -> str:
     """Returns the module that a function was written in, which functools.wraps does not hide."""
     return str(getattr(function, "__globals__", {}).get("__name__", ""))
 
 
-def _behind(function: Any) -> list[Any]:
+def _behind(function: object) -> list[object]:
     """Returns what a function may hide: itself, the owner of a method, what a closure holds."""
     seen = [function, getattr(function, "__self__", None)]
     for cell in getattr(function, "__closure__", None) or ():

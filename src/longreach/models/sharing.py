@@ -10,12 +10,17 @@ Two rules keep threads from waiting for each other. A lock is never held while a
 generator. Whoever holds a model's lock never waits for a corpus.
 """
 
+from __future__ import annotations
+
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 class FairLock:
@@ -87,12 +92,12 @@ class FairLock:
 
 
 # Weak keys, as a lock must not keep a model in memory.
-_locks: weakref.WeakKeyDictionary[Any, FairLock] = weakref.WeakKeyDictionary()
+_locks: weakref.WeakKeyDictionary[object, FairLock] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
 
 
 @contextmanager
-def exclusive(shared: Any) -> Iterator[None]:
+def exclusive(shared: object) -> Iterator[None]:
     """Holds the one lock of a model, a tokenizer or anything else that threads share; re-entrant.
 
     Code of your own that runs a shared model beside readers goes under it:
@@ -109,14 +114,16 @@ def exclusive(shared: Any) -> Iterator[None]:
         lock.release()
 
 
-def lock_of(shared: Any) -> FairLock:
+def lock_of(shared: object) -> FairLock:
     """The lock of an object; it is kept as long as the object is."""
     base = shared.get_base_model() if hasattr(shared, "get_base_model") else shared
     with _guard:
         return _locks.setdefault(base, FairLock())
 
 
-def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **options: Any
+) -> BatchEncoding:
     """What a tokenizer makes of texts; `options` are those of its call.
 
     A fast tokenizer keeps the options of a call in itself until the next one: without the lock, a
@@ -127,7 +134,7 @@ def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
         return tokenizer(texts, **options)
 
 
-def decode(tokenizer: Any, tokens: Sequence[int], **options: Any) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], **options: Any) -> str:
     """The text of tokens; `options` are those of the tokenizer's `decode`."""
     with exclusive(tokenizer):
-        return str(tokenizer.decode(tokens, **options))
+        return str(tokenizer.decode(list(tokens), **options))

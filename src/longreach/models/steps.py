@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from longreach.models.hybrid.names import FAMILY_NAMES, family_of
 from longreach.models.hybrid.rows import Rows
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
 
 
 class Steps:
@@ -62,10 +65,10 @@ class Steps:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         max_length: int,
         *,
-        cache: Any = None,
+        cache: Cache | None = None,
         offset: int = 0,
         graph: bool | None = None,
         compile: bool = False,
@@ -75,7 +78,8 @@ class Steps:
         self.model = model
         self.max_length = max_length
         self.options = {"impl": impl} if impl != "auto" else {}
-        cache = cache if getattr(cache, "layers", None) else empty_cache(model)
+        if cache is None or not getattr(cache, "layers", None):
+            cache = empty_cache(model)
         self.filled = cache.get_seq_length()
         self._offset = offset
         places = {parameter.device for parameter in model.parameters()}
@@ -111,7 +115,7 @@ class Steps:
         self._positions: Tensor | None = None
         # [B], while steps are fixed.
         self._lengths: Tensor | None = None
-        self._replay: Callable[[], Any] | None = None
+        self._replay: Callable[[], None] | None = None
 
     @torch.no_grad()
     def read(
@@ -244,7 +248,7 @@ class Steps:
         if self.fixed and self._lengths is None:
             self._fix(tokens)
 
-    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor] | None:
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor] | None:
         """Records a step; returns what repeats it and the logits it writes, None where it cannot.
 
         Raises:
@@ -317,14 +321,15 @@ class Steps:
             yield
 
 
-def empty_cache(model: Any) -> Any:
+def empty_cache(model: PreTrainedModel) -> Cache:
     """Returns the cache that a model makes by itself; a hybrid model's keeps what is retained."""
-    if hasattr(model, "new_cache"):
-        return model.new_cache()
+    make: Callable[[], Cache] | None = getattr(model, "new_cache", None)
+    if make is not None:
+        return make()
     return DynamicCache(config=model.config)
 
 
-def require_read(model: Any, cache: Any, tokens: int) -> None:
+def require_read(model: PreTrainedModel, cache: Cache, tokens: int) -> None:
     """Raises ModelError unless `tokens` lie in the cache.
 
     All layers are asked in the families that are known here, the first one in others.
@@ -334,7 +339,7 @@ def require_read(model: Any, cache: Any, tokens: int) -> None:
 
 
 def _step(
-    model: Any,
+    model: PreTrainedModel,
     cache: ReservedCache,
     tokens: Tensor,
     lengths: Tensor,

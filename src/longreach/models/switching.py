@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from torch import Tensor
 from longreach.errors import UsageError
 from longreach.models.sharing import exclusive
 from longreach.models.steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
 
 _LONGROPE = "longrope"
 _DYNAMIC = "dynamic"
@@ -46,7 +49,7 @@ class Switch:
         return length if self.each else 1
 
 
-def switch_of(model: Any) -> Switch | None:
+def switch_of(model: PreTrainedModel) -> Switch | None:
     """Returns when a model's rotation changes; None where it never does."""
     config = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -62,7 +65,7 @@ def switch_of(model: Any) -> Switch | None:
     return min(found, key=lambda switch: switch.length) if found else None
 
 
-def may_switch(model: Any, length: int) -> bool:
+def may_switch(model: PreTrainedModel, length: int) -> bool:
     """Returns whether the rotation has changed once `length` positions are read.
 
     Then a prefix must not be read by itself.
@@ -71,7 +74,7 @@ def may_switch(model: Any, length: int) -> bool:
     return switch is not None and length > switch.length
 
 
-def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
+def groups_of(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
     """Returns the rows, by their index, that one forward may read together."""
     switch = switch_of(model)
     if switch is None:
@@ -82,12 +85,13 @@ def groups_of(model: Any, lengths: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def forget_growth(model: Any) -> None:
+def forget_growth(model: PreTrainedModel) -> None:
     """Sets the rotation of dynamic NTK back to the first one, which grows as it should.
 
     transformers keeps that of the longest row so far.
     """
-    for module in model.modules():
+    for found in model.modules():
+        module: Any = found
         is_dynamic = getattr(module, "rope_type", None) == _DYNAMIC
         if not is_dynamic or not hasattr(module, "original_inv_freq"):
             continue
@@ -97,7 +101,7 @@ def forget_growth(model: Any) -> None:
 
 
 def steps_for(
-    model: Any, max_length: int, *, cache: Any = None, offset: int = 0
+    model: PreTrainedModel, max_length: int, *, cache: Cache | None = None, offset: int = 0
 ) -> Steps | SwitchingSteps:
     """Returns what reads prompts and then tokens.
 
@@ -117,7 +121,7 @@ def steps_for(
             with exclusive(model):
                 forget_growth(model)
         return Steps(model, max_length, cache=cache, offset=offset)
-    if getattr(cache, "layers", None) and cache.get_seq_length():
+    if cache is not None and getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
             f"The model's rotary embedding changes beyond {switch.length} positions, so what was"
             " read before cannot be used: read the prompt as a whole."
@@ -144,7 +148,7 @@ class SwitchingSteps:
         switch: When its rotation changes.
     """
 
-    def __init__(self, model: Any, max_length: int, switch: Switch) -> None:
+    def __init__(self, model: PreTrainedModel, max_length: int, switch: Switch) -> None:
         self.model, self.max_length = model, max_length
         self._switch = switch
         self._rows: list[_Row] = []

@@ -12,12 +12,15 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.errors import UsageError
 from longreach.jsontext import JsonObject, read_field
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _HERE = Path(__file__).parent
 # A parameter: bf16 weight and gradient, float32 master copy and two Adam moments.
@@ -43,7 +46,7 @@ class Shape:
     tied: bool = False
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def of(cls, config: PretrainedConfig) -> Shape:
         """Returns the shape that a config of transformers describes."""
         head_dim = getattr(config, "head_dim", None)
         if head_dim is None:

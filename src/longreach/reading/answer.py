@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from longreach.corpus.search.retrieval import Passage
+from longreach.jsontext import JsonObject
 
 if TYPE_CHECKING:
     from longreach.engine.request import Handle
@@ -91,7 +92,7 @@ class Answer:
         timings = Timings(seconds, seconds, seconds, seconds)
         return cls("", [], usage, timings, policy)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Returns the same as plain values for JSON."""
         return asdict(self)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -27,7 +27,7 @@ from longreach.errors import (
     NothingFound,
     UsageError,
 )
-from longreach.models.decoder import add_adapter, window_of
+from longreach.models.decoder import add_adapter, embedding_weight, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
 from longreach.reading.answer import Answer, AnswerStream, Cancellation, Timings, Usage
@@ -36,6 +36,9 @@ from longreach.reading.planner import Plan, Planner
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.scorecard import scorecard_of
 from longreach.reading.view import DocumentsAmong, View
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class _Planned(NamedTuple):
@@ -85,8 +88,8 @@ class Reader:
     def __init__(
         self,
         corpus: Corpus,
-        model: Any,
-        tokenizer: Any,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
         adapter: str | Path | None = None,
         *,
         policy: Policy | None = None,
@@ -333,7 +336,7 @@ class Reader:
         for revision in sorted({revision for revision, _ in keys}):
             indices = sorted(index for owner, index in keys if owner == revision)
             memories += self.corpus.memories(revision, indices)
-        return embedded(memories, self.model.get_input_embeddings().weight)
+        return embedded(memories, embedding_weight(self.model))
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return decode(self.tokenizer, tokens, skip_special_tokens=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.artefacts import Artefacts
 from longreach.corpus.schema import SCORECARD
-from longreach.jsontext import Kinds, misfit
+from longreach.jsontext import JsonObject, Kinds, misfit, read_field
 from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Scorecard:
         """Returns the row that measured this very policy, if any did."""
         return next((row for row in self.rows if row.policy == policy), None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Returns the same as plain values for JSON."""
         return {"format": _FORMAT, **asdict(self)}
 
@@ -138,20 +138,22 @@ _FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {
 }
 
 
-def _read_row(values: Any) -> Row:
+def _read_row(values: JsonObject) -> Row:
     """Returns a row; raises ValueError or TypeError where plain values are not those of one."""
     lacking = misfit(values, _ROW)
     if lacking:
         raise ValueError(f"a row lacks '{lacking}'")
     policy = None
     if values["policy"] is not None:
+        wanted = read_field(values, "policy", dict)
         # A field that an earlier release did not write has its default.
-        kinds = {name: kinds for name, kinds in _POLICY.items() if name in values["policy"]}
-        lacking = misfit(values["policy"], kinds)
+        kinds = {name: kinds for name, kinds in _POLICY.items() if name in wanted}
+        lacking = misfit(wanted, kinds)
         if lacking:
             raise ValueError(f"a policy lacks '{lacking}'")
-        policy = Policy(**values["policy"])
-    return Row(**(values | {"policy": policy}))
+        policy = Policy(**wanted)
+    fields: dict[str, Any] = values | {"policy": policy}
+    return Row(**fields)
 
 
 def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:

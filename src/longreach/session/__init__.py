@@ -4,7 +4,7 @@ Importing this package loads no torch, so that options are checked first.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.session.session import Session, open
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "Workspace", "open", "open_or_create", "open_workspace"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'longreach.session' has no attribute '{name}'")
     return getattr(import_module("longreach.session.workspace"), name)

@@ -3,20 +3,20 @@
 Imports no torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
 
 from longreach.corpus.store import Corpus
 from longreach.errors import UsageError
-from longreach.jsontext import JsonObject
 from longreach.reading.policy import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from longreach.caches.prefix import PrefixCache
+    from longreach.compressors.method import Value
     from longreach.reading.reader import Reader
     from longreach.session.workspace import Loader, Workspace
 
@@ -39,7 +39,7 @@ class OpenCorpus:
         *,
         model: str | None,
         compressor: str | None,
-        settings: JsonObject,
+        settings: "Mapping[str, Value]",
         create: bool,
         adapter: Path | None,
         policy: Policy | None,

@@ -6,7 +6,7 @@ Imports no torch.
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from longreach.corpus.documents import Document, Limits, Selection
 from longreach.corpus.place import store_folder
@@ -23,6 +23,7 @@ from longreach.training.study.questions import Given, StudyQuestions
 from longreach.training.study.settings import StudySettings
 
 if TYPE_CHECKING:
+    from longreach.compressors.method import Value
     from longreach.engine.turns import Turn
     from longreach.evals.suites.base import Suite
     from longreach.reading.answer import Answer, AnswerStream
@@ -305,7 +306,7 @@ def open(
     policy: Policy | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    **settings: Any,
+    **settings: "Value",
 ) -> Session:
     """Opens a corpus with its model.
 

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from longreach.compressors.adapters import base_model
+from longreach.compressors.method import Value
 from longreach.compressors.registry import (
     check_reference,
     default_compressor,
@@ -166,7 +167,7 @@ def open_or_create(
     device: str | None = None,
     loaded: Workspace | None = None,
     loader: Loader | None = None,
-    **settings: Any,
+    **settings: Value,
 ) -> Workspace:
     """Opens a corpus to add documents, or makes it with the compressor described.
 
@@ -214,7 +215,9 @@ def open_or_create(
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
-def check_settings(corpus: Corpus, compressor_ref: str | None, settings: Mapping[str, Any]) -> None:
+def check_settings(
+    corpus: Corpus, compressor_ref: str | None, settings: Mapping[str, Value]
+) -> None:
     """Checks what is said about the compressor of a corpus that exists.
 
     Args:

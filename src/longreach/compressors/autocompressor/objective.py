@@ -281,5 +281,6 @@ class TextObjective(SummaryTokens, AdaptedObjective):
 def scale_to_embeddings(model: Any) -> float:
     """Returns the factor that makes states after the final norm as long as embeddings are."""
     # A state after the norm is as long as the weight of the norm, about.
-    length = float(decoder_of(model).norm.weight.float().norm())
+    decoder: Any = decoder_of(model)
+    length = float(decoder.norm.weight.float().norm())
     return round(length_of_embeddings(model) / length, 4)

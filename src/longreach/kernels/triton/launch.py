@@ -17,7 +17,7 @@ INTERPRETED = hasattr(triton, "knobs") and triton.knobs.runtime.interpret
 _best: dict[tuple[Any, ...], dict[str, int]] = {}
 
 
-def pattern_args(view: HeadView, scale: float) -> dict[str, Any]:
+def pattern_args(view: HeadView, scale: float) -> dict[str, float]:
     """Returns the pattern as kernel arguments.
 
     `shift` and `scale` may change without a new compilation.
@@ -48,7 +48,7 @@ def launch(
     grid: Callable[[dict[str, int]], tuple[int, ...]],
     tensors: Sequence[Tensor | None],
     numbers: Sequence[int],
-    named: dict[str, Any],
+    named: dict[str, float],
 ) -> None:
     """Runs a kernel with the fastest of its configurations.
 
@@ -82,10 +82,10 @@ def launch(
 def _fastest(
     kernel: Any,
     configs: Sequence[dict[str, int]],
-    grid: Any,
-    tensors: Any,
-    numbers: Any,
-    named: dict[str, Any],
+    grid: Callable[[dict[str, int]], tuple[int, ...]],
+    tensors: Sequence[Tensor | None],
+    numbers: Sequence[int],
+    named: dict[str, float],
 ) -> dict[str, int]:
     """Returns the fastest configuration.
 

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from longreach.errors import ModelError, reason_of
-from longreach.jsontext import parse_object
+from longreach.jsontext import JsonObject, parse_object
 from longreach.models.fingerprint import digest_before_merging, name_merged
 from longreach.models.loading.lora import lay, lora_config, lora_weights
 from longreach.models.loading.places import SHIPPED
@@ -97,7 +97,7 @@ def adapt(base: PreTrainedModel, folder: Path, device: str, dtype: torch.dtype) 
 
 
 def merge_lora(
-    model: PreTrainedModel, folder: Path, config: dict[str, Any], *, apart: str | None = None
+    model: PreTrainedModel, folder: Path, config: JsonObject, *, apart: str | None = None
 ) -> PreTrainedModel:
     """Adds the LoRA weights of a PEFT folder to the model's own, in place, and returns it.
 
@@ -121,7 +121,9 @@ def merge_lora(
     before = digest_before_merging(model)
     text_config = model.config.get_text_config()
     tied = text_config.tie_word_embeddings
-    saved = [name for name in config.get("modules_to_save") or [] if name != apart]
+    saved = config.get("modules_to_save")
+    if isinstance(saved, list):
+        saved = [name for name in saved if name != apart]
     # PEFT compares the base's name with the model's name where it was trained, which is not one of
     # the settings.
     settings = {**config, "modules_to_save": saved or None}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from longreach.errors import UsageError
 from longreach.models.hybrid.families import FAMILIES
@@ -17,6 +17,7 @@ from longreach.models.hybrid.names import family_of, is_hybrid
 from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, longer_rope
 from longreach.models.hybrid.selfcheck import check_cached, make_twin, make_twin_config
 from longreach.models.hybrid.sparse import pattern_of, plan_of, refuse_flash_on_cpu
+from longreach.models.hybrid.writing import HybridCausalLM
 from longreach.models.loading.origin import note_origin, tokenizer_of
 from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern, LayerPlan
@@ -133,7 +134,7 @@ def _convert(
     config.architectures = [model_class.__name__]
     config._attn_implementation = implementation
 
-    def rebuild_twin() -> Any:
+    def rebuild_twin() -> PreTrainedModel:
         stock_twin = make_twin(model_class, stock=True)
         return _rebuild(stock_twin, make_twin_config(model_class), model_class)
 
@@ -178,13 +179,13 @@ def lengthen(model: PreTrainedModel, max_length: int, *, rope: str | float = "th
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(decoder.rotary_emb.inv_freq.device)
 
 
-def _stock_config(model: PreTrainedModel) -> Any:
+def _stock_config(model: PreTrainedModel) -> PretrainedConfig:
     """Returns the config of a model that can become hybrid.
 
     Raises:
         UsageError: It cannot.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     name = str(getattr(config, "model_type", type(model).__name__))
     if family_of(name) is None or not hasattr(model, "lm_head"):
         raise UsageError(
@@ -199,7 +200,9 @@ def _stock_config(model: PreTrainedModel) -> Any:
     return config
 
 
-def _rebuild(model: PreTrainedModel, config: Any, model_class: type[Any]) -> PreTrainedModel:
+def _rebuild(
+    model: PreTrainedModel, config: PretrainedConfig, model_class: type[HybridCausalLM]
+) -> PreTrainedModel:
     """Returns a copy of the modules around the same tensors.
 
     Quantized, tied and placed weights stay what they are.
@@ -247,6 +250,6 @@ def _settle_eight_bits(model: PreTrainedModel) -> list[torch.Tensor]:
     return held
 
 
-def _stock_attention(model_class: type[Any]) -> type[torch.nn.Module]:
+def _stock_attention(model_class: type[HybridCausalLM]) -> type[torch.nn.Module]:
     """Returns transformers' attention class below a hybrid family's own."""
     return model_class.decoder_class.sparse_class.__bases__[1]

@@ -6,9 +6,9 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject, read_field
 from longreach.pattern import AttentionPattern
 
 ROPE_RULES = ("theta", "yarn", "linear")
@@ -44,8 +44,8 @@ def check_length(max_length: object, pattern: AttentionPattern) -> None:
 
 
 def longer_rope(
-    parameters: dict[str, Any], window: int, max_length: int, rope: str | float = "theta"
-) -> dict[str, Any]:
+    parameters: JsonObject, window: int, max_length: int, rope: str | float = "theta"
+) -> JsonObject:
     """Returns RoPE parameters that reach from `window` to `max_length` tokens.
 
     Args:
@@ -66,7 +66,9 @@ def longer_rope(
         return parameters | {"rope_theta": float(rope)}
     # Llama 3 scales the frequencies of whatever base there is, so it may get a new one.
     if rope == "theta" and kind in ("default", "llama3"):
-        return parameters | {"rope_theta": float(parameters["rope_theta"]) * factor**_THETA_POWER}
+        return parameters | {
+            "rope_theta": read_field(parameters, "rope_theta", float) * factor**_THETA_POWER
+        }
     if kind != "default":
         raise UsageError(
             f"The model's rotary embedding is already scaled ({kind}), and rope={rope!r} would"

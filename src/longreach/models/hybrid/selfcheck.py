@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ from longreach.errors import ModelError, UsageError
 from longreach.models.cached import CACHE, cache_in, require_filled, versions_to_use
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.models.steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from longreach.models.hybrid.writing import HybridCausalLM
 
 LAYERS = 2
 _SIZES: dict[str, Any] = {
@@ -48,7 +53,7 @@ _SPREAD = 0.3
 _TOLERANCE = 1e-3
 
 
-def check_cached(make: Callable[[], Any]) -> str | None:
+def check_cached(make: Callable[[], PreTrainedModel]) -> str | None:
     """Compares what a model reads through its caches with what it reads without.
 
     Args:
@@ -83,7 +88,7 @@ def check_cached(make: Callable[[], Any]) -> str | None:
     return None
 
 
-def check_class(model_class: type[Any]) -> str | None:
+def check_class(model_class: type[HybridCausalLM]) -> str | None:
     """Checks a class of hybrid models with a twin that is made as models are when they are loaded.
 
     Args:
@@ -95,17 +100,17 @@ def check_class(model_class: type[Any]) -> str | None:
     return check_cached(lambda: make_twin(model_class))
 
 
-def make_twin(model_class: type[Any], *, stock: bool = False) -> Any:
+def make_twin(model_class: type[HybridCausalLM], *, stock: bool = False) -> PreTrainedModel:
     """Returns a tiny model of a hybrid class, without a draw from the global random numbers.
 
     Args:
         model_class: A causal language model of `longreach.models.hybrid.families`.
         stock: Make one of the stock class that it is derived from.
     """
-    made_of = _stock_class(model_class) if stock else model_class
+    made_of: Any = _stock_class(model_class) if stock else model_class
     # On the meta device nothing is initialized, and so nothing is drawn.
     with torch.device("meta"):
-        model = made_of(make_twin_config(model_class, stock=stock))
+        model: Any = made_of(make_twin_config(model_class, stock=stock))
     model = model.to(torch.float32).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -118,22 +123,20 @@ def make_twin(model_class: type[Any], *, stock: bool = False) -> Any:
     return model.eval()
 
 
-def make_twin_config(model_class: type[Any], *, stock: bool = False) -> Any:
+def make_twin_config(model_class: type[HybridCausalLM], *, stock: bool = False) -> PretrainedConfig:
     """Returns the config of a twin; arguments as in `make_twin`."""
-    config_class = model_class.config_class
-    if stock:
-        config = _stock_class(model_class).config_class(**_SIZES)
-    else:
-        config = config_class(
-            **_SIZES, sparse_attention=dict(_PATTERN), full_layers=list(_FULL_LAYERS)
-        )
+    made_of: Any = _stock_class(model_class) if stock else model_class
+    own: dict[str, Any] = {}
+    if not stock:
+        own = {"sparse_attention": dict(_PATTERN), "full_layers": list(_FULL_LAYERS)}
+    config: PretrainedConfig = made_of.config_class(**_SIZES, **own)
     config._attn_implementation = _ATTENTION
     return config
 
 
-def _stock_class(model_class: type[Any]) -> type[Any]:
+def _stock_class(model_class: type[HybridCausalLM]) -> type[PreTrainedModel]:
     """Returns transformers' class that a hybrid one is derived from, after its mix-in."""
-    stock: type[Any] = model_class.__bases__[1]
+    stock: type[PreTrainedModel] = model_class.__bases__[1]
     return stock
 
 
@@ -162,7 +165,7 @@ def _by_itself() -> Iterator[None]:
         yield
 
 
-def _differences(model: Any) -> Iterator[float]:
+def _differences(model: PreTrainedModel) -> Iterator[float]:
     """Yields how far each way of reading through a cache is off, in parts of the largest logit."""
     prompt = _TOKENS - 4
     chunk = 3
@@ -170,8 +173,9 @@ def _differences(model: Any) -> Iterator[float]:
     ids = (torch.arange(_TOKENS) * 7 % model.config.vocab_size)[None]
     whole = model(input_ids=ids, use_cache=False).logits
     largest = whole.abs().max()
-    growing = model.new_cache()
-    static = model.new_cache(max_length=_TOKENS)
+    hybrid = cast("HybridCausalLM", model)
+    growing = hybrid.new_cache()
+    static = hybrid.new_cache(max_length=_TOKENS)
     for cache, parts in ((growing, (prompt, chunk, 1)), (static, (prompt + chunk, 1))):
         read = []
         for part in ids.split(parts, dim=1):
@@ -184,7 +188,7 @@ def _differences(model: Any) -> Iterator[float]:
     yield float((steps.step(ids[:, -1]) - whole[:, -1]).abs().max() / largest)
 
 
-def _never(run: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
+def _never(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Stands for a CUDA graph, which only a second step would record.
 
     The first step has the same fixed shapes.

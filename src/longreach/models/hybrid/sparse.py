@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.utils import output_capturing
 
@@ -27,7 +29,7 @@ from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
 
 
-def plan_of(config: Any) -> LayerPlan:
+def plan_of(config: PretrainedConfig) -> LayerPlan:
     """Returns which layers of a hybrid config are full."""
     full = config.full_layers
     if full is None:
@@ -35,7 +37,7 @@ def plan_of(config: Any) -> LayerPlan:
     return LayerPlan.make(config.num_hidden_layers, full)
 
 
-def pattern_of(config: Any) -> AttentionPattern:
+def pattern_of(config: PretrainedConfig) -> AttentionPattern:
     """Returns what the sparse layers of a hybrid config see.
 
     Raises:
@@ -127,7 +129,7 @@ class SparseAttention:
         k: Tensor,
         v: Tensor,
         pattern: AttentionPattern,
-        cache: Any,
+        cache: Cache | None,
         rows: Rows | None,
         real: Tensor | None,
         impl: str,
@@ -199,7 +201,7 @@ class HybridDecoder:
                 full.append(index)
         return LayerPlan.make(len(layers), full)
 
-    def keeps_padding(self, cache: Any) -> bool:
+    def keeps_padding(self, cache: Cache) -> bool:
         """Returns whether padding has slots in the cache, as text has.
 
         So it is where the cache is a plain DynamicCache to sparse layers.
@@ -212,11 +214,11 @@ class HybridDecoder:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Any = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> BaseModelOutputWithPast:
         """As in the stock class. `attention_mask` marks padding only: [B, past + T].
 
         The cache may be given as `past_key_values` too, whatever the installed transformers calls
@@ -271,13 +273,13 @@ class HybridDecoder:
         )
 
 
-def _store_of(cache: Any, layer: int) -> Any:
+def _store_of(cache: Cache, layer: int) -> CacheLayerMixin | None:
     """Returns what a cache has of a layer; None where nothing has been read yet."""
     stores = getattr(cache, "layers", ())
     return stores[layer] if layer < len(stores) else None
 
 
-def _is_plain(store: Any, cache: Any) -> bool:
+def _is_plain(store: CacheLayerMixin | None, cache: Cache) -> bool:
     """Returns whether a layer of a cache is transformers' own that keeps all slots, or will be."""
     return type(store) is DynamicLayer or (
         store is None and cache.layer_class_to_replicate is DynamicLayer
@@ -285,7 +287,7 @@ def _is_plain(store: Any, cache: Any) -> bool:
 
 
 def _static_mask(
-    cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: Any
+    cache: StaticRetainedCache, padding: Tensor | None, given: Tensor, module: PreTrainedModel
 ) -> Tensor | None:
     """Returns what full layers see of a static cache: [B, 1, T, slots].
 

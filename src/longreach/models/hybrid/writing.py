@@ -6,7 +6,7 @@ import copy
 import os
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation.configuration_utils import GenerationMode
@@ -17,8 +17,14 @@ from longreach.caches.static import StaticRetainedCache
 from longreach.errors import UsageError
 from longreach.models.cached import CACHE, CacheAliases, take_cache
 from longreach.models.hybrid.selfcheck import check_class
-from longreach.models.hybrid.sparse import pattern_of
+from longreach.models.hybrid.sparse import HybridDecoder, pattern_of
 from longreach.models.loading.origin import note_origin, tokenizer_of
+
+if TYPE_CHECKING:
+    from peft import PromptLearningConfig
+    from torch import Tensor
+    from transformers.generation.candidate_generator import CandidateGenerator
+    from transformers.utils.generic import ModelOutput
 
 _PREFIXES = ("PREFIX_TUNING", "CARTRIDGE")
 _KINDS = (None, "dynamic", "offloaded", "static")
@@ -27,7 +33,7 @@ _KINDS = (None, "dynamic", "offloaded", "static")
 class HybridCausalLM:
     """Mixed into a family's causal language model."""
 
-    decoder_class: type
+    decoder_class: type[HybridDecoder]
     config_class: Any
 
     def make_sparse(self) -> None:
@@ -39,7 +45,7 @@ class HybridCausalLM:
         module.model.make_sparse()
 
     @classmethod
-    def from_pretrained(cls, *args: object, **kwargs: object) -> Any:
+    def from_pretrained(cls, *args: object, **kwargs: object) -> Self:
         """Loads as the stock class does.
 
         Raises:
@@ -50,7 +56,7 @@ class HybridCausalLM:
         return loaded
 
     @classmethod
-    def _from_config(cls, config: PreTrainedConfig, **kwargs: object) -> Any:
+    def _from_config(cls, config: PreTrainedConfig, **kwargs: object) -> Self:
         made = super()._from_config(config, **kwargs)  # type: ignore[misc]
         check_class(cls)
         return made
@@ -71,7 +77,9 @@ class HybridCausalLM:
                 tokenizer.save_pretrained(folder)
             note_origin(self, folder, tokenizer)
 
-    def new_cache(self, *, max_length: int | None = None, offloading: bool = False) -> Any:
+    def new_cache(
+        self, *, max_length: int | None = None, offloading: bool = False
+    ) -> RetainedCache | StaticRetainedCache:
         """Returns an empty cache for this model.
 
         Args:
@@ -86,7 +94,7 @@ class HybridCausalLM:
         return RetainedCache(pattern, plan, offloading=offloading)
 
     @wraps(GenerationMixin.generate)
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: object, **kwargs: object) -> Tensor | ModelOutput:
         """Writes as the stock class does; the cache may be given by any of its names."""
         config = kwargs.get("generation_config")
         # It may also be given by its place: it is the second argument of `generate`.
@@ -100,18 +108,18 @@ class HybridCausalLM:
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
-    def prepare_inputs_for_generation(self, *args: object, **kwargs: object) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: object, **kwargs: object) -> dict[str, object]:
         """Prepares as the stock class does; PEFT finds the cache under the name that it knows."""
         return CacheAliases(super().prepare_inputs_for_generation(*args, **kwargs))  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self,
-        generation_config: Any,
-        model_kwargs: dict[str, Any],
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, object],
         generation_mode: GenerationMode,
         *args: object,
         **kwargs: object,
-    ) -> Any:
+    ) -> object:
         """Puts the right cache into `model_kwargs`, or refuses what cannot be right.
 
         Raises:
@@ -122,7 +130,7 @@ class HybridCausalLM:
         learned = self._learned_prompt()
         if learned is not None:
             _check_learned_prompt(learned, generation_config, generation_mode)
-        given = model_kwargs.get(CACHE)
+        given: Any = model_kwargs.get(CACHE)
         asked_for_fixed = given is None and kind == "static" and not drafted
         fixed = asked_for_fixed or isinstance(given, StaticRetainedCache)
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
@@ -143,7 +151,7 @@ class HybridCausalLM:
                 most += learned.num_virtual_tokens
             model_kwargs[CACHE] = self.new_cache(max_length=most)
             return None
-        cache = self.new_cache(offloading=kind == "offloaded")
+        cache: Any = self.new_cache(offloading=kind == "offloaded")
         if drafted:
             # What a draft model has guessed wrong is removed from its cache again.
             cache.activate_past_recording()
@@ -167,7 +175,7 @@ class HybridCausalLM:
                 " that the model's new_cache() makes."
             )
 
-    def _learned_prompt(self) -> Any:
+    def _learned_prompt(self) -> PromptLearningConfig | None:
         """Returns the config of PEFT's prefix or prompt tuning; None where there is none.
 
         It is found where PEFT's model around this one is generating.
@@ -178,7 +186,7 @@ class HybridCausalLM:
 
     def _get_candidate_generator(
         self, generation_config: GenerationConfig, *args: object, **kwargs: object
-    ) -> Any:
+    ) -> CandidateGenerator:
         """Returns what drafts tokens: these may be the model's own first layers."""
         count = generation_config.assistant_early_exit
         if count is not None and generation_config.prompt_lookup_num_tokens is not None:
@@ -245,7 +253,9 @@ def _check_drafting(fixed: bool, use_cache: bool | None) -> None:
 
 
 def _check_learned_prompt(
-    learned: Any, generation_config: Any, generation_mode: GenerationMode
+    learned: PromptLearningConfig,
+    generation_config: GenerationConfig,
+    generation_mode: GenerationMode,
 ) -> None:
     """Raises UsageError where PEFT would not put its virtual tokens where they belong."""
     kind = getattr(learned.peft_type, "value", learned.peft_type)

@@ -7,7 +7,7 @@ config that describes more than its weight files can hold is refused before memo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from longreach.errors import ModelError, reason_of
+from longreach.jsontext import JsonObject
 from longreach.models.hybrid.adapted import read_json
 from longreach.wording import counted
 
@@ -141,7 +142,7 @@ def without_memory() -> AbstractContextManager[object]:
     return torch.device("meta")
 
 
-def check_whole(found: Mapping[str, Any], source: str) -> None:
+def check_whole(found: Mapping[str, Collection[object]], source: str) -> None:
     """Refuses a model of which transformers reports tensors that it filled with random numbers.
 
     Args:
@@ -151,7 +152,7 @@ def check_whole(found: Mapping[str, Any], source: str) -> None:
     Raises:
         ModelError: Tensors are missing, have other shapes, or could not be read.
     """
-    missing = sorted(found["missing_keys"])
+    missing = sorted(map(str, found["missing_keys"]))
     shapes = []
     for item in found["mismatched_keys"]:
         # Some releases give the name alone, some with both shapes.
@@ -165,10 +166,8 @@ def check_whole(found: Mapping[str, Any], source: str) -> None:
             f"The weights of '{source}' do not have the shapes of its config: {_some(shapes)};"
             f" {advice}."
         )
-    if found.get("error_msgs"):
-        raise ModelError(
-            f"The weights of '{source}' do not fit its config ({found['error_msgs'][0]}): {advice}."
-        )
+    for problem in found.get("error_msgs", ()):
+        raise ModelError(f"The weights of '{source}' do not fit its config ({problem}): {advice}.")
 
 
 def needs_code(folder: Path | None, error: BaseException) -> bool:
@@ -285,10 +284,11 @@ def _check_tokenizer(path: Path) -> None:
     normalizer = read_json(path).get("normalizer")
     growth = 1.0
     for step in _steps(normalizer):
-        if step.get("type") == "Replace" and isinstance(step.get("content"), str):
+        content = step.get("content")
+        if step.get("type") == "Replace" and isinstance(content, str):
             pattern = step.get("pattern")
             replaced = pattern.get("String") if isinstance(pattern, dict) else None
-            growth *= max(1.0, len(step["content"]) / max(1, len(replaced or "")))
+            growth *= max(1.0, len(content) / max(1, len(replaced or "")))
         elif step.get("type") == "Prepend":
             growth += len(str(step.get("prepend")))
     if growth > _MOST_GROWTH:
@@ -298,7 +298,7 @@ def _check_tokenizer(path: Path) -> None:
         )
 
 
-def _steps(normalizer: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+def _steps(normalizer: object, depth: int = 0) -> Iterator[JsonObject]:
     """Yields a normalizer and all that are nested in it."""
     if not isinstance(normalizer, dict) or depth > 100:
         return

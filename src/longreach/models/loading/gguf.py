@@ -11,7 +11,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from longreach.errors import ModelError
 
@@ -52,7 +52,7 @@ class _Header:
         tensors: The number of weights of each tensor.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, int | float | str | range] = field(default_factory=dict)
     tensors: dict[str, int] = field(default_factory=dict)
 
 
@@ -77,7 +77,8 @@ def check_gguf(path: Path) -> None:
         ) from error
     parts = header.values.get(_PARTS)
     if isinstance(parts, int) and parts > 1:
-        part = header.values.get(_PART, 0) + 1
+        index = header.values.get(_PART)
+        part = index + 1 if isinstance(index, int) else 1
         raise ModelError(
             f"'{path}' is part {part} of {parts} of a model: merge them with `llama-gguf-split"
             " --merge`, and give the result."
@@ -108,27 +109,27 @@ def _read(file: BinaryIO, size_bytes: int) -> _Header:
     """
     if file.read(len(_MAGIC)) != _MAGIC:
         raise _Cut("it does not begin with the letters GGUF")
-    version = _number(file, "I")
+    version = _count(file, "I")
     if version not in (2, 3):
         raise _Cut(f"version {version}, and 2 and 3 are known")
-    tensors = _number(file, "Q")
-    entries = _number(file, "Q")
+    tensors = _count(file, "Q")
+    entries = _count(file, "Q")
     header = _Header()
     for _ in range(entries):
         key = _text(file, size_bytes)
-        header.values[key] = _value(file, _number(file, "I"), size_bytes)
+        header.values[key] = _value(file, _count(file, "I"), size_bytes)
     places = []
     for _ in range(tensors):
         name = _text(file, size_bytes)
-        axes = _number(file, "I")
+        axes = _count(file, "I")
         # A damaged count would have the rest of the file read as sizes.
         if axes > _MOST_AXES:
             raise _Cut(f"tensor {name} has {axes} axes")
         weights = 1
         for _ in range(axes):
-            weights *= _number(file, "Q")
-        kind = _number(file, "I")
-        start = _number(file, "Q")
+            weights *= _count(file, "Q")
+        kind = _count(file, "I")
+        start = _count(file, "Q")
         if name in header.tensors:
             raise _Cut(f"two tensors are called {name}")
         header.tensors[name] = weights
@@ -152,7 +153,7 @@ def _bytes_of(name: str, kind: int, weights: int) -> int:
     return weights // block_weights * block_bytes
 
 
-def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
+def _value(file: BinaryIO, kind: int, size_bytes: int) -> int | float | str | range:
     """Returns a scalar or a text; of an array only its length, as a `range`."""
     if kind in _SCALARS:
         return _number(file, _SCALARS[kind])
@@ -160,8 +161,8 @@ def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
         return _text(file, size_bytes)
     if kind != _ARRAY:
         raise _Cut(f"a value is of an unknown type {kind}")
-    item = _number(file, "I")
-    length = _number(file, "Q")
+    item = _count(file, "I")
+    length = _count(file, "Q")
     # Each item takes a byte or more, so that the file's size bounds the loop below.
     if length > size_bytes - file.tell():
         raise _Cut(f"an array of {length:,} items is longer than the file")
@@ -180,16 +181,22 @@ def _value(file: BinaryIO, kind: int, size_bytes: int) -> Any:
 
 def _text(file: BinaryIO, size_bytes: int) -> str:
     """Reads a text, with its length before it."""
-    length = _number(file, "Q")
+    length = _count(file, "Q")
     if length > min(_MOST_TEXT_BYTES, size_bytes - file.tell()):
         raise _Cut(f"a text of {length:,} bytes is longer than the file")
     return file.read(length).decode("utf-8", "surrogateescape")
 
 
-def _number(file: BinaryIO, code: str) -> Any:
+def _count(file: BinaryIO, code: str) -> int:
+    """Reads a whole number of a struct code."""
+    return int(_number(file, code))
+
+
+def _number(file: BinaryIO, code: str) -> int | float:
     """Reads a number of a struct code."""
     size = struct.calcsize("<" + code)
     data = file.read(size)
     if len(data) < size:
         raise _Cut("the file is cut short")
-    return struct.unpack("<" + code, data)[0]
+    number: int | float = struct.unpack("<" + code, data)[0]
+    return number

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longreach.errors import ModelError, reason_of
+from longreach.jsontext import JsonObject
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -100,8 +101,8 @@ def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def omit_foreign(
-    model: torch.nn.Module, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    model: torch.nn.Module, settings: Mapping[str, object], weights: Mapping[str, torch.Tensor]
+) -> tuple[JsonObject, dict[str, torch.Tensor]]:
     """Returns an adapter without what was saved beside it and belongs to no module of the model.
 
     Only plain names are omitted: all else stays, for `lora_config` to refuse.
@@ -128,7 +129,7 @@ def omit_foreign(
 
 
 def lora_config(
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     model: torch.nn.Module,
     weights: Mapping[str, torch.Tensor],
     folder: Path,
@@ -167,7 +168,7 @@ def lora_config(
             f"The adapter in '{folder}' was begun with {begun!r}, which changes the model below it:"
             " save it again as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)."
         )
-    kept = {}
+    kept: dict[str, Any] = {}
     for key in _KNOWN - _NO_FIELDS:
         if key in settings and key in fields:
             kept[key] = settings[key]
@@ -279,12 +280,12 @@ class _Patterns:
             ) from error
         return found
 
-    def settled(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def settled(self, values: Mapping[str, object], names: Sequence[str]) -> JsonObject:
         """Returns the value of each module by its full name, as PEFT would find it.
 
         The first pattern that fits has it.
         """
-        settled: dict[str, Any] = {}
+        settled: JsonObject = {}
         for pattern, value in values.items():
             if _PLAIN.fullmatch(pattern):
                 settled[pattern] = value
@@ -303,7 +304,7 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 def _check_ranks(
-    kept: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path
+    kept: Mapping[str, object], weights: Mapping[str, torch.Tensor], folder: Path
 ) -> None:
     """Refuses ranks that the weights cannot have.
 
@@ -311,7 +312,10 @@ def _check_ranks(
     """
     highest = max((max(tensor.shape) for tensor in weights.values() if tensor.dim() > 1), default=0)
     # PEFT takes 8 where the file names no rank.
-    asked = [kept.get("r", 8), *(kept.get("rank_pattern") or {}).values()]
+    asked = [kept.get("r", 8)]
+    by_module = kept.get("rank_pattern")
+    if isinstance(by_module, dict):
+        asked += by_module.values()
     for rank in asked:
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= highest:
             raise ModelError(
@@ -320,7 +324,7 @@ def _check_ranks(
             )
 
 
-def _check_names(kept: Mapping[str, Any], folder: Path) -> None:
+def _check_names(kept: Mapping[str, object], folder: Path) -> None:
     """Refuses anything but plain names where PEFT would build patterns out of them."""
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(kept.get(key) or {}, dict):
