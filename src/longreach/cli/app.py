@@ -20,6 +20,7 @@ from longreach.cli import (
     plan,
     pretrain,
     report,
+    serve,
     study,
 )
 from longreach.cli.output import fail
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("ingest", cls=ingest.IngestCommand)(ingest.ingest)
 app.command("study", cls=TrainingCommand)(study.study)
 app.command("ask")(ask.ask)
+app.command("serve")(serve.serve)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
 app.command("extend", cls=TrainingCommand)(extend.extend)

@@ -77,7 +77,7 @@ class PromptBuilder:
             self._text.control_after(self.frame[1]),
         )
         self._separator = self.plain(_SEPARATOR)
-        self._turns: tuple[int, ...] = ()  # positions at which the last turns begin
+        self._turns: tuple[int, ...] = ()  # positions at which the last turns of the user begin
         self._joins = self._text.joins
 
     def following(self, turns: Sequence[Turn]) -> Self:
@@ -94,12 +94,13 @@ class PromptBuilder:
         starts = []
         said = first
         for turn, after in zip(turns, others, strict=False):
-            starts.append(len(ids))
+            if turn.role == "user":
+                starts.append(len(ids))
             ids += [*self.plain(turn.text), *self._text.control_after(after)]
             said += turn.text + after
         twin.frame = said, others[-1]
         twin._head, twin._tail = ids, self._text.control_after(others[-1])
-        # The newest ones are those that the next question of this conversation repeats.
+        # Where a user began to speak: there the last question was cut, and the next one will be.
         twin._turns = tuple(start for start in (*starts[-1:], len(ids)) if start)
         # The head holds words of users, none of which may become a special token.
         twin._joins = False

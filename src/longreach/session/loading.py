@@ -113,6 +113,12 @@ class OpenCorpus:
                 )
             return self._reader
 
+    @property
+    def loaded_model(self) -> "PreTrainedModel | None":
+        """The model, where it is loaded already."""
+        workspace = self._workspace
+        return None if workspace is None else workspace.model
+
     def close(self) -> None:
         """Releases the model. The corpus is whole on the disk at any time; closing writes nothing.
 

@@ -1,0 +1,1 @@
+"""Questions of clients to answers: read, planned, written in threads, quoted."""

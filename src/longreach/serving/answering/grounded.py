@@ -1,0 +1,84 @@
+"""Answers from a corpus, with quotes of what was read for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from longreach.serving.answering.citations import Quoter
+from longreach.serving.answering.question import Question
+from longreach.serving.answering.writing import LENGTH, STOP, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from longreach.reading.policy import Policy
+    from longreach.serving.members import Member
+    from longreach.session.session import Session
+
+
+class GroundedDraft:
+    """An answer from a corpus, while it is written.
+
+    Args:
+        session: The corpus.
+        question: The question.
+        quoter: Verifies its citations.
+        members: The files of the vector store by the names of their documents.
+        among: The documents in which passages are looked for; None for all.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        question: Question,
+        quoter: Quoter,
+        members: Mapping[str, Member],
+        among: Collection[str] | None,
+    ) -> None:
+        self._session = session
+        self._quoter = quoter
+        self._members = members
+        self._most = question.sampling.max_new_tokens
+        self._stream = session.stream(
+            question.text,
+            document=question.reading.document,
+            policy=self._policy(question),
+            sampling=question.sampling,
+            history=question.history,
+            among=among,
+        )
+
+    def _policy(self, question: Question) -> Policy | None:
+        policy = question.reading.make_policy()
+        budget = question.reading.budget
+        if policy is None and budget is not None:
+            return replace(self._session.reader.policy, budget=budget)
+        return policy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stream)
+
+    def cancel(self) -> None:
+        """Ends it with what there is of it."""
+        self._stream.cancel()
+
+    def sum_up(self, text: str, stopped: bool) -> Outcome:
+        """Returns what it came to; see `Draft.sum_up`."""
+        answer = self._stream.answer
+        assert answer is not None, "the stream was read to its end"
+        usage = answer.usage
+        is_full = usage.answer_tokens == self._most and not stopped
+        quotes = self._quoter.quote(self._session.corpus, answer.passages, self._members)
+        return Outcome(
+            text,
+            LENGTH if is_full else STOP,
+            usage.positions,
+            usage.cached,
+            usage.answer_tokens,
+            answer.timings.first_token_seconds,
+            answer.timings.total_seconds,
+            answer,
+            quotes,
+        )
