@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -151,7 +152,7 @@ class Members:
         self,
         store: VectorStore,
         upload: Upload,
-        attributes: JsonObject,
+        attributes: Mapping[str, object],
         batch_id: str | None = None,
     ) -> None:
         """Puts a file into a vector store, to be read in the background; a failed one again."""
@@ -173,7 +174,7 @@ class Members:
             ),
         )
 
-    def set_attributes(self, member: Member, attributes: JsonObject) -> None:
+    def set_attributes(self, member: Member, attributes: Mapping[str, object]) -> None:
         """Changes the attributes of a file."""
         self._database.execute(
             "INSERT INTO attached VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)"
