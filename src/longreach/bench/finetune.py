@@ -249,7 +249,13 @@ def _compressor(model: PreTrainedModel, case: FinetuneCase) -> AutoCompressor:
     summary = max(1, round(tokens / case.ratio))
     # Untrained: speed does not depend on them.
     start = torch.randn(summary, model.config.hidden_size) * 0.02
-    return AutoCompressor(model, None, summary, tokens, embed_summary=start)
+    return AutoCompressor(
+        model,
+        None,  # type: ignore[arg-type]  # nothing is tokenized
+        summary,
+        tokens,
+        embed_summary=start,
+    )
 
 
 def _needs_checkpointing(

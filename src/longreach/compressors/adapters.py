@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +18,9 @@ from longreach.compressors.shipped import settings_of
 from longreach.errors import ModelError
 from longreach.models.hybrid.adapted import read_json
 from longreach.models.loading.lora import fill, lora_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 READER = "reader"  # the folder of a LoRA that only reads
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,7 +31,7 @@ _SCALE = ("r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern")
 
 def write_lora(
     folder: Path,
-    adapted: Any,
+    adapted: "PeftModel",
     model_ref: str,
     beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
@@ -56,7 +59,9 @@ def write_lora(
     (folder / ADAPTER_CONFIG).write_text(json.dumps(lora, indent=2) + "\n")
 
 
-def read_lora(folder: Path, adapted: Any, beside: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def read_lora(
+    folder: Path, adapted: "PeftModel", beside: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
     """Loads what `write_lora` wrote into a PEFT model of the same shape.
 
     Args:

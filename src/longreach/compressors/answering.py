@@ -148,7 +148,7 @@ class AnswerObjective(AdaptedObjective):
 
     def plan(
         self, batch: Mapping[str, Any], chance: torch.Generator, step: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """See `CompressorObjective.plan`: draws k, the questions, and one answer to each."""
         recipe = self.answering
         scaffold = self.scaffold_at(step)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from tqdm import tqdm
@@ -18,9 +18,13 @@ from tqdm import tqdm
 from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.errors import UsageError
-from longreach.models.decoder import check_readable, check_tokens, only_adapter
+from longreach.jsontext import JsonObject, JsonValue, read_field
+from longreach.models.decoder import check_readable, check_tokens, embedding_weight, only_adapter
 from longreach.models.fingerprint import base_fingerprint, weights_digest
 from longreach.models.loading.origin import reference_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class _Segment(NamedTuple):
@@ -55,7 +59,9 @@ class Compressor(ABC):
     adapter: str | None = None
     adapter_digest: str = ""
 
-    def __init__(self, model: Any, tokenizer: Any, *, segment_tokens: int) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, segment_tokens: int
+    ) -> None:
         if segment_tokens < 1:
             raise UsageError(f"segment_tokens is {segment_tokens}; it must be at least 1.")
         check_readable(model)
@@ -64,13 +70,19 @@ class Compressor(ABC):
         self.segment_tokens = segment_tokens
 
     @classmethod
-    def untrained(cls, model: Any, tokenizer: Any, **settings: Any) -> Self:
+    def untrained(
+        cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **settings: Any
+    ) -> Self:
         """Returns a compressor that needs no training, with options of its method."""
         return cls(model, tokenizer, **settings)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+        cls,
+        folder: str | Path,
+        model: "PreTrainedModel | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+        **settings: Any,
     ) -> Self:
         """Returns the compressor that lies in a folder, with options of its method laid over it.
 
@@ -87,7 +99,12 @@ class Compressor(ABC):
 
     @classmethod
     def restore(
-        cls, folder: str | Path, model: Any, tokenizer: Any, fingerprint: str, **described: Any
+        cls,
+        folder: str | Path,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        fingerprint: str,
+        **described: Any,
     ) -> Self:
         """Returns a trained compressor as it made a corpus.
 
@@ -107,8 +124,8 @@ class Compressor(ABC):
 
     @classmethod
     def describe_options(
-        cls, asked: Mapping[str, Any], described: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        cls, asked: Mapping[str, JsonValue], described: Mapping[str, JsonValue]
+    ) -> JsonObject:
         """Returns options in the words of `describe`, to be compared with a description.
 
         Args:
@@ -118,23 +135,23 @@ class Compressor(ABC):
         return dict(asked)
 
     @classmethod
-    def tokens_per_position(cls, described: Mapping[str, Any]) -> int:
+    def tokens_per_position(cls, described: Mapping[str, JsonValue]) -> int:
         """Returns how many tokens share a position of its memory, rounded.
 
         Args:
             described: What `describe` of a compressor of this class gave.
         """
-        return round(described["ratio"])
+        return round(read_field(described, "ratio", float))
 
     @property
     def dim(self) -> int:
         """d, the size of one vector."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return int(embedding_weight(self.model).shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the vectors, which is the model's own."""
-        return self.model.get_input_embeddings().weight.dtype
+        return embedding_weight(self.model).dtype
 
     @property
     def default_batch_size(self) -> int:
@@ -143,7 +160,7 @@ class Compressor(ABC):
         return 1 if self.model.device.type == "cpu" else 8
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """Returns the settings, as JSON values; with the weights they determine every vector."""
 
     @abstractmethod
@@ -253,7 +270,7 @@ class Compressor(ABC):
             DocumentError: A document is too long for this compressor's settings.
         """
         # All documents are checked before the first is compressed, which may take hours.
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        vocabulary = embedding_weight(self.model).shape[0]
         for number, ids in enumerate(documents):
             # On a GPU an index out of range would break the whole process, and name no document.
             if len(ids) and not (min(ids) >= 0 and max(ids) < vocabulary):

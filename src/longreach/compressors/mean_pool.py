@@ -1,7 +1,7 @@
 """Mean pooling: the baseline that every learned compressor has to beat (arXiv 2510.20797)."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,6 +9,7 @@ from longreach.compressors.base import Compressor
 from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.untrained import MEAN_POOL
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.decoder import hidden_states, window_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MeanPool(Compressor):
         self.ratio = ratio
         self.layer = layer
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """See `Compressor.describe`."""
         return {
             "method": self.method,

@@ -1,7 +1,7 @@
 """What a method says about itself before any of its code is loaded. Imports no torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +98,7 @@ class Method:
         """
         check_options(f"The compressor '{self.name}'", self.options, settings, flags=flags)
 
-    def make_recipe(self, options: Mapping[str, Value], **shared: Any) -> "Recipe":
+    def make_recipe(self, options: Mapping[str, Value], **shared: object) -> "Recipe":
         """Returns how a compressor is trained that a user asked for on the command line.
 
         Args:
@@ -184,9 +184,12 @@ def merge_options(owners: Mapping[str, Sequence[Option]]) -> list[MergedOption]:
     return merged
 
 
-def _widest(limits: Sequence[float | None], choose: Any) -> float | None:
+def _widest(
+    limits: Sequence[float | None], choose: Callable[[Sequence[float]], float]
+) -> float | None:
     """Returns the limit that lets most values pass; None where one of them lets all pass."""
-    return None if None in limits else choose(limits)
+    known = [limit for limit in limits if limit is not None]
+    return choose(known) if len(known) == len(limits) else None
 
 
 def _explain(of_owner: Mapping[str, Option], *, everywhere: int) -> str:

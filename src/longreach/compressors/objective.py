@@ -18,7 +18,7 @@ from torch import Tensor
 from longreach.compressors.recipe import ADAPTED, Recipe
 from longreach.errors import ModelError, UsageError
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.loss import softcap_of
+from longreach.models.loss import head_weight, softcap_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +108,7 @@ class CompressorObjective(torch.nn.Module, ABC):
     @abstractmethod
     def plan(
         self, batch: Mapping[str, Any], chance: torch.Generator, step: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Returns the arguments of `forward` for each call that a batch takes.
 
         From the second call on `vectors` is added: those of the call before, detached.
@@ -151,13 +151,15 @@ class AdaptedObjective(CompressorObjective):
         self.register_buffer("cue", end.detach().clone(), persistent=False)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> "PreTrainedModel":
         """The causal language model, adapted."""
-        return self.adapted.get_base_model()
+        base: Any = self.adapted.get_base_model()
+        model: PreTrainedModel = base
+        return model
 
     @property
     def _head(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
+        return head_weight(self.model)
 
 
 def lay_lora(model: "PreTrainedModel", recipe: Recipe) -> PeftModel:

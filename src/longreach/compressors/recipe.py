@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from longreach.compressors.method import Option, Value
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.wording import counted
 
 Targets = Literal["attention", "all"]
@@ -86,7 +87,7 @@ class Recipe:
             )
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Value], **shared: Any) -> Self:
+    def from_options(cls, options: Mapping[str, Value], **shared: object) -> Self:
         """Returns the recipe that a user asked for.
 
         Args:
@@ -120,11 +121,11 @@ class Recipe:
         """The options that take less memory when they are lowered, as part of a sentence."""
         return f"--segment-tokens (it is {self.segment_tokens})"
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Returns everything that decides the result, as JSON values."""
         return {"method": self.method} | asdict(self)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> JsonObject:
         """Returns what is reported of a recipe, as JSON values."""
         return {"segment_tokens": self.segment_tokens}
 
@@ -189,7 +190,7 @@ class AnswerRecipe(Recipe):
                 raise UsageError(f"{name} is {getattr(self, name)}; a weight must be at least 0.")
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Value], **shared: Any) -> Self:
+    def from_options(cls, options: Mapping[str, Value], **shared: object) -> Self:
         """See `Recipe.from_options`; ratios become numbers of vectors."""
         found: dict[str, Any] = {option.name: option.default for option in ANSWER_OPTIONS}
         found |= options
@@ -205,7 +206,8 @@ class AnswerRecipe(Recipe):
         # Rounded down, so that a ratio is a promise of at least so many tokens a vector.
         found["summary_tokens"] = segment // lowest
         found["min_summary_tokens"] = segment // highest
-        return cls(**found, **shared)
+        found |= shared
+        return cls(**found)
 
     @property
     def least_vectors(self) -> int:
@@ -233,7 +235,7 @@ class AnswerRecipe(Recipe):
         """See `Recipe.lighter`."""
         return f"{super().lighter} or --questions (it is {self.questions})"
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> JsonObject:
         """See `Recipe.figures`."""
         return super().figures() | {
             "summary_tokens": self.summary_tokens,

@@ -19,6 +19,7 @@ from longreach.compressors.untrained import MEAN_POOL
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import UsageError
 from longreach.installed import load_announced
+from longreach.jsontext import JsonValue, read_field
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,7 +143,7 @@ def find_method(ref: str) -> Method:
     # A folder that has the name of a method is named by a path, such as ./mean-pool.
     if is_untrained(ref):
         return methods()[ref]
-    return method_named(settings_of(located(ref)).get("method", _PUBLISHED.name))
+    return method_named(str(settings_of(located(ref)).get("method", _PUBLISHED.name)))
 
 
 def default_compressor(model_ref: str) -> str:
@@ -174,7 +175,7 @@ def make_compressor(
 
 
 def restore_compressor(
-    described: Mapping[str, Any],
+    described: Mapping[str, JsonValue],
     trained: str,
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -190,8 +191,9 @@ def restore_compressor(
         fingerprint: The model fingerprint of the corpus that it made.
     """
     # A description holds more than options, such as a scale: it is not checked against them.
-    settings = dict(described)
-    name = settings.pop("method")
+    settings: dict[str, Any] = dict(described)
+    name = read_field(described, "method", str)
+    del settings["method"]
     method = find_method(trained) if trained else method_named(name)
     kind = method.compressor()
     try:

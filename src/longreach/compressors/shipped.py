@@ -5,10 +5,9 @@ folder with a model card.
 """
 
 from pathlib import Path
-from typing import Any
 
 from longreach.errors import ModelError
-from longreach.jsontext import NotJson, parse_object
+from longreach.jsontext import JsonObject, NotJson, parse_object
 from longreach.models.loading.places import SHIPPED
 
 SETTINGS_FILE = "compressor.json"
@@ -45,7 +44,7 @@ def shipped_for(model_ref: str) -> str | None:
     return None
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
+def settings_of(folder: Path) -> JsonObject:
     """Returns what the folder of a trained compressor says of it; empty where it says nothing.
 
     Raises:

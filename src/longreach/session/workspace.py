@@ -21,6 +21,7 @@ from longreach.compressors.shipped import located, reference
 from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
+from longreach.jsontext import JsonObject
 from longreach.models.device import check_device
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.folder import config_of
@@ -230,7 +231,7 @@ def check_settings(
     """
     made = corpus.settings.compressor
     method = method_named(made["method"])
-    asked = dict(settings)
+    asked: JsonObject = dict(settings)
     if compressor_ref is not None and is_untrained(compressor_ref):
         asked["method"] = compressor_ref
     elif compressor_ref and not corpus.settings.compressor_ref and method.untrained:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,8 @@ from longreach.compressors.adapters import (
 )
 from longreach.compressors.shipped import SETTINGS_FILE
 from longreach.errors import ModelError, UsageError
-from longreach.models.decoder import add_adapter, note_base
+from longreach.jsontext import JsonObject, JsonValue, read_field
+from longreach.models.decoder import add_adapter, embedding_weight, note_base
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.adapted import merge_lora, read_json
 from longreach.models.loading.load import load_named
@@ -34,10 +35,27 @@ from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from longreach.compressors.autocompressor.compressor import AutoCompressor
+    from longreach.compressors.autocompressor.options import Mode
 
 DEFAULT_SEGMENT = 1536  # tokens, as the published compressors read
 _SUMMARY = "embed_summary"
+
+
+class Arguments(TypedDict, total=False):
+    """Arguments of `AutoCompressor`; those that are absent take its defaults."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    summary_tokens: int
+    segment_tokens: int
+    mode: "Mode"
+    embed_summary: torch.Tensor
+    scale: float
+    reader: Path
 
 
 def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_model: bool) -> None:
@@ -77,9 +95,9 @@ def write(compressor: "AutoCompressor", folder: Path, model_ref: str, include_mo
 
 def write_peft(
     folder: Path,
-    adapted: Any,
+    adapted: "PeftModel",
     summary: torch.Tensor,
-    settings: dict[str, Any],
+    settings: JsonObject,
     model_ref: str,
     fingerprint: str,
 ) -> None:
@@ -120,11 +138,11 @@ def lay_adapter(compressor: "AutoCompressor") -> None:
     compressor.adapter_digest = digest_lora(folder, (_SUMMARY,))
 
 
-def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+def _write_settings(folder: Path, settings: JsonObject) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
+def read_peft(folder: Path, adapted: "PeftModel") -> torch.Tensor:
     """Loads what `write_peft` wrote into a PEFT model of the same shape.
 
     Returns:
@@ -133,7 +151,7 @@ def read_peft(folder: Path, adapted: Any) -> torch.Tensor:
     return read_lora(folder, adapted, (_SUMMARY,))[_SUMMARY]
 
 
-def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
+def resolve_ratio(settings: Mapping[str, JsonValue], segment: int) -> JsonObject:
     """Returns settings in which `summary_tokens` stands in the place of `ratio`.
 
     Args:
@@ -144,7 +162,8 @@ def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
         UsageError: The ratio is out of range, or both are given.
     """
     found = dict(settings)
-    ratio = found.pop("ratio")
+    ratio = read_field(found, "ratio", float)
+    del found["ratio"]
     if "summary_tokens" in found:
         raise UsageError(
             "Both ratio and summary_tokens say how many vectors a segment becomes: give one of"
@@ -160,7 +179,7 @@ def resolve_ratio(settings: Mapping[str, Any], segment: int) -> dict[str, Any]:
     return found
 
 
-def choose_arguments(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def choose_arguments(stored: Arguments, settings: Mapping[str, JsonValue]) -> Arguments:
     """Returns the arguments of `AutoCompressor`: a user's settings laid over those stored.
 
     Args:
@@ -173,10 +192,10 @@ def choose_arguments(stored: dict[str, Any], settings: dict[str, Any]) -> dict[s
     """
     trained = stored["summary_tokens"]
     ratio = settings.get("ratio")
-    segment = (stored | settings).get("segment_tokens", DEFAULT_SEGMENT)
+    segment = cast("Arguments", {**stored, **settings}).get("segment_tokens", DEFAULT_SEGMENT)
     if ratio is not None:
         settings = resolve_ratio(settings, segment)
-    found = stored | settings
+    found = cast("Arguments", {**stored, **settings})
     if found["summary_tokens"] > trained:
         asked = f"summary_tokens {found['summary_tokens']}"
         if ratio is not None:
@@ -191,7 +210,13 @@ def choose_arguments(stored: dict[str, Any], settings: dict[str, Any]) -> dict[s
     return found
 
 
-def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str, Any]:
+def read(
+    folder: Path,
+    model: "PreTrainedModel | None",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    *,
+    merged: bool,
+) -> Arguments:
     """Returns the arguments of `AutoCompressor` that a folder holds.
 
     Arguments and errors are those of `AutoCompressor.from_pretrained`.
@@ -218,7 +243,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
     trained_on = settings.get("base_fingerprint")
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
-    found: dict[str, Any] = {}
+    found = Arguments()
     # Modules that were trained whole are no adapter: they can only take the place of the model's.
     whole = [name for name in lora.get("modules_to_save") or [] if name != _SUMMARY]
     if lora and (merged or whole):
@@ -226,7 +251,7 @@ def read(folder: Path, model: Any, tokenizer: Any, *, merged: bool) -> dict[str,
             model = merge_lora(model, folder, lora, apart=_SUMMARY)
     elif lora:
         found["reader"] = folder
-    fits = model.get_input_embeddings().weight.shape[1]
+    fits = embedding_weight(model).shape[1]
     if summary.shape[1] != fits:
         raise ModelError(
             f"'{folder}' belongs to a model of hidden size {summary.shape[1]}, this one has {fits}."

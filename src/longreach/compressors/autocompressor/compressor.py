@@ -7,7 +7,7 @@ Shapes: k summary tokens, d hidden size, P softprompt vectors, T tokens of a seg
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 
@@ -18,9 +18,13 @@ from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Memory, Vectors, concatenated
 from longreach.compressors.shipped import located, reference
 from longreach.errors import DocumentError, UsageError
+from longreach.jsontext import JsonObject, JsonValue, read_field
 from longreach.models.decoder import hidden_states, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class _Active(NamedTuple):
@@ -68,8 +72,8 @@ class AutoCompressor(Compressor):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
         summary_tokens: int = 50,
         segment_tokens: int = 1536,
         mode: Mode = "accumulate",
@@ -122,7 +126,9 @@ class AutoCompressor(Compressor):
         return embed_summary
 
     @classmethod
-    def untrained(cls, model: Any, tokenizer: Any, **settings: Any) -> Self:
+    def untrained(
+        cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **settings: Any
+    ) -> Self:
         """See `Compressor.untrained`; a ratio stands for a number of summary tokens."""
         if "ratio" in settings:
             segment = settings.get("segment_tokens", checkpoint.DEFAULT_SEGMENT)
@@ -131,27 +137,30 @@ class AutoCompressor(Compressor):
 
     @classmethod
     def describe_options(
-        cls, asked: Mapping[str, Any], described: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        cls, asked: Mapping[str, JsonValue], described: Mapping[str, JsonValue]
+    ) -> JsonObject:
         """See `Compressor.describe_options`; a ratio becomes a number of vectors."""
         found = dict(asked)
         if "ratio" in found:
-            segment = found.get("segment_tokens", described["segment_tokens"])
+            segment = read_field({**described, **found}, "segment_tokens", int)
+            ratio = read_field(found, "ratio", float)
+            del found["ratio"]
             # A ratio of 0 is refused elsewhere with a sentence, and must not divide here.
-            found["summary_tokens"] = segment // max(found.pop("ratio"), 1)
+            found["summary_tokens"] = segment // max(ratio, 1)
         return found
 
     @classmethod
-    def tokens_per_position(cls, described: Mapping[str, Any]) -> int:
+    def tokens_per_position(cls, described: Mapping[str, JsonValue]) -> int:
         """See `Compressor.tokens_per_position`."""
-        return round(described["segment_tokens"] / described["summary_tokens"])
+        tokens = read_field(described, "segment_tokens", int)
+        return round(tokens / read_field(described, "summary_tokens", int))
 
     @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
-        model: Any = None,
-        tokenizer: Any = None,
+        model: "PreTrainedModel | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
         *,
         merged: bool = False,
         **settings: Any,
@@ -184,7 +193,12 @@ class AutoCompressor(Compressor):
 
     @classmethod
     def restore(
-        cls, folder: str | Path, model: Any, tokenizer: Any, fingerprint: str, **described: Any
+        cls,
+        folder: str | Path,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        fingerprint: str,
+        **described: Any,
     ) -> Self:
         """See `Compressor.restore`.
 
@@ -210,7 +224,7 @@ class AutoCompressor(Compressor):
         """
         checkpoint.write(self, Path(folder), model_ref, include_model)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """See `Compressor.describe`."""
         return {
             "method": self.method,

@@ -16,7 +16,7 @@ from longreach.compressors.autocompressor.lexical import lexical, parts, shares
 from longreach.compressors.autocompressor.objective import SummaryTokens
 from longreach.compressors.autocompressor.recipe import AutoCompressorRecipe, longest_segment
 from longreach.compressors.objective import LearnedText
-from longreach.models.decoder import window_of
+from longreach.models.decoder import embedding_weight, window_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,9 +62,10 @@ class InstructObjective(SummaryTokens, AnswerObjective):
         On the scaffold, sums of embeddings that the vectors are to point to are read instead.
         """
         embed = self.model.get_input_embeddings()
+        weight = embedding_weight(self.model)
         # Segments share the most that any of them needs: under causal attention no vector sees the
         # summary tokens behind it.
-        summary = self.embed_summary[: max(counts)].to(embed.weight.dtype)
+        summary = self.embed_summary[: max(counts)].to(weight.dtype)
         states = self._padded([torch.cat([embed(segment), summary]) for segment in segments])
         made = []
         for state, segment, count in zip(states, segments, counts, strict=True):
@@ -76,7 +77,7 @@ class InstructObjective(SummaryTokens, AnswerObjective):
         weights = []
         for segment, count in zip(segments, counts, strict=True):
             weights.append(shares(segment, self.weight, self.parts[:count]))
-        found = lexical(made, segments, self._head, embed.weight, weights, length=self._length)
+        found = lexical(made, segments, self._head, weight, weights, length=self._length)
         loss = self.recipe.lexical * (found.naming + 3 * max(scaffold, 0.1) * found.pointing)
         # Drawn for each vector, so that a segment may be read partly from either.
         instead = [torch.rand(count, 1, device=loss.device) < scaffold for count in counts]

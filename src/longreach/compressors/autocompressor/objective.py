@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from peft import PeftModel
@@ -123,6 +123,13 @@ class SummaryTokens:
             self.embed_summary.copy_(read_peft(folder, self.adapted))
 
 
+class _Loss(TypedDict):
+    """How a loss is computed."""
+
+    chunk_tokens: int
+    softcap: float | None
+
+
 class TextObjective(SummaryTokens, AdaptedObjective):
     """A causal language model with what an AutoCompressor trains: LoRA and summary embeddings.
 
@@ -166,18 +173,18 @@ class TextObjective(SummaryTokens, AdaptedObjective):
 
     def plan(
         self, batch: Mapping[str, Any], chance: torch.Generator, step: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """See `CompressorObjective.plan`: one call for each substep of a sequence."""
         ids = batch["ids"]
         labels = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], IGNORED)], dim=1)
         draw = self.draw(chance)
         # The teacher reads a whole sequence at once, which the substeps then share.
         teacher = self.teach(ids) if self.recipe.distillation else None
-        calls = []
+        calls: list[dict[str, object]] = []
         for number, lengths in enumerate(draw.lengths):
             first = number * self.recipe.substep_tokens
             span = slice(first, first + self.recipe.substep_tokens)
-            call = {
+            call: dict[str, object] = {
                 "ids": ids[:, span],
                 "labels": labels[:, span],
                 "lengths": lengths,
@@ -242,7 +249,7 @@ class TextObjective(SummaryTokens, AdaptedObjective):
             own.append(made)
             vectors = torch.cat([vectors, made], dim=1)
         states = torch.cat(read, dim=1)
-        options: dict[str, Any] = {
+        options: _Loss = {
             "chunk_tokens": self.recipe.chunk_tokens,
             "softcap": self._softcap,
         }
@@ -262,7 +269,7 @@ class TextObjective(SummaryTokens, AdaptedObjective):
         return decoder_of(self.model)(inputs_embeds=inputs, use_cache=False).last_hidden_state
 
     def _reconstruction(
-        self, ids: Tensor, texts: tuple[Tensor, ...], own: list[Tensor], options: dict[str, Any]
+        self, ids: Tensor, texts: tuple[Tensor, ...], own: list[Tensor], options: _Loss
     ) -> Tensor:
         """Returns the mean cross entropy of every segment's text after [its vectors ; the cue].
 
@@ -278,7 +285,7 @@ class TextObjective(SummaryTokens, AdaptedObjective):
 
 
 @torch.no_grad()
-def scale_to_embeddings(model: Any) -> float:
+def scale_to_embeddings(model: "PreTrainedModel") -> float:
     """Returns the factor that makes states after the final norm as long as embeddings are."""
     # A state after the norm is as long as the weight of the norm, about.
     decoder: Any = decoder_of(model)

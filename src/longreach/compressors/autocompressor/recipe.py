@@ -9,6 +9,7 @@ from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR, Mode, c
 from longreach.compressors.method import Value
 from longreach.compressors.recipe import AnswerRecipe
 from longreach.errors import UsageError
+from longreach.jsontext import JsonObject
 from longreach.wording import counted
 
 _HERE = "longreach.compressors.autocompressor"
@@ -77,7 +78,7 @@ class AutoCompressorRecipe(AnswerRecipe):
             )
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Value], **shared: Any) -> Self:
+    def from_options(cls, options: Mapping[str, Value], **shared: object) -> Self:
         """See `Recipe.from_options`; a scale of 0 stands for the length of embeddings."""
         found: dict[str, Any] = dict(options)
         if "mode" not in found:
@@ -118,7 +119,7 @@ class AutoCompressorRecipe(AnswerRecipe):
             f"--segment-tokens (it is {self.segment_tokens}) or --segments (it is {self.segments})"
         )
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> JsonObject:
         """See `Recipe.figures`."""
         return super().figures() | {"mode": self.mode}
 

@@ -9,9 +9,9 @@ Shapes: T tokens of a segment, n vectors, V tokens of the vocabulary, d hidden s
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -24,10 +24,14 @@ from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
-from longreach.models.decoder import length_of_embeddings
+from longreach.jsontext import JsonObject, JsonValue, read_field
+from longreach.models.decoder import embedding_weight, length_of_embeddings
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.load import load_named
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WEIGHTS = "compressor.safetensors"
 _SETTINGS = ("ratio", "segment_tokens")
@@ -94,8 +98,8 @@ class WeightedPool(Compressor):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
         ratio: int = 15,
         *,
         segment_tokens: int = 240,
@@ -108,7 +112,7 @@ class WeightedPool(Compressor):
                 f"ratio is {ratio}; it must lie between 1 and the"
                 f" {counted(segment_tokens, 'token')} of a segment."
             )
-        weight = model.get_input_embeddings().weight
+        weight = embedding_weight(model)
         given = torch.zeros(len(weight)) if token_loudness is None else token_loudness
         if given.shape != weight.shape[:1]:
             raise UsageError(
@@ -123,7 +127,11 @@ class WeightedPool(Compressor):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, model: Any = None, tokenizer: Any = None, **settings: Any
+        cls,
+        folder: str | Path,
+        model: "PreTrainedModel | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+        **settings: Any,
     ) -> Self:
         """Loads what `save` wrote.
 
@@ -142,7 +150,7 @@ class WeightedPool(Compressor):
         if stored.get("method") != cls.method:
             raise ModelError(f"'{folder}' holds no {cls.method}: check the path of the compressor.")
         if model is None or tokenizer is None:
-            model, tokenizer = load_named(stored["model"])
+            model, tokenizer = load_named(read_field(stored, "model", str))
         if stored.get("base_fingerprint") != base_fingerprint(model, tokenizer):
             raise ModelError(
                 f"The compressor in '{folder}' was made for another model ({stored.get('model')}):"
@@ -164,12 +172,12 @@ class WeightedPool(Compressor):
             raise ModelError(
                 f"'{reader}' lacks its adapter: copy the checkpoint again, or resume its training."
             )
-        chosen = {key: stored[key] for key in _SETTINGS} | settings
+        chosen: dict[str, Any] = {key: stored[key] for key in _SETTINGS} | settings
         pool = cls(model, tokenizer, token_loudness=loudness, reader=reader, **chosen)
         pool.ref = ref
         return pool
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """See `Compressor.describe`."""
         return {"method": self.method, "ratio": self.ratio, "segment_tokens": self.segment_tokens}
 
@@ -192,13 +200,17 @@ class WeightedPool(Compressor):
                     yield SegmentMemory(job.key, number, self.remember(vectors))
 
     @torch.no_grad()
-    def _vectors(self, ids: Any) -> Tensor:
+    def _vectors(self, ids: Sequence[int]) -> Tensor:
         loudness = self.token_loudness[torch.tensor(list(ids), device=self.token_loudness.device)]
         return pooled(self.embed(ids), loudness, self.ratio, self.length).to(self.dtype)
 
 
 def write_pool(
-    folder: Path, token_loudness: Tensor, settings: dict[str, Any], model_ref: str, fingerprint: str
+    folder: Path,
+    token_loudness: Tensor,
+    settings: Mapping[str, JsonValue],
+    model_ref: str,
+    fingerprint: str,
 ) -> Path:
     """Writes a weighted pool without the adapter that reads it, for which it returns the folder.
 

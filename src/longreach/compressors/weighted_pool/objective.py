@@ -16,7 +16,7 @@ from longreach.compressors.answering import AnswerObjective, rarity
 from longreach.compressors.objective import LearnedText
 from longreach.compressors.weighted_pool.compressor import WeightedPool, pooled, write_pool
 from longreach.compressors.weighted_pool.recipe import WeightedPoolRecipe
-from longreach.models.decoder import note_base
+from longreach.models.decoder import embedding_weight, note_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,13 +54,14 @@ class PoolObjective(AnswerObjective):
     ) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
         """See `AnswerObjective.vectors`."""
         embed = self.model.get_input_embeddings()
+        weight = embedding_weight(self.model)
         read = []
         for segment, count in zip(segments, counts, strict=True):
             # The ratio of a whole segment: a short one gets fewer vectors, as when it is ingested.
             ratio = -(-self.recipe.segment_tokens // count)
             vectors = pooled(embed(segment), self.token_loudness[segment], ratio, self._length)
-            read.append(vectors.to(embed.weight.dtype))
-        return read, {}, torch.zeros((), device=embed.weight.device)
+            read.append(vectors.to(weight.dtype))
+        return read, {}, torch.zeros((), device=weight.device)
 
     def save(self, folder: Path, model_ref: str) -> None:
         """See `CompressorObjective.save`; a few MB whatever the model's size."""
