@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +151,23 @@ class Pool:
         """Lets go of a corpus; questions that are being answered are answered to their end."""
         with self._lock:
             self._corpora.pop(name, None)
+
+    def find_shared(self, sessions: Sequence[Session]) -> SharedModel:
+        """Returns the model that reads all of some open corpora.
+
+        Raises:
+            Problem: 400, they are read by different models.
+        """
+        models = [session.model for session in sessions]
+        with self._lock:
+            for shared in self._models.values():
+                if all(model is shared.model for model in models):
+                    return shared
+        raise Problem(
+            400,
+            "These vector stores are read by different models: ask them one by one.",
+            code="different_models",
+        )
 
     def hot_bytes(self) -> int:
         """Returns the bytes of the KV caches that are kept for later questions."""

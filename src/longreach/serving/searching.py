@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from longreach.errors import NothingFound
 from longreach.reading.answer import Citation
 
 if TYPE_CHECKING:
     from longreach.corpus.search.retrieval import Passage
     from longreach.serving.answering.citations import Quote
+    from longreach.serving.answering.question import Question
     from longreach.serving.filters import Filter
     from longreach.serving.state import Service
     from longreach.serving.stores import VectorStore
 
 DEFAULT_RETRIEVER = "bm25"
+_MOST_PASSAGES = 5
 _RETRIEVERS = ("bm25", "dense", "hybrid")
 # Of reciprocal rank fusion: the sum of a passage that is the first one in both rankings.
 _BEST_FUSED = 2 / 61
@@ -75,3 +78,27 @@ def scale_score(score: float, method: str) -> float:
     else:
         scaled = score / (1.0 + score)
     return min(max(scaled, 0.0), 1.0)
+
+
+def limit_passages(question: Question, service: Service, store: VectorStore) -> Question:
+    """Returns a question that reads no passage below its threshold.
+
+    Raises:
+        NothingFound: None reaches it.
+    """
+    reading = question.reading
+    if not reading.threshold:
+        return question
+    most = reading.k or _MOST_PASSAGES
+    found = search(
+        service,
+        store,
+        [question.text],
+        filters=reading.filters,
+        most=most,
+        threshold=reading.threshold,
+    )
+    if not found:
+        raise NothingFound("No passage reaches the score threshold.")
+    # Scores have the order of the ranking, so that the first ones are those that reach it.
+    return replace(question, reading=reading.model_copy(update={"k": len(found)}))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from longreach.engine.sampling import Sampling
 from longreach.serving.answering.citations import Quoter
 from longreach.serving.answering.grounded import GroundedDraft
-from longreach.serving.answering.plain import PlainDraft
+from longreach.serving.answering.joined import JoinedDraft, Source
+from longreach.serving.answering.plain import begin_conversation
 from longreach.serving.answering.question import Question
 from longreach.serving.answering.writing import Draft, Outcome, Writing
 from longreach.serving.database import Database
@@ -24,6 +26,7 @@ from longreach.serving.members import Member, Members
 from longreach.serving.metrics import Metrics
 from longreach.serving.pool import Pool
 from longreach.serving.problems import Problem, no_such
+from longreach.serving.searching import limit_passages
 from longreach.serving.security.keys import ApiKey, KeyRing
 from longreach.serving.security.limits import Limits
 from longreach.serving.settings import ServeSettings
@@ -102,7 +105,7 @@ class Service:
 
             def write_plain(write: Callable[[Draft], None]) -> None:
                 with self.pool.open_model() as shared:
-                    write(PlainDraft(shared, question))
+                    write(begin_conversation(shared, question))
 
             return self._begin(write_plain, question)
         store = self.stores.find(model)
@@ -120,13 +123,38 @@ class Service:
 
         def write_grounded(write: Callable[[Draft], None]) -> None:
             searched = self.search_in(store, question.reading.filters)
+            asked = limit_passages(question, self, store)
             with self.pool.open_corpus(store.corpus) as session:
-                write(
-                    GroundedDraft(session, question, self.quoter, searched.members, searched.among)
-                )
+                members = searched.members
+                write(GroundedDraft(session, asked, self.quoter, members, searched.among))
             self.stores.touch(store)
 
         return self._begin(write_grounded, question)
+
+    def answer_from_several(self, stores: Sequence[VectorStore], question: Question) -> Writing:
+        """Begins an answer from the text of several vector stores, in a thread.
+
+        Raises:
+            Problem: 503, too much is asked at a time.
+        """
+        check_filter(question.reading.filters)
+
+        def write_joined(write: Callable[[Draft], None]) -> None:
+            with ExitStack() as opened:
+                sources = []
+                for store in stores:
+                    searched = self.search_in(store, question.reading.filters)
+                    session = opened.enter_context(self.pool.open_corpus(store.corpus))
+                    sources.append(Source(session, searched.members, searched.among))
+                shared = self.pool.find_shared([source.session for source in sources])
+                write(JoinedDraft(shared, sources, question, self.quoter))
+
+        return self._begin(write_joined, question)
+
+    def check_model(self, model: str) -> None:
+        """Raises Problem where there is no such model."""
+        if model != self.pool.model_id and self.stores.find(model) is None:
+            raise no_such("model", model, "model")
 
     def search_in(self, store: VectorStore, filters: Filter | None) -> Searched:
         """Returns which documents of a vector store pass a filter."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from longreach.serving.answering.citations import Quoter
@@ -13,7 +12,6 @@ from longreach.serving.answering.writing import LENGTH, STOP, Outcome
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from longreach.reading.policy import Policy
     from longreach.serving.members import Member
     from longreach.session.session import Session
 
@@ -44,18 +42,11 @@ class GroundedDraft:
         self._stream = session.stream(
             question.text,
             document=question.reading.document,
-            policy=self._policy(question),
+            policy=question.reading.make_policy(session.reader.policy),
             sampling=question.sampling,
             history=question.history,
             among=among,
         )
-
-    def _policy(self, question: Question) -> Policy | None:
-        policy = question.reading.make_policy()
-        budget = question.reading.budget
-        if policy is None and budget is not None:
-            return replace(self._session.reader.policy, budget=budget)
-        return policy
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stream)

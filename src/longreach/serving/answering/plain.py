@@ -1,4 +1,4 @@
-"""Conversations with a model alone, without a corpus."""
+"""Answers of a model to a prompt that was put together here, without a reader."""
 
 from __future__ import annotations
 
@@ -12,59 +12,40 @@ from longreach.engine.request import FULL, Request, stop_tokens
 from longreach.errors import ContextError
 from longreach.models.decoder import window_of
 from longreach.models.sharing import decode
-from longreach.reading.answer import Cancellation
-from longreach.serving.answering.question import Question
 from longreach.serving.answering.writing import LENGTH, STOP, Outcome
 
 if TYPE_CHECKING:
+    from longreach.engine.prompt import Prompt
     from longreach.engine.request import Handle
     from longreach.engine.sampling import Sampling
+    from longreach.serving.answering.question import Question
     from longreach.serving.pool import SharedModel
 
 
-class PlainDraft:
-    """What a model says to a conversation, while it is written.
+class PromptDraft:
+    """What a model says to a prompt, while it is written.
 
     Args:
         shared: The model.
-        question: The conversation.
-
-    Raises:
-        ContextError: It does not fit the model's window.
-        ModelError: The model's template refuses it.
+        prompt: What it reads.
+        sampling: How it writes.
+        began: When the answer was asked for, on `time.perf_counter`.
     """
 
-    def __init__(self, shared: SharedModel, question: Question) -> None:
-        began = time.perf_counter()
+    def __init__(
+        self, shared: SharedModel, prompt: Prompt, sampling: Sampling, began: float
+    ) -> None:
         self._tokenizer = shared.tokenizer
-        self._cancellation = Cancellation()
-        builder = shared.builder.following(question.history)
-        prompt = builder.build([], [], question.text, "")
         self._positions = len(prompt.embeds)
         request = Request(
             prompt.embeds,
-            self._fit(question, window_of(shared.model)),
+            sampling,
             stop_tokens(shared.model, shared.tokenizer),
             cuts=tuple(sorted({cut for cut in prompt.boundaries if 0 < cut < self._positions})),
             prefixes=shared.hot,
             began=began,
         )
         self._handle: Handle = engine_of(shared.model).submit(request)
-        self._cancellation.attach(self._handle)
-
-    def _fit(self, question: Question, window: int | None) -> Sampling:
-        """Returns how the answer is written, so that it ends within the window."""
-        sampling = question.sampling
-        if window is None or self._positions + sampling.max_new_tokens <= window:
-            return sampling
-        left = window - self._positions
-        if left >= 1 and not question.is_length_asked:
-            return replace(sampling, max_new_tokens=left)
-        raise ContextError(
-            f"The conversation takes {self._positions:,} positions and the answer up to"
-            f" {sampling.max_new_tokens:,}, and the model's window has {window:,}: shorten the"
-            " conversation, or lower max_tokens."
-        )
 
     def __iter__(self) -> Iterator[str]:
         tokens: list[int] = []
@@ -80,7 +61,7 @@ class PlainDraft:
 
     def cancel(self) -> None:
         """Ends it with what there is of it."""
-        self._cancellation.cancel()
+        self._handle.cancel()
 
     def sum_up(self, text: str, stopped: bool) -> Outcome:
         """Returns what it came to; see `Draft.sum_up`."""
@@ -97,3 +78,32 @@ class PlainDraft:
 
     def _decode(self, tokens: list[int]) -> str:
         return decode(self._tokenizer, tokens, skip_special_tokens=True)
+
+
+def begin_conversation(shared: SharedModel, question: Question) -> PromptDraft:
+    """Begins what a model says to a conversation, without a corpus.
+
+    Raises:
+        ContextError: It does not fit the model's window.
+        ModelError: The model's template refuses it.
+    """
+    began = time.perf_counter()
+    builder = shared.builder.following(question.history)
+    prompt = builder.build([], [], question.text, "")
+    sampling = _fit(question, len(prompt.embeds), window_of(shared.model))
+    return PromptDraft(shared, prompt, sampling, began)
+
+
+def _fit(question: Question, positions: int, window: int | None) -> Sampling:
+    """Returns how the answer is written, so that it ends within the window."""
+    sampling = question.sampling
+    if window is None or positions + sampling.max_new_tokens <= window:
+        return sampling
+    left = window - positions
+    if left >= 1 and not question.is_length_asked:
+        return replace(sampling, max_new_tokens=left)
+    raise ContextError(
+        f"The conversation takes {positions:,} positions and the answer up to"
+        f" {sampling.max_new_tokens:,}, and the model's window has {window:,}: shorten the"
+        " conversation, or lower max_tokens."
+    )

@@ -1,7 +1,7 @@
 """What a client asks, in the form that all endpoints share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -35,6 +35,7 @@ class Reading(Body):
         budget: Positions of the whole prompt at most.
         k: Passages retrieved.
         filters: On the attributes of files, as in a search.
+        threshold: The least score of passages, from 0 to 1, as in a search.
     """
 
     document: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -42,9 +43,14 @@ class Reading(Body):
     budget: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     k: Annotated[int, Field(ge=1, le=50)] | None = None
     filters: Filter | None = None
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
-    def make_policy(self) -> Policy | None:
-        """Returns the policy that was asked for; None where the measured one is taken as it is."""
+    def make_policy(self, measured: Policy) -> Policy:
+        """Returns the policy that was asked for.
+
+        Args:
+            measured: The one that `study` found best, or else the usual one.
+        """
         k = self.k
         budget = self.budget
         if self.policy == "none":
@@ -57,7 +63,7 @@ class Reading(Body):
             return Policy.compressed(k or _PASSAGES, budget=budget)
         if self.policy == "mixed":
             return Policy.mixed(k or _MIXED, budget=budget)
-        return None if k is None else Policy(k=k, budget=budget)
+        return replace(measured, k=k or measured.k, budget=budget or measured.budget)
 
 
 @dataclass(frozen=True)

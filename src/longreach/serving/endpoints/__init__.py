@@ -8,6 +8,7 @@ from longreach.serving.endpoints import (
     health,
     metrics,
     models,
+    responses,
     vector_store_files,
     vector_stores,
 )
@@ -16,6 +17,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     models.router,
     chat.router,
+    responses.router,
     vector_stores.router,
     vector_store_files.router,
     files.router,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -19,6 +19,7 @@ from longreach.serving.answering.question import (
     make_turns,
 )
 from longreach.serving.answering.sse import DONE, respond_with_events, to_event
+from longreach.serving.answering.told import tell_reading
 from longreach.serving.answering.writing import Outcome, Writing, collect
 from longreach.serving.objects import Body, Metadata, new_id, now
 from longreach.serving.problems import Problem
@@ -156,26 +157,6 @@ def usage_of(outcome: Outcome) -> JsonObject:
         "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-
-
-def tell_reading(outcome: Outcome) -> JsonObject:
-    """Returns the field `longreach`: what a corpus was read for, and how; {} without a corpus."""
-    answer = outcome.answer
-    if answer is None:
-        return {}
-    citations = []
-    for quote in outcome.quotes:
-        citations.append(quote.to_passage())
-    told: dict[str, Any] = {
-        "policy": answer.policy,
-        "citations": citations,
-        "source_tokens": answer.usage.source_tokens,
-        "memory_positions": answer.usage.vectors,
-        "text_positions": answer.usage.raw_tokens,
-        "first_token_seconds": outcome.first_token_seconds,
-        "seconds": outcome.seconds,
-    }
-    return {"longreach": told}
 
 
 class _Stream:
