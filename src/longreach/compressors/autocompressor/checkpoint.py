@@ -245,7 +245,9 @@ def read(
         raise other
     found = Arguments()
     # Modules that were trained whole are no adapter: they can only take the place of the model's.
-    whole = [name for name in lora.get("modules_to_save") or [] if name != _SUMMARY]
+    saved = lora.get("modules_to_save") or []
+    names = saved if isinstance(saved, list) else [saved]
+    whole = [name for name in names if name != _SUMMARY]
     if lora and (merged or whole):
         with exclusive(model):
             model = merge_lora(model, folder, lora, apart=_SUMMARY)

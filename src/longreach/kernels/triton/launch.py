@@ -1,7 +1,7 @@
 """Starting Triton kernels: is it possible here, with which block sizes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import triton
@@ -15,6 +15,12 @@ from longreach.pattern.visibility import step_of_heads
 INTERPRETED = hasattr(triton, "knobs") and triton.knobs.runtime.interpret
 
 _best: dict[tuple[Any, ...], dict[str, int]] = {}
+
+
+class Kernel(Protocol):
+    """What `triton.jit` makes, interpreted or not: by its grid, what starts it."""
+
+    def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., object]: ...
 
 
 def pattern_args(view: HeadView, scale: float) -> dict[str, float]:
@@ -43,7 +49,7 @@ def strides_of(*tensors: Tensor, dims: int = 3) -> list[int]:
 
 
 def launch(
-    kernel: Any,
+    kernel: Kernel,
     configs: Sequence[dict[str, int]],
     grid: Callable[[dict[str, int]], tuple[int, ...]],
     tensors: Sequence[Tensor | None],
@@ -80,7 +86,7 @@ def launch(
 
 
 def _fastest(
-    kernel: Any,
+    kernel: Kernel,
     configs: Sequence[dict[str, int]],
     grid: Callable[[dict[str, int]], tuple[int, ...]],
     tensors: Sequence[Tensor | None],

@@ -139,7 +139,7 @@ def merge_lora(
     return result
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Returns what a checkpoint's JSON file holds; nothing where there is no such file.
 
     Raises:
