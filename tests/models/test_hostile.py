@@ -390,6 +390,7 @@ def uses(folder, adapter):
         {"r": 10**9},
         {"r": "4"},
         {"rank_pattern": {"q_proj": 10**9}},
+        {"rank_pattern": [4]},
         {"megatron_config": {"a": 1}, "megatron_core": "evil"},
         {"megatron_core": "evil"},
         {"layer_replication": [[0, 3]] * 1000},
