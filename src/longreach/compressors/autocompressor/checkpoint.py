@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -223,7 +223,8 @@ def read(
     """
     if not folder.is_dir():
         raise ModelError(f"There is no folder '{folder}': check the path of the compressor.")
-    settings = read_json(folder / SETTINGS_FILE)
+    # Its values go to `AutoCompressor`, which refuses what it cannot take.
+    settings: dict[str, Any] = read_json(folder / SETTINGS_FILE)
     lora = read_json(folder / "adapter_config.json")
     config = read_json(folder / "config.json")
     if not (settings or lora or config):
