@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import OptionInfo
 
 from longreach.cli.output import (
     DeviceOption,
@@ -124,7 +125,7 @@ def make_command(suite: "type[Suite]") -> Any:
     return typer.main.get_command(made)
 
 
-def _systems_option(suite: "type[Suite]") -> Any:
+def _systems_option(suite: "type[Suite]") -> OptionInfo:
     known = list(suite.systems)
     if suite.takes_peers:
         known.append("kvpress[:PRESS:RATIO]")
@@ -236,14 +237,14 @@ def print_scores(rows: "Sequence[Row]") -> None:
     table(head, _score_cells(rows))
 
 
-def _bucket_cells(rows: "Sequence[Row]") -> Iterator[tuple[Any, ...]]:
+def _bucket_cells(rows: "Sequence[Row]") -> Iterator[tuple[object, ...]]:
     for row in rows:
         start, stop = row["bucket"]
         span = f"{start:,}-{stop:,}"
         yield row["reader"], span, f"{row['perplexity']:.2f}", row["tokens"]
 
 
-def _score_cells(rows: "Sequence[Row]") -> Iterator[tuple[Any, ...]]:
+def _score_cells(rows: "Sequence[Row]") -> Iterator[tuple[object, ...]]:
     from longreach.evals.report.parts import has_interval, too_few
 
     for row in rows:

@@ -48,14 +48,16 @@ def _parameter(merged: MergedOption) -> Any:
     """Returns an option as typer makes it of a function's argument."""
     option = merged.option
 
-    def store(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+    def store(
+        context: typer.Context, param: typer.CallbackParam, value: Value | None
+    ) -> Value | None:
         # Under resilient parsing words are completed, and none may be refused.
         if value is not None and not context.resilient_parsing:
             option.check(value)
             context.meta.setdefault(_GIVEN, {})[option.name] = value
         return value
 
-    def command(**_: Any) -> None:
+    def command(**_: object) -> None:
         """Has one argument, which is all that is asked of it."""
 
     argument = inspect.Parameter(

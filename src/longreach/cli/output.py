@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -108,7 +108,7 @@ def memory_said(lower: str, as_json: bool) -> Iterator[None]:
         fail(f"Out of memory: lower {lower}, or use a smaller --dtype.", "MemoryError", as_json, 1)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints columns: numbers to the right, everything else to the left; never cut off."""
     lines = [list(header)]
     for row in rows:

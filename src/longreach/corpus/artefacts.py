@@ -11,13 +11,12 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from longreach.corpus.head import replace_file
 from longreach.corpus.integrity import CHANGING, LOG, WORK, FileLog, Recorded, hash_file
 from longreach.corpus.schema import READER, SCORECARD, sha256
 from longreach.errors import CorpusDamaged
-from longreach.jsontext import NotJson, parse_object, read_field
+from longreach.jsontext import JsonObject, NotJson, parse_object, read_field
 
 ADAPTER = "adapter"
 SEAL = "sha256.json"
@@ -76,7 +75,7 @@ class Artefacts:
             return folder
         return None
 
-    def load_scorecard(self) -> dict[str, Any] | None:
+    def load_scorecard(self) -> JsonObject | None:
         """Returns the values of the scorecard; None if there is none.
 
         Raises:

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from longreach.corpus.head import (
     HEAD,
@@ -35,7 +35,7 @@ from longreach.corpus.head import (
 from longreach.corpus.schema import SETTINGS, sha256
 from longreach.corpus.tables import DATABASE
 from longreach.errors import CorpusDamaged
-from longreach.jsontext import Kinds, misfit, parse_object
+from longreach.jsontext import JsonObject, Kinds, misfit, parse_object, read_field
 
 LOG = "files.jsonl"
 LOCK = ".lock"
@@ -113,7 +113,7 @@ class FileLog:
         """
         write_head(self.folder, chains or (self._chain,))
 
-    def _parse(self, line: bytes) -> dict[str, Any] | None:
+    def _parse(self, line: bytes) -> JsonObject | None:
         try:
             entry = parse_object(line)
             told = entry.pop("sum")
@@ -124,7 +124,7 @@ class FileLog:
             return None
         return entry
 
-    def _sum_entry(self, entry: dict[str, Any]) -> str:
+    def _sum_entry(self, entry: JsonObject) -> str:
         return sha256(self._chain.encode(), json.dumps(entry).encode())[:16]
 
     def _take(self, line: bytes) -> bool:
@@ -136,14 +136,16 @@ class FileLog:
         if "head" in entry:
             self._headed = True
         elif "file" in entry:
-            self.files[entry["file"]] = Recorded(entry["bytes"], entry["sha256"])
+            name = read_field(entry, "file", str)
+            digest = read_field(entry, "sha256", str)
+            self.files[name] = Recorded(read_field(entry, "bytes", int), digest)
         elif "removed" in entry:
-            self.files.pop(entry["removed"], None)
+            self.files.pop(read_field(entry, "removed", str), None)
         else:
-            self.intent = entry.get("intent")
+            self.intent = read_field(entry, "intent", str) if "intent" in entry else None
         return True
 
-    def _append(self, *entries: dict[str, Any]) -> None:
+    def _append(self, *entries: JsonObject) -> None:
         out = self._encode(entries)
         with self.path.open("ab") as file:
             # A line that was torn would spoil the one after it.
@@ -154,7 +156,7 @@ class FileLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def _encode(self, entries: Iterable[dict[str, Any]]) -> bytes:
+    def _encode(self, entries: Iterable[JsonObject]) -> bytes:
         """Returns the lines of entries, which are taken to be in the log from now on."""
         lines = []
         for entry in entries:
@@ -264,7 +266,7 @@ class FileLog:
         return outside and self.intent is not None and self.intent.startswith(CHANGING)
 
     def _record(self, what: str, news: list[str], gone: list[str]) -> None:
-        lines: list[dict[str, Any]] = []
+        lines: list[JsonObject] = []
         for path in sorted(news):
             size, digest = hash_file(self.folder / path, sync=True)
             # A file that was touched and has not changed needs no line.
@@ -281,7 +283,7 @@ class FileLog:
     def rewrite(self, files: Mapping[str, Recorded] | None = None) -> None:
         """Replaces the log by a short one of `files`, by default those it answers for now."""
         kept = dict(self.files if files is None else files)
-        entries: list[dict[str, Any]] = [{"head": HEAD}]
+        entries: list[JsonObject] = [{"head": HEAD}]
         for path, (size, digest) in sorted(kept.items()):
             entries.append({"file": path, "bytes": size, "sha256": digest})
         entries.append({"done": "rewrite"})
@@ -323,7 +325,7 @@ class FileLog:
         return problems
 
 
-def is_sound(entry: dict[str, Any]) -> bool:
+def is_sound(entry: JsonObject) -> bool:
     """Returns whether an entry of a file log has the fields of its kind.
 
     Its checksum alone is no proof, as it has no key.

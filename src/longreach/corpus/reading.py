@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import UTC
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from longreach.corpus.artefacts import Artefacts, find_adapter
 from longreach.corpus.faults import explain_storage_faults
@@ -278,7 +278,7 @@ class CorpusReading:
             )
 
 
-def _pick_fields(kind: type[_T], row: dict[str, Any], **more: Any) -> _T:
+def _pick_fields(kind: type[_T], row: dict[str, object], **more: object) -> _T:
     """Returns the fields of a row that `kind`, a dataclass, has."""
     row = row | more
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from longreach.errors import CorpusDamaged, UsageError
-from longreach.jsontext import misfit
+from longreach.jsontext import JsonValue, misfit, read_field
 
 if TYPE_CHECKING:
     from longreach.compressors.memory import Memory
@@ -71,7 +71,7 @@ class RowFormat(ABC):
     total: ClassVar[str]
 
     @abstractmethod
-    def columns(self, memory: "Memory") -> dict[str, Any]:
+    def columns(self, memory: "Memory") -> dict[str, object]:
         """Returns the columns of a passage that hold its memory, all but the hash of the bytes.
 
         Raises:
@@ -79,7 +79,7 @@ class RowFormat(ABC):
         """
 
     @abstractmethod
-    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, Any]) -> "Memory":
+    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, JsonValue]) -> "Memory":
         """Returns the memory of a row.
 
         Args:
@@ -90,7 +90,7 @@ class RowFormat(ABC):
             CorpusDamaged: The row holds none.
         """
 
-    def is_sound(self, compressor: Mapping[str, Any]) -> bool:
+    def is_sound(self, compressor: Mapping[str, JsonValue]) -> bool:
         """Returns whether the description of a compressor is one that rows can be read with."""
         return True
 
@@ -114,7 +114,7 @@ class MemoryRows(RowFormat):
     )
     documents = _documents("positions")
 
-    def columns(self, memory: "Memory") -> dict[str, Any]:
+    def columns(self, memory: "Memory") -> dict[str, object]:
         """See `RowFormat.columns`."""
         return {
             "kind": memory.kind,
@@ -122,7 +122,7 @@ class MemoryRows(RowFormat):
             "payload": memory.to_bytes(),
         }
 
-    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, Any]) -> "Memory":
+    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, JsonValue]) -> "Memory":
         """See `RowFormat.memory`."""
         # Whoever lists or checks a corpus needs no torch, which takes seconds.
         from longreach.compressors.memory import read_memory
@@ -150,7 +150,7 @@ class VectorRows(RowFormat):
     )
     documents = _documents("vectors")
 
-    def columns(self, memory: "Memory") -> dict[str, Any]:
+    def columns(self, memory: "Memory") -> dict[str, object]:
         """See `RowFormat.columns`."""
         import torch
 
@@ -170,7 +170,7 @@ class VectorRows(RowFormat):
             "vectors": raw.numpy().tobytes(),
         }
 
-    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, Any]) -> "Memory":
+    def memory(self, row: Mapping[str, Any], compressor: Mapping[str, JsonValue]) -> "Memory":
         """See `RowFormat.memory`."""
         import torch
 
@@ -187,9 +187,9 @@ class VectorRows(RowFormat):
             vectors = torch.frombuffer(bytearray(row["vectors"]), dtype=dtype).view(shape)
         else:
             vectors = torch.empty(shape, dtype=dtype)
-        return Vectors(vectors, float(compressor.get("scale", 1.0)))
+        return Vectors(vectors, read_field({"scale": 1.0, **compressor}, "scale", float))
 
-    def is_sound(self, compressor: Mapping[str, Any]) -> bool:
+    def is_sound(self, compressor: Mapping[str, JsonValue]) -> bool:
         """See `RowFormat.is_sound`; the scale of all vectors is there."""
         return not misfit({"scale": 1.0} | dict(compressor), {"scale": (int, float)})
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longreach.corpus.rows import BLOBS, FORMATS, NOTES, rows_of
 from longreach.errors import CorpusDamaged, CorpusError, UsageError
-from longreach.jsontext import Kinds, NotJson, misfit, parse_object
+from longreach.jsontext import JsonObject, Kinds, NotJson, misfit, parse_object, read_field
 
 if TYPE_CHECKING:
     from longreach.corpus.documents import Skipped
@@ -188,17 +188,20 @@ _FIELDS: Kinds = (
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def _is_sound(values: dict[str, Any]) -> bool:
+def _is_sound(values: JsonObject) -> bool:
     """Returns whether values are what `Settings` takes.
 
     A file whose checksum holds may still have been written by hand.
     """
     if misfit(values, _FIELDS) or len(values) != len(_FIELDS):
         return False
-    compressor = values["compressor"]
-    if misfit(compressor, {"method": (str,)}) or not rows_of(values["format"]).is_sound(compressor):
+    compressor = read_field(values, "compressor", dict)
+    if misfit(compressor, {"method": (str,)}):
         return False
-    return values["dtype"] in _DTYPES and min(values["dim"], values["segment_tokens"]) >= 1
+    if not rows_of(read_field(values, "format", int)).is_sound(compressor):
+        return False
+    sizes = [read_field(values, name, int) for name in ("dim", "segment_tokens")]
+    return values["dtype"] in _DTYPES and min(sizes) >= 1
 
 
 def is_valid_name(name: str) -> bool:
@@ -233,7 +236,7 @@ def sha256(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def sum_row(row: Mapping[str, Any]) -> str:
+def sum_row(row: Mapping[str, object]) -> str:
     """Returns the checksum of a row: over all its other fields, bytes by their hash."""
     fields = {}
     for key, value in row.items():
@@ -247,7 +250,7 @@ def sum_row(row: Mapping[str, Any]) -> str:
     return sha256(_encode(fields))
 
 
-def is_row_intact(row: Mapping[str, Any]) -> bool:
+def is_row_intact(row: Mapping[str, object]) -> bool:
     """Returns whether a row, read with or without its memory, is what was written."""
     for name in BLOBS:
         raw = row.get(name)
@@ -261,5 +264,5 @@ def sum_rows(checksums: Iterable[str]) -> str:
     return sha256("\n".join(checksums).encode())
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

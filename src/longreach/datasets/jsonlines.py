@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeGuard
 from longreach.corpus.documents.base import show_path
 from longreach.corpus.documents.encodings.decode import is_encodable
 from longreach.errors import DataError
-from longreach.jsontext import JsonObject, NotJson, parse_json
+from longreach.jsontext import JsonObject, JsonValue, NotJson, parse_json
 
 MOST_LINE_BYTES = 512 << 20  # as much as a document's file may hold
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -90,8 +90,8 @@ class Record:
             raise self.error(f"has no whole number under '{path}': correct or remove it")
         return value
 
-    def _at(self, names: tuple[str, ...]) -> Any:
-        value: Any = self.values
+    def _at(self, names: tuple[str, ...]) -> JsonValue:
+        value: JsonValue = self.values
         for name in names:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
@@ -152,10 +152,9 @@ def _record(text: bytes, where: str) -> Record:
     return Record(where, value)
 
 
-def _rows_of_columns(columns: Mapping[str, Any]) -> list[JsonObject] | None:
+def _rows_of_columns(columns: Mapping[str, JsonValue]) -> list[JsonObject] | None:
     """Returns an object of columns as rows; None where these are not lists of equal length."""
-    if not all(isinstance(column, list) for column in columns.values()):
+    lists = [column for column in columns.values() if isinstance(column, list)]
+    if len(lists) < len(columns) or len(set(map(len, lists))) != 1:
         return None
-    if len({len(column) for column in columns.values()}) != 1:
-        return None
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from longreach.datasets.jsonlines import Record, holds_text, read_records
 from longreach.errors import DataError
@@ -56,7 +56,7 @@ def _text(record: Record) -> Text:
         ) from error
 
 
-def _question(item: Any) -> TextQuestion:
+def _question(item: object) -> TextQuestion:
     if not isinstance(item, dict):
         raise ValueError("a question is no object")
     answers = item["answers"] if "answers" in item else [item["answer"]]

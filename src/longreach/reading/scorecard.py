@@ -101,9 +101,10 @@ class Scorecard:
         try:
             if values.pop("format") != _FORMAT:
                 return None
-            rows = tuple(map(_read_row, values["rows"]))
+            rows = tuple(map(_read_row, read_field(values, "rows", list)))
             # A field that is missing or unknown raises a TypeError here.
-            card = cls(**(values | {"rows": rows}))
+            fields: dict[str, Any] = values | {"rows": rows}
+            card = cls(**fields)
             if misfit(values, _FIELDS):
                 raise damaged
             # Where no row has the name that was chosen, `best` raises StopIteration.

@@ -4,7 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Literal
 
 from longreach.corpus.documents.base import explain_failures
 from longreach.corpus.documents.encodings.decode import OLE
@@ -32,7 +32,12 @@ class BoundedArchive(zipfile.ZipFile):
             raise explain_excess(name, f"has {parts}", "members", self._limits)
 
     def open(
-        self, name: Any, mode: Any = "r", pwd: bytes | None = None, *, force_zip64: bool = False
+        self,
+        name: str | zipfile.ZipInfo,
+        mode: Literal["r", "w"] = "r",
+        pwd: bytes | None = None,
+        *,
+        force_zip64: bool = False,
     ) -> IO[bytes]:
         """Opens a member to be read, unpacked.
 

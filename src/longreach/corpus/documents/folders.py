@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.corpus.documents.base import show_path
 from longreach.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathspec import PathSpec
+    from pathspec import GitIgnoreSpec
 
 # What programs and systems leave behind. Names that begin with a dot are omitted anyway.
 _LITTER = re.compile(
@@ -85,15 +85,15 @@ class Selection:
         return not (self.exclude and self._excluded.match_file(relative))
 
     @cached_property
-    def _included(self) -> "PathSpec[Any]":
+    def _included(self) -> "GitIgnoreSpec":
         return _parse_patterns(self.include)
 
     @cached_property
-    def _excluded(self) -> "PathSpec[Any]":
+    def _excluded(self) -> "GitIgnoreSpec":
         return _parse_patterns(self.exclude)
 
 
-def _parse_patterns(patterns: tuple[str, ...]) -> "PathSpec[Any]":
+def _parse_patterns(patterns: tuple[str, ...]) -> "GitIgnoreSpec":
     from pathspec import GitIgnoreSpec
 
     for pattern in patterns:

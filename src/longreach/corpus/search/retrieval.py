@@ -20,6 +20,8 @@ from longreach.models.loading.places import cache_folder
 from longreach.models.sharing import exclusive
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from longreach.corpus.reading import CorpusReading
     from longreach.corpus.schema import PassageInfo
 
@@ -63,7 +65,7 @@ class _Index:
     Threads may share it.
     """
 
-    def __init__(self, state: Any, passages: Sequence["PassageInfo"]) -> None:
+    def __init__(self, state: object, passages: Sequence["PassageInfo"]) -> None:
         self.state = state
         self.passages = passages
         self._scorers: dict[str, _Scorer] = {}
@@ -232,7 +234,9 @@ def _make_dense(passages: Sequence["PassageInfo"]) -> _Scorer:
     return score
 
 
-def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray, np.ndarray]:
+def _embed(
+    encoder: "SentenceTransformer", passages: Sequence["PassageInfo"]
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the windows of all passages, [W, e], and the passage of each.
 
     A revision is embedded once and kept on disk.
@@ -242,7 +246,8 @@ def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray,
         by_revision.setdefault(passage.revision, []).append(i)
     # Arrays cannot be joined out of none.
     owners = [np.empty(0, int)]
-    vectors = [np.empty((0, encoder.get_embedding_dimension()), np.float32)]
+    size: Any = encoder.get_embedding_dimension()
+    vectors = [np.empty((0, size), np.float32)]
     for revision, members in by_revision.items():
         # The same text may be there under other names.
         first = {passages[i].index: passages[i].text for i in members}
@@ -257,7 +262,7 @@ def _embed(encoder: Any, passages: Sequence["PassageInfo"]) -> tuple[np.ndarray,
 
 
 def _embed_revision(
-    encoder: Any, revision: str, texts: Sequence[str]
+    encoder: "SentenceTransformer", revision: str, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns how many windows each passage has, and their embeddings."""
     kept = cache_folder() / "dense" / f"all-minilm-l6-v2-{revision}.npz"
@@ -284,10 +289,11 @@ def _embed_revision(
     return counts, rows
 
 
-def _cut_windows(encoder: Any, text: str) -> list[str]:
+def _cut_windows(encoder: "SentenceTransformer", text: str) -> list[str]:
     """Cuts a passage where the encoder would truncate it; a passage scores as its best window."""
     # Two tokens mark the begin and the end.
-    length = encoder.max_seq_length - 2
+    longest: Any = encoder.max_seq_length
+    length = longest - 2
     offsets = encoder.tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
     )["offset_mapping"]

@@ -14,12 +14,15 @@ installed packages: hence this command.
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longreach.errors import LongreachError, MissingDependency
 from longreach.models.device import default_device
 from longreach.models.loading.places import DEFAULT_MODEL
 from longreach.wording import printable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAME = "longreach"
 HARNESS_INSTALL = "pip install 'longreach[harness]'"
@@ -53,7 +56,7 @@ def register() -> type:
             self,
             pretrained: str = DEFAULT_MODEL,
             *,
-            tokenizer: Any = None,
+            tokenizer: "PreTrainedTokenizerBase | None" = None,
             device: str | None = None,
             dtype: str | None = None,
             **settings: Any,

@@ -8,10 +8,22 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Sample(TypedDict):
+    """What is asked."""
+
+    context: str
+    question: str
+    max_new_tokens: int
 
 
 def main(asked: TextIO, said: TextIO) -> None:
@@ -45,11 +57,11 @@ def main(asked: TextIO, said: TextIO) -> None:
 
 
 def _answer(
-    sample: dict[str, Any],
+    sample: "Sample",
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    press: Any,
-) -> dict[str, Any]:
+    press: "Callable[[PreTrainedModel], AbstractContextManager[object]]",
+) -> dict[str, object]:
     """Reads and compresses the context, then reads the question and writes greedy tokens."""
     import torch
     from transformers import DynamicCache
@@ -94,7 +106,9 @@ def _answer(
     }
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, device: Any) -> Any:
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase", text: str, device: "torch.device"
+) -> "torch.Tensor":
     """Returns the token ids of a text, [1, T]."""
     encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     return encoded["input_ids"].to(device)
@@ -107,7 +121,7 @@ def _stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase")
     return {*stops, tokenizer.eos_token_id}
 
 
-def _peak_bytes(device: Any) -> int:
+def _peak_bytes(device: "torch.device") -> int:
     """Returns the most memory in use so far; 0 where the system does not keep it."""
     import torch
 
@@ -121,7 +135,7 @@ def _peak_bytes(device: Any) -> int:
     return 0
 
 
-def _say(said: TextIO, value: dict[str, Any]) -> None:
+def _say(said: TextIO, value: dict[str, object]) -> None:
     said.write(json.dumps(value) + "\n")
     said.flush()
 

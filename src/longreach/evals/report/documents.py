@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longreach.evals.report.answers import AnswerReport
 from longreach.evals.report.axis import Axis
@@ -95,11 +95,11 @@ def _first_word(system: str) -> str:
     return system.partition(" ")[0]
 
 
-def _cost_of(identity: Mapping[str, Any], key: str) -> float | None:
+def _cost_of(identity: Mapping[str, object], key: str) -> float | None:
     # Nothing was studied where no adapter is read with.
     unstudied = key == "study_seconds" and identity.get("adapter", "") is None
-    cost: float | None = identity.get(key, 0.0 if unstudied else None)
-    return cost
+    cost = identity.get(key, 0.0 if unstudied else None)
+    return cost if isinstance(cost, int | float) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

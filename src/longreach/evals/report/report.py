@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, starmap
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.report.parts import name_column
@@ -89,7 +89,7 @@ def _check_comparable(one: Run, other: Run) -> None:
         )
 
 
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
     """Returns what tells two systems apart; how long it took to prepare them does not."""
     found = []
     for key in sorted(one.keys() | other.keys()):

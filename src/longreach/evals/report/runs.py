@@ -15,7 +15,7 @@ from longreach.evals.run.predictions import PREDICTIONS
 from longreach.evals.run.rows import MEANS, JsonObject, Row
 from longreach.evals.scores.overlap import SCORING
 from longreach.evals.suites.registry import find_report
-from longreach.jsontext import Kinds, misfit, parse_json
+from longreach.jsontext import JsonValue, Kinds, misfit, parse_json
 
 FILES = (RUN, PREDICTIONS, SCORES)
 _TEXT = (str,)
@@ -69,9 +69,9 @@ class Run:
         return str(self.record["suite"])
 
     @property
-    def systems(self) -> Mapping[str, Mapping[str, Any]]:
+    def systems(self) -> Mapping[str, Mapping[str, JsonValue]]:
         """What decides the predictions of each system, by its name."""
-        found: Mapping[str, Mapping[str, Any]] = self.record["readers"]
+        found: Mapping[str, Mapping[str, JsonValue]] = self.record["readers"]
         return found
 
     @property
@@ -164,7 +164,7 @@ def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[JsonObjec
     for number, line in enumerate(lines, 1):
         where = f"Line {number} of '{path}'"
         try:
-            found = _parse(line)
+            found: Any = _parse(line)
         except ValueError as error:
             raise UsageError(
                 f"{where} is not JSON ({error}): remove it, and run the evaluation again."
@@ -179,7 +179,7 @@ def _read_lines(path: Path, fields: Kinds, *, whole: bool) -> Iterator[JsonObjec
         yield found
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> JsonValue:
     text = _read_text(path)
     try:
         return _parse(text)
@@ -189,7 +189,7 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> JsonValue:
     # What is not a number was not measured.
     return parse_json(text, nan=lambda name: None)
 
@@ -204,7 +204,7 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _check(values: Any, fields: Kinds, where: str) -> None:
+def _check(values: JsonValue, fields: Kinds, where: str) -> None:
     name = _find_misfit(values, fields)
     if name is not None:
         raise UsageError(

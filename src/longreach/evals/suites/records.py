@@ -9,12 +9,12 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from longreach.datasets.hub import load_hub_rows
 from longreach.datasets.jsonlines import Record, read_records
 from longreach.errors import UsageError
-from longreach.jsontext import parse_json
+from longreach.jsontext import JsonValue, parse_json
 
 
 class Item(NamedTuple):
@@ -42,7 +42,7 @@ def json_lines(path: Path) -> Iterator[Record]:
     return read_records(path)
 
 
-def json_file(path: Path) -> Any:
+def json_file(path: Path) -> JsonValue:
     """Returns what a file of JSON holds."""
     try:
         return parse_json(read_text(path))

@@ -7,7 +7,7 @@ from longreach.corpus.documents.pdf.objects import iterate_dicts, resolve, rich_
 
 if TYPE_CHECKING:
     from pypdf import PageObject, PdfReader
-    from pypdf.generic import EncodedStreamObject
+    from pypdf.generic import DictionaryObject, EncodedStreamObject
 
 _DEEPEST = 64
 _PUSH_BUTTON = 1 << 16
@@ -72,7 +72,7 @@ class Form:
             said.append(f"Attached files are not read: {', '.join(names)}.")
         return said
 
-    def _iterate(self, array: Any) -> Iterator[Any]:
+    def _iterate(self, array: object) -> "Iterator[DictionaryObject]":
         """Yields the dictionaries in an array, and notes whether something else is in it."""
         array = resolve(array)
         found = list(iterate_dicts(array))
@@ -80,13 +80,13 @@ class Form:
             self._failed = True
         return iter(found)
 
-    def _get_form(self) -> dict[str, Any]:
+    def _get_form(self) -> dict[str, object]:
         form = resolve(self._reader.root_object.get("/AcroForm"))
         if not isinstance(form, dict):
             return {}
         return form
 
-    def _iterate_fields(self) -> Iterator[Any]:
+    def _iterate_fields(self) -> "Iterator[DictionaryObject]":
         """Yields the fields without fields below them."""
         # The last one is taken first, so fields below a field come in its place.
         pending = list(self._iterate(self._get_form().get("/Fields")))[::-1]
@@ -103,7 +103,7 @@ class Form:
             else:
                 yield field
 
-    def _read_annotation(self, annotation: Any, page: "PageObject") -> str:
+    def _read_annotation(self, annotation: "DictionaryObject", page: "PageObject") -> str:
         kind = annotation.get("/Subtype")
         if kind == "/Widget":
             for node in _list_upwards(annotation):
@@ -111,7 +111,7 @@ class Form:
                     return self._read_field(node)
             return self._read_field(annotation)
         if kind == "/FileAttachment":
-            file = annotation["/FS"].get_object()
+            file: Any = annotation["/FS"].get_object()
             self._attached.append(to_text(file.get("/UF", file.get("/F", ""))))
         if kind in _SILENT:
             return ""
@@ -128,7 +128,7 @@ class Form:
             return f"Note by {author}: {text}"
         return f"Note: {text}"
 
-    def _read_look(self, annotation: Any, page: "PageObject") -> str:
+    def _read_look(self, annotation: "DictionaryObject", page: "PageObject") -> str:
         """Returns the text that is drawn for an annotation which does not say it."""
         from pypdf.generic import StreamObject
 
@@ -140,7 +140,7 @@ class Form:
             return ""
         return page.extract_xform_text(cast("EncodedStreamObject", look)).strip()
 
-    def _read_field(self, field: Any) -> str:
+    def _read_field(self, field: "DictionaryObject") -> str:
         reference = field.indirect_reference
         key: object = id(field)
         if reference is not None:
@@ -165,7 +165,7 @@ class Form:
         return text
 
 
-def _join_names(nodes: list[Any]) -> str:
+def _join_names(nodes: "list[DictionaryObject]") -> str:
     """Returns the name of a field behind the names of those it is part of."""
     names = []
     for node in reversed(nodes):
@@ -174,7 +174,7 @@ def _join_names(nodes: list[Any]) -> str:
     return ".".join(names)
 
 
-def _read_button(field: Any, nodes: list[Any]) -> str:
+def _read_button(field: "DictionaryObject", nodes: "list[DictionaryObject]") -> str:
     """Returns what is ticked or chosen: the name of a state, "Off" for none."""
     flags = _inherit(nodes, "/Ff")
     if isinstance(flags, int) and flags & _PUSH_BUTTON:
@@ -190,7 +190,7 @@ def _read_button(field: Any, nodes: list[Any]) -> str:
     return name
 
 
-def _find_state(field: Any) -> Any:
+def _find_state(field: "DictionaryObject") -> object:
     """Returns the state that a button is shown in, as the field does not say it."""
     for widget in (field, *iterate_dicts(field.get("/Kids"))):
         state = widget.get("/AS")
@@ -199,7 +199,7 @@ def _find_state(field: Any) -> Any:
     return "/Off"
 
 
-def _read_signature(value: Any) -> str:
+def _read_signature(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, dict) and value.get("/Name") is not None:
@@ -207,7 +207,7 @@ def _read_signature(value: Any) -> str:
     return "signed"
 
 
-def _read_choice(nodes: list[Any]) -> str:
+def _read_choice(nodes: "list[DictionaryObject]") -> str:
     """Returns the text of a field, or what is chosen from its list."""
     value = _inherit(nodes, "/V")
     chosen = list(value) if isinstance(value, list) else [value]
@@ -219,7 +219,7 @@ def _read_choice(nodes: list[Any]) -> str:
     return ", ".join(texts) or rich_to_text(_inherit(nodes, "/RV"))
 
 
-def _iterate_options(options: Any) -> Iterator[tuple[str, str]]:
+def _iterate_options(options: object) -> Iterator[tuple[str, str]]:
     """Yields the choices of a list: their stored values, and what is shown for each."""
     if not isinstance(options, list):
         return
@@ -229,7 +229,7 @@ def _iterate_options(options: Any) -> Iterator[tuple[str, str]]:
             yield to_text(pair[0]), to_text(pair[1])
 
 
-def _list_upwards(node: Any) -> list[Any]:
+def _list_upwards(node: "DictionaryObject") -> "list[DictionaryObject]":
     """Returns a field and the fields it is part of, the innermost first."""
     nodes = [node]
     while "/Parent" in nodes[-1] and len(nodes) < _DEEPEST:
@@ -240,7 +240,7 @@ def _list_upwards(node: Any) -> list[Any]:
     return nodes
 
 
-def _inherit(nodes: list[Any], key: str) -> Any:
+def _inherit(nodes: "list[DictionaryObject]", key: str) -> object:
     """Returns a value of a field, or of the innermost field around it that has one."""
     for node in nodes:
         if key in node:

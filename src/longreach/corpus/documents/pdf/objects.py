@@ -1,17 +1,20 @@
 """Objects of PDF files, damaged ones too, as plain values."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from pypdf.generic import DictionaryObject
 
 
-def resolve(value: Any) -> Any:
+def resolve(value: object) -> Any:
     """Returns the object that a reference leads to; other values, None too, as they are."""
     if hasattr(value, "get_object"):
         return value.get_object()
     return value
 
 
-def iterate_dicts(array: Any) -> Iterator[dict[str, Any]]:
+def iterate_dicts(array: object) -> "Iterator[DictionaryObject]":
     """Yields the dictionaries in an array; none if it is no array."""
     found = resolve(array)
     if not isinstance(found, list):
@@ -19,12 +22,12 @@ def iterate_dicts(array: Any) -> Iterator[dict[str, Any]]:
     for entry in found:
         value = resolve(entry)
         if isinstance(value, dict):
-            yield value
+            yield cast("DictionaryObject", value)
 
 
-def to_text(value: Any) -> str:
+def to_text(given: object) -> str:
     """Returns a string, a name, a number, or a stream of text, as text."""
-    value = resolve(value)
+    value: Any = resolve(given)
     # Long texts are stored as streams, which are dictionaries to pypdf.
     is_stream = hasattr(value, "get_data")
     if value is None or (isinstance(value, (dict, list)) and not is_stream):
@@ -37,7 +40,7 @@ def to_text(value: Any) -> str:
     return str(value).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
 
 
-def rich_to_text(value: Any) -> str:
+def rich_to_text(value: object) -> str:
     """Returns the words of rich text, which is XHTML."""
     text = to_text(value)
     if not text.strip():

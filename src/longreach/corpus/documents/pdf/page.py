@@ -3,7 +3,7 @@
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ from longreach.corpus.documents.pdf.objects import resolve
 
 if TYPE_CHECKING:
     from pypdf import PageObject, PdfReader
+    from pypdf.generic import DictionaryObject, StreamObject
 
 _MOST_BYTES = 75_000_000
 """Of a content stream, unpacked; pypdf has the same limit."""
@@ -61,7 +62,14 @@ class _Fonts:
         self._readable: dict[int, bool] = {}
         self._kept: list[Any] = []
 
-    def count(self, text: str, matrix: Any, text_matrix: Any, font: Any, size: Any) -> None:
+    def count(
+        self,
+        text: str,
+        matrix: object,
+        text_matrix: object,
+        font: "DictionaryObject | None",
+        size: object,
+    ) -> None:
         """Counts a piece of text, for which pypdf calls it."""
         letters = "".join(text.split())
         self.letters += len(letters)
@@ -129,7 +137,7 @@ def _is_intact(page: "PageObject") -> bool:
     return True
 
 
-def _is_whole(stream: Any) -> bool:
+def _is_whole(stream: "StreamObject") -> bool:
     """Returns whether a stream can be unpacked to its end; pypdf is content with the beginning."""
     from pypdf.filters import ASCII85Decode, ASCIIHexDecode
 
@@ -200,7 +208,7 @@ def _shows_something(page: "PageObject") -> bool:
     return False
 
 
-def _find_drawn(resources: Any, operands: list[Any]) -> Any:
+def _find_drawn(resources: object, operands: Sequence[object]) -> Any:
     """Returns the form or the image that an operator draws; None if it is missing."""
     if resources is None or not operands:
         return None
@@ -210,7 +218,7 @@ def _find_drawn(resources: Any, operands: list[Any]) -> Any:
     return resolve(found.get(operands[0]))
 
 
-def _is_readable(font: Any) -> bool:
+def _is_readable(font: "DictionaryObject") -> bool:
     """Returns whether a font says which characters its codes stand for."""
     from pypdf.generic import StreamObject
 
@@ -225,7 +233,7 @@ def _is_readable(font: Any) -> bool:
     return "Dingbats" in str(font.get("/BaseFont", "")) or 2 * nameless <= len(names)
 
 
-def _iterate_glyphs(encoding: Any) -> Iterator[str]:
+def _iterate_glyphs(encoding: object) -> Iterator[str]:
     """Yields the names of the glyphs by which an encoding differs from a usual one."""
     if not isinstance(encoding, dict):
         return

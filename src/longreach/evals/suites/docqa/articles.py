@@ -7,9 +7,9 @@ and a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from longreach.datasets.jsonlines import Record
 from longreach.errors import UsageError
@@ -63,7 +63,7 @@ def _read_papers(path: Path) -> Iterator[Record]:
         yield Record(f"Paper '{name}' of '{path}'", {"id": name, **paper})
 
 
-def _all_are(kind: type, values: Any) -> bool:
+def _all_are(kind: type, values: Iterable[object]) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
