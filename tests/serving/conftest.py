@@ -15,6 +15,7 @@ import uvicorn
 import longreach
 from longreach import Document
 from longreach.serving.app import create_app
+from longreach.serving.server import make_config
 from longreach.serving.settings import ServeSettings
 from tests.conftest import make_model, make_tokenizer
 
@@ -48,7 +49,13 @@ def settings(base, tmp_path_factory):
 
 
 def make_settings(store, base, **more):
-    given = {"compressor": "mean-pool", "device": "cpu", "memory_bytes": 1 << 30, "max_new_tokens": 8}
+    given = {
+        "compressor": "mean-pool",
+        "device": "cpu",
+        "memory_bytes": 1 << 30,
+        "max_new_tokens": 8,
+        "drain_seconds": 5,
+    }
     return ServeSettings(store, base, **(given | more))
 
 
@@ -73,8 +80,7 @@ def running(settings):
     app = create_app(settings)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, lifespan="on")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(make_config(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from longreach import __version__
 from longreach.serving.endpoints import ROUTERS
 from longreach.serving.problems import Problem, explain
-from longreach.serving.security.guard import BodyLimit, Guard
+from longreach.serving.security.guard import BodyLimit, Guard, add_security_headers
 from longreach.serving.settings import ServeSettings
 from longreach.serving.state import Service
 
@@ -86,7 +86,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
 
 class _Watch:
-    """Counts and logs every request, and turns errors that nobody expected into an answer.
+    """Counts and logs every request, puts security headers on every response, and turns errors
+    that nobody expected into one.
 
     A line of the log holds no question, no answer and no key.
     """
@@ -106,6 +107,7 @@ class _Watch:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                add_security_headers(message)
             await send(message)
 
         try:

@@ -11,6 +11,7 @@ from types import FrameType
 
 import filelock
 import uvicorn
+from fastapi import FastAPI
 
 from longreach.errors import StorageError, UsageError
 from longreach.serving.app import create_app
@@ -25,9 +26,13 @@ class Server(uvicorn.Server):
     """A server that stops taking questions as soon as it is told to end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Notes that the server is ending, then has uvicorn wait for what is at work."""
+        """Has uvicorn wait for what is at work; told twice, it does not wait any longer.
+
+        uvicorn's own method would have the process end by the signal again, as if it had failed.
+        """
         self.config.app.state.service.is_draining = True  # type: ignore[union-attr]
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def serve(settings: ServeSettings, ready: Callable[[str], None] | None = None) -> None:
@@ -59,22 +64,26 @@ def serve(settings: ServeSettings, ready: Callable[[str], None] | None = None) -
     with lock:
         listening = _listen(settings)
         app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            # Its log would hold addresses with what clients put into them; ours does not.
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=settings.drain_seconds,
-            lifespan="on",
-        )
         _start_log()
-        server = Server(config)
+        server = Server(make_config(app, settings))
         if ready is not None:
             ready(_address(listening))
         server.run(sockets=[listening])
         if not getattr(app.state, "has_ended", False):
             _leave()
+
+
+def make_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+    """Returns how uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        # Its log would hold addresses with what clients put into them; ours does not.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        lifespan="on",
+    )
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

@@ -18,6 +18,7 @@ _PUBLIC = frozenset({"/health", "/ready", "/openapi.json"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
 _HEADERS = {
+    "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -27,7 +28,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Refuses requests that may not be answered, and puts security headers on all responses.
+    """Refuses requests that may not be answered.
 
     Args:
         app: What answers.
@@ -51,20 +52,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
-
         try:
             self._check(scope)
         except Problem as problem:
-            await send_problem(problem, send_guarded)
+            await send_problem(problem, send)
             return
-        await self._app(scope, receive, send_guarded)
+        await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -148,6 +141,13 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_counted, send)
+
+
+def add_security_headers(start: Message) -> None:
+    """Puts on the start of a response what browsers keep to, unless an endpoint says otherwise."""
+    headers = MutableHeaders(scope=start)
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
 
 
 async def send_problem(problem: Problem, send: Callable[[Message], Awaitable[None]]) -> None:
