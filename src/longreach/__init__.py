@@ -14,6 +14,7 @@ _HOMES = {
     "AutoCompressor": "compressors.autocompressor.compressor",
     "Corpus": "corpus.store",
     "Document": "corpus.documents",
+    "KVZip": "compressors.kvzip.compressor",
     "LayerPlan": "pattern",
     "Limits": "corpus.documents",
     "LongreachError": "errors",
@@ -34,6 +35,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from longreach import errors as errors
     from longreach.compressors.autocompressor.compressor import AutoCompressor as AutoCompressor
+    from longreach.compressors.kvzip.compressor import KVZip as KVZip
     from longreach.compressors.mean_pool import MeanPool as MeanPool
     from longreach.compressors.weighted_pool.compressor import WeightedPool as WeightedPool
     from longreach.corpus.documents import Document as Document

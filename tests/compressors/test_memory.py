@@ -12,6 +12,7 @@ from longreach.compressors.memory import (
     Memory,
     Placement,
     Vectors,
+    Within,
     read_memory,
     register_memory,
 )
@@ -53,32 +54,38 @@ def test_keys_and_values_come_back_bit_for_bit(dtype):
     assert isinstance(again, KeysValues) and (again.length, again.covered, again.positions) == (40, 40, 5)
     assert again.layers.keys() == layers.keys()
     for number, layer in layers.items():
-        for mine, other in zip(layer, again.layers[number], strict=True):
+        for mine, other in zip(layer[:3], again.layers[number][:3], strict=True):
             assert torch.equal(mine, other) and mine.dtype == other.dtype
     assert memory.to_bytes() == again.to_bytes()
     assert memory.placement is Placement.CACHE
 
 
-def test_keys_and_values_are_placed_layer_by_layer():
-    layers = {1: entries(2, 3, 4, 9), 3: entries(2, 2, 4, 9)}
-    placed = {}
+def test_scaled_entries_come_back_and_are_read_multiplied():
+    keys = torch.randint(-127, 128, (2, 3, 4), dtype=torch.int8)
+    scale = torch.rand(2, 1, 4)
+    layer = LayerEntries(keys, keys.float(), torch.arange(3).expand(2, 3), scale)
+    again = read_memory("keys-values", KeysValues({0: layer}, 9, head=2, sink=3).to_bytes())
+    assert (again.head, again.sink) == (2, 3)
+    read = again.layers[0]
+    assert read.keys.dtype == torch.int8 and read.value_scale is None
+    assert torch.equal(read.read_keys("cpu", torch.float32), keys.float() * scale)
+    assert torch.equal(read.read_values("cpu", torch.float32), keys.float())
 
-    class Cache:
-        def place(self, layer, keys, values, places):
-            placed[layer] = keys, values, places
 
-    KeysValues(layers, 9).place(Cache())
-    assert placed.keys() == layers.keys()
-    for number, layer in layers.items():
-        for mine, other in zip(layer, placed[number], strict=True):
-            assert torch.equal(mine[None], other)
+def test_a_passage_within_a_segment_has_no_memory_of_its_own():
+    again = read_memory("within", Within().to_bytes())
+    assert (again.positions, again.covered, again.tensors()) == (0, 0, {})
 
 
 @pytest.mark.parametrize(
     "layers, words",
     [
         ({}, "no layer"),
-        ({0: LayerEntries(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=int))}, "shapes"),
+        ({0: LayerEntries(torch.zeros(2, 3, 4), torch.zeros(2, 2, 4), torch.zeros(2, 3, dtype=int))}, "shapes"),
+        (
+            {0: LayerEntries(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=int), torch.ones(1))},
+            "scale",
+        ),
         ({0: LayerEntries(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=int))}, "number"),
         ({0: LayerEntries(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4), torch.full((1, 1), 9))}, "outside"),
     ],
@@ -113,7 +120,7 @@ ENTRIES = KeysValues({0: entries(1, 2, 4, 9)}, 9).to_bytes()
         ("vectors", ENTRIES),
         ("keys-values", VECTORS),
         ("keys-values", ENTRIES.replace(b"0.places", b"0.plates")),
-        ("keys-values", ENTRIES.replace(b": 9}", b": 1}")),
+        ("keys-values", ENTRIES.replace(b": 9,", b": 1,")),
     ],
 )
 def test_a_damaged_payload_is_one_clear_error(kind, payload):
@@ -129,7 +136,7 @@ def test_every_cut_of_a_payload_is_a_clear_error():
 
 
 def test_an_unknown_kind_is_one_clear_error():
-    with pytest.raises(CorpusDamaged, match="kind 'runes', and only vectors, keys-values are known"):
+    with pytest.raises(CorpusDamaged, match="kind 'runes', and only vectors, keys-values, within are known"):
         read_memory("runes", VECTORS)
 
 

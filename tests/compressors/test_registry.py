@@ -39,7 +39,7 @@ def test_declarations_need_no_torch():
         "import sys; sys.modules['torch'] = None; from longreach.compressors.registry import methods; print(*methods())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["mean-pool", "autocompressor", "weighted-pool"]
+    assert done.stdout.split() == ["mean-pool", "kvzip", "autocompressor", "weighted-pool"]
 
 
 def test_defaults_are_those_of_the_class():
@@ -92,7 +92,7 @@ def test_an_installed_package_announces_its_method(monkeypatch):
         ("mean-pool", {"ratio": 0}, "ratio is 0; it must be at least 1"),
         ("autocompressor", {"mode": "forward"}, "mode is 'forward'; it must be one of accumulate"),
         ("autocompressor", {"ratio": 4, "summary_tokens": 6}, "give one of them"),
-        ("weighted-pool", {}, "no compressor 'weighted-pool': use one of mean-pool, autocompressor"),
+        ("weighted-pool", {}, "no compressor 'weighted-pool': use one of mean-pool, kvzip, autocompressor"),
         ("runes", {}, "no compressor 'runes'"),
     ],
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
     """The token ids of segment `number` of the document `key`."""
 
     key: Hashable
@@ -214,6 +214,10 @@ class Compressor(ABC):
             found.append(range(start, min(start + self.segment_tokens, tokens)))
         return found
 
+    def passages(self, segment: range) -> list[range]:
+        """Returns the token ranges of the passages of a segment, which has one or more."""
+        return [segment]
+
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Returns the input embeddings [T, d] of token ids."""
         tokens = torch.tensor(list(ids), dtype=torch.long, device=self.model.device)
@@ -233,19 +237,20 @@ class Compressor(ABC):
             batch_size: See `stream`.
             encode: Maps embeddings [T_i, d] of segments to vectors [n_i, d].
         """
-        rows = self._unfinished(jobs)
+        rows = self.unfinished(jobs)
         while batch := list(islice(rows, batch_size or self.default_batch_size)):
             with torch.no_grad():
                 encoded = encode([self.embed(segment.ids) for segment in batch])
             for segment, vectors in zip(batch, encoded, strict=True):
                 yield SegmentMemory(segment.key, segment.number, self.remember(vectors))
 
-    def _unfinished(self, jobs: Iterable[Job]) -> Iterator[_Segment]:
+    def unfinished(self, jobs: Iterable[Job]) -> Iterator[Segment]:
+        """Yields the segments of documents that are still to be compressed, in order."""
         for job in jobs:
             for number, span in enumerate(self.segments(len(job.ids))):
                 # What an earlier run finished is not made again.
                 if number >= len(job.done):
-                    yield _Segment(job.key, number, job.ids[span.start : span.stop])
+                    yield Segment(job.key, number, job.ids[span.start : span.stop])
 
     def compress(
         self,

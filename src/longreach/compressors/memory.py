@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError
@@ -154,27 +154,59 @@ class Vectors(Memory):
         return cls(vectors, float(scale))
 
 
+@dataclass(frozen=True, eq=False)
+class Within(Memory):
+    """What a passage has instead of a memory where that of an earlier one stands for it too.
+
+    A segment may be longer than a passage: its first passage has the memory of all of it.
+    """
+
+    kind = "within"
+    placement = Placement.EMBEDDINGS
+
+    @property
+    def positions(self) -> int:
+        """Returns 0."""
+        return 0
+
+    covered = positions
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """See `Memory.tensors`; there are none."""
+        return {}
+
+    @classmethod
+    def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, JsonValue]) -> Self:
+        """See `Memory.assemble`."""
+        if tensors:
+            raise ValueError("it holds tensors")
+        return cls()
+
+
 class LayerEntries(NamedTuple):
     """What one layer of the model keeps of a segment.
 
     Attributes:
         keys: [H, n, D], rotated as at their own positions.
-        values: [H, n, D].
+        values: [H, n, Dv].
         places: [H, n], the position in the segment that each entry comes from, ascending.
+        key_scale: [H, 1, D], what keys are multiplied by where they are read; None for nothing.
+        value_scale: [H, 1, Dv], the same for values.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     places: torch.Tensor
+    key_scale: torch.Tensor | None = None
+    value_scale: torch.Tensor | None = None
 
+    def read_keys(self, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+        """Returns the keys as a model reads them."""
+        return _scaled(self.keys, self.key_scale, device, dtype)
 
-class EntriesCache(Protocol):
-    """A KV cache that takes single entries."""
-
-    def place(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor
-    ) -> object:
-        """Takes entries of a layer: keys and values [1, H, n, D], their places [1, H, n]."""
+    def read_values(self, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+        """Returns the values as a model reads them."""
+        return _scaled(self.values, self.value_scale, device, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +217,15 @@ class KeysValues(Memory):
         layers: The entries of each layer that keeps some, by the layer's number.
         length: Positions of the segment, with the head of the prompt before it. What is read next
             stands behind all of them, however few entries are kept.
+        head: Positions of that head, which all segments of a model share.
+        sink: The first positions, which are always kept; where several memories stand one after
+            the other, only the first one has its own.
     """
 
     layers: Mapping[int, LayerEntries]
     length: int
+    head: int = 0
+    sink: int = 0
 
     kind = "keys-values"
     placement = Placement.CACHE
@@ -197,8 +234,12 @@ class KeysValues(Memory):
         if not self.layers:
             raise ValueError("no layer keeps anything")
         for number, layer in self.layers.items():
-            if layer.keys.dim() != 3 or layer.keys.shape != layer.values.shape:
+            # Some models have values of another size than keys.
+            three = layer.keys.dim() == layer.values.dim() == 3
+            if not three or layer.keys.shape[:2] != layer.values.shape[:2]:
                 raise ValueError(f"keys and values of layer {number} have different shapes")
+            _check_scale(number, layer.keys, layer.key_scale)
+            _check_scale(number, layer.values, layer.value_scale)
             if layer.places.shape != layer.keys.shape[:2]:
                 raise ValueError(f"entries and places of layer {number} differ in number")
             if layer.places.numel() and not 0 <= int(layer.places.max()) < self.length:
@@ -214,44 +255,56 @@ class KeysValues(Memory):
         """The length of the segment."""
         return self.length
 
-    def place(self, cache: EntriesCache) -> None:
-        """Writes the entries into a KV cache that takes them, one layer after the other.
-
-        Args:
-            cache: The cache, of one row.
-        """
-        for number, layer in self.layers.items():
-            cache.place(number, layer.keys[None], layer.values[None], layer.places[None])
-
     def tensors(self) -> dict[str, torch.Tensor]:
         """See `Memory.tensors`."""
         found = {}
         for number, layer in self.layers.items():
             for name, tensor in layer._asdict().items():
-                found[f"{number}.{name}"] = tensor
+                if tensor is not None:
+                    found[f"{number}.{name}"] = tensor
         return found
 
     def values(self) -> JsonObject:
         """See `Memory.values`."""
-        return {"length": self.length}
+        return {"length": self.length, "head": self.head, "sink": self.sink}
 
     @classmethod
     def assemble(cls, tensors: Mapping[str, torch.Tensor], values: Mapping[str, JsonValue]) -> Self:
         """See `Memory.assemble`."""
-        length = values["length"]
-        # True is a number to Python.
-        if isinstance(length, bool) or not isinstance(length, int):
-            raise TypeError("its length is not a whole number")
+        counts = {}
+        for name in ("length", "head", "sink"):
+            count = values[name]
+            # True is a number to Python.
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise TypeError(f"its {name} is not a whole number")
+            counts[name] = count
         parts: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             number, _, part = name.partition(".")
             parts.setdefault(int(number), {})[part] = tensor
         # safetensors has an order of its own, in which layer 10 may come before layer 2.
         layers = {number: LayerEntries(**parts[number]) for number in sorted(parts)}
-        return cls(layers, length)
+        return cls(layers, **counts)
 
 
-_KINDS: dict[str, type[Memory]] = {cls.kind: cls for cls in (Vectors, KeysValues)}
+def _check_scale(number: int, entries: torch.Tensor, scale: torch.Tensor | None) -> None:
+    if scale is not None and scale.shape != (entries.shape[0], 1, entries.shape[2]):
+        raise ValueError(f"a scale of layer {number} does not fit its entries")
+
+
+def _scaled(
+    entries: torch.Tensor,
+    scale: torch.Tensor | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    entries = entries.to(device)
+    if scale is not None:
+        entries = entries.float() * scale.to(device)
+    return entries.to(dtype)
+
+
+_KINDS: dict[str, type[Memory]] = {cls.kind: cls for cls in (Vectors, KeysValues, Within)}
 
 
 def register_memory(kind: type[Memory]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR
+from longreach.compressors.kvzip.options import KVZIP
 from longreach.compressors.method import Method, Option
 from longreach.compressors.shipped import located, settings_of, shipped, shipped_for
 from longreach.compressors.untrained import MEAN_POOL
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "longreach.compressors"
-_BUILT_IN = (MEAN_POOL, AUTOCOMPRESSOR, WEIGHTED_POOL)
+_BUILT_IN = (MEAN_POOL, KVZIP, AUTOCOMPRESSOR, WEIGHTED_POOL)
 # What reads a folder that does not say of which method it is: the published layouts.
 _PUBLISHED = AUTOCOMPRESSOR
 _DEFAULT = MEAN_POOL

@@ -45,11 +45,12 @@ FLUSH_SECONDS = 10.0
 
 @dataclass
 class _Piece:
-    """A passage to be: the tokens and the characters of one segment."""
+    """A passage to be: its tokens and characters, and the number of the segment it lies in."""
 
     tokens: range
     start: int
     end: int
+    segment: int
 
 
 @dataclass
@@ -97,15 +98,15 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
     )
     ids = encoded["input_ids"]
     offsets = encoded["offset_mapping"]
-    ranges = compressor.segments(len(ids))
-    starts = [0]
-    # The tokens of one character share its offsets, and normalizers may step back.
-    for tokens in ranges[1:]:
-        starts.append(min(max(starts[-1], offsets[tokens.start][0]), len(text)))
-    # A text without tokens has no ranges, and yet a start.
-    pieces = []
-    for tokens, start, end in zip(ranges, starts, [*starts[1:], len(text)], strict=False):
-        pieces.append(_Piece(tokens, start, end))
+    pieces: list[_Piece] = []
+    for number, segment in enumerate(compressor.segments(len(ids))):
+        for tokens in compressor.passages(segment):
+            start = 0
+            if pieces:
+                # The tokens of one character share its offsets, and normalizers may step back.
+                start = min(max(pieces[-1].start, offsets[tokens.start][0]), len(text))
+                pieces[-1].end = start
+            pieces.append(_Piece(tokens, start, len(text), number))
     return ids, pieces
 
 
@@ -174,8 +175,9 @@ class Ingest:
             stream = self.compressor.stream(self._make_jobs(found, limits), batch_size=batch_size)
             for key, segment, memory in stream:
                 work = self._work[str(key)]
+                before = len(work.checksums)
                 count = self._take(work, segment, memory)
-                passages += 1
+                passages += len(work.checksums) - before
                 tokens += count
                 bar.update(count)
                 waited = time.monotonic() - self._flushed_at
@@ -234,6 +236,11 @@ class Ingest:
                 if not row["intact"] or stored != expected:
                     break
                 good.append(row)
+            # A segment is made again whole: its memory lies with its first passage.
+            while 0 < len(good) < len(work.pieces):
+                if work.pieces[len(good)].segment != work.pieces[len(good) - 1].segment:
+                    break
+                good.pop()
             # A gap, a copy or a damaged row: keep what is good and make the rest again.
             if len(good) < len(rows):
                 with self.log.change("repair"):
@@ -242,16 +249,32 @@ class Ingest:
                         self.passages.add(pa.Table.from_pylist(good, schema=self.format.passages))
         for row in good:
             self._note(work, row)
-        return [self.format.memory(row, self.settings.compressor) for row in good]
+        done = []
+        for at, row in enumerate(good):
+            if at == 0 or work.pieces[at].segment != work.pieces[at - 1].segment:
+                done.append(self.format.memory(row, self.settings.compressor))
+        return done
 
     def _take(self, work: _Work, segment: int, memory: "Memory") -> int:
-        assert segment == len(work.checksums), (
+        """Appends the passages of a segment; returns its tokens."""
+        from longreach.compressors.memory import Within
+
+        first = len(work.checksums)
+        assert work.pieces[first].segment == segment, (
             f"segment {segment} of {work.revision} came out of order"
         )
-        piece = work.pieces[segment]
+        tokens = 0
+        for at in range(first, len(work.pieces)):
+            if work.pieces[at].segment != segment:
+                break
+            tokens += self._append(work, at, memory if at == first else Within())
+        return tokens
+
+    def _append(self, work: _Work, index: int, memory: "Memory") -> int:
+        piece = work.pieces[index]
         row: Row = {
             "revision": work.revision,
-            "index": segment,
+            "index": index,
             "start": piece.start,
             "end": piece.end,
             "text": work.text[piece.start : piece.end],

@@ -15,9 +15,9 @@ from longreach.corpus.integrity import WORK
 from longreach.corpus.listing import DocumentFiles
 from longreach.corpus.lock import hold_lock, require
 from longreach.corpus.naming import resolve
-from longreach.corpus.rows import NOTES, positions_of, rows_of
+from longreach.corpus.rows import CACHED, NOTES, group_by_segment, positions_of, rows_of
 from longreach.corpus.schema import DocumentInfo, PassageInfo, Settings, Version
-from longreach.corpus.tables import check_document, connect, read_documents, read_passages
+from longreach.corpus.tables import Row, check_document, connect, read_documents, read_passages
 from longreach.corpus.verify import VerifyReport, verify
 from longreach.errors import CorpusDamaged, CorpusNotFound
 
@@ -116,10 +116,7 @@ class CorpusReading:
             for document in documents:
                 mine = rows[document["revision"]]
                 check_document(document, mine)
-                owner = document["document"]
-                for row in mine:
-                    count = positions_of(row)
-                    found.append(_pick_fields(PassageInfo, row, document=owner, n_vectors=count))
+                found += _make_passages(document["document"], mine)
             return found
 
         return self._read(read)
@@ -276,6 +273,28 @@ class CorpusReading:
                 f"Corpus {self.name!r} is damaged. {lost[0]} Restore it from a backup, or keep what"
                 f" can be kept with `longreach corpus repair {self.name}`."
             )
+
+
+def _make_passages(document: str, rows: list[Row]) -> list[PassageInfo]:
+    """Returns the passages of a document, given its rows in order."""
+    found = []
+    for held in group_by_segment(rows):
+        owner = held[0]
+        reach = 0
+        # What is read next stands behind the whole segment, however few entries are kept of it.
+        if owner.get("kind") == CACHED:
+            reach = sum(row["tokens"] for row in held)
+        for row in held:
+            info = _pick_fields(
+                PassageInfo,
+                row,
+                document=document,
+                n_vectors=positions_of(owner),
+                segment=None if row is owner else owner["index"],
+                reach=reach,
+            )
+            found.append(info)
+    return found
 
 
 def _pick_fields(kind: type[_T], row: dict[str, object], **more: object) -> _T:

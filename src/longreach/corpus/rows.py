@@ -7,7 +7,7 @@ to as they are: a row is written in the format of its corpus.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NOTES = "notes"
 # Columns of bytes, in one format or the other: large, and hashed by themselves.
 BLOBS = ("payload", "vectors")
+
+# Kinds of memory, by the names that `compressors.memory` gives them: it takes torch to import.
+CACHED = "keys-values"
+_WITHIN = "within"
 
 _PLACE = [
     ("revision", pa.string()),
@@ -203,6 +207,20 @@ FORMATS = tuple(_FORMATS)
 def rows_of(number: int) -> RowFormat:
     """Returns the format of this number, which is one of `FORMATS`."""
     return _FORMATS[number]
+
+
+def group_by_segment(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Returns the rows of a document's passages, in order, segment by segment.
+
+    The first row of a segment has its memory.
+    """
+    found: list[list[dict[str, Any]]] = []
+    for row in rows:
+        if found and row.get("kind") == _WITHIN:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def positions_of(row: Mapping[str, Any]) -> int:

@@ -58,7 +58,19 @@ class DocumentInfo:
 class PassageInfo:
     """A passage without its memory: `text` is characters `start` to `end` of the document.
 
-    `n_vectors` is the number of positions that its memory takes.
+    Attributes:
+        document: Name of the document.
+        index: Number of the passage in its document.
+        start: First character.
+        end: One past the last character.
+        text: Its text.
+        tokens: Of its text.
+        n_vectors: Positions that the memory of its segment takes.
+        revision: Names the document's text as the compressor reads it.
+        segment: Number of the passage that has the memory of the segment, which may be longer than
+            a passage; None where that is this one.
+        reach: Positions of the model's window that the segment's memory stands for, where these
+            are more than it takes; else 0.
     """
 
     document: str
@@ -69,6 +81,8 @@ class PassageInfo:
     tokens: int
     n_vectors: int
     revision: str
+    segment: int | None = None
+    reach: int = 0
 
 
 class Version(NamedTuple):

@@ -106,6 +106,11 @@ class PromptBuilder:
         twin._joins = False
         return twin
 
+    @property
+    def head(self) -> list[int]:
+        """Token ids of what every prompt begins with, before any words."""
+        return list(self._head)
+
     def raw(self, text: str) -> RawText:
         """Token ids that a raw passage costs, with what separates it from the next part."""
         return RawText(self.plain(text) + self._separator, text)

@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -45,7 +45,9 @@ class Passage:
         index: Number of the passage in its document.
         revision: The content it was cut from.
         tokens: Its length in the model's tokens.
-        n_vectors: How many summary vectors stand for it.
+        n_vectors: How many positions the memory of its segment takes.
+        segment: See `PassageInfo`.
+        reach: See `PassageInfo`.
     """
 
     document: str
@@ -57,6 +59,8 @@ class Passage:
     revision: str
     tokens: int
     n_vectors: int
+    segment: int | None = field(default=None, kw_only=True)
+    reach: int = field(default=0, kw_only=True)
 
 
 class _Index:
@@ -171,6 +175,8 @@ def _make_passage(info: "PassageInfo", score: float) -> Passage:
         info.revision,
         info.tokens,
         info.n_vectors,
+        segment=info.segment,
+        reach=info.reach,
     )
 
 
