@@ -382,6 +382,83 @@ def test_the_thread_ends_when_there_is_nothing_to_do(monkeypatch):
         assert not thread.is_alive() and engine._thread is None
 
 
+def ends(handle, seconds=20):
+    """Whether an answer ends; a request that was lost would be waited for without end."""
+    with handle._progress.changed:
+        return handle._progress.changed.wait_for(lambda: handle._progress.ended, seconds)
+
+
+def test_a_request_that_comes_as_the_thread_gives_up_is_answered():
+    model = make_model()
+    engine = Engine(model)
+    late = []
+
+    class Condition(threading.Condition):
+        def wait(self, timeout=None):
+            if late:
+                return super().wait(timeout)
+            # The time is up, and a request gets the lock before this thread does.
+            late.append(engine.submit(greedy(prompt(model, 20), 3)))
+            return False
+
+    engine._changed = Condition()
+    assert len(engine.submit(greedy(prompt(model, 9), 3)).result().tokens) == 3
+    while not late:
+        time.sleep(0.01)
+    assert ends(late[0]) and late[0].result().tokens == alone(model, prompt(model, 20), 3)
+
+
+def test_an_interruption_loses_no_request_of_another_thread(monkeypatch):
+    model = make_model()
+    engine = Engine(model)
+    interrupted = []
+
+    class Interrupted(rows.Row):
+        def __init__(self, *parts):
+            if not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            super().__init__(*parts)
+
+    monkeypatch.setattr(engine_module, "Row", Interrupted)
+    with exclusive(model):
+        theirs = engine.submit(greedy(prompt(model, 20), 3))
+        with pytest.raises(KeyboardInterrupt):
+            engine.submit(greedy(prompt(model, 9), 3)).result()
+    assert interrupted and ends(theirs)
+    assert theirs.result().tokens == alone(model, prompt(model, 20), 3)
+
+
+def test_closing_cancels_a_request_that_is_about_to_become_a_row(monkeypatch):
+    model = make_model()
+    engine = Engine(model)
+
+    class Slow(rows.Row):
+        def __init__(self, *parts):
+            closing = threading.Thread(target=engine.close, kwargs={"cancel": True}, daemon=True)
+            closing.start()
+            while not engine.closed:
+                time.sleep(0.01)
+            with engine._changed:  # `close` has seen to those that it knows
+                super().__init__(*parts)
+
+    monkeypatch.setattr(engine_module, "Row", Slow)
+    handle = engine.submit(greedy(prompt(model, 9), 300))
+    assert ends(handle) and handle.result().ended == "cancelled"
+
+
+def test_a_request_that_is_cancelled_while_it_waits_for_its_turn_ends_at_once():
+    model = make_model()
+    engine = Engine(model, max_rows=1)
+    long = engine.submit(greedy(prompt(model, 9), 3000))
+    next(iter(long))
+    waits = engine.submit(greedy(prompt(model, 20), 3))
+    waits.cancel()
+    assert ends(waits) and waits.result().ended == "cancelled"
+    assert not long._progress.ended and engine.waiting == 0
+    long.cancel()
+
+
 def test_a_long_prompt_does_not_stall_those_that_write():
     model = make_model()
     engine = Engine(model, chunk_tokens=16)

@@ -85,6 +85,10 @@ class Engine:
         """The number of requests that wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def _is_idle(self) -> bool:
+        return not self._waiting and not self._batch.rows
+
     def submit(self, request: Request) -> Handle:
         """Queues a request and returns a handle on its answer.
 
@@ -150,9 +154,11 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._batch.rows:
-                    # `wait` gives False when the time is up and nobody asked.
-                    if self._closed or not self._changed.wait(_IDLE_SECONDS):
+                while self._is_idle:
+                    # `wait` gives False when the time is up, and somebody may have asked in that
+                    # very moment.
+                    timed_out = not self._closed and not self._changed.wait(_IDLE_SECONDS)
+                    if self._is_idle and (self._closed or timed_out):
                         self._thread = None
                         return
             try:
@@ -195,19 +201,36 @@ class Engine:
         return bool(self._batch.rows or self._waiting)
 
     def _admit(self, model: PreTrainedModel) -> None:
+        self._drop_cancelled()
         while len(self._batch.rows) < self._max_rows:
             with self._changed:
                 if not self._waiting:
                     return
-                request, progress = self._waiting.popleft()
-            if progress.cancelled:
-                progress.finish(0, 0, CANCELLED)
-                continue
+                first = self._waiting[0]
+            row = None
             try:
-                self._batch.rows.append(Row(model, request, progress))
+                row = Row(model, *first)
             except Exception as error:
                 # One request that cannot be begun is no reason to stop the others.
-                progress.fail(error)
+                first[1].fail(error)
+            with self._changed:
+                # It waits until it is a row: in between it could be lost by an interruption, missed
+                # by `close`, or taken for an engine that has nothing to do.
+                if self._waiting and self._waiting[0] is first:
+                    self._waiting.popleft()
+                    if row is not None:
+                        self._batch.rows.append(row)
+
+    def _drop_cancelled(self) -> None:
+        """Ends the requests that were given up before they became rows."""
+        with self._changed:
+            kept: deque[tuple[Request, Progress]] = deque()
+            for waiting in self._waiting:
+                if waiting[1].cancelled:
+                    waiting[1].finish(0, 0, CANCELLED)
+                else:
+                    kept.append(waiting)
+            self._waiting = kept
 
 
 class _Waiter:
