@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 
 import longreach as lr
 from longreach.caches.prefix import PrefixCache
+from longreach.engine import choice, rows
 from longreach.engine import engine as engine_module
-from longreach.engine import rows
 from longreach.engine.adapters import can_mix
 from longreach.engine.engine import Engine, engine_of
 from longreach.engine.request import Request
@@ -298,6 +298,45 @@ def test_an_error_ends_its_own_request_only():
     for embeds, more in ((good[0], {}), (good[:0], {}), (good, {"cuts": (20,)}), (good, {"chunk_tokens": 0})):
         with pytest.raises(UsageError):
             greedy(embeds, **more)
+
+
+def test_an_error_of_one_choice_leaves_the_samples_of_the_others_as_they_are(monkeypatch):
+    model = make_model()
+    sampled = Sampling(max_new_tokens=8, temperature=1.0, seed=5)
+    want = Engine(model).submit(Request(prompt(model, 20), sampled)).result().tokens
+    usual = choice.Chooser.choose
+
+    def choose(self, logits):
+        if self is broken[0].chooser and len(broken[0].progress.tokens) == 3:
+            raise RuntimeError("probability tensor contains nan")
+        return usual(self, logits)
+
+    broken = []
+    monkeypatch.setattr(choice.Chooser, "choose", choose)
+    engine = Engine(model)
+    with exclusive(model):
+        handle = engine.submit(Request(prompt(model, 20), sampled))
+        bad = engine.submit(Request(prompt(model, 9), Sampling(max_new_tokens=8, temperature=1.0, seed=1)))
+        engine._admit(model)
+        broken.append(engine._batch.rows[1])
+    assert handle.result().tokens == want
+    with pytest.raises(RuntimeError, match="nan"):
+        bad.result()
+
+
+def test_an_error_of_kept_prefixes_ends_its_own_request_only():
+    class Broken(PrefixCache):
+        def get(self, key):
+            raise RuntimeError("out of memory")
+
+    model = make_model()
+    engine = Engine(model)
+    with exclusive(model):
+        bad = engine.submit(greedy(prompt(model, 20), 3, cuts=(10,), prefixes=Broken(1 << 20)))
+        good = engine.submit(greedy(prompt(model, 9), 3))
+    assert ends(good) and good.result().tokens == alone(model, prompt(model, 9), 3)
+    with pytest.raises(RuntimeError, match="memory"):
+        bad.result()
 
 
 @pytest.mark.parametrize("kind", ["llama", "hybrid llama"])

@@ -83,7 +83,11 @@ class Batch:
             if row.is_read:
                 continue
             if row.reading is None:
-                row.take_prefix()
+                try:
+                    row.take_prefix()
+                except Exception as error:
+                    row.fail(error)
+                    continue
             if owners.get(row.next_prefix, row) is row:
                 return row
         return None

@@ -51,10 +51,28 @@ class Chooser:
         warped = self._warpers(None, logits.float())  # type: ignore[arg-type]
         return torch.multinomial(warped.softmax(-1)[0], 1, generator=self._generator)
 
+    def get_state(self) -> torch.Tensor | None:
+        """Returns the state of the row's generator; None where it draws nothing."""
+        return None if self.greedy else self._generator.get_state()
+
+    def set_back(self, state: torch.Tensor | None) -> None:
+        """Sets the row's generator back to a state from before."""
+        if state is not None:
+            self._generator.set_state(state)
+
 
 def choose_all(choosers: Sequence[Chooser], logits: torch.Tensor) -> torch.Tensor:
     """Returns the tokens [B] for logits [B, V], each as the row's own chooser picks it."""
     if all(chooser.greedy for chooser in choosers):
         return logits.argmax(-1)
-    rows = zip(choosers, logits.split(1), strict=True)
-    return torch.cat([chooser.choose(row) for chooser, row in rows])
+    before = [chooser.get_state() for chooser in choosers]
+    chosen: list[torch.Tensor] = []
+    try:
+        for chooser, row in zip(choosers, logits.split(1), strict=True):
+            chosen.append(chooser.choose(row))
+    except BaseException:
+        # All of them choose again, and must draw what they have drawn here.
+        for chooser, state in zip(choosers, before, strict=True):
+            chooser.set_back(state)
+        raise
+    return torch.cat(chosen)
