@@ -10,7 +10,7 @@ from longreach.engine.generate import write_all
 from longreach.engine.sampling import Sampling
 from longreach.models.cached import CACHE, cache_in
 from longreach.models.decoder import hidden_states
-from longreach.models.switching import groups_of, switch_of
+from longreach.models.switching import groups_of, steps_for, switch_of
 from tests.conftest import SHAPE, make_model, make_tokenizer
 
 LENGTH = 64
@@ -75,6 +75,20 @@ def test_answers_are_those_of_full_forwards_in_any_company(make, chunk):
     for row, tokens in zip(rows, right, strict=True):
         (alone,) = write_all(model, [row], frozenset(), sampling)
         assert alone.tokens == tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [make_phi3, make_dynamic])
+def test_a_row_that_ends_right_where_the_rotation_changes_is_read_in_company_as_alone(make):
+    model = make()
+    short, long = prompts(model, [LENGTH - 1, 3 * LENGTH])
+    token = torch.tensor([7])
+    steps = steps_for(model, LENGTH)
+    steps.read(inputs_embeds=short[None])
+    steps_for(model, 4 * LENGTH).read(inputs_embeds=long[None])
+    whole = torch.cat([short, model.get_input_embeddings()(token)])
+    right = fresh(model)(inputs_embeds=whole[None]).logits[:, -1]
+    assert torch.allclose(steps.step(token), right, atol=1e-4)
 
 
 def test_the_rotation_matters_here():

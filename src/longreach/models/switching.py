@@ -116,17 +116,44 @@ def steps_for(
     """
     switch = switch_of(model)
     if switch is None or max_length + offset <= switch.length:
-        # A longer text, read for another caller, may have grown the rotation.
-        if switch is not None:
-            with exclusive(model):
-                forget_growth(model)
-        return Steps(model, max_length, cache=cache, offset=offset)
+        grows = switch is not None and switch.each
+        kind = _UngrownSteps if grows else Steps
+        return kind(model, max_length, cache=cache, offset=offset)
     if cache is not None and getattr(cache, "layers", None) and cache.get_seq_length():
         raise UsageError(
             f"The model's rotary embedding changes beyond {switch.length} positions, so what was"
             " read before cannot be used: read the prompt as a whole."
         )
     return SwitchingSteps(model, max_length, switch)
+
+
+class _UngrownSteps(Steps):
+    """Steps under the first rotation of dynamic NTK, which longer rows of others may have grown.
+
+    transformers sets that back for shorter texts, and not for one that ends right at the length.
+    """
+
+    @torch.no_grad()
+    def read(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Reads as `Steps.read` does."""
+        with exclusive(self.model):
+            forget_growth(self.model)
+            return super().read(
+                input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+            )
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Takes a step as `Steps.step` does."""
+        with exclusive(self.model):
+            forget_growth(self.model)
+            return super().step(tokens)
 
 
 class _Row:
