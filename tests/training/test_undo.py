@@ -2,13 +2,14 @@
 
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from longreach.corpus.artefacts import ADAPTER, Artefacts
+from longreach.corpus.artefacts import ADAPTER, Artefacts, seal
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.reading.policy import Policy
 from longreach.reading.scorecard import Row, Scorecard
@@ -143,3 +144,21 @@ def test_only_the_last_states_are_kept(corpus, made):
         learn(corpus, made / ("one", "two")[turn % 2], "a")
     folders = sorted(int(path.name) for path in (corpus.work_path / "before").iterdir())
     assert folders == [3, 4, 5, 6, 7]
+
+
+def test_who_reads_while_an_adapter_is_replaced_finds_one(corpus, made, monkeypatch):
+    """The old one is no longer in its place at the first look, and gone at the second."""
+    learn(corpus, made / "one", "a")
+    old = corpus.work_path / "old-adapter"
+    (corpus.path / ADAPTER).rename(old)
+    real = Path.is_dir
+
+    def is_dir(path):
+        if path == old and old.exists():
+            shutil.copytree(made / "two", corpus.path / ADAPTER)
+            seal(corpus.path / ADAPTER)
+            shutil.rmtree(old)
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert corpus.artefacts.get(ADAPTER) == corpus.path / ADAPTER

@@ -61,8 +61,9 @@ class Artefacts:
         """
         places = [self._corpus / name]
         if name == ADAPTER:
-            # A writer that was killed moved it there; the next one puts it back.
-            places.append(self.work_path / _OLD)
+            # A writer that was killed moved it there; the next one puts it back. One that is at
+            # work may have put a new one into its place between the first two looks.
+            places += [self.work_path / _OLD, self._corpus / name]
         for folder in places:
             if not folder.is_dir():
                 continue
