@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from longreach import AutoCompressor, Document, Policy, Reader, Sampling
+from longreach import AutoCompressor, Corpus, Document, Policy, Reader, Sampling
 from longreach.errors import FingerprintMismatch, UsageError
 from longreach.session import open_or_create, open_workspace
 from tests.conftest import make_model, make_tokenizer
@@ -61,6 +61,26 @@ def test_a_corpus_made_in_bfloat16_is_read_and_continued_in_float32(tmp_path, ba
     more.corpus.add(Document("b", "More about the queen. " * 10))
     assert {vectors.dtype for vectors in more.corpus.vectors(more.corpus.documents()[1].revision)} == {torch.bfloat16}
     assert more.corpus.verify().ok
+
+
+@pytest.mark.parametrize("ratio", [5, 6])
+def test_a_corpus_that_another_process_makes_meanwhile_is_opened(tmp_path, base, monkeypatch, ratio):
+    import longreach.session.workspace as workspace
+
+    real = workspace.make_compressor
+
+    def make(*parts, **options):
+        compressor = real(*parts, **options)
+        Corpus.create(tmp_path / "s", "c", real(*parts, **(options | {"ratio": ratio}))).add(TEXT)
+        return compressor
+
+    monkeypatch.setattr(workspace, "make_compressor", make)
+    options = {"model_ref": base, "ratio": 5, "segment_tokens": 50}
+    if ratio == 5:
+        assert open_or_create(tmp_path / "s", "c", **options).corpus.add(TEXT).unchanged == ["a"]
+    else:
+        with pytest.raises(FingerprintMismatch, match="other settings"):
+            open_or_create(tmp_path / "s", "c", **options)
 
 
 def test_another_model_is_refused(tmp_path, base):

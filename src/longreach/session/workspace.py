@@ -20,7 +20,13 @@ from longreach.compressors.registry import (
 from longreach.compressors.shipped import located, reference
 from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
-from longreach.errors import CorpusNotFound, FingerprintMismatch, StorageError, UsageError
+from longreach.errors import (
+    CorpusExists,
+    CorpusNotFound,
+    FingerprintMismatch,
+    StorageError,
+    UsageError,
+)
 from longreach.jsontext import JsonObject
 from longreach.models.device import check_device
 from longreach.models.fingerprint import base_fingerprint
@@ -210,9 +216,16 @@ def open_or_create(
     model, tokenizer = bring(base, device=device)
     PromptBuilder(model, tokenizer)
     compressor = make_compressor(ref, model, tokenizer, **settings)
-    corpus = Corpus.create(
-        store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or ""
-    )
+    try:
+        corpus = Corpus.create(
+            store, name, compressor, model_ref=stable_reference(base), compressor_ref=trained or ""
+        )
+    except CorpusExists:
+        # Another process was faster while the model was loaded; what it made with other settings is
+        # refused.
+        if name not in Corpus.names(store):
+            raise
+        corpus = Corpus.open(store, name, compressor)
     return Workspace(corpus, compressor.model, compressor.tokenizer)
 
 
