@@ -391,6 +391,25 @@ def test_bfloat16_and_checkpointing_learn_as_well(tmp_path):
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+def test_two_studies_of_one_model_at_a_time_are_refused_also_where_both_prepare(tmp_path, monkeypatch):
+    model = make_model()
+    corpus = make_corpus(tmp_path, model=model)
+    refused = []
+
+    def lay(*parts, **options):
+        adapted = add_lora(*parts, **options)
+        # Another study, which had looked at the model before this one laid its adapter over it.
+        with pytest.raises(ModelError, match="carries PEFT adapters"), studying._adapted(model, settings(1), None):
+            pass
+        refused.append(True)
+        return adapted
+
+    monkeypatch.setattr(studying, "add_lora", lay)
+    report, _ = train(corpus, settings(1), model=model)
+    assert refused and report.steps
+    assert not hasattr(model, "peft_config")
+
+
 def test_what_cannot_be_studied_is_refused(tmp_path):
     corpus = make_corpus(tmp_path)
     with pytest.raises(UsageError, match="no questions"):

@@ -118,8 +118,7 @@ def study(
     check_trackers(settings.report_to)
     if not questions:
         raise UsageError("There are no questions to learn from: give some with --questions.")
-    if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
-        raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+    _require_bare(model)
     # Trainer works on the first of the visible GPUs, whatever device the model is on.
     if model.device.index:
         raise UsageError(
@@ -274,6 +273,12 @@ def _start(corpus: Corpus) -> Path | None:
     return corpus.artefacts.get(READER)
 
 
+def _require_bare(model: PreTrainedModel) -> None:
+    """Raises ModelError where a model carries other adapters than those of readers."""
+    if not all(name.startswith(LAID) for name in getattr(model, "peft_config", None) or ()):
+        raise ModelError("The model carries PEFT adapters: load it anew to train another.")
+
+
 @contextmanager
 def _adapted(
     model: PreTrainedModel, settings: StudySettings, start: Path | None
@@ -286,6 +291,8 @@ def _adapted(
         start: Folder of an adapter whose copy is trained; None trains a new one.
     """
     with exclusive(model):
+        # A study of another corpus may have begun in another thread while this one prepared.
+        _require_bare(model)
         use_cache = model.config.use_cache
         # PEFT freezes all weights; afterwards exactly these are frozen again, as the caller had
         # them.
