@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR
 from longreach.compressors.kvzip.options import KVZIP
 from longreach.compressors.method import Method, Option
-from longreach.compressors.shipped import located, settings_of, shipped, shipped_for
+from longreach.compressors.shipped import resolve_folder, settings_of, shipped, shipped_for
 from longreach.compressors.untrained import MEAN_POOL
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import UsageError
@@ -144,7 +144,7 @@ def find_method(ref: str) -> Method:
     # A folder that has the name of a method is named by a path, such as ./mean-pool.
     if is_untrained(ref):
         return methods()[ref]
-    return method_named(str(settings_of(located(ref)).get("method", _PUBLISHED.name)))
+    return method_named(str(settings_of(resolve_folder(ref)).get("method", _PUBLISHED.name)))
 
 
 def default_compressor(model_ref: str) -> str:

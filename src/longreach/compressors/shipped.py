@@ -23,7 +23,7 @@ def reference(ref: str | Path) -> str:
     return str(ref) if str(ref) in shipped() else str(Path(ref).resolve())
 
 
-def located(ref: str | Path) -> Path:
+def resolve_folder(ref: str | Path) -> Path:
     """Returns the folder of the compressor that ships by this name, else the path as it is."""
     return shipped().get(str(ref), Path(ref))
 

@@ -17,7 +17,7 @@ from longreach.compressors.registry import (
     method_named,
     restore_compressor,
 )
-from longreach.compressors.shipped import located, reference
+from longreach.compressors.shipped import reference, resolve_folder
 from longreach.corpus.store import Corpus
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import (
@@ -209,7 +209,7 @@ def open_or_create(
     trained = None if is_untrained(ref) else reference(ref)
     base = model_ref or DEFAULT_MODEL
     if trained and not model_ref:
-        base = base_model(located(ref))
+        base = base_model(resolve_folder(ref))
     bring: Loader = load if model_ref else load_named
     if loader is not None and not (trained and find_method(ref).changes_model):
         bring = loader

@@ -16,7 +16,7 @@ from longreach.compressors.autocompressor.options import AUTOCOMPRESSOR, Mode, c
 from longreach.compressors.base import Compressor
 from longreach.compressors.jobs import Job, SegmentMemory
 from longreach.compressors.memory import Memory, Vectors, concatenated
-from longreach.compressors.shipped import located, reference
+from longreach.compressors.shipped import reference, resolve_folder
 from longreach.errors import DocumentError, UsageError
 from longreach.jsontext import JsonObject, JsonValue, read_field
 from longreach.models.decoder import hidden_states, window_of
@@ -186,7 +186,7 @@ class AutoCompressor(Compressor):
             UsageError: More summary tokens are asked for than were trained, or a setting is out of
                 range.
         """
-        stored = checkpoint.read(located(folder), model, tokenizer, merged=merged)
+        stored = checkpoint.read(resolve_folder(folder), model, tokenizer, merged=merged)
         compressor = cls(**checkpoint.choose_arguments(stored, settings))
         compressor.ref = reference(folder)
         return compressor

@@ -21,7 +21,7 @@ from torch import Tensor
 from longreach.compressors.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, READER
 from longreach.compressors.base import Compressor
 from longreach.compressors.jobs import Job, SegmentMemory
-from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
+from longreach.compressors.shipped import SETTINGS_FILE, reference, resolve_folder, settings_of
 from longreach.compressors.weighted_pool.options import WEIGHTED_POOL
 from longreach.errors import ModelError, UsageError
 from longreach.jsontext import JsonObject, JsonValue, read_field
@@ -145,7 +145,7 @@ class WeightedPool(Compressor):
             ModelError: The folder holds no such compressor, or one of another model.
         """
         ref = reference(folder)
-        folder = located(folder)
+        folder = resolve_folder(folder)
         stored = settings_of(folder)
         if stored.get("method") != cls.method:
             raise ModelError(f"'{folder}' holds no {cls.method}: check the path of the compressor.")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longreach.compressors.base import Compressor
-from longreach.compressors.shipped import SETTINGS_FILE, located, reference, settings_of
+from longreach.compressors.shipped import SETTINGS_FILE, reference, resolve_folder, settings_of
 from longreach.errors import ModelError
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.loading.load import load_named
@@ -31,12 +31,12 @@ class ScaledMean(Compressor):
 
     @classmethod
     def from_pretrained(cls, folder, model=None, tokenizer=None, **settings):
-        stored = settings_of(located(folder))
+        stored = settings_of(resolve_folder(folder))
         if model is None or tokenizer is None:
             model, tokenizer = load_named(stored["model"])
         if stored["base_fingerprint"] != base_fingerprint(model, tokenizer):
             raise ModelError(f"'{folder}' was made for another model: load that one.")
-        weight = load_file(located(folder) / WEIGHTS)["weight"].to(model.device)
+        weight = load_file(resolve_folder(folder) / WEIGHTS)["weight"].to(model.device)
         chosen = {"ratio": stored["ratio"], "segment_tokens": stored["segment_tokens"]} | settings
         made = cls(model, tokenizer, weight, **chosen)
         made.ref = reference(folder)
