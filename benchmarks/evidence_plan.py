@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from longreach.compressors.registry import default_compressor
-from longreach.compressors.shipped import located
+from longreach.compressors.shipped import resolve_folder
 from longreach.corpus.schema import READER
 
 TEXTS = ("niah", "ruler", "babilong", "perplexity")
@@ -122,7 +122,9 @@ def _systems(suite: str, given: argparse.Namespace) -> tuple[str, ...]:
         return "full", "hybrid", "sink-window"
     compressor = given.compressor or default_compressor(given.model)
     vectors = ("mean-pool",) if compressor == "mean-pool" else ("mean-pool", "compressed")
-    adapted = ("none+adapter", "bm25+adapter") if (located(compressor) / READER).is_dir() else ()
+    adapted = (
+        ("none+adapter", "bm25+adapter") if (resolve_folder(compressor) / READER).is_dir() else ()
+    )
     return "full", "hybrid", "none", "truncated", "bm25", *vectors, "mixed", *adapted
 
 
