@@ -271,15 +271,15 @@ NO_ANSWERS = [
 @pytest.mark.parametrize("line", NO_ANSWERS)
 def test_an_answer_that_is_none_is_refused(line):
     with pytest.raises((ValueError, RecursionError)):
-        worker.Answer.parse(line)
+        worker.WorkerAnswer.parse(line)
 
 
 def test_answers_and_requests_come_back_as_they_were():
     html = Format("HTML", (".html", ".htm"), "package.module:convert")
-    request = worker.Request("a\udcff\n", html, 3, Limits(seconds=7))
-    assert worker.Request.parse(request.to_line()) == request and request.to_line().count(b"\n") == 1
-    answer = worker.Answer(None, ("é\n",), 5, True)
-    assert worker.Answer.parse(answer.to_line()) == answer
+    request = worker.WorkerRequest("a\udcff\n", html, 3, Limits(seconds=7))
+    assert worker.WorkerRequest.parse(request.to_line()) == request and request.to_line().count(b"\n") == 1
+    answer = worker.WorkerAnswer(None, ("é\n",), 5, True)
+    assert worker.WorkerAnswer.parse(answer.to_line()) == answer
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from longreach.errors import CorpusBusy, CorpusDamaged, DocumentError, StorageError, UsageError
 from longreach.reading.policy import Policy
-from longreach.reading.scorecard import Row, Scorecard
+from longreach.reading.scorecard import Scorecard, ScorecardRow
 from tests.corpus.corpus_fakes import FakeCompressor, dump
 
 A = Document("a", "It was a bright cold day in April 😀,\r\nand the clocks were striking thirteen.")
@@ -69,7 +69,7 @@ def study(corpus, weights=b"weights", name="made"):
     (made / "adapter_model.safetensors").write_bytes(weights)
     with corpus.changing("study") as found:
         found.put(ADAPTER, made)
-    row = Row("text", Policy(), 12, 50.0, 40.0, 60.0, 25.0, 48.0, 900.5)
+    row = ScorecardRow("text", Policy(), 12, 50.0, 40.0, 60.0, 25.0, 48.0, 900.5)
     Scorecard((row,), "text", "It is the default.", 12, 2048, None, "f", "m", corpus.state(), "today").save(corpus)
 
 

@@ -10,7 +10,7 @@ import torch
 from longreach.errors import UsageError
 from longreach.kernels import registry
 from longreach.kernels.api import Retained, chunk_attention, decode_attention, sparse_attention, store_token
-from longreach.kernels.backend import PrefillOnly, Request, Work
+from longreach.kernels.backend import AttentionRequest, PrefillOnly, Work
 from longreach.kernels.registry import backend_names, choose_name, load_backend, register_backend
 from longreach.pattern import AttentionPattern
 from tests.kernels.cases import HAS_TRITON
@@ -35,7 +35,7 @@ def doubling(monkeypatch):
 
 def request_of(work, **changes):
     values = {"device": torch.device("cpu"), "dtype": torch.float32, "head_dim": 16, "rows_per_kv_head": 2}
-    return Request(work=work, gradients=False, **values | changes)
+    return AttentionRequest(work=work, gradients=False, **values | changes)
 
 
 def test_another_implementation_is_registered_and_used(doubling):

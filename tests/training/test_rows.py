@@ -9,7 +9,7 @@ import torch
 from longreach import Document
 from longreach.errors import DocumentError, UsageError
 from longreach.training.pretrain import rows as module
-from longreach.training.pretrain.rows import Rows
+from longreach.training.pretrain.rows import TokenRows
 from tests.conftest import make_tokenizer
 
 END = make_tokenizer().eos_token_id
@@ -50,7 +50,7 @@ def by_lists(texts, tokenizer, length):
 
 def test_documents_are_cut_whole_and_what_is_left_is_joined(tmp_path):
     tokenizer = make_tokenizer()
-    found = Rows.make(
+    found = TokenRows.make(
         [Document("a", "a" * 25), Document("b", "b" * 7), Document("c", "c" * 4)], tokenizer, 10, cache=tmp_path
     )
     a, b = (tokenizer(letter)["input_ids"][0] for letter in "ab")
@@ -65,7 +65,7 @@ def test_rows_are_those_of_the_definition(tmp_path, make, length):
     texts = ["".join(chance.choices("abcdef", k=chance.randrange(1, 5 * length))) for _ in range(40)]
     tokenizer = make()
     one, two = write(tmp_path / "one", texts[:25]), write(tmp_path / "two", texts[25:])
-    found = Rows.make([one, two], tokenizer, length, cache=tmp_path / "cache")
+    found = TokenRows.make([one, two], tokenizer, length, cache=tmp_path / "cache")
     assert ids_of(found) == by_lists(texts, tokenizer, length)
     assert tokenizer.bos_token_id not in {token for row in ids_of(found) for token in row}
     with pytest.raises(IndexError):
@@ -73,7 +73,9 @@ def test_rows_are_those_of_the_definition(tmp_path, make, length):
 
 
 def test_rows_stay_on_the_disk(tmp_path):
-    rows = Rows.make([write(tmp_path / "texts", ["word " * 999] * 9)], make_tokenizer(), 50, cache=tmp_path / "cache")
+    rows = TokenRows.make(
+        [write(tmp_path / "texts", ["word " * 999] * 9)], make_tokenizer(), 50, cache=tmp_path / "cache"
+    )
     (tokens,) = rows._sources
     assert isinstance(tokens.ids, np.memmap) and len(rows) > 800
     held = sum(each.nbytes for each in vars(rows).values() if isinstance(each, np.ndarray))
@@ -83,7 +85,7 @@ def test_rows_stay_on_the_disk(tmp_path):
 def test_the_digest_names_texts_vocabulary_and_length(tmp_path):
     def digest(texts, name, length=5, tokenizer=None):
         folder = write(tmp_path / name, texts)
-        return Rows.make([folder], tokenizer or make_tokenizer(), length, cache=tmp_path / "cache").digest
+        return TokenRows.make([folder], tokenizer or make_tokenizer(), length, cache=tmp_path / "cache").digest
 
     wanted = digest(["some text"], "a")
     assert digest(["some text"], "b") == wanted
@@ -97,21 +99,21 @@ def test_the_digest_names_texts_vocabulary_and_length(tmp_path):
 
 def test_what_is_left_out_is_said_and_what_was_named_is_refused(tmp_path):
     folder, notes = write(tmp_path / "texts", ["d" * 30, " "]), []
-    assert len(Rows.make([folder], make_tokenizer(), 10, cache=tmp_path / "cache", note=notes.append)) == 3
+    assert len(TokenRows.make([folder], make_tokenizer(), 10, cache=tmp_path / "cache", note=notes.append)) == 3
     assert [line for line in notes if "Omitted" in line and "001.txt" in line]
     with pytest.raises(DocumentError, match=r"001\.txt"):
-        Rows.make([folder, folder / "001.txt"], make_tokenizer(), 10, cache=tmp_path / "cache")
+        TokenRows.make([folder, folder / "001.txt"], make_tokenizer(), 10, cache=tmp_path / "cache")
 
 
 def test_too_little_text_is_one_sentence(tmp_path):
     folder = write(tmp_path / "texts", ["abc", "de"])
     with pytest.raises(UsageError, match="holds 5 tokens and one sequence takes 8: give more text, or lower --segment"):
-        Rows.make([folder], with_bos(), 8, cache=tmp_path / "cache")
+        TokenRows.make([folder], with_bos(), 8, cache=tmp_path / "cache")
     with pytest.raises(UsageError, match="no data"):
-        Rows.make([], make_tokenizer(), 8)
+        TokenRows.make([], make_tokenizer(), 8)
 
 
 def test_token_files_lie_in_the_cache_folder_unless_told(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
-    assert Rows.make([write(tmp_path / "texts", ["abcdef"])], make_tokenizer(), 2)
+    assert TokenRows.make([write(tmp_path / "texts", ["abcdef"])], make_tokenizer(), 2)
     assert list((tmp_path / "cache" / "tokens").glob("*/tokens.bin"))

@@ -14,7 +14,7 @@ from longreach.errors import TrainingError, UsageError
 from longreach.training.study import teacher as teaching
 from longreach.training.study.asking import KINDS
 from longreach.training.study.junk import NO_ANSWER, NOT_IN_PASSAGE, fault_of_answer
-from longreach.training.study.selfstudy import OwnModel, Request, find_question, make_questions
+from longreach.training.study.selfstudy import AuthorRequest, OwnModel, find_question, make_questions
 from longreach.training.study.teacher import Endpoint
 from tests.conftest import make_model, make_tokenizer
 from tests.training.studied import make_corpus
@@ -164,7 +164,7 @@ def test_the_own_model_asks_with_the_passage_in_view_and_always_the_same(corpus,
 
 
 def _request(corpus):
-    return Request(corpus.passages()[0].text * 3, "Ask something." * 3, 0.0, 64, 0)
+    return AuthorRequest(corpus.passages()[0].text * 3, "Ask something." * 3, 0.0, 64, 0)
 
 
 def test_junk_is_dropped_and_counted(tmp_path):
@@ -251,7 +251,7 @@ class Served:
                     served.bodies.append(body | {"path": self.path})
                     served.headers.append(dict(self.headers))
                 status = served.fail(number)
-                said = written(Request(*body["messages"][0]["content"].split("\n\n", 1), 0.0, 0, 0))
+                said = written(AuthorRequest(*body["messages"][0]["content"].split("\n\n", 1), 0.0, 0, 0))
                 text = json.dumps({"choices": [{"message": {"content": said}}]})
                 data = (text if status in (None, 200) else "no").encode()
                 self.send_response(status or 200)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from longreach.corpus.artefacts import ADAPTER, Artefacts, seal
 from longreach.errors import CorpusDamaged, UsageError
 from longreach.reading.policy import Policy
-from longreach.reading.scorecard import Row, Scorecard
+from longreach.reading.scorecard import Scorecard, ScorecardRow
 from longreach.training.study.folder import publish, working
 from longreach.training.study.undo import keep_state, last_kept, undo
 from tests.conftest import make_model
@@ -38,7 +38,9 @@ def corpus(tmp_path):
 
 
 def card(corpus, chosen):
-    rows = tuple(Row(name, Policy(k=1 + at), 30, 1.0, None, None, 1.0, 1.0, 9.0) for at, name in enumerate("ab"))
+    rows = tuple(
+        ScorecardRow(name, Policy(k=1 + at), 30, 1.0, None, None, 1.0, 1.0, 9.0) for at, name in enumerate("ab")
+    )
     settings = corpus.settings
     return Scorecard(
         rows, chosen, "So it is.", 30, 900, None, settings.fingerprint, settings.model_fingerprint, "state", "today"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longreach.bench.cases import DECODE_WARM_UP
-from longreach.bench.subject import Subject, share_saved
+from longreach.bench.subject import BenchSubject, share_saved
 from longreach.bench.timing import Progress, Times, measure
 from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
@@ -81,7 +81,7 @@ def filled_cache(model: PreTrainedModel, length: int, rows: int = 1) -> Cache:
 
 @torch.no_grad()
 def decode(
-    subject: Subject,
+    subject: BenchSubject,
     length: int,
     rows: int,
     new_tokens: int,
@@ -133,7 +133,7 @@ def decode(
 
 
 def _decode(
-    subject: Subject,
+    subject: BenchSubject,
     length: int,
     rows: int,
     new_tokens: int,
@@ -182,7 +182,7 @@ def _decode(
 
 
 def _figures(
-    subject: Subject, length: int, rows: int, name: str, steps: Steps, times: dict[str, Times]
+    subject: BenchSubject, length: int, rows: int, name: str, steps: Steps, times: dict[str, Times]
 ) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)

@@ -9,13 +9,15 @@ import torch
 from longreach.bench.cases import ModelCase
 from longreach.bench.decode import decode
 from longreach.bench.prefill import prefill
-from longreach.bench.subject import Subject
+from longreach.bench.subject import BenchSubject
 from longreach.bench.timing import Progress
 from longreach.bench.train import train
 from longreach.jsontext import JsonObject
 
 
-def run(case: ModelCase, subject: Subject, progress: Progress = lambda text: None) -> JsonObject:
+def run(
+    case: ModelCase, subject: BenchSubject, progress: Progress = lambda text: None
+) -> JsonObject:
     """Returns the figures of everything that the case names.
 
     `bench.prefill`, `bench.decode` and `bench.train` say what each part of the report holds.

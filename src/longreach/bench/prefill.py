@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from longreach.bench import dense
-from longreach.bench.subject import Subject, share_saved
+from longreach.bench.subject import BenchSubject, share_saved
 from longreach.bench.timing import Progress, Result, Times, measure
 from longreach.caches.prefix import cache_bytes
 from longreach.jsontext import JsonObject
@@ -51,7 +51,7 @@ class Variant(NamedTuple):
     options: dict[str, str]
 
 
-def variants(subject: Subject, flex: bool) -> dict[str, Variant]:
+def variants(subject: BenchSubject, flex: bool) -> dict[str, Variant]:
     """Returns, by name, a model and what its forward is called with."""
     found: dict[str, Variant] = {
         "full": Variant(subject.full, {}),
@@ -80,7 +80,7 @@ def drop_failing(
 
 @torch.no_grad()
 def prefill(
-    subject: Subject,
+    subject: BenchSubject,
     length: int,
     rows: int,
     repeats: int,
@@ -151,7 +151,7 @@ def prefill(
     }
 
 
-class Limits(NamedTuple):
+class PrefillLimits(NamedTuple):
     """Ideal speed-ups: by FLOPs, and with sparse kernels as efficient as the dense one.
 
     The second is None where noise is larger than what would remain.
@@ -161,7 +161,9 @@ class Limits(NamedTuple):
     equal_kernels: float | None
 
 
-def _limits(subject: Subject, length: int, rows: int, full: Times, attention: Times) -> Limits:
+def _limits(
+    subject: BenchSubject, length: int, rows: int, full: Times, attention: Times
+) -> PrefillLimits:
     """Returns the ideal speed-ups of this run; see `DEFINITIONS`."""
     heads = subject.shape.kv_heads
     saved_layers = 0.0
@@ -170,16 +172,16 @@ def _limits(subject: Subject, length: int, rows: int, full: Times, attention: Ti
     rest = full.median - attention.median * saved_layers
     # Noise can make the attention that is saved look longer than the whole model.
     equal = full.median / rest if rest > 0 else None
-    return Limits(subject.ideal(length, rows).prefill_speedup, equal)
+    return PrefillLimits(subject.ideal(length, rows).prefill_speedup, equal)
 
 
 def _figures(
-    subject: Subject,
+    subject: BenchSubject,
     length: int,
     rows: int,
     name: str,
     times: dict[str, Times],
-    limits: Limits,
+    limits: PrefillLimits,
 ) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)

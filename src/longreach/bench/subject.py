@@ -18,7 +18,7 @@ from longreach.models.hybrid.convert import convert
 from longreach.models.hybrid.sparse import pattern_of, plan_of
 from longreach.models.untrained import random_llama
 from longreach.pattern import AttentionPattern, LayerPlan
-from longreach.planning.plan import Plan, Shape, hardware, plan
+from longreach.planning.plan import HardwarePlan, Shape, hardware, plan
 from longreach.planning.plan import shape as published
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchSubject:
     """Full and hybrid, sharing their weights.
 
     Attributes:
@@ -64,7 +64,7 @@ class Subject:
         """Returns the bytes of the weights, each counted once."""
         return sum(parameter.nbytes for parameter in self.full.parameters())
 
-    def ideal(self, length: int, rows: int) -> Plan:
+    def ideal(self, length: int, rows: int) -> HardwarePlan:
         """Returns what arithmetic says of a length; only the ratios of its times are used."""
         return plan(
             self.shape,
@@ -144,7 +144,7 @@ def make_subject(
     length: int,
     dtype: torch.dtype | None = None,
     device: torch.device,
-) -> Subject:
+) -> BenchSubject:
     """Returns both models.
 
     Args:
@@ -198,4 +198,4 @@ def make_subject(
         # Every layer full, whatever window the layers had.
         full = convert(loaded, pattern, count, window)
     hybrid = convert(full, pattern, list(chosen.full), window)
-    return Subject(source, full, hybrid, cut, chosen, pattern, sizes.layers, len(whole.full))
+    return BenchSubject(source, full, hybrid, cut, chosen, pattern, sizes.layers, len(whole.full))

@@ -13,7 +13,7 @@ import torch
 
 from longreach.bench import dense
 from longreach.bench.prefill import drop_failing, variants
-from longreach.bench.subject import Subject
+from longreach.bench.subject import BenchSubject
 from longreach.bench.timing import Progress, Times, measure
 from longreach.jsontext import JsonObject
 from longreach.models.loss import checkpointing, chunked_cross_entropy
@@ -44,7 +44,7 @@ DEFINITIONS = {
 
 
 def train(
-    subject: Subject,
+    subject: BenchSubject,
     length: int,
     rows: int,
     repeats: int,
@@ -121,7 +121,9 @@ def train(
     }
 
 
-def _backend(subject: Subject, length: int, rows: int, notes: list[str], progress: Progress) -> str:
+def _backend(
+    subject: BenchSubject, length: int, rows: int, notes: list[str], progress: Progress
+) -> str:
     """Returns the vendor's fastest kernel for attention of one layer, forward and backward."""
     s = subject.shape
     device = subject.device
@@ -139,7 +141,7 @@ def _backend(subject: Subject, length: int, rows: int, notes: list[str], progres
     return next(iter(dense.fastest(both, device, notes, progress)))
 
 
-def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> int:
+def _executed(subject: BenchSubject, estimate: Estimate, length: int, rows: int) -> int:
     """Returns the FLOPs with the second forward pass: of the layers, and of all logits."""
     # The prefill's estimate has the logits of one position; those of the others are added.
     head = 2 * subject.shape.vocab * subject.shape.hidden * rows
@@ -147,7 +149,7 @@ def _executed(subject: Subject, estimate: Estimate, length: int, rows: int) -> i
 
 
 def _figures(
-    subject: Subject, length: int, rows: int, name: str, times: dict[str, Times]
+    subject: BenchSubject, length: int, rows: int, name: str, times: dict[str, Times]
 ) -> JsonObject:
     mine = times[name]
     ideal = subject.ideal(length, rows)

@@ -11,7 +11,7 @@ from longreach.wording import counted, printable
 
 if TYPE_CHECKING:
     from longreach.reading.answer import Answer
-    from longreach.reading.scorecard import Row
+    from longreach.reading.scorecard import ScorecardRow
 
 
 def ask(
@@ -127,7 +127,7 @@ def ask(
         _print_sources(answer, measured)
 
 
-def _print_sources(answer: "Answer", measured: "Row | None") -> None:
+def _print_sources(answer: "Answer", measured: "ScorecardRow | None") -> None:
     """Prints what was read for an answer, how, and how well that way of reading was measured."""
     say("\n")
     for passage in answer.passages:

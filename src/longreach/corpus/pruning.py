@@ -16,7 +16,7 @@ _MOST_SHARE = 0.5
 
 
 @dataclass
-class _Place:
+class _Origin:
     """A folder that documents came from.
 
     Attributes:
@@ -45,7 +45,7 @@ def find_vanished(
             still there are gone, as under a disk that is not mounted; unless `force`.
     """
     folders, files = _split(sources)
-    places: dict[Path, _Place] = {}
+    places: dict[Path, _Origin] = {}
     for name in names:
         path = to_path(name)
         if not path.is_absolute():
@@ -54,13 +54,13 @@ def find_vanished(
         if root is None and path not in files:
             continue
         if not is_gone(path):
-            places.setdefault(root or path.parent, _Place()).there += 1
+            places.setdefault(root or path.parent, _Origin()).there += 1
             continue
         # A file that was named itself counts with its neighbors, where its folder is empty or
         # away.
         usual = root or path.parent
         for folder in {usual, _find_emptied(path, root) or usual}:
-            places.setdefault(folder, _Place()).gone.append(name)
+            places.setdefault(folder, _Origin()).gone.append(name)
     if not force:
         for folder, place in places.items():
             _check(folder, place, named=folder not in folders)
@@ -124,7 +124,7 @@ def _find_emptied(path: Path, root: Path | None) -> Path | None:
     return None
 
 
-def _check(folder: Path, place: _Place, *, named: bool) -> None:
+def _check(folder: Path, place: _Origin, *, named: bool) -> None:
     count = len(place.gone)
     total = count + place.there
     most = count > _MOST_SHARE * total

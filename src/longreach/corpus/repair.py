@@ -157,7 +157,7 @@ def _judge_documents(database: "DBConnection") -> tuple[list[Row], list[str]]:
     """Returns the rows of the documents that are whole, and one sentence for each of the others."""
     whole: list[Row] = []
     broken: list[str] = []
-    rows = {name: _Rows(database.open_table(name)) for name in TABLES}
+    rows = {name: _ReadableRows(database.open_table(name)) for name in TABLES}
     found: dict[str, list[Row]] = {}
     for row in rows["passages"]:
         row["intact"] = is_row_intact(row)
@@ -191,7 +191,7 @@ def _keep_only(database: "DBConnection", documents: list[Row]) -> None:
     def batches() -> Iterator[pa.RecordBatch]:
         good = list[Row]()
         seen = set[tuple[str, int]]()
-        for row in _Rows(passages):
+        for row in _ReadableRows(passages):
             place = (row["revision"], row["index"])
             # A writer that was killed may have appended a passage twice.
             if is_row_intact(row) and place not in seen:
@@ -205,7 +205,7 @@ def _keep_only(database: "DBConnection", documents: list[Row]) -> None:
     rewrite(passages, batches())
 
 
-class _Rows:
+class _ReadableRows:
     """The rows of a table as far as they can be read.
 
     `lost` counts the others once the rows were walked through.

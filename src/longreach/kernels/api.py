@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longreach.errors import UsageError
-from longreach.kernels.backend import Backend, Request, Retained, Work
+from longreach.kernels.backend import AttentionRequest, Backend, Retained, Work
 from longreach.kernels.checks import (
     check_far,
     check_lengths,
@@ -245,7 +245,7 @@ def _choose(
         UsageError: There is none of that name, or it cannot do this; another is never taken.
     """
     backend = load_backend(choose_name(impl, q.device.type))
-    request = Request(
+    request = AttentionRequest(
         work=work,
         device=q.device,
         dtype=q.dtype,

@@ -55,7 +55,7 @@ class Retained(NamedTuple):
 
 # No tensors: what an implementation refuses must not depend on values, which a GPU would have to
 # read back.
-class Request(NamedTuple):
+class AttentionRequest(NamedTuple):
     """What is asked of an implementation, as far as it may decide whether it can.
 
     Attributes:
@@ -82,7 +82,7 @@ class Backend(Protocol):
     request that `explain_refusal` refuses. No method changes its arguments, but for `store`.
     """
 
-    def explain_refusal(self, request: Request) -> str | None:
+    def explain_refusal(self, request: AttentionRequest) -> str | None:
         """Returns why it cannot do that and what to do, as sentences; None where it can."""
 
     def prefill(
@@ -122,7 +122,7 @@ class PrefillOnly:
 
     name: str
 
-    def explain_refusal(self, request: Request) -> str | None:
+    def explain_refusal(self, request: AttentionRequest) -> str | None:
         """Returns why there is nothing but `prefill`."""
         if request.work == "prefill":
             return None

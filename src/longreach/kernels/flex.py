@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from longreach.errors import UsageError
-from longreach.kernels.backend import PrefillOnly, Request
+from longreach.kernels.backend import AttentionRequest, PrefillOnly
 from longreach.kernels.view import HeadView
 from longreach.pattern import AttentionPattern
 from longreach.pattern.visibility import sees_key, shift_of
@@ -244,7 +244,7 @@ class FlexBackend(PrefillOnly):
 
     name = "flex"
 
-    def explain_refusal(self, request: Request) -> str | None:
+    def explain_refusal(self, request: AttentionRequest) -> str | None:
         """Returns why there are no gradients on a CPU, and no compact caches."""
         if request.gradients and request.device.type == "cpu":
             return (

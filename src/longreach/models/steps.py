@@ -28,7 +28,7 @@ from longreach.models.attend import STEPS, switch_attention
 from longreach.models.cached import CACHE, require_filled
 from longreach.models.graphs import Recorder, record_cuda_graph
 from longreach.models.hybrid.names import FAMILY_NAMES, family_of
-from longreach.models.hybrid.rows import Rows
+from longreach.models.hybrid.rows import PaddedRows
 from longreach.models.sharing import exclusive
 from longreach.wording import counted
 
@@ -279,7 +279,7 @@ class Steps:
     def _fix(self, tokens: Tensor) -> None:
         # A recorded graph reads its tokens at this address.
         self._tokens = tokens[:, None].clone()
-        rows = Rows.of(self._padding, self.filled)
+        rows = PaddedRows.of(self._padding, self.filled)
         if rows is None:
             self._lengths = torch.full_like(tokens, self.filled)
             self.cache.fix_steps(self._lengths)

@@ -122,7 +122,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class HardwarePlan:
     """Full and hybrid side by side."""
 
     full: Estimate
@@ -176,7 +176,7 @@ def plan(
     *,
     rows: int = 1,
     itemsize: int = 2,
-) -> Plan:
+) -> HardwarePlan:
     """Returns what a full and a hybrid model need and could reach.
 
     Args:
@@ -203,7 +203,7 @@ def plan(
     pattern = pattern or AttentionPattern.sink_window()
     # With as many full layers as there are layers, the pattern does not matter.
     everything = LayerPlan.make(model.layers, model.layers)
-    return Plan(
+    return HardwarePlan(
         full=_estimate(model, length, cards, pattern, everything, rows, itemsize),
         hybrid=_estimate(model, length, cards, pattern, layers, rows, itemsize),
     )

@@ -16,7 +16,7 @@ _FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class ScorecardRow:
     """One way of reading.
 
     Attributes:
@@ -58,7 +58,7 @@ class Scorecard:
         date: When it was measured, UTC (ISO 8601).
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ScorecardRow, ...]
     chosen: str
     why: str
     questions: int
@@ -70,11 +70,11 @@ class Scorecard:
     date: str
 
     @property
-    def best(self) -> Row:
+    def best(self) -> ScorecardRow:
         """The row that was chosen."""
         return next(row for row in self.rows if row.reading == self.chosen)
 
-    def row_of(self, policy: Policy) -> Row | None:
+    def row_of(self, policy: Policy) -> ScorecardRow | None:
         """Returns the row that measured this very policy, if any did."""
         return next((row for row in self.rows if row.policy == policy), None)
 
@@ -139,7 +139,7 @@ _FIELDS: Kinds = dict.fromkeys(_TEXTS, (str,)) | {
 }
 
 
-def _read_row(values: JsonObject) -> Row:
+def _read_row(values: JsonObject) -> ScorecardRow:
     """Returns a row; raises ValueError or TypeError where plain values are not those of one."""
     lacking = misfit(values, _ROW)
     if lacking:
@@ -154,7 +154,7 @@ def _read_row(values: JsonObject) -> Row:
             raise ValueError(f"a policy lacks '{lacking}'")
         policy = Policy(**wanted)
     fields: dict[str, Any] = values | {"policy": policy}
-    return Row(**fields)
+    return ScorecardRow(**fields)
 
 
 def scorecard_of(corpus: "Corpus", adapter: str | None) -> Scorecard | None:

@@ -2,7 +2,7 @@
 
 from longreach.evals.gate.verdict import DEFAULT, verdict
 from longreach.reading.policy import Policy
-from longreach.reading.scorecard import Row
+from longreach.reading.scorecard import ScorecardRow
 
 
 def judged(base, **others):
@@ -11,7 +11,7 @@ def judged(base, **others):
     for number, (reading, found) in enumerate(scores.items()):
         policy = Policy(raw=1 + number)
         mean = sum(found) / len(found)
-        rows.append(Row(reading, policy, len(found), mean, None, None, 0.0, 0.0, 100.0 + number))
+        rows.append(ScorecardRow(reading, policy, len(found), mean, None, None, 0.0, 0.0, 100.0 + number))
     return verdict(rows, scores, 0)
 
 

@@ -3,14 +3,14 @@
 import pytest
 
 from longreach.errors import ContextError
-from longreach.evals.suites.draw import Parts, count_tokens, fit, piece_tokens
+from longreach.evals.suites.draw import PromptParts, count_tokens, fit, piece_tokens
 
 
 @pytest.mark.parametrize("piece, start", [(10, 0), (10, 500), (14, 0), (8, 0)])
 @pytest.mark.parametrize("budget, count", [(1000, 98), (1009, 98), (1010, 99), (30, 1), (10_000, 200)])
 def test_a_prompt_has_no_room_for_one_more_piece_as_it_was_counted(tokenizer, piece, start, budget, count):
     def assemble(pieces):
-        return Parts("before 56 ", "nine more " * pieces, "after 678 ")
+        return PromptParts("before 56 ", "nine more " * pieces, "after 678 ")
 
     assert count_tokens(tokenizer, "".join(assemble(98))) == 1000
     found = fit(tokenizer, assemble, lambda n: start + piece * n, budget, least=1, most=200, what="a task")
@@ -21,7 +21,7 @@ def test_what_does_not_fit_is_said_with_how_much_is_missing(tokenizer):
     with pytest.raises(ContextError, match="The shortest prompt of vt at 90 tokens takes 10 tokens more"):
         fit(
             tokenizer,
-            lambda n: Parts("", "ten more. " * n, ""),
+            lambda n: PromptParts("", "ten more. " * n, ""),
             lambda n: 10 * n,
             90,
             least=10,

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 _REST = 0.5  # what the part of later vectors counts beside a vector's own
 
 
-class Part(NamedTuple):
+class VectorPart(NamedTuple):
     """What a vector stands for, as shares of the segment's length.
 
     Attributes:
@@ -51,7 +51,7 @@ class Lexical(NamedTuple):
     targets: list[Tensor]
 
 
-def parts(summary_tokens: int, least: int) -> list[Part]:
+def parts(summary_tokens: int, least: int) -> list[VectorPart]:
     """Returns the part of each vector where `least` to `summary_tokens` of them are used."""
     found = [(number / least, (number + 1) / least) for number in range(least)]
     count = least
@@ -64,11 +64,11 @@ def parts(summary_tokens: int, least: int) -> list[Part]:
     made = []
     for start, stop in found:
         later = [other for other, _ in found if start < other < stop]
-        made.append(Part(start, min(later, default=stop), stop))
+        made.append(VectorPart(start, min(later, default=stop), stop))
     return made
 
 
-def shares(ids: Tensor, weight: Tensor, of: Sequence[Part]) -> Tensor:
+def shares(ids: Tensor, weight: Tensor, of: Sequence[VectorPart]) -> Tensor:
     """Returns how much each token [S] counts for each vector, [k, S]; each row sums to 1.
 
     Args:

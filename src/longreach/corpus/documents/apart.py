@@ -19,8 +19,8 @@ from longreach.corpus.documents.limits import Limits, explain_excess
 from longreach.corpus.documents.worker import (
     MOST_HEADER_BYTES,
     OUT_OF_MEMORY,
-    Answer,
-    Request,
+    WorkerAnswer,
+    WorkerRequest,
     explain_memory,
 )
 from longreach.errors import DocumentError
@@ -64,7 +64,7 @@ class _Worker:
         self.is_usable = True
         self.is_late = False
 
-    def ask(self, request: Request, raw: bytes) -> tuple[Answer, bytes]:
+    def ask(self, request: WorkerRequest, raw: bytes) -> tuple[WorkerAnswer, bytes]:
         """Sends a file and waits for what becomes of it.
 
         Raises:
@@ -81,7 +81,7 @@ class _Worker:
             requests.write(request.to_line())
             requests.write(raw)
             requests.flush()
-            answer = Answer.parse(answers.readline(MOST_HEADER_BYTES))
+            answer = WorkerAnswer.parse(answers.readline(MOST_HEADER_BYTES))
             if answer.size > _MOST_BYTES_A_CHARACTER * request.limits.text_characters:
                 raise ValueError("a longer text than it may have")
             text = answers.read(answer.size)
@@ -201,7 +201,7 @@ def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Conv
             f"{name} cannot be read, its converter does not start ({reason}): {advice}"
         ) from error
     try:
-        answer, text = worker.ask(Request(name, format, len(raw), limits), raw)
+        answer, text = worker.ask(WorkerRequest(name, format, len(raw), limits), raw)
     except _Broken as error:
         raise _explain(worker, name, limits) from error
     except RuntimeError as error:

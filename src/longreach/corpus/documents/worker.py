@@ -1,8 +1,8 @@
 """The process in which files are converted, so that it alone runs out of time or memory.
 
 It answers one request after the other. A request is a line of JSON and the bytes of a file; an
-answer is a line of JSON and the bytes of a text (see `Request` and `Answer`). Nothing is unpickled
-on either side.
+answer is a line of JSON and the bytes of a text (see `WorkerRequest` and `WorkerAnswer`). Nothing
+is unpickled on either side.
 """
 
 import json
@@ -26,7 +26,7 @@ OUT_OF_MEMORY = 86
 
 
 @dataclass(frozen=True)
-class Request:
+class WorkerRequest:
     """A file to convert: the line before its bytes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Request:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def parse(cls, line: bytes) -> "Request":
+    def parse(cls, line: bytes) -> "WorkerRequest":
         """Reads what `to_line` returned."""
         values = json.loads(line)
         format = Format(**values["format"] | {"suffixes": tuple(values["format"]["suffixes"])})
@@ -54,7 +54,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerAnswer:
     """What became of a file: the line before the bytes of its text.
 
     Attributes:
@@ -74,7 +74,7 @@ class Answer:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def parse(cls, line: bytes) -> "Answer":
+    def parse(cls, line: bytes) -> "WorkerAnswer":
         """Reads what `to_line` returned, and trusts nothing in it.
 
         Raises:
@@ -107,18 +107,18 @@ def main() -> None:
     _limit_cores()
     try:
         while line := requests.readline(MOST_HEADER_BYTES):
-            if _answer(Request.parse(line), requests, answers).last:
+            if _answer(WorkerRequest.parse(line), requests, answers).last:
                 break
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
 
 
-def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer:
+def _answer(request: WorkerRequest, requests: IO[bytes], answers: IO[bytes]) -> WorkerAnswer:
     _limit_process(request.limits)
     raw = requests.read(request.size)
     if len(raw) < request.size:
         # The process that asked is gone.
-        return Answer(last=True)
+        return WorkerAnswer(last=True)
     answer, text = _convert(request, raw)
     answers.write(answer.to_line())
     answers.write(text)
@@ -126,7 +126,7 @@ def _answer(request: Request, requests: IO[bytes], answers: IO[bytes]) -> Answer
     return answer
 
 
-def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
+def _convert(request: WorkerRequest, raw: bytes) -> tuple[WorkerAnswer, bytes]:
     name, limits = request.name, request.limits
     try:
         with apply_limits(limits):
@@ -135,11 +135,11 @@ def _convert(request: Request, raw: bytes) -> tuple[Answer, bytes]:
             characters = counted(len(text), "character")
             raise explain_excess(name, f"has a text of {characters}", "text_characters", limits)
         encoded = text.encode("utf-8", "surrogatepass")
-        return Answer(None, notes, len(encoded), _is_worn(limits)), encoded
+        return WorkerAnswer(None, notes, len(encoded), _is_worn(limits)), encoded
     except LongreachError as error:
-        return Answer(str(error), last=_is_worn(limits)), b""
+        return WorkerAnswer(str(error), last=_is_worn(limits)), b""
     except MemoryError:
-        return Answer(str(explain_memory(name, limits)), last=True), b""
+        return WorkerAnswer(str(explain_memory(name, limits)), last=True), b""
 
 
 def explain_memory(name: str, limits: Limits) -> DocumentError:

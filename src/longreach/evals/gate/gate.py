@@ -19,7 +19,7 @@ from longreach.models.decoder import window_of
 from longreach.reading.answer import Answer
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
 from longreach.reading.reader import Reader
-from longreach.reading.scorecard import Row, Scorecard
+from longreach.reading.scorecard import Scorecard, ScorecardRow
 
 SAME_POSITIONS = "raw, same positions"
 WRONG_DOCUMENT = "wrong document"
@@ -65,7 +65,7 @@ def gate(
     policies = _policies(reader, None if most == DEFAULT_BUDGET else most, sampling)
     ask = _Asking(reader, questions, sampling, batch_size)
     answers = _ask_all(ask, policies, reader, say)
-    rows = list[Row]()
+    rows = list[ScorecardRow]()
     for reading, given in answers.items():
         row = make_row(reading, policies.get(reading), questions, given, seed)
         if row is not None:
@@ -228,7 +228,7 @@ def _find_others(reader: Reader, answers: Sequence[Answer]) -> list[str]:
 
 
 def _may_be_chosen(
-    row: Row, budget: int, reader: Reader, questions: int, answers: Sequence[Answer | None]
+    row: ScorecardRow, budget: int, reader: Reader, questions: int, answers: Sequence[Answer | None]
 ) -> bool:
     """Whether a way of reading can be the corpus's policy: no control, and able to read it all."""
     if row.policy is None or row.policy.nothing or row.questions < questions:

@@ -8,7 +8,7 @@ from longreach.evals.scores.intervals import interval
 from longreach.evals.scores.overlap import exact_match, rouge_l, token_f1
 from longreach.reading.answer import Answer
 from longreach.reading.policy import Policy
-from longreach.reading.scorecard import Row
+from longreach.reading.scorecard import ScorecardRow
 
 
 class Answered(NamedTuple):
@@ -42,7 +42,7 @@ def make_row(
     questions: Sequence[Question],
     answers: Sequence[Answer | None],
     seed: int,
-) -> Row | None:
+) -> ScorecardRow | None:
     """Returns the row of a way of reading; None where it could read nothing.
 
     Args:
@@ -65,7 +65,7 @@ def make_row(
         rouge += rouge_l(answer.text, references)
         positions += answer.usage.positions
     count = len(scores)
-    return Row(
+    return ScorecardRow(
         reading,
         policy,
         count,

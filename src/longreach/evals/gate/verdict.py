@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from longreach.evals.scores.intervals import mean_interval
-from longreach.reading.scorecard import Row
+from longreach.reading.scorecard import ScorecardRow
 from longreach.wording import counted
 
 DEFAULT = "default"
@@ -24,7 +24,9 @@ class Verdict(NamedTuple):
     why: str
 
 
-def verdict(rows: Sequence[Row], scores: Mapping[str, Sequence[float]], seed: int) -> Verdict:
+def verdict(
+    rows: Sequence[ScorecardRow], scores: Mapping[str, Sequence[float]], seed: int
+) -> Verdict:
     """Returns the reading of the highest mean F1 that beats the default one; else the default.
 
     Args:

@@ -46,7 +46,7 @@ class Series(NamedTuple):
     points: Sequence[Point]
 
 
-class Place(NamedTuple):
+class ChartPlace(NamedTuple):
     """Where something lies in a chart, from its upper left corner."""
 
     x: float
@@ -108,11 +108,11 @@ class _Frame:
         longest = max(len(y.text(tick)) for tick in self._up.ticks)
         self.left = 14 + _LETTER * longest
 
-    def place(self, x: float, y: float) -> Place:
+    def place(self, x: float, y: float) -> ChartPlace:
         """Returns where a point lies."""
         width = _WIDTH - self.left - _RIGHT
         height = _HEIGHT - _TOP - _BOTTOM
-        return Place(
+        return ChartPlace(
             self.left + width * self._across.share(x),
             _HEIGHT - _BOTTOM - height * self._up.share(y),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from longreach.wording import format_clock
 
 
-class Progress:
+class RunProgress:
     """Says how much is done and how long the rest takes.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from longreach.errors import UsageError
 from longreach.evals.run import folder as run
 from longreach.evals.run.predictions import Line, Predictions
-from longreach.evals.run.progress import Progress
+from longreach.evals.run.progress import RunProgress
 from longreach.evals.run.rows import JsonObject, score_rows
 from longreach.evals.run.sample import Prediction, Sample
 from longreach.evals.scores.metrics import METRICS, Metrics, rescore
@@ -96,7 +96,7 @@ def evaluate(
             asked = cut_batches(readable(system, samples), batch_size)
             work[system.name] = asked
             missing[system.name] = _drop_answered(system.name, asked, predictions)
-        progress = Progress(list(map(_weight, _walk(missing))), say)
+        progress = RunProgress(list(map(_weight, _walk(missing))), say)
         for system in systems:
             for said in ask(system, missing[system.name], predictions, folder, metrics):
                 at = f" at {said.length:,}" if said.length else ""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Parts(NamedTuple):
+class PromptParts(NamedTuple):
     """A prompt in the parts of `Sample`."""
 
     before: str
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
 class Drawn(NamedTuple):
     """What a task draws from one stream of chance: a prompt, the bare question, what is right."""
 
-    parts: Parts
+    parts: PromptParts
     question: str
     answers: tuple[str, ...]
 
@@ -58,7 +58,7 @@ def piece_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 def fit(
     tokenizer: PreTrainedTokenizerBase,
-    assemble: Callable[[int], Parts],
+    assemble: Callable[[int], PromptParts],
     cost: Callable[[int], int],
     budget: int,
     *,

@@ -17,7 +17,7 @@ from longreach.errors import UsageError
 from longreach.jsontext import JsonValue, parse_json
 
 
-class Item(NamedTuple):
+class QuestionRecord(NamedTuple):
     """One question about a document.
 
     Attributes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from longreach.kernels.backend import Request, Retained
+from longreach.kernels.backend import AttentionRequest, Retained
 from longreach.kernels.cpu import decode, prefill
 from longreach.kernels.cpu.op import attention
-from longreach.kernels.cpu.parts import Span
+from longreach.kernels.cpu.parts import BlockSpan
 from longreach.kernels.view import HeadView
 
 
@@ -16,7 +16,7 @@ class CpuBackend:
 
     name = "cpu"
 
-    def explain_refusal(self, request: Request) -> str | None:
+    def explain_refusal(self, request: AttentionRequest) -> str | None:
         """Returns why tensors elsewhere are not taken."""
         if request.device.type == "cpu":
             return None
@@ -39,7 +39,7 @@ class CpuBackend:
 
     def chunk(self, q: Tensor, kept: Retained, view: HeadView, scale: float, length: int) -> Tensor:
         """Returns the attention of a prompt's newest Tq of `length` tokens: [B, Hq, Tq, D]."""
-        span = Span(length - q.shape[2], q.shape[2], length - kept.near_k.shape[2])
+        span = BlockSpan(length - q.shape[2], q.shape[2], length - kept.near_k.shape[2])
         return prefill.attend(q, kept, view, scale, span)[0]
 
     def decode(

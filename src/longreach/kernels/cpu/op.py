@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longreach.kernels.backend import Retained
-from longreach.kernels.cpu.parts import Span
+from longreach.kernels.cpu.parts import BlockSpan
 from longreach.kernels.cpu.prefill import attend, attend_backward
 from longreach.kernels.ops import define_attention_op
 from longreach.kernels.view import HeadView
@@ -65,7 +65,7 @@ class _Group(NamedTuple):
 
     rows: list[int] | slice
     start: int
-    span: Span
+    span: BlockSpan
     far: Tensor | None
 
     def queries_of(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _group_rows(q: Tensor, k: Tensor, view: HeadView, starts: Tensor | None) -> 
     for start, rows in by_start.items():
         # This is negative where the row's padding reaches into the queries.
         q_start = k.shape[2] - q.shape[2] - start
-        span = Span(max(0, q_start), q.shape[2] + min(0, q_start), 0)
+        span = BlockSpan(max(0, q_start), q.shape[2] + min(0, q_start), 0)
         if span.q_len > 0:
             last_block = (k.shape[2] - start - 1) // view.pattern.block_size
             far = _far_indices(view, last_block, k.shape[1])

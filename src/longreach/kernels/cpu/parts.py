@@ -16,7 +16,7 @@ from torch.nn import functional
 from longreach.kernels.view import HeadView
 
 
-class Span(NamedTuple):
+class BlockSpan(NamedTuple):
     """Where queries and near keys lie, in positions counted from the row's first real token.
 
     Attributes:
@@ -55,7 +55,7 @@ class WindowRun(NamedTuple):
     blocks: int
 
 
-class Parts:
+class CallParts:
     """The plan of one call: query blocks, and the ranges of keys that they see.
 
     Keys come in two regions, as a cache holds them (`Retained`). The far one has at least the
@@ -63,7 +63,7 @@ class Parts:
     query's window. It holds no tensors.
     """
 
-    def __init__(self, span: Span, view: HeadView, num_kv_heads: int) -> None:
+    def __init__(self, span: BlockSpan, view: HeadView, num_kv_heads: int) -> None:
         self.view = view
         self.span = span
         self.size = view.pattern.block_size

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from longreach.kernels.backend import Retained
-from longreach.kernels.cpu.parts import Parts, Span, WindowRun, cut_windows
+from longreach.kernels.cpu.parts import BlockSpan, CallParts, WindowRun, cut_windows
 from longreach.kernels.view import HeadView
 
 # PyTorch's own CPU flash attention, called below the public function because that one does not
@@ -38,13 +38,13 @@ _WINDOWS_PER_CALL = 32
 
 
 def attend(
-    q_BHTD: Tensor, kept: Retained, view: HeadView, scale: float, span: Span
+    q_BHTD: Tensor, kept: Retained, view: HeadView, scale: float, span: BlockSpan
 ) -> tuple[Tensor, Tensor]:
     """Returns attention over retained keys, without gradients.
 
     Args:
         q_BHTD: Queries at positions `span.q_start` on.
-        kept: Keys and values: see `Parts`.
+        kept: Keys and values: see `CallParts`.
         view: Which blocks each KV head sees.
         scale: Factor of the scores.
         span: Positions; `near_start` is a multiple of the block size.
@@ -52,7 +52,7 @@ def attend(
     Returns:
         Output [B, H, T, D] and logsumexp [B, H, T] (float32, or float64 for float64).
     """
-    parts = Parts(span, view, kept.near_k.shape[1])
+    parts = CallParts(span, view, kept.near_k.shape[1])
     q = parts.fold(q_BHTD)
     flat_q = q.flatten(0, 1)
     near_k = parts.blocks(kept.near_k)
@@ -142,7 +142,7 @@ def merge_parts(
     return torch.zeros_like(q) if out is None else out.to(q.dtype)
 
 
-class _Rows(NamedTuple):
+class _FlashRows(NamedTuple):
     """What flash backward needs of some query rows, in the order of its arguments."""
 
     grad: Tensor
@@ -150,13 +150,13 @@ class _Rows(NamedTuple):
     out: Tensor
     lse: Tensor
 
-    def select(self, *index: slice) -> _Rows:
+    def select(self, *index: slice) -> _FlashRows:
         """Returns some of them, as views."""
-        return _Rows(*(tensor[index] for tensor in self))
+        return _FlashRows(*(tensor[index] for tensor in self))
 
-    def flatten(self, first: int, last: int) -> _Rows:
+    def flatten(self, first: int, last: int) -> _FlashRows:
         """Returns them with dimensions `first` to `last` as one."""
-        return _Rows(*(tensor.flatten(first, last) for tensor in self))
+        return _FlashRows(*(tensor.flatten(first, last) for tensor in self))
 
     def backward(
         self, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
@@ -185,7 +185,7 @@ def attend_backward(
     lse_BHT: Tensor,
     view: HeadView,
     scale: float,
-    span: Span,
+    span: BlockSpan,
 ) -> tuple[Tensor, Retained]:
     """Returns the gradients of `attend`.
 
@@ -202,8 +202,8 @@ def attend_backward(
     Returns:
         dQ [B, H, T, D], and dK and dV in both regions; float32 (float64 for float64).
     """
-    parts = Parts(span, view, kept.near_k.shape[1])
-    rows = _Rows(
+    parts = CallParts(span, view, kept.near_k.shape[1])
+    rows = _FlashRows(
         parts.fold(grad_BHTD),
         parts.fold(q_BHTD),
         parts.fold(out_BHTD),

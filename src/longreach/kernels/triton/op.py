@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longreach.errors import MissingDependency
-from longreach.kernels.backend import Request, Retained
+from longreach.kernels.backend import AttentionRequest, Retained
 from longreach.kernels.ops import define_attention_op
 from longreach.kernels.view import HeadView
 
@@ -152,7 +152,7 @@ class TritonBackend:
 
     name = "triton"
 
-    def explain_refusal(self, request: Request) -> str | None:
+    def explain_refusal(self, request: AttentionRequest) -> str | None:
         """Returns why the kernels cannot take such tensors, or so many queries."""
         if request.device.type != "cuda" and not triton_launch.INTERPRETED:
             return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from longreach.errors import UsageError
 
 
-class Rows(NamedTuple):
+class PaddedRows(NamedTuple):
     """Where the real tokens of a padded batch lie.
 
     Attributes:
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     sure: int
 
     @classmethod
-    def of(cls, attention_mask: Tensor | None, new: int) -> Rows | None:
+    def of(cls, attention_mask: Tensor | None, new: int) -> PaddedRows | None:
         """Returns the rows of a batch with `new` slots; None where all of them are real.
 
         Args:

@@ -23,7 +23,7 @@ from longreach.caches.static import StaticRetainedCache, StaticRetainedLayer
 from longreach.errors import UsageError
 from longreach.kernels.api import sparse_attention
 from longreach.models.cached import CACHE, KEEPS_CACHE, take_cache
-from longreach.models.hybrid.rows import Rows, attend_rows, real_slots, refuse_packing
+from longreach.models.hybrid.rows import PaddedRows, attend_rows, real_slots, refuse_packing
 from longreach.models.parallel import Ulysses, refuse_context_parallel
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.wording import counted
@@ -65,7 +65,7 @@ class SparseAttention:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        rows: Rows | None = None,
+        rows: PaddedRows | None = None,
         real: Tensor | None = None,
         ulysses: Ulysses | None = None,
         impl: str = "auto",
@@ -130,7 +130,7 @@ class SparseAttention:
         v: Tensor,
         pattern: AttentionPattern,
         cache: Cache | None,
-        rows: Rows | None,
+        rows: PaddedRows | None,
         real: Tensor | None,
         impl: str,
     ) -> Tensor:
@@ -252,7 +252,7 @@ class HybridDecoder:
             use_cache = False
         if use_cache and cache is None:
             cache = RetainedCache(pattern_of(module.config), self.plan())
-        rows = Rows.of(attention_mask, given.shape[1])
+        rows = PaddedRows.of(attention_mask, given.shape[1])
         real = None
         if cache is not None and attention_mask is not None and self.keeps_padding(cache):
             rows = None

@@ -43,7 +43,7 @@ from longreach.training.common.checkpoints import (
 from longreach.training.common.faults import explain_full
 from longreach.training.common.progress import Progress, say_nothing
 from longreach.training.common.trackers import check_trackers
-from longreach.training.pretrain.rows import Rows
+from longreach.training.pretrain.rows import TokenRows
 from longreach.training.pretrain.schedule import EARLIER_NAMES, Schedule
 from longreach.training.pretrain.trainer import (
     CompressorTrainer,
@@ -216,7 +216,7 @@ class _Learned(NamedTuple):
         digest: A name for all of them.
     """
 
-    rows: Rows | list[dict[str, object]]
+    rows: TokenRows | list[dict[str, object]]
     collate: Callable[..., dict[str, object]]
     row_tokens: int
     digest: str
@@ -236,7 +236,7 @@ def _subject(
         objective = kind(base, tokenizer, recipe)
         with args.main_process_first(local=False):
             # The first process makes the token files, and the others find them.
-            read = Rows.make(data, tokenizer, recipe.row_tokens, cache=cache, note=note)
+            read = TokenRows.make(data, tokenizer, recipe.row_tokens, cache=cache, note=note)
         return objective, _Learned(read, _stack, recipe.row_tokens, read.digest)
     for item in data:
         if isinstance(item, Document):

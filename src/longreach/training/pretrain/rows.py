@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+class TokenRows(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Rows of T tokens, read from the disk as they are looked at; a row is {"ids": [T]}.
 
     Each document is cut into whole rows, without what the tokenizer puts before a text:
@@ -81,7 +81,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         *,
         cache: Path | None = None,
         note: Callable[[str], None] = lambda text: None,
-    ) -> Rows:
+    ) -> TokenRows:
         """Returns the rows of sources, which are tokenized now or were before.
 
         Args:

@@ -53,7 +53,7 @@ Job = tuple[Any, ...]
 """What a text was written for: author, seed, revision, number of the passage, kind of question."""
 
 
-class Request(NamedTuple):
+class AuthorRequest(NamedTuple):
     """What an author is asked to write.
 
     Attributes:
@@ -71,7 +71,7 @@ class Request(NamedTuple):
     seed: int
 
 
-class Made(NamedTuple):
+class MadeQuestions(NamedTuple):
     """The questions that were made, and how many were dropped for which fault (see `junk`)."""
 
     questions: list[Question]
@@ -83,7 +83,7 @@ class Author(Protocol):
 
     name: str
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+    def write(self, requests: Sequence[AuthorRequest]) -> Iterator[tuple[int, str]]:
         """Yields the number of each request and what was written, as it comes.
 
         An error comes after what was done.
@@ -116,7 +116,7 @@ class OwnModel:
         self._builder = PromptBuilder(model, tokenizer)
         self._stops = stop_tokens(model, tokenizer)
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+    def write(self, requests: Sequence[AuthorRequest]) -> Iterator[tuple[int, str]]:
         """See `Author`."""
         for first in range(0, len(requests), self._batch_size):
             batch = requests[first : first + self._batch_size]
@@ -130,7 +130,7 @@ class OwnModel:
             for row, own in enumerate(written):
                 yield first + row, decode(self._tokenizer, own.tokens, skip_special_tokens=True)
 
-    def _prompt(self, request: Request) -> Tensor:
+    def _prompt(self, request: AuthorRequest) -> Tensor:
         text = self._builder.raw(request.text)
         whole = self._builder.build([], [text], "", request=request.request).embeds
         window = window_of(self._model)
@@ -149,7 +149,7 @@ def make_questions(
     per_passage: int = 1,
     seed: int = 0,
     say: Callable[[str], None],
-) -> Made:
+) -> MadeQuestions:
     """Has questions about every passage written and answered; the kinds take turns.
 
     What nobody should learn from is dropped: what is no question, copies of the request or of the
@@ -179,19 +179,19 @@ def make_questions(
         # often.
         for kind in _take_turns(number * per_passage, per_passage):
             jobs[(author.name, seed, passage.revision, passage.index, kind)] = passage
-    asked: dict[Job, Request] = {}
+    asked: dict[Job, AuthorRequest] = {}
     for job, passage in jobs.items():
         request = KINDS[job[-1]] + _ALONE
-        asked[job] = Request(passage.text, request, 0.8, _LONGEST_QUESTION, seed)
+        asked[job] = AuthorRequest(passage.text, request, 0.8, _LONGEST_QUESTION, seed)
     dropped: Counter[str] = Counter()
     with _Notes(path) as notes:
         notes.fill("question", asked, author, say)
         questions = _pick_questions(jobs, asked, notes, dropped)
-        answered: dict[Job, Request] = {}
+        answered: dict[Job, AuthorRequest] = {}
         for job, question in questions.items():
             # Temperature 0, because questions should vary and answers should be the likeliest ones.
             request = REQUEST + question
-            answered[job] = Request(jobs[job].text, request, 0.0, _LONGEST_ANSWER, seed)
+            answered[job] = AuthorRequest(jobs[job].text, request, 0.0, _LONGEST_ANSWER, seed)
         notes.fill("answer", answered, author, say)
         made: list[Question] = []
         for job, question in questions.items():
@@ -210,7 +210,7 @@ def make_questions(
             f"The model wrote no question that can be used ({why}): give your own with --questions,"
             " or a larger model with --teacher."
         )
-    return Made(made, dict(dropped))
+    return MadeQuestions(made, dict(dropped))
 
 
 def _take_turns(first: int, count: int) -> Iterator[str]:
@@ -222,7 +222,7 @@ def _take_turns(first: int, count: int) -> Iterator[str]:
 
 def _pick_questions(
     jobs: Mapping[Job, PassageInfo],
-    asked: Mapping[Job, Request],
+    asked: Mapping[Job, AuthorRequest],
     notes: _Notes,
     dropped: Counter[str],
 ) -> dict[Job, str]:
@@ -300,7 +300,7 @@ class _Notes:
     def fill(
         self,
         what: str,
-        requests: dict[Job, Request],
+        requests: dict[Job, AuthorRequest],
         author: Author,
         say: Callable[[str], None],
     ) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import httpx2
 
 from longreach.errors import TrainingError, UsageError
-from longreach.training.study.selfstudy import Request
+from longreach.training.study.selfstudy import AuthorRequest
 
 _KEYS = ("LONGREACH_TEACHER_KEY", "OPENAI_API_KEY")
 # HTTP statuses that may pass: timeouts, conflicts, rate limits and overloaded servers.
@@ -56,7 +56,7 @@ class Endpoint:
         self._parallel = parallel
         self._wait_seconds = wait_seconds
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+    def write(self, requests: Sequence[AuthorRequest]) -> Iterator[tuple[int, str]]:
         """See `selfstudy.Author`.
 
         Raises:
@@ -94,7 +94,7 @@ class Endpoint:
         if failed:
             raise failed
 
-    def _ask(self, client: httpx2.Client, request: Request) -> str:
+    def _ask(self, client: httpx2.Client, request: AuthorRequest) -> str:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": f"{request.text}\n\n{request.request}"}],

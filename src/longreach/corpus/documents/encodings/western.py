@@ -87,7 +87,7 @@ class _Verdict(NamedTuple):
         return self.misplaced or self.strange
 
 
-class _Reading(NamedTuple):
+class _WesternReading(NamedTuple):
     codec: str
     tokens: list[str]
     verdicts: list[_Verdict]
@@ -138,9 +138,9 @@ def _find_language(words: Counter[str]) -> str | None:
     return best
 
 
-def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_Reading]:
+def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_WesternReading]:
     """Returns how encodings read tokens, each way once."""
-    found: dict[tuple[str, ...], _Reading] = {}
+    found: dict[tuple[str, ...], _WesternReading] = {}
     for codec in codecs:
         try:
             texts = [token.decode(codec) for token in tokens]
@@ -148,7 +148,7 @@ def _read(tokens: list[bytes], codecs: Iterable[str], judge: "_Judge") -> list[_
             continue
         key = tuple(texts)
         if key not in found and not any(map(_has_controls, texts)):
-            found[key] = _Reading(codec, texts, [judge.judge(text) for text in texts])
+            found[key] = _WesternReading(codec, texts, [judge.judge(text) for text in texts])
     return list(found.values())
 
 
@@ -159,7 +159,7 @@ def _has_controls(text: str) -> bool:
     return False
 
 
-def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
+def _is_plausible(reading: _WesternReading, numbers: list[int]) -> bool:
     misplaced = 0
     strange = 0
     for verdict, number in zip(reading.verdicts, numbers, strict=True):
@@ -169,7 +169,7 @@ def _is_plausible(reading: _Reading, numbers: list[int]) -> bool:
     return misplaced <= _MISPLACED_TOLERATED * total and strange <= _STRANGE_TOLERATED * total
 
 
-def _is_refuted(rival: _Reading, reading: _Reading) -> bool:
+def _is_refuted(rival: _WesternReading, reading: _WesternReading) -> bool:
     """Returns whether a rival cannot be meant where it differs from a reading.
 
     This is true of the reading itself.

@@ -7,8 +7,8 @@ from longreach.corpus.documents.archive import explain_password, open_archive
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.encodings.decode import decode_html, decode_text
 from longreach.corpus.documents.epub.package import (
-    Members,
-    Package,
+    EpubMembers,
+    EpubPackage,
     PageItem,
     find_encrypted,
     read_packages,
@@ -21,7 +21,7 @@ from longreach.errors import DocumentError
 def convert(raw: bytes, name: str) -> Converted:
     """Reads what an EPUB says about itself, and its pages in order; see `Format.convert`."""
     with open_archive(raw, name, ".epub") as archive:
-        book = _Book(name, Members(archive))
+        book = _Book(name, EpubMembers(archive))
         try:
             packages = read_packages(book.members)
         except (zipfile.BadZipFile, zlib.error) as error:
@@ -41,7 +41,7 @@ def convert(raw: bytes, name: str) -> Converted:
 class _Book:
     """Collects the pages of a book."""
 
-    def __init__(self, name: str, members: Members) -> None:
+    def __init__(self, name: str, members: EpubMembers) -> None:
         self.name = name
         self.members = members
         self.about: list[str] = []
@@ -51,7 +51,7 @@ class _Book:
         self._read: set[str] = set()
         self._titles: set[str] = set()
 
-    def read(self, package: Package) -> None:
+    def read(self, package: EpubPackage) -> None:
         """Appends the pages of a package that were not read yet."""
         if package.about:
             self.about.append("\n".join(package.about))

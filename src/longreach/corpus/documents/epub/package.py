@@ -33,7 +33,7 @@ class PageItem(NamedTuple):
     kind: str
 
 
-class Package(NamedTuple):
+class EpubPackage(NamedTuple):
     """What one package file says: lines about the book, its pages in order, and what is wrong."""
 
     about: list[str]
@@ -42,7 +42,7 @@ class Package(NamedTuple):
     notes: list[str]
 
 
-class Members:
+class EpubMembers:
     """The members of an archive by name, whatever its case, slashes and normal form."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
@@ -83,7 +83,7 @@ class Members:
         return self._archive.read(path)
 
 
-def read_packages(members: Members) -> list[Package]:
+def read_packages(members: EpubMembers) -> list[EpubPackage]:
     """Returns the packages of a book: nearly always one."""
     container = members.find(_CONTAINER)
     paths: list[str] = []
@@ -99,7 +99,7 @@ def read_packages(members: Members) -> list[Package]:
     return [_read_package(members, path) for path in paths]
 
 
-def find_encrypted(members: Members) -> set[str] | None:
+def find_encrypted(members: EpubMembers) -> set[str] | None:
     """Returns the members that need a key; None if there may be some that are not named."""
     listing = members.find(_ENCRYPTION)
     if listing is None:
@@ -120,7 +120,7 @@ def find_encrypted(members: Members) -> set[str] | None:
     return encrypted
 
 
-def _read_package(members: Members, path: str) -> Package:
+def _read_package(members: EpubMembers, path: str) -> EpubPackage:
     root = _parse(members.read(path))
     items = {item.get("id") or "": item for item in _iterate(root, "item")}
     notes: list[str] = []
@@ -156,10 +156,10 @@ def _read_package(members: Members, path: str) -> Package:
     for label, texts in described.items():
         if texts:
             about.append(f"{label}: {', '.join(texts)}")
-    return Package(about, next(iter(titles), ""), pages, notes)
+    return EpubPackage(about, next(iter(titles), ""), pages, notes)
 
 
-def _read_item(members: Members, base: str, item: "_Element") -> PageItem:
+def _read_item(members: EpubMembers, base: str, item: "_Element") -> PageItem:
     href = item.get("href") or ""
     path = None
     if href:

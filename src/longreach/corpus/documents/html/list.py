@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"\s*([+-]?\d{1,9})", re.ASCII)
 
 
 @dataclass
-class Numbering:
+class ListNumbering:
     """The numbers of an ordered list.
 
     Attributes:
@@ -27,7 +27,7 @@ class Numbering:
     style: str = "1"
 
     @classmethod
-    def of(cls, node: "LexborNode") -> "Numbering":
+    def of(cls, node: "LexborNode") -> "ListNumbering":
         """Reads the attributes of an `<ol>`."""
         attributes = node.attributes
         numbering = cls(style=str(attributes.get("type") or "1"))

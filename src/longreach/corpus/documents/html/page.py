@@ -4,7 +4,7 @@ import re
 
 from longreach.corpus.documents.base import Converted, explain_failures
 from longreach.corpus.documents.encodings.decode import decode_html
-from longreach.corpus.documents.html.result import PageText
+from longreach.corpus.documents.html.result import HtmlText
 from longreach.corpus.documents.html.walk import PageWalk
 from longreach.corpus.documents.html.xhtml import is_xml, to_html
 from longreach.errors import DocumentError
@@ -77,7 +77,7 @@ def to_markdown(page: str) -> str:
     return read_page(page).join()
 
 
-def read_page(page: str) -> PageText:
+def read_page(page: str) -> HtmlText:
     """Returns the text of an HTML page apart from its title."""
     from selectolax.lexbor import LexborHTMLParser
 

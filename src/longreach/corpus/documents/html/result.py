@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class PageText(NamedTuple):
+class HtmlText(NamedTuple):
     """A page's title, the text of its body, and its headings as they are compared."""
 
     title: str

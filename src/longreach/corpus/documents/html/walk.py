@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from longreach.corpus.documents.html import tags
-from longreach.corpus.documents.html.list import Numbering
-from longreach.corpus.documents.html.result import PageText, normalize_line
+from longreach.corpus.documents.html.list import ListNumbering
+from longreach.corpus.documents.html.result import HtmlText, normalize_line
 from longreach.corpus.documents.html.table import Cell, Table, parse_span
 from longreach.corpus.documents.html.writer import TextWriter, enclose, lower_text, raise_text
 
@@ -53,7 +53,7 @@ class PageWalk:
     _tables: list[Table] = field(default_factory=list)
     # Of each cell, by the number of writers outside it: whether there is a table in it.
     _with_table: dict[int, bool] = field(default_factory=dict)
-    _lists: list[Numbering | None] = field(default_factory=list)
+    _lists: list[ListNumbering | None] = field(default_factory=list)
     _headings: set[str] = field(default_factory=set)
     _title: str | None = None
     # How many elements of these kinds are open.
@@ -93,9 +93,9 @@ class PageWalk:
         if close is not None:
             close()
 
-    def finish(self) -> PageText:
+    def finish(self) -> HtmlText:
         """Returns what was read."""
-        return PageText(self._title or "", self._writer.read(), frozenset(self._headings))
+        return HtmlText(self._title or "", self._writer.read(), frozenset(self._headings))
 
     def _write(self, text: str) -> None:
         if self._inside["pre"]:
@@ -312,7 +312,7 @@ class PageWalk:
     def _begin_list(self, tag: str, node: "LexborNode") -> Callable[[], None]:
         numbering = None
         if tag == "ol":
-            numbering = Numbering.of(node)
+            numbering = ListNumbering.of(node)
         self._lists.append(numbering)
         writer = self._writer
         writer.indent += 1

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 
-class Place:
+class WritingPlace:
     """Where the next words go: a block, in it an open line, in that an inline element.
 
     Attributes:

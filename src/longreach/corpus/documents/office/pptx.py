@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from longreach.corpus.documents.archive import check_unpacked
 from longreach.corpus.documents.base import Converted
 from longreach.corpus.documents.html.page import to_markdown
-from longreach.corpus.documents.office.cursor import Place
+from longreach.corpus.documents.office.cursor import WritingPlace
 from longreach.corpus.documents.office.formulas import to_latex
 from longreach.corpus.documents.office.names import DIAGRAM, DRAWING, MATH, NEW_CHART, TEXTS
 from longreach.corpus.documents.office.package import (
@@ -64,7 +64,7 @@ class _Writer:
 
     def __init__(self, body: "_Element") -> None:
         self._body = body
-        self._place = Place(body)
+        self._place = WritingPlace(body)
         self._lost: Counter[str] = Counter()
         self._slide: Any = None
 
@@ -169,7 +169,7 @@ class _Writer:
                 if cell.is_merge_origin:
                     box.set("colspan", str(cell.span_width))
                     box.set("rowspan", str(cell.span_height))
-                self._place = Place(box)
+                self._place = WritingPlace(box)
                 self._read_paragraphs(cell._tc)
         self._place = outer
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from longreach.corpus.documents.encodings.decode import decode_html
-from longreach.corpus.documents.office.cursor import Place
+from longreach.corpus.documents.office.cursor import WritingPlace
 from longreach.corpus.documents.office.fields import find_codes
 from longreach.corpus.documents.office.formulas import to_latex
 from longreach.corpus.documents.office.names import (
@@ -64,7 +64,7 @@ class Writer:
         self._numbering = numbering
         self._links: dict[str, Link] = {}
         self._codes: set[Any] = set()
-        self._place = Place(None)
+        self._place = WritingPlace(None)
         self._label = ""
         self._font = ""
         self._handlers: dict[str, Callable[[_Element], None]] = {
@@ -114,7 +114,7 @@ class Writer:
     # A cell has lines of its own, while a line of the text around the table may be open.
     def _read_into(self, element: "_Element", block: "_Element") -> None:
         outer = self._place
-        self._place = Place(block)
+        self._place = WritingPlace(block)
         self._visit(element)
         self._place.close()
         self._place = outer

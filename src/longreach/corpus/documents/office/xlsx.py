@@ -29,7 +29,7 @@ _LEAST_REPEATS = 10_000
 _REPEATS_PER_CELL = 4
 
 
-class _Place(NamedTuple):
+class _CellPlace(NamedTuple):
     """A cell's place, from 1."""
 
     row: int
@@ -95,7 +95,7 @@ def _read_sheet(sheet: "ReadOnlyWorksheet", package: Package, part: str, source:
     return "\n\n".join([title, *parts])
 
 
-def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_Place, str]:
+def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_CellPlace, str]:
     # What a sheet says of its size is often wrong.
     sheet.reset_dimensions()
     values = {}
@@ -106,11 +106,11 @@ def _read_values(sheet: "ReadOnlyWorksheet") -> dict[_Place, str]:
             if cell.value is not None:
                 text = show_value(cell.value, cell.number_format or "").strip()
                 if text:
-                    values[_Place(number, column)] = text
+                    values[_CellPlace(number, column)] = text
     return values
 
 
-def _format_table(values: dict[_Place, str], source: bytes) -> list[str]:
+def _format_table(values: dict[_CellPlace, str], source: bytes) -> list[str]:
     rows = sorted({place.row for place in values})
     columns = sorted({place.column for place in values})
     if is_sparse(len(rows), len(columns), len(values)):
@@ -123,19 +123,19 @@ def _format_table(values: dict[_Place, str], source: bytes) -> list[str]:
     _repeat_merged(source, values, rows, columns)
     table = []
     for row in rows:
-        table.append([values.get(_Place(row, column), "") for column in columns])
+        table.append([values.get(_CellPlace(row, column), "") for column in columns])
     return list(format_table(table, len(columns)))
 
 
 def _repeat_merged(
-    source: bytes, values: dict[_Place, str], rows: list[int], columns: list[int]
+    source: bytes, values: dict[_CellPlace, str], rows: list[int], columns: list[int]
 ) -> None:
     from openpyxl.utils import range_boundaries
 
     left_over = _LEAST_REPEATS + _REPEATS_PER_CELL * len(values)
     for area in _MERGED.finditer(source):
         left, top, right, bottom = range_boundaries(area[1].decode())
-        text = values.get(_Place(top, left), "")
+        text = values.get(_CellPlace(top, left), "")
         if not text:
             continue
         # Only rows and columns that hold something are in the table.
@@ -149,7 +149,7 @@ def _repeat_merged(
             return
         for row in down:
             for column in across:
-                values.setdefault(_Place(row, column), text)
+                values.setdefault(_CellPlace(row, column), text)
 
 
 def _read_remarks(package: Package, part: str) -> list[str]:

@@ -6,7 +6,7 @@ The wording is that of booydar/babilong (Apache-2.0), slips included: scores han
 from typing import NamedTuple
 
 
-class Prompt(NamedTuple):
+class TaskPrompt(NamedTuple):
     """What a task says before the context."""
 
     instruction: str
@@ -31,7 +31,7 @@ def _example(facts: str, answer: str) -> str:
 
 
 PROMPTS = {
-    "qa1": Prompt(
+    "qa1": TaskPrompt(
         "I will give you context with the facts about positions of different persons hidden in some"
         " random text and a question. You need to answer the question based only on the information"
         " from the facts. If a person was in different locations, use the latest location to answer"
@@ -51,7 +51,7 @@ PROMPTS = {
         "The most recent location of ’person’ is ’location’. Do not write anything else after"
         " that.",
     ),
-    "qa2": Prompt(
+    "qa2": TaskPrompt(
         f"{_GIVE_CONTEXT}hidden in some random text and a question.{_CARRIED}",
         _example(
             "Charlie went to the kitchen. Charlie got a bottle. Charlie moved to the balcony. Where"
@@ -67,7 +67,7 @@ PROMPTS = {
         "Always return your answer in the following format: The ’item’ is in ’location’. "
         "Do not write anything else after that.",
     ),
-    "qa3": Prompt(
+    "qa3": TaskPrompt(
         f"{_GIVE_CONTEXT}hidden in some random text and a question. {_CARRIED}",
         _example(
             "John journeyed to the bedroom. Mary grabbed the apple. Mary went back to the bathroom."
@@ -85,7 +85,7 @@ PROMPTS = {
         "Always return your answer in the following format: Before the $location_1$ the $item$ was"
         " in the $location_2$. Do not write anything else after that.",
     ),
-    "qa4": Prompt(
+    "qa4": TaskPrompt(
         "I will give you context with the facts about different people, their location and actions,"
         " hidden in some random text and a question. You need to answer the question based only on"
         " the information from the facts.",
@@ -103,7 +103,7 @@ PROMPTS = {
         "Your answer should contain only one word - location. Do not write anything else after"
         " that.",
     ),
-    "qa5": Prompt(
+    "qa5": TaskPrompt(
         "I will give you context with the facts about locations and their relations hidden in some"
         " random text and a question. You need to answer the question based only on the information"
         " from the facts.",

@@ -20,7 +20,7 @@ from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
 from longreach.evals.suites.babilong.babi import Story, read_stories, tell_story
 from longreach.evals.suites.babilong.prompts import PROMPTS
-from longreach.evals.suites.draw import Parts, check, count_tokens, fit
+from longreach.evals.suites.draw import PromptParts, check, count_tokens, fit
 from longreach.evals.suites.haystack import Prose, read_prose
 from longreach.wording import counted
 
@@ -132,7 +132,7 @@ def _draw_stories(
     return found
 
 
-def _make_sample(name: str, task: str, length: int, story: Story, parts: Parts) -> Sample:
+def _make_sample(name: str, task: str, length: int, story: Story, parts: PromptParts) -> Sample:
     return Sample(
         id=name,
         suite="babilong",
@@ -150,8 +150,8 @@ def _make_sample(name: str, task: str, length: int, story: Story, parts: Parts) 
     )
 
 
-def _parts(task: str, story: Story, context: str) -> Parts:
-    return Parts(
+def _parts(task: str, story: Story, context: str) -> PromptParts:
+    return PromptParts(
         "\n\n".join((*PROMPTS[task], "<context>\n")),
         context,
         f"\n</context>\n\nQuestion: {story.question}",
@@ -165,7 +165,7 @@ def _fill(
     length: int,
     story: Story,
     chance: random.Random,
-) -> Parts:
+) -> PromptParts:
     """Returns the longest prompt, with the story's facts at random gaps of the prose."""
     what = f"{task} at {counted(length, 'token')}"
     # No sentence of the haystack may be long enough.
@@ -177,7 +177,7 @@ def _fill(
     # Sorted, so that facts keep their order; as shares, so that the count of gaps may change.
     places = sorted(chance.random() for _ in story.facts)
 
-    def assemble(count: int) -> Parts:
+    def assemble(count: int) -> PromptParts:
         gaps = [start]
         if count:
             gaps += prose.gaps(start + 1, start + count)

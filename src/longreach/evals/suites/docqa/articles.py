@@ -14,7 +14,7 @@ from typing import NamedTuple
 from longreach.datasets.jsonlines import Record
 from longreach.errors import UsageError
 from longreach.evals.suites.records import (
-    Item,
+    QuestionRecord,
     hub_records,
     json_file,
     json_items,
@@ -30,7 +30,7 @@ class WikiPage(NamedTuple):
     sentences: list[str]
 
 
-def qasper(given: str, split: str) -> Iterator[Item]:
+def qasper(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of papers by their id in JSON; every annotator's answer counts."""
     path = Path(given)
     papers = _read_papers(path) if path.exists() else hub_records(given, None, split)
@@ -40,7 +40,9 @@ def qasper(given: str, split: str) -> Iterator[Item]:
             found = [_read_answer(answer) for answer in asked.records("answers")]
             # Annotators may agree.
             answers = tuple(dict.fromkeys(found))
-            yield Item(paper.text("id"), text, asked.text("question"), answers, asked.where)
+            yield QuestionRecord(
+                paper.text("id"), text, asked.text("question"), answers, asked.where
+            )
 
 
 def _join_paper(paper: Record) -> str:
@@ -84,7 +86,7 @@ def _read_answer(record: Record) -> str:
     raise UsageError(f"{record.where} has no answer of any kind: correct or remove it.")
 
 
-def qmsum(given: str, split: str) -> Iterator[Item]:
+def qmsum(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the general and the specific queries of meetings in JSON lines."""
     for number, meeting in enumerate(json_lines(Path(given)), 1):
         turns = []
@@ -94,10 +96,12 @@ def qmsum(given: str, split: str) -> Iterator[Item]:
         name = str(meeting.values.get("meeting_id") or f"meeting-{number}")
         for kind in ("general_query_list", "specific_query_list"):
             for asked in meeting.records(kind):
-                yield Item(name, text, asked.text("query"), (asked.text("answer"),), asked.where)
+                yield QuestionRecord(
+                    name, text, asked.text("query"), (asked.text("answer"),), asked.where
+                )
 
 
-def hotpotqa(given: str, split: str) -> Iterator[Item]:
+def hotpotqa(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of a JSON list or of the Hub, each with ten pages."""
     path = Path(given)
     items = json_items(path) if path.exists() else hub_records(given, "distractor", split)
@@ -107,7 +111,7 @@ def hotpotqa(given: str, split: str) -> Iterator[Item]:
             pages.append(f"{page.title}\n{' '.join(map(str.strip, page.sentences))}")
         name = str(item.values.get("_id") or item.values.get("id") or item.where)
         answers = (item.text("answer"),)
-        yield Item(name, "\n\n".join(pages), item.text("question"), answers, item.where)
+        yield QuestionRecord(name, "\n\n".join(pages), item.text("question"), answers, item.where)
 
 
 def _read_pages(item: Record) -> list[WikiPage]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from longreach.evals.suites.records import Item, hub_records, json_lines
+from longreach.evals.suites.records import QuestionRecord, hub_records, json_lines
 
 
 class LongBenchTask(NamedTuple):
@@ -140,7 +140,7 @@ TASKS: dict[str, LongBenchTask] = {
 }
 
 
-def read_longbench(given: str, task: str) -> Iterator[Item]:
+def read_longbench(given: str, task: str) -> Iterator[QuestionRecord]:
     """Yields the records of one task.
 
     Args:
@@ -158,7 +158,7 @@ def read_longbench(given: str, task: str) -> Iterator[Item]:
         name = str(row.values.get("_id") or f"{task}-{number}")
         question = row.values.get("input")
         classes = row.values.get("all_classes") or ()
-        yield Item(
+        yield QuestionRecord(
             document=name,
             text=row.text("context", strip=False),
             # Some tasks ask nothing beside their context.

@@ -14,7 +14,7 @@ from longreach.engine.sampling import REQUEST
 from longreach.evals.suites.docqa.articles import hotpotqa, qasper, qmsum
 from longreach.evals.suites.docqa.longbench import TASKS, read_longbench
 from longreach.evals.suites.docqa.stories import fairytaleqa, narrativeqa, quality, squality
-from longreach.evals.suites.records import Item
+from longreach.evals.suites.records import QuestionRecord
 
 LONGBENCH = "longbench"
 """The name under which the data of all of LongBench's tasks are given."""
@@ -34,7 +34,7 @@ class Preset:
         chat: As in `Sample`.
     """
 
-    read: Callable[[str, str], Iterator[Item]]
+    read: Callable[[str, str], Iterator[QuestionRecord]]
     after: str
     metric: str = "f1"
     max_new_tokens: int = 128

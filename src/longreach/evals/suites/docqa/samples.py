@@ -13,7 +13,7 @@ from longreach.datasets.questions import read_questions
 from longreach.errors import DocumentError, UsageError
 from longreach.evals.run.sample import CLASSES, Sample
 from longreach.evals.suites.docqa.presets import PLAIN, PRESETS, Preset
-from longreach.evals.suites.records import Item
+from longreach.evals.suites.records import QuestionRecord
 
 OWN = "documents"
 """The task of a user's own questions."""
@@ -85,7 +85,9 @@ def own_samples(
     return _draw(_make_samples(OWN, preset, items, str(questions)), samples, f"{seed} {OWN}")
 
 
-def _read_own(documents: Sequence[Document], questions: str | Path, about: str) -> Iterator[Item]:
+def _read_own(
+    documents: Sequence[Document], questions: str | Path, about: str
+) -> Iterator[QuestionRecord]:
     texts = {document.name: document.text for document in documents}
     names = list(texts)
     # Of one document nobody names it.
@@ -98,7 +100,7 @@ def _read_own(documents: Sequence[Document], questions: str | Path, about: str) 
                 ' add "document".'
             )
         where = f"Question {number}"
-        yield Item(name, texts[name], question.question, question.answers, where)
+        yield QuestionRecord(name, texts[name], question.question, question.answers, where)
 
 
 def read_documents(paths: Sequence[str | Path]) -> list[Document]:
@@ -124,7 +126,9 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
     return named
 
 
-def _make_samples(task: str, preset: Preset, items: Iterable[Item], given: str) -> list[Sample]:
+def _make_samples(
+    task: str, preset: Preset, items: Iterable[QuestionRecord], given: str
+) -> list[Sample]:
     """Returns every item as a sample, in order."""
     names: dict[tuple[str, str], str] = {}
     found = list[Sample]()
@@ -143,7 +147,9 @@ def _make_samples(task: str, preset: Preset, items: Iterable[Item], given: str) 
     return found
 
 
-def _make_sample(identifier: str, task: str, preset: Preset, item: Item, name: str) -> Sample:
+def _make_sample(
+    identifier: str, task: str, preset: Preset, item: QuestionRecord, name: str
+) -> Sample:
     # Not `format`, because prompts and questions may hold braces of their own.
     after = preset.after.replace("{question}", item.question)
     tags = {}

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from longreach.errors import UsageError
-from longreach.evals.suites.records import Item, csv_rows, hub_records, json_lines, read_text
+from longreach.evals.suites.records import (
+    QuestionRecord,
+    csv_rows,
+    hub_records,
+    json_lines,
+    read_text,
+)
 
 _LETTERS = "ABCD"
 # Two annotators, of up to three answers each: the second may have left all of theirs empty.
 _FAIRYTALE_ANSWERS = ("answer1", "answer2", "answer3", "answer4", "answer5", "answer6")
 
 
-def fairytaleqa(given: str, split: str) -> Iterator[Item]:
+def fairytaleqa(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of a folder with the stories of each split and their questions.
 
     They are `section-stories/SPLIT/NAME-story.csv` and `questions/SPLIT/NAME-questions.csv`.
@@ -45,10 +51,10 @@ def fairytaleqa(given: str, split: str) -> Iterator[Item]:
                 answer = str(row.values.get(key) or "").strip()
                 if answer and answer not in answers:
                     answers.append(answer)
-            yield Item(name, text, row.text("question"), tuple(answers), row.where)
+            yield QuestionRecord(name, text, row.text("question"), tuple(answers), row.where)
 
 
-def narrativeqa(given: str, split: str) -> Iterator[Item]:
+def narrativeqa(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of the repository's folder, of JSON lines of Hub rows, or of the Hub.
 
     The folder holds `qaps.csv` and the stories in `tmp/`.
@@ -59,7 +65,7 @@ def narrativeqa(given: str, split: str) -> Iterator[Item]:
         return
     rows = json_lines(folder) if folder.exists() else hub_records(given, None, split)
     for row in rows:
-        yield Item(
+        yield QuestionRecord(
             document=row.text("document", "id"),
             text=row.text("document", "text"),
             question=row.text("question", "text"),
@@ -68,7 +74,7 @@ def narrativeqa(given: str, split: str) -> Iterator[Item]:
         )
 
 
-def _read_repository(folder: Path, split: str) -> Iterator[Item]:
+def _read_repository(folder: Path, split: str) -> Iterator[QuestionRecord]:
     # The repository calls the validation part so.
     known = {"val": "valid", "validation": "valid"}
     wanted = known.get(split, split)
@@ -81,20 +87,22 @@ def _read_repository(folder: Path, split: str) -> Iterator[Item]:
         if name not in stories:
             stories[name] = read_text(folder / "tmp" / f"{name}.content").strip()
         answers = (row.text("answer1"), row.text("answer2"))
-        yield Item(name, stories[name], row.text("question"), answers, row.where)
+        yield QuestionRecord(name, stories[name], row.text("question"), answers, row.where)
 
 
-def squality(given: str, split: str) -> Iterator[Item]:
+def squality(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of stories in JSON lines, each with several long answers."""
     for story in json_lines(Path(given)):
         name = story.text("metadata", "passage_id")
         text = story.text("document")
         for question in story.records("questions"):
             answers = [answer.text("response_text") for answer in question.records("responses")]
-            yield Item(name, text, question.text("question_text"), tuple(answers), question.where)
+            yield QuestionRecord(
+                name, text, question.text("question_text"), tuple(answers), question.where
+            )
 
 
-def quality(given: str, split: str) -> Iterator[Item]:
+def quality(given: str, split: str) -> Iterator[QuestionRecord]:
     """Yields the questions of articles in JSON lines, each with four options.
 
     A story comes once for each writer of questions.
@@ -114,4 +122,4 @@ def quality(given: str, split: str) -> Iterator[Item]:
             choices = map("{}. {}".format, _LETTERS, options)
             asked = f"{question.text('question')}\n\nChoices:\n" + "\n".join(choices)
             answers = (_LETTERS[right - 1], options[right - 1])
-            yield Item(name, text, asked, answers, question.where)
+            yield QuestionRecord(name, text, asked, answers, question.where)

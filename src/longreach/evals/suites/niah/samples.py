@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import UsageError
 from longreach.evals.run.sample import Sample
-from longreach.evals.suites.draw import Parts, check, fit
+from longreach.evals.suites.draw import PromptParts, check, fit
 from longreach.evals.suites.haystack import Prose, read_prose
 from longreach.wording import counted
 
@@ -158,19 +158,19 @@ def _fill(
     budget: int,
     depth: int,
     needle: Needle,
-) -> Parts:
+) -> PromptParts:
     """Returns the longest prompt within a budget of tokens."""
     most = len(prose.words) - 1
     # The prompt begins the answer, so that a model without chat training completes it.
     after = f"\n\nQuestion: {needle.question}\nAnswer: {needle.prefix}"
 
-    def assemble(count: int) -> Parts:
+    def assemble(count: int) -> PromptParts:
         # The needle stands before the last sentence that begins within the depth.
         gaps = [0, *prose.gaps(1, count)]
         tokens = list(map(prose.tokens.__getitem__, gaps))
         reached = bisect_right(tokens, prose.tokens[count] * depth / 100) - 1
         context = prose.with_facts(0, count, [(gaps[reached], needle.text)])
-        return Parts(_BEFORE, context, after)
+        return PromptParts(_BEFORE, context, after)
 
     count = fit(
         tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what

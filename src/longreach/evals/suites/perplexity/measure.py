@@ -15,11 +15,11 @@ import torch
 from longreach.errors import ContextError
 from longreach.evals.run import folder as run
 from longreach.evals.run.predictions import Line
-from longreach.evals.run.progress import Progress
+from longreach.evals.run.progress import RunProgress
 from longreach.evals.run.rows import JsonObject
 from longreach.evals.run.runner import check_names, identify
 from longreach.evals.suites.perplexity.rows import SUITE, bucket_rows
-from longreach.evals.suites.perplexity.texts import Text
+from longreach.evals.suites.perplexity.texts import HeldOutText
 from longreach.evals.systems.models import ModelSystem
 from longreach.models.decoder import decoder_of, evaluating, window_of
 from longreach.models.loss import IGNORED, chunked_losses, softcap_of
@@ -31,7 +31,7 @@ Span = tuple[int, int]
 
 
 def measure(
-    held_out: Sequence[Text],
+    held_out: Sequence[HeldOutText],
     systems: Sequence[ModelSystem],
     folder: str | Path,
     *,
@@ -89,7 +89,7 @@ def measure(
                 if not predictions.lines.keys() >= set(own):
                     missing.append((system, text))
                     weights.append(len(text.ids))
-        progress = Progress(weights, say)
+        progress = RunProgress(weights, say)
         for system, text in missing:
             for line in _read(system, text, spans):
                 # An interrupted reading may have left some lines of this text.
@@ -108,12 +108,12 @@ def _check_window(system: ModelSystem, length: int) -> None:
         )
 
 
-def _identifier(text: Text, span: Span) -> str:
+def _identifier(text: HeldOutText, span: Span) -> str:
     return f"{text.name}/{span[0]}"
 
 
 @torch.no_grad()
-def _read(system: ModelSystem, text: Text, spans: Sequence[Span]) -> Iterator[Line]:
+def _read(system: ModelSystem, text: HeldOutText, spans: Sequence[Span]) -> Iterator[Line]:
     """Reads a text and yields a line for each span of positions."""
     model = system.model
     ids = torch.tensor([text.ids], device=model.device)  # [1, T]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CHARACTERS_PER_TOKEN = 16
 
 
-class Text(NamedTuple):
+class HeldOutText(NamedTuple):
     """A held-out text: its name, and its first token ids, as many as every other's."""
 
     name: str
@@ -32,7 +32,7 @@ def read_texts(
     *,
     samples: int | None = None,
     say: Callable[[str], None] = say_on_stderr,
-) -> list[Text]:
+) -> list[HeldOutText]:
     """Returns the first `length` tokens of texts; those that are shorter are omitted.
 
     Args:
@@ -48,7 +48,7 @@ def read_texts(
     """
     if length < 2:
         raise UsageError(f"The length is {length}; perplexity takes at least 2 tokens.")
-    found = list[Text]()
+    found = list[HeldOutText]()
     short = 0
     taken = list[str]()
     for source in map(find, given):
@@ -63,7 +63,7 @@ def read_texts(
             # All texts are as long, so that every bucket holds as many tokens of each.
             ids = _take_first(tokenizer, text, length)
             if len(ids) == length:
-                found.append(Text(f"{name}#{number}", ids))
+                found.append(HeldOutText(f"{name}#{number}", ids))
             else:
                 short += 1
     if not found:

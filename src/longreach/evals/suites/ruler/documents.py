@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from longreach.errors import UsageError
-from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
+from longreach.evals.suites.draw import Drawn, PromptParts, count_tokens, fit, piece_tokens
 from longreach.jsontext import JsonObject, parse_json, read_field
 from longreach.wording import counted
 
@@ -81,7 +81,7 @@ def documents(
         one = asked[index]
         order = _order_texts(one, pool, random.Random(stream), budget * _CHARACTERS_PER_TOKEN)
 
-        def assemble(count: int) -> Parts:
+        def assemble(count: int) -> PromptParts:
             shown = order[:count]
             # `fit` assembles the same count more than once, and has to see the same order each
             # time.
@@ -139,10 +139,10 @@ def _number(number: int, text: str) -> str:
     return f"Document {number}:\n{text}"
 
 
-def _parts(question: str, texts: Sequence[str]) -> Parts:
+def _parts(question: str, texts: Sequence[str]) -> PromptParts:
     context = "\n\n".join(starmap(_number, enumerate(texts, 1)))
     after = f"\n\n{_ORDER}\n\nQuestion: {question} Answer:"
-    return Parts(f"{_ORDER}\n\nThe following are given documents.\n\n", context, after)
+    return PromptParts(f"{_ORDER}\n\nThe following are given documents.\n\n", context, after)
 
 
 def read_paragraphs(path: Path) -> list[Paragraphs]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from longreach.evals.suites.draw import Drawn, Parts, count_tokens, fit, piece_tokens
+from longreach.evals.suites.draw import Drawn, PromptParts, count_tokens, fit, piece_tokens
 from longreach.evals.suites.ruler.needles import NOISE
 from longreach.evals.suites.ruler.words import code, compound, distinct, words
 
@@ -33,7 +33,7 @@ _LEAST_CODED = 74
 class Chain(NamedTuple):
     """Variables with one value: the prompt by its lines of noise, and their names."""
 
-    assemble: Callable[[int], Parts]
+    assemble: Callable[[int], PromptParts]
     names: list[str]
 
 
@@ -51,7 +51,7 @@ def variable_tracking(
     """
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
-    def fill(assemble: Callable[[int], Parts], tokens: int) -> Parts:
+    def fill(assemble: Callable[[int], PromptParts], tokens: int) -> PromptParts:
         most = tokens // unit + _HOPS + 2
         count = fit(
             tokenizer, assemble, unit.__mul__, tokens, least=_HOPS + 1, most=most, what=what
@@ -98,13 +98,13 @@ def _make_chain(example: str, stream: str, value: str, letters: int) -> Chain:
         f" {len(names)} variables are assigned the value {value}, they are: "
     )
 
-    def assemble(count: int) -> Parts:
+    def assemble(count: int) -> PromptParts:
         lines = [NOISE] * count
         places = sorted(random.Random(f"{stream} places").sample(range(count), len(chain)))
         # Every line that is there already moves the next place by one.
         for earlier, (place, line) in enumerate(zip(places, chain, strict=True)):
             lines.insert(place + earlier, line)
-        return Parts(before, "\n".join(lines), after)
+        return PromptParts(before, "\n".join(lines), after)
 
     return Chain(assemble, names)
 
@@ -193,8 +193,10 @@ def common_words(
             items = common * repeats.often + (count - common) * repeats.seldom
             return taken[count] + numbers[min(items, len(numbers) - 1)]
 
-        def assemble(count: int) -> Parts:
-            return Parts(example + before, _list_words(chosen[:count], repeats, stream), after)
+        def assemble(count: int) -> PromptParts:
+            return PromptParts(
+                example + before, _list_words(chosen[:count], repeats, stream), after
+            )
 
         count = fit(
             tokenizer, assemble, cost, budget, least=_FREQUENT + 1, most=len(chosen), what=what
@@ -247,13 +249,13 @@ def frequent_words(
                 found += count * each
             return found
 
-        def assemble(total: int) -> Parts:
+        def assemble(total: int) -> PromptParts:
             text = []
             for word, count in zip(coded, count_each(total), strict=True):
                 text += [word] * count
             # Of its own stream, so that it does not depend on what was drawn before.
             random.Random(f"{stream} order").shuffle(text)
-            return Parts(before, " ".join(text), after)
+            return PromptParts(before, " ".join(text), after)
 
         most = max(_LEAST_CODED, 2 * budget)
         total = fit(tokenizer, assemble, cost, budget, least=_LEAST_CODED, most=most, what=what)

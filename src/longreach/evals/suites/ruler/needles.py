@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from longreach.evals.suites.draw import Drawn, Parts, fit, piece_tokens
+from longreach.evals.suites.draw import Drawn, PromptParts, fit, piece_tokens
 from longreach.evals.suites.haystack import Prose
 from longreach.evals.suites.ruler.words import compound, distinct, number, random_uuid
 
@@ -47,7 +47,7 @@ class Needles:
     queries: int = 1
 
 
-class Asked(NamedTuple):
+class TaskWords(NamedTuple):
     """What is said before the haystack, the question, and the beginning of the answer."""
 
     before: str
@@ -55,7 +55,7 @@ class Asked(NamedTuple):
     prefix: str
 
 
-Hide = Callable[[list[str], str, str, str], Parts]
+Hide = Callable[[list[str], str, str, str], PromptParts]
 """Hides needles by a stream of chance, between what is said before and after the haystack."""
 
 
@@ -107,7 +107,7 @@ def needles(
     return draw
 
 
-def _ask(task: Needles, keys: list[str]) -> Asked:
+def _ask(task: Needles, keys: list[str]) -> TaskWords:
     """Returns what is said around a haystack: of one value in the singular, else in the plural."""
     query = keys[-1]
     if len(keys) > 1:
@@ -121,7 +121,7 @@ def _ask(task: Needles, keys: list[str]) -> Asked:
         them = task.value
         are = "is"
         are_all = "is"
-    return Asked(
+    return TaskWords(
         before=(
             f"{some} special magic {them} {are} hidden within the following text. Make sure to"
             f" memorize it. I will quiz you about the {them} afterwards.\n"
@@ -137,9 +137,9 @@ def _hide_in_noise(tokenizer: PreTrainedTokenizerBase, budget: int, what: str) -
     # The same sentences again and again: their tokens are counted once.
     unit = piece_tokens(tokenizer, [f"{NOISE}\n"])[0]
 
-    def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
-        def assemble(count: int) -> Parts:
-            return Parts(before, _mix([NOISE] * count, hidden, stream), after)
+    def hide(hidden: list[str], stream: str, before: str, after: str) -> PromptParts:
+        def assemble(count: int) -> PromptParts:
+            return PromptParts(before, _mix([NOISE] * count, hidden, stream), after)
 
         most = budget // unit + 1
         count = fit(
@@ -162,7 +162,7 @@ def _hide_among_others(
     examples = [make_line(random.Random(seed)) for seed in range(100)]
     shortest = min(piece_tokens(tokenizer, examples))
 
-    def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
+    def hide(hidden: list[str], stream: str, before: str, after: str) -> PromptParts:
         chance = random.Random(f"{stream} haystack")
         # As many as could fit if all were as short as the shortest.
         made = distinct(lambda: make_line(chance), max(len(hidden), budget // shortest + 1))
@@ -170,8 +170,8 @@ def _hide_among_others(
         tokens = piece_tokens(tokenizer, [f"{line}\n" for line in lines])
         taken = list(accumulate(tokens, initial=0))
 
-        def assemble(count: int) -> Parts:
-            return Parts(before, _mix(lines[:count], hidden, stream), after)
+        def assemble(count: int) -> PromptParts:
+            return PromptParts(before, _mix(lines[:count], hidden, stream), after)
 
         count = fit(
             tokenizer,
@@ -202,18 +202,18 @@ def _hide_in_prose(
 ) -> Hide:
     most = len(prose.words) - 1
 
-    def hide(hidden: list[str], stream: str, before: str, after: str) -> Parts:
+    def hide(hidden: list[str], stream: str, before: str, after: str) -> PromptParts:
         # Upstream spreads needles over forty depths.
         depths = sorted(random.Random(f"{stream} places").sample(_DEPTHS, len(hidden)))
 
-        def assemble(count: int) -> Parts:
+        def assemble(count: int) -> PromptParts:
             sentences = bisect_left(prose.sentences, count)
             # Before a sentence, or at the very end.
             gaps = [*prose.sentences[:sentences], count]
             facts = []
             for depth, needle in zip(depths, hidden, strict=True):
                 facts.append((gaps[int(sentences * depth / 100)], needle))
-            return Parts(before, prose.with_facts(0, count, facts), after)
+            return PromptParts(before, prose.with_facts(0, count, facts), after)
 
         count = fit(
             tokenizer, assemble, prose.tokens.__getitem__, budget, least=1, most=most, what=what
