@@ -76,6 +76,34 @@ def extend(
     ),
     save_every: Annotated[int | None, options.save_every("ten a run")] = None,
     checkpointing: Annotated[bool, options.CHECKPOINTING] = True,
+    asks: float = typer.Option(
+        0.0,
+        "--asks",
+        help="Share of the rows that are made up, with DATA around their facts, and ask for far"
+        " reading.",
+    ),
+    windows: str | None = typer.Option(
+        None,
+        "--windows",
+        help="Local windows to draw from while training, such as 128,256,512. [default: the"
+        " model's own]",
+    ),
+    lengths: str | None = typer.Option(
+        None,
+        "--lengths",
+        help="Lengths of rows in order, with shares of the run: 1024:0.6,2048:0.3,4096:0.1."
+        " [default: the target length]",
+    ),
+    train_layers: str = typer.Option(
+        "all",
+        "--train-layers",
+        help="Layers that are trained: all, or full for a hybrid's full ones.",
+    ),
+    teacher_weight: float = typer.Option(
+        0.0,
+        "--teacher-weight",
+        help="Weight of the divergence from the untrained model with full attention, in replies.",
+    ),
     report_to: Annotated[list[str], options.REPORT_TO] = [],  # noqa: B006
     seed: Annotated[int, options.SEED] = 0,
     dtype: str | None = typer.Option(
@@ -104,6 +132,7 @@ def extend(
     """
     from longreach.errors import UsageError
     from longreach.training.common.trackers import check_trackers
+    from longreach.training.extend.curriculum import parse_stages
     from longreach.training.extend.settings import ExtendSettings
 
     shape = {
@@ -133,6 +162,11 @@ def extend(
         save_every=save_every,
         dtype=dtype,
         checkpointing=checkpointing,
+        asks=asks,
+        windows=windows_from(windows),
+        lengths=parse_stages(lengths) if lengths else (),
+        train_layers=train_layers,
+        teacher_weight=teacher_weight,
         report_to=tuple(report_to),
         seed=seed,
     )
@@ -166,6 +200,7 @@ def extend(
     peak = report["peak_memory_bytes"]
     steps = read_field(report, "steps", int)
     tokens = read_field(report, "tokens", int)
+    replies = read_field(report, "replies", dict)
     said = (
         f"{out}: {counted(steps, 'step')}, {counted(tokens, 'token')}, "
         f"loss {loss['first']:.3f} to {loss['last']:.3f}"
@@ -176,7 +211,28 @@ def extend(
             f", held-out perplexity {perplexity['before']['all']:.2f} to"
             f" {perplexity['after']['all']:.2f}"
         )
+    if replies:
+        said += (
+            f", replies right {replies['before']['right']:.0%} to {replies['after']['right']:.0%}"
+        )
     # On a CPU it is not measured.
     if isinstance(peak, int) and peak:
         said += f", {peak / 2**30:.1f} GiB at most"
     say(said + ".")
+
+
+def windows_from(text: str | None) -> tuple[int, ...]:
+    """Returns what --windows means.
+
+    Raises:
+        UsageError: It is no list of numbers above 0.
+    """
+    from longreach.errors import UsageError
+
+    try:
+        found = tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        found = (0,)
+    if any(window < 1 for window in found):
+        raise UsageError(f"--windows is '{text}': give tokens, such as 128,256,512.")
+    return found

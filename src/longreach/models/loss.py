@@ -134,6 +134,24 @@ def chunked_losses(
 
 
 @torch.no_grad()
+def chunked_hits(
+    hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk_tokens: int = 1024
+) -> Tensor:
+    """Returns whether each label is the likeliest next token: bools [N].
+
+    Args:
+        hidden: [N, d], after the final norm.
+        lm_head_weight: [V, d].
+        labels: [N], what each position is to predict.
+        chunk_tokens: Positions of a chunk.
+    """
+    parts = []
+    for chunk, wanted in _chunks(chunk_tokens, hidden, labels):
+        parts.append(_logits(chunk, lm_head_weight, None).argmax(-1) == wanted)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
 def likeliest(
     hidden: Tensor,
     lm_head_weight: Tensor,

@@ -33,6 +33,7 @@ def add_lora(
     alpha: int,
     dropout: float = 0.0,
     also: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
 ) -> PeftModel:
     """Returns the model under a new LoRA on its attention's projections.
 
@@ -42,6 +43,7 @@ def add_lora(
         alpha: Its scale, times the rank.
         dropout: Before it.
         also: Names of modules that are trained whole.
+        layers: Indices of the layers that get the LoRA; None for all.
 
     Raises:
         UsageError: The model's attention has no projections of the usual names.
@@ -57,6 +59,7 @@ def add_lora(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=_TARGETS,
+        layers_to_transform=None if layers is None else list(layers),
         modules_to_save=[*also] or None,
         task_type="CAUSAL_LM",
     )

@@ -126,12 +126,16 @@ class Progress(TrainerCallback):
         """Speaks of a test, by position."""
         if not state.is_world_process_zero or not metrics:
             return
-        parts = []
-        for name, value in metrics.items():
-            if "-" in name:
-                parts.append(f"{name.rsplit('_', 1)[1]}: {value:.2f}")
-        whole = f"perplexity {metrics['eval_perplexity']:.2f}"
-        line = f"step {state.global_step}  {whole}  ({', '.join(parts)})"
+        line = f"step {state.global_step}"
+        if "eval_perplexity" in metrics:
+            parts = []
+            for name, value in metrics.items():
+                if "-" in name:
+                    parts.append(f"{name.rsplit('_', 1)[1]}: {value:.2f}")
+            line += f"  perplexity {metrics['eval_perplexity']:.2f}  ({', '.join(parts)})"
+        if "eval_reply_loss" in metrics:
+            right = f"{metrics['eval_replies_right']:.0%} right"
+            line += f"  replies: loss {metrics['eval_reply_loss']:.3f}, {right}"
         # A line printed beside a bar would break it.
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
+from longreach.errors import UsageError
+from longreach.models.hybrid.sparse import plan_of
 from longreach.training.common.adapter import add_lora
 from longreach.training.extend.settings import ExtendSettings
 
@@ -27,7 +29,15 @@ def attach(model: PreTrainedModel, settings: ExtendSettings, dtype: torch.dtype)
         UsageError: The model's attention has no projections of the usual names.
     """
     also = list[str]()
-    if settings.train_norms:
+    layers = None
+    if settings.train_layers == "full":
+        layers = full_layers(model)
+    if settings.train_norms and layers is not None:
+        for name, _ in model.get_decoder().named_modules():
+            # The final norm stands behind all layers, and belongs to none of them.
+            if name.endswith("norm") and name.startswith(tuple(f"layers.{n}." for n in layers)):
+                also.append(name)
+    elif settings.train_norms:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         also += sorted(name for name in names if name.endswith("norm"))
     if settings.train_embeddings:
@@ -37,7 +47,32 @@ def attach(model: PreTrainedModel, settings: ExtendSettings, dtype: torch.dtype)
             also.append("lm_head")
     based: Any = model.to(dtype)  # type: ignore[arg-type]
     rank = settings.lora_rank
-    return add_lora(based, rank, alpha=settings.lora_alpha or 2 * rank, also=also)
+    return add_lora(based, rank, alpha=settings.lora_alpha or 2 * rank, also=also, layers=layers)
+
+
+def full_layers(model: PreTrainedModel) -> tuple[int, ...]:
+    """Returns the indices of a hybrid's full layers.
+
+    Raises:
+        UsageError: The model is no hybrid, or has no full layer.
+    """
+    if not getattr(model.config, "sparse_attention", None):
+        raise UsageError(
+            "--train-layers is full and the model is no hybrid: convert it first, or train all"
+            " layers."
+        )
+    found = plan_of(model.config).full
+    if not found:
+        raise UsageError("--train-layers is full and the model has no full layer: train all.")
+    return tuple(found)
+
+
+def train_full_layers(model: PreTrainedModel) -> None:
+    """Fixes all weights of a hybrid but those of its full layers."""
+    layers: Any = model.get_decoder().layers
+    model.requires_grad_(False)
+    for index in full_layers(model):
+        layers[index].requires_grad_(True)
 
 
 def merge(trained: PeftModel, folder: Path) -> PreTrainedModel:

@@ -46,12 +46,14 @@ class Data:
         order: Rectangles of rows out of `sources`.
         held_out: Beginnings of documents that are never learned, each at most the target length.
         tests: Token files out of which `held_out` are, where these are others than `sources`.
+        kept: Documents of `sources` that are never learned, by their numbers.
     """
 
     sources: list[Tokens]
     order: Order
     held_out: list[NDArray[np.int64]]
     tests: list[Tokens]
+    kept: tuple[HeldOut, ...] = ()
 
     @classmethod
     def make(
@@ -106,7 +108,7 @@ class Data:
         for document in kept:
             source = (tests or sources)[document.source]
             rows.append(source.document(document.number, mix.length))
-        return cls(sources, order, rows, tests)
+        return cls(sources, order, rows, tests, () if tests else tuple(kept))
 
     @property
     def keys(self) -> dict[str, list[str]]:
@@ -183,19 +185,28 @@ class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        pieces = self._data.order[index]
-        width = self._data.order.mix.width(pieces[0].tokens)
-        # Zero may be a real token; padding is told by its labels, which no loss counts.
-        ids = torch.zeros(len(pieces), width, dtype=torch.long)
-        labels = torch.full_like(ids, IGNORED)
-        for row, piece in enumerate(pieces):
-            read = self._data.sources[piece.source].read(piece.start, piece.start + piece.tokens)
-            ids[row, : piece.tokens] = torch.from_numpy(read)
-            labels[row, 1 : piece.tokens] = ids[row, 1 : piece.tokens]
-        batch = {"input_ids": ids, "labels": labels}
-        if self._positions:
-            batch["position_ids"] = torch.arange(width).expand(len(pieces), width)
-        return batch
+        batch = make_batch(self._data, self._data.order, index)
+        return add_positions(batch) if self._positions else batch
+
+
+def make_batch(data: Data, order: Order, index: int) -> dict[str, Tensor]:
+    """Returns a rectangle of an order as input_ids and labels [R, L]."""
+    pieces = order[index]
+    width = order.mix.width(pieces[0].tokens)
+    # Zero may be a real token; padding is told by its labels, which no loss counts.
+    ids = torch.zeros(len(pieces), width, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for row, piece in enumerate(pieces):
+        read = data.sources[piece.source].read(piece.start, piece.start + piece.tokens)
+        ids[row, : piece.tokens] = torch.from_numpy(read)
+        labels[row, 1 : piece.tokens] = ids[row, 1 : piece.tokens]
+    return {"input_ids": ids, "labels": labels}
+
+
+def add_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a batch with position_ids [R, L]."""
+    ids = batch["input_ids"]
+    return batch | {"position_ids": torch.arange(ids.shape[1]).expand(ids.shape)}
 
 
 def only(samples: list[dict[str, object]]) -> dict[str, object]:

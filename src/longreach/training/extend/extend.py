@@ -31,6 +31,7 @@ from longreach.models.device import check_device, default_device
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.hybrid.convert import lengthen
 from longreach.models.hybrid.sparse import pattern_of
+from longreach.models.hybrid.switched import with_window
 from longreach.models.loading.quiet import quiet
 from longreach.models.loss import checkpointing
 from longreach.training.common import run
@@ -40,9 +41,10 @@ from longreach.training.common.faults import explain_full
 from longreach.training.common.progress import Progress, say_nothing
 from longreach.training.common.trackers import check_trackers
 from longreach.training.extend import adapter
-from longreach.training.extend.data import Data, Samples
+from longreach.training.extend.data import Data
 from longreach.training.extend.objective import Trained, chunked_loss, put_together
 from longreach.training.extend.order import Order
+from longreach.training.extend.schedule import Reach, Schedule, ScheduledSamples
 from longreach.training.extend.settings import EARLIER_NAMES, SCHEDULES, ExtendSettings
 from longreach.training.extend.trainer import LongTrainer
 from longreach.wording import counted, say_on_stderr
@@ -131,6 +133,10 @@ def extend(
         if report:
             tell(f"{out} is done already.")
             return report
+        reach = Reach.of(model.config)
+        schedule = Schedule(loaded, settings, tokenizer, reach, length.samples)
+        tests = schedule.test_rows()
+        tested = bool(loaded.held_out or tests)
         checkpoint = last_checkpoint(out)
         if checkpoint:
             tell(f"Resuming from {checkpoint.name}.")
@@ -145,10 +151,10 @@ def extend(
             gradient_accumulation_steps=length.samples_per_step // ranks,
             warmup_steps=round(settings.warmup * length.steps),
             save_steps=settings.save_every or tenth,
-            eval_strategy="steps" if loaded.held_out else "no",
+            eval_strategy="steps" if tested else "no",
             eval_steps=settings.eval_every or tenth,
             # A run that is resumed was tested before its first step already.
-            eval_on_start=bool(loaded.held_out) and checkpoint is None,
+            eval_on_start=tested and checkpoint is None,
         )
         with (
             explain_full(_lower(settings)),
@@ -156,19 +162,27 @@ def extend(
             chunked_loss(trained),
         ):
             # With fewer ranks than processes several share a row, and ask for its positions.
-            samples = Samples(loaded, length.samples, positions=ranks < probe.world_size)
-            progress = Progress(say, partial(_tokens_of_step, loaded.order, length))
+            samples = ScheduledSamples(schedule, positions=ranks < probe.world_size)
+            progress = Progress(say, partial(_tokens_of_step, schedule, length))
             trainer = LongTrainer(
-                trained, args, samples, loaded.held_out, settings.length, progress
+                trained,
+                args,
+                samples,
+                loaded.held_out,
+                settings.length,
+                progress,
+                tests=tests,
+                teacher_weight=settings.teacher_weight,
+                alike=settings.asks > 0,
             )
             began = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - began
             history = trainer.state.log_history
             # The last step is no multiple of `eval_steps`, or a kill came before its test.
-            if loaded.held_out and not _is_tested(history, length.steps):
+            if tested and not _is_tested(history, length.steps):
                 trainer.evaluate()
-            report = _report(loaded, settings, history, length.samples) | {
+            report = _report(loaded, schedule, settings, history) | {
                 "folder": str(out),
                 "model_type": model.config.model_type,
                 "trained_parameters": _count_trained(trained),
@@ -197,9 +211,26 @@ def _check(model: PreTrainedModel, settings: ExtendSettings, device: str) -> Non
             " several."
         )
     check_device(device)
+    if settings.train_layers == "full":
+        adapter.full_layers(model)
     if not getattr(model.config, "sparse_attention", None):
+        if settings.windows:
+            raise UsageError(
+                "windows are those of sparse layers, and the model has none: convert it first, or"
+                " omit --windows."
+            )
         return
     pattern = pattern_of(model.config)
+    for window in settings.windows:
+        with_window(pattern, window)  # it has to be whole blocks
+    shortest = min([settings.length, *(stage.length for stage in settings.lengths)])
+    if settings.windows:
+        if 2 * max(settings.windows) > shortest:
+            raise UsageError(
+                f"A window of {max(settings.windows)} tokens leaves nothing to look for in rows of"
+                f" {shortest}: give windows of at most half the shortest row."
+            )
+        return
     if settings.length < pattern.window_tokens:
         raise UsageError(
             f"The target length is {counted(settings.length, 'token')} and the pattern's local"
@@ -251,6 +282,9 @@ def _length(settings: ExtendSettings, order: Order, ranks: int) -> _Length:
         return _Length(settings.steps, per_step)
     if not settings.tokens:
         return _Length(-(-order.rectangles() // per_step), per_step)
+    if settings.asks or settings.lengths:
+        # Which rows come depends on the steps, which therefore cannot depend on the rows.
+        return _Length(-(-settings.tokens // (per_step * settings.capacity)), per_step)
     length = _Length(0, per_step)
     tokens = 0
     # Rectangles differ in tokens, so steps are counted one by one.
@@ -260,14 +294,15 @@ def _length(settings: ExtendSettings, order: Order, ranks: int) -> _Length:
     return length
 
 
-def _tokens_of_step(order: Order, length: _Length, step: int) -> int:
+def _tokens_of_step(order: Order | Schedule, length: _Length, step: int) -> int:
     """Returns the tokens that a step learns; steps count from 1."""
     last = step * length.samples_per_step
     return sum(order.tokens(sample) for sample in range(last - length.samples_per_step, last))
 
 
 def _is_tested(history: Sequence[Mapping[str, object]], step: int) -> bool:
-    return any("eval_loss" in line and line["step"] == step for line in history)
+    names = {"eval_loss", "eval_reply_loss"}
+    return any(names & line.keys() and line["step"] == step for line in history)
 
 
 def _count_trained(model: torch.nn.Module) -> int:
@@ -288,7 +323,10 @@ def _prepared(
         if settings.lora_rank:
             yield adapter.attach(model, settings, dtype)
         else:
-            yield model.float().requires_grad_(True)
+            model.float().requires_grad_(True)
+            if settings.train_layers == "full":
+                adapter.train_full_layers(model)
+            yield model
     finally:
         checkpointing(model, False)
         model.config.use_cache = use_cache
@@ -306,12 +344,16 @@ def _lower(settings: ExtendSettings) -> str:
 
 
 def _report(
-    data: Data, settings: ExtendSettings, history: Sequence[Mapping[str, float]], samples: int
+    data: Data,
+    schedule: Schedule,
+    settings: ExtendSettings,
+    history: Sequence[Mapping[str, float]],
 ) -> JsonObject:
     steps = [line for line in history if "loss" in line]
     tests = [line for line in history if "eval_loss" in line]
-    learned = sum(data.order.tokens(sample) for sample in range(samples))
-    slots = sum(data.order.slots(sample) for sample in range(samples))
+    asked = [line for line in history if "eval_reply_loss" in line]
+    learned = sum(schedule.tokens(sample) for sample in range(schedule.count))
+    slots = sum(schedule.slots(sample) for sample in range(schedule.count))
     sources = []
     for source, share in zip(data.sources, data.order.shares(), strict=True):
         sources.append({"name": source.source, "tokens": len(source.ids)} | share)
@@ -319,18 +361,27 @@ def _report(
     if tests:
         tested["before"] = _by_position(tests[0])
         tested["after"] = _by_position(tests[-1])
+    replies = dict[str, dict[str, float]]()
+    if asked:
+        replies["before"] = _of_replies(asked[0])
+        replies["after"] = _of_replies(asked[-1])
     return {
         "length": settings.length,
         "steps": len(steps),
         "tokens": learned,
         "padding_share": 1 - learned / slots,
-        "epochs": data.order.epoch_of(samples),
+        "epochs": schedule.epochs(),
         "tokens_per_second": steps[-1]["tokens_per_second"],
         "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
         "perplexity": tested,
+        "replies": replies,
         "held_out_documents": len(data.held_out),
         "sources": sources,
     }
+
+
+def _of_replies(line: Mapping[str, float]) -> dict[str, float]:
+    return {"loss": line["eval_reply_loss"], "right": line["eval_replies_right"]}
 
 
 def _by_position(line: Mapping[str, float]) -> dict[str, float]:

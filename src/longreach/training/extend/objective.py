@@ -23,10 +23,21 @@ from transformers.utils.generic import ModelOutput
 
 from longreach.errors import ModelError
 from longreach.models.decoder import decoder_of
-from longreach.models.loss import IGNORED, chunked_cross_entropy, chunked_losses
+from longreach.models.loss import (
+    IGNORED,
+    Likeliest,
+    chunked_cross_entropy,
+    chunked_divergence,
+    chunked_hits,
+    chunked_losses,
+    likeliest,
+)
 from longreach.training.common.adapter import base_of
 
+TEACHER_TOP = 20
 _CHUNK_TOKENS = 1024
+# Reductions that look at labels alone.
+_REPLIES = ("replies", "likeliest")
 
 Trained = PreTrainedModel | PeftModel
 """A causal language model that is trained, bare or under PEFT."""
@@ -40,6 +51,11 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
     labels divided by `num_items_in_batch`, or their mean; with `reduction="none"` {"losses": [R,
     T]} without gradients, where the t-th is that of predicting token t + 1 and what does not count
     is 0. Under sequence parallelism `shift_labels` come instead.
+
+    Of labels alone, N in all, `reduction="replies"` gives {"losses": [N], "hits": [N]} (whether
+    they are the likeliest tokens) and `reduction="likeliest"` the fields of a `Likeliest`, both
+    without gradients. What the latter gave of another way of attending comes back as `teacher`, and
+    the divergence from it is added to the loss, times `teacher_weight`.
 
     Args:
         model: A causal language model, bare or under PEFT.
@@ -59,6 +75,8 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         reduction: str = "mean",
+        teacher: Likeliest | None = None,
+        teacher_weight: float = 0.0,
         **kwargs: Any,
     ) -> ModelOutput | dict[str, Tensor]:
         if labels is None and shift_labels is None:
@@ -73,7 +91,22 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
         weight = _head(self)
         if reduction == "none":
             return {"losses": chunked_losses(hidden, weight, shift_labels, chunk_tokens)}
+        if reduction in _REPLIES or teacher is not None or _is_sparse(shift_labels):
+            # A vocabulary of 49,000 is a fifth of a small model: no logits where no label counts.
+            counts = shift_labels != IGNORED
+            hidden = hidden[counts]
+            shift_labels = shift_labels[counts]
+        if reduction == "likeliest":
+            return likeliest(hidden, weight, TEACHER_TOP, chunk_tokens)._asdict()
+        if reduction == "replies":
+            return {
+                "losses": chunked_losses(hidden, weight, shift_labels, chunk_tokens),
+                "hits": chunked_hits(hidden, weight, shift_labels, chunk_tokens),
+            }
         loss = chunked_cross_entropy(hidden, weight, shift_labels, chunk_tokens)
+        if teacher is not None:
+            apart = chunked_divergence(hidden, weight, teacher, chunk_tokens)
+            loss = loss + teacher_weight * apart
         if num_items_in_batch is not None:
             # From a mean over these labels to their share of the whole step.
             loss = loss * ((shift_labels != IGNORED).sum() / num_items_in_batch)
@@ -85,6 +118,11 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
         yield model
     finally:
         del inner.forward
+
+
+def _is_sparse(labels: Tensor) -> bool:
+    """Returns whether so few labels count that their states are better copied."""
+    return 2 * int((labels != IGNORED).sum()) < labels.numel()
 
 
 def put_together(model: Trained, whole: Mapping[str, Tensor]) -> None:

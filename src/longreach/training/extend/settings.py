@@ -16,6 +16,7 @@ from longreach.training.common.checks import (
     check_share,
     check_weight,
 )
+from longreach.training.extend.curriculum import Stage, check_stages
 from longreach.training.extend.order import Mix
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 # What may change when a run is resumed.
 _FREE = ("report_to", "save_every", "eval_every", "checkpointing")
+# What run.json of an earlier release does not have.
+_LATER = ("asks", "windows", "lengths", "train_layers", "teacher_weight")
+TRAIN_LAYERS = ("all", "full")
 # What run.json of an earlier release calls them.
 EARLIER_NAMES = {"max_steps": None, "rows": "batch_size", "lora": "lora_rank"}
 
@@ -57,6 +61,17 @@ class ExtendSettings:
         dtype: Of the computation: "bfloat16" (weights that are trained stay float32), "float32", or
             None for bfloat16 on a GPU that has it.
         checkpointing: Compute each layer again on the way back instead of keeping its activations.
+        asks: Share of the samples whose rows are made up and ask for far reading; only their
+            replies are learned. A sample counts as much as any other then, however many of its
+            tokens are learned.
+        windows: Local windows in tokens, out of which each sample's is drawn anew; none for the
+            model's own. What is saved keeps its own.
+        lengths: Lengths of rows in order, with shares of the run; none for the target length
+            throughout.
+        train_layers: "all", or "full" for a hybrid's full layers only. Nothing below the lowest of
+            them has a backward pass.
+        teacher_weight: With LoRA, of the divergence from the model itself, without its LoRA and
+            with full attention in all layers, where rows reply; 0 for none.
         report_to: Names of trackers: tensorboard, wandb, trackio, ...
         seed: Of the order and of new weights.
     """
@@ -81,6 +96,11 @@ class ExtendSettings:
     save_every: int | None = None
     dtype: str | None = None
     checkpointing: bool = True
+    asks: float = 0.0
+    windows: tuple[int, ...] = ()
+    lengths: tuple[Stage, ...] = ()
+    train_layers: str = "all"
+    teacher_weight: float = 0.0
     report_to: tuple[str, ...] = ()
     seed: int = 0
 
@@ -99,11 +119,35 @@ class ExtendSettings:
             raise UsageError(f"schedule is {self.schedule!r}; give {' or '.join(SCHEDULES)}.")
         if self.dtype is not None:
             self._check_dtype(self.dtype)
+        self._check_asking()
         self.mix.width(1)  # making it checks it
         if (self.train_norms or self.train_embeddings) and not self.lora_rank:
             raise UsageError(
                 "train_norms and train_embeddings go with lora_rank; without it everything is"
                 " trained anyway."
+            )
+
+    def _check_asking(self) -> None:
+        check_share("asks", self.asks, whole=True)
+        check_weight("teacher_weight", self.teacher_weight)
+        check_stages(self.lengths, self.length)
+        if self.train_layers not in TRAIN_LAYERS:
+            raise UsageError(
+                f"train_layers is {self.train_layers!r}; give {' or '.join(TRAIN_LAYERS)}."
+            )
+        if self.train_layers == "full" and self.train_embeddings:
+            raise UsageError(
+                "train_embeddings lies below all layers, and train_layers is full: omit one."
+            )
+        if (self.asks or self.lengths) and not (self.steps or self.tokens):
+            raise UsageError(
+                "Rows that are made up have no end, and a share of a length is one of the whole"
+                " run: say how long it is, with steps or tokens."
+            )
+        if self.teacher_weight and not (self.lora_rank and self.asks):
+            raise UsageError(
+                "teacher_weight goes with lora_rank, without which the model is not what it was,"
+                " and with asks, whose replies are compared."
             )
 
     @property
@@ -152,4 +196,8 @@ class ExtendSettings:
 
     def identity(self) -> JsonObject:
         """Returns what must be the same when a run is resumed."""
-        return {key: value for key, value in asdict(self).items() if key not in _FREE}
+        values = asdict(self)
+        # Left as they are, they are what every run of an earlier release had.
+        usual = ExtendSettings(self.length)
+        left = {name for name in _LATER if values[name] == getattr(usual, name)}
+        return {key: value for key, value in values.items() if key not in {*_FREE, *left}}
