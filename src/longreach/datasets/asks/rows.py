@@ -138,14 +138,15 @@ class RowMaker:
             UsageError: So few tokens hold no statement that is so far from a question.
         """
         chance = random.Random(f"{self.seed} {number} {self.validation}")
-        kind = chance.choice(self.kinds)
-        count = min(_MOST_ASKINGS, chance.randint(1, 2 + tokens // 128))
-        while count:
-            row = self._draw(chance, kind, count, tokens, beyond, after)
-            if row is not None:
-                return row
-            # So many facts do not fit before the window: half of them may.
-            count //= 2
+        kinds = chance.sample(self.kinds, len(self.kinds))
+        for kind in kinds:
+            count = min(_MOST_ASKINGS, chance.randint(1, 2 + tokens // 128))
+            while count:
+                row = self._draw(chance, kind, count, tokens, beyond, after)
+                if row is not None:
+                    return row
+                # So many facts do not fit before the window: half of them may, or another kind.
+                count //= 2
         raise UsageError(
             f"A row of {counted(tokens, 'token')} holds no evidence that is {beyond} tokens away"
             f" from its question and behind the first {after}: give longer rows or a smaller"

@@ -38,7 +38,7 @@ _LAST = _split("""
     Whittaker, Winterbourne, Yardley
 """)
 _PLACE_BEGINS = _split("""
-    Amble, Barn, Black, Bram, Broad, Carl, Crook, Dun, Elder, Fal, Gar, Hal, Hather, Kel, Kirk,
+    Amble, Barn, Bram, Broad, Carl, Crook, Dun, Elder, Fal, Gars, Hal, Hather, Kel, Kirk,
     Lang, Mal, Mar, Nether, Oak, Pen, Quar, Raven, Rook, Sal, Silver, Stan, Thorn, Tre, Up, Wal,
     Winter, Wool, Yar
 """)

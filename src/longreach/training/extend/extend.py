@@ -44,6 +44,7 @@ from longreach.training.extend import adapter
 from longreach.training.extend.data import Data
 from longreach.training.extend.objective import Trained, chunked_loss, put_together
 from longreach.training.extend.order import Order
+from longreach.training.extend.report import make_report
 from longreach.training.extend.schedule import Reach, Schedule, ScheduledSamples
 from longreach.training.extend.settings import EARLIER_NAMES, SCHEDULES, ExtendSettings
 from longreach.training.extend.trainer import LongTrainer
@@ -102,6 +103,11 @@ def extend(
         probe = _arguments(settings, out, device, dtype)
         ranks = probe.world_size // _sequence_ranks()
         first = probe.process_index == 0
+        if settings.asks and ranks < probe.world_size:
+            raise UsageError(
+                "Rows that ask are short, and a process that shares a row may have no reply of it:"
+                " train with --asks without sequence parallelism."
+            )
         # One process speaks for all.
         if not first:
             say = say_nothing
@@ -182,7 +188,7 @@ def extend(
             # The last step is no multiple of `eval_steps`, or a kill came before its test.
             if tested and not _is_tested(history, length.steps):
                 trainer.evaluate()
-            report = _report(loaded, schedule, settings, history) | {
+            report = make_report(loaded, schedule, settings, history) | {
                 "folder": str(out),
                 "model_type": model.config.model_type,
                 "trained_parameters": _count_trained(trained),
@@ -341,56 +347,6 @@ def _lower(settings: ExtendSettings) -> str:
     if not settings.checkpointing:
         return "memory by omitting --no-checkpointing"
     return length if settings.lora_rank else f"what is trained with --lora-rank 16, or {length}"
-
-
-def _report(
-    data: Data,
-    schedule: Schedule,
-    settings: ExtendSettings,
-    history: Sequence[Mapping[str, float]],
-) -> JsonObject:
-    steps = [line for line in history if "loss" in line]
-    tests = [line for line in history if "eval_loss" in line]
-    asked = [line for line in history if "eval_reply_loss" in line]
-    learned = sum(schedule.tokens(sample) for sample in range(schedule.count))
-    slots = sum(schedule.slots(sample) for sample in range(schedule.count))
-    sources = []
-    for source, share in zip(data.sources, data.order.shares(), strict=True):
-        sources.append({"name": source.source, "tokens": len(source.ids)} | share)
-    tested = dict[str, dict[str, float]]()
-    if tests:
-        tested["before"] = _by_position(tests[0])
-        tested["after"] = _by_position(tests[-1])
-    replies = dict[str, dict[str, float]]()
-    if asked:
-        replies["before"] = _of_replies(asked[0])
-        replies["after"] = _of_replies(asked[-1])
-    return {
-        "length": settings.length,
-        "steps": len(steps),
-        "tokens": learned,
-        "padding_share": 1 - learned / slots,
-        "epochs": schedule.epochs(),
-        "tokens_per_second": steps[-1]["tokens_per_second"],
-        "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
-        "perplexity": tested,
-        "replies": replies,
-        "held_out_documents": len(data.held_out),
-        "sources": sources,
-    }
-
-
-def _of_replies(line: Mapping[str, float]) -> dict[str, float]:
-    return {"loss": line["eval_reply_loss"], "right": line["eval_replies_right"]}
-
-
-def _by_position(line: Mapping[str, float]) -> dict[str, float]:
-    prefix = "eval_perplexity"
-    found = dict[str, float]()
-    for name, value in line.items():
-        if name.startswith(prefix):
-            found[name.removeprefix(prefix).lstrip("_") or "all"] = value
-    return found
 
 
 def _peak_bytes(trainer: LongTrainer) -> int | None:

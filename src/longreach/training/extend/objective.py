@@ -75,7 +75,7 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         reduction: str = "mean",
-        teacher: Likeliest | None = None,
+        teacher: Mapping[str, Tensor] | None = None,
         teacher_weight: float = 0.0,
         **kwargs: Any,
     ) -> ModelOutput | dict[str, Tensor]:
@@ -105,7 +105,7 @@ def chunked_loss(model: Trained, chunk_tokens: int = _CHUNK_TOKENS) -> Iterator[
             }
         loss = chunked_cross_entropy(hidden, weight, shift_labels, chunk_tokens)
         if teacher is not None:
-            apart = chunked_divergence(hidden, weight, teacher, chunk_tokens)
+            apart = chunked_divergence(hidden, weight, Likeliest(**teacher), chunk_tokens)
             loss = loss + teacher_weight * apart
         if num_items_in_batch is not None:
             # From a mean over these labels to their share of the whole step.

@@ -71,7 +71,8 @@ class LongTrainer(RunTrainer):
         """Runs forward and backward of a sample, with its own window; returns its loss."""
         known = _take_known(inputs)
         if known.asked and self._teacher_weight:
-            inputs["teacher"] = self._teach(model, inputs)
+            # Its tensors by name, because Trainer takes tuples apart.
+            inputs |= {"teacher": self._teach(model, inputs)._asdict()}
             inputs["teacher_weight"] = self._teacher_weight
         if self._alike:
             # A mean of each sample: ten replies count as much as a thousand tokens of prose.
@@ -174,7 +175,7 @@ def _take_known(inputs: dict[str, object]) -> _Known:
     return _Known(int(window), bool(asked))
 
 
-def _windowed(model: torch.nn.Module, window: int) -> AbstractContextManager[None]:
+def _windowed(model: object, window: int) -> AbstractContextManager[None]:
     """Gives sparse layers a window of so many tokens while it lasts; their own where it is 0."""
     return narrowed(model, window) if window else nullcontext()
 
