@@ -21,6 +21,7 @@ from longreach.corpus.rows import FORMATS, VectorRows, rows_of
 from longreach.corpus.store import Corpus
 from longreach.corpus.tables import connect
 from longreach.errors import CorpusError, UsageError
+from longreach.models.fingerprint import base_fingerprint
 from longreach.session import open_workspace
 from tests.conftest import make_model, make_tokenizer
 from tests.corpus.corpus_fakes import FakeCompressor, child_add, dump
@@ -185,3 +186,10 @@ def test_a_corpus_of_a_merged_compressor_is_asked_and_added_to(merged):
     expected = load_file(merged / "expected.safetensors")
     stored = torch.cat([expected[f"a.{index}"] for index in range(sum(name[0] == "a" for name in expected))])
     torch.testing.assert_close(corpus.compressor.compress([ids])[0], stored, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_others_share_stays_bare_beside_a_corpus_of_a_merged_compressor(merged):
+    shared = (make_model(), make_tokenizer())
+    opened = open_workspace(merged, "merged", compressing=False, loader=lambda ref, **options: shared)
+    assert opened.changed and opened.model is not shared[0]
+    assert base_fingerprint(*shared) == base_fingerprint(make_model(), make_tokenizer())

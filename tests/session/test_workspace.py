@@ -1,9 +1,14 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from longreach import AutoCompressor, Corpus, Document, Policy, Reader, Sampling
 from longreach.errors import FingerprintMismatch, UsageError
+from longreach.models.loading.load import load as load_model
 from longreach.session import open_or_create, open_workspace
+from tests.compressors.test_ratio import train
 from tests.conftest import make_model, make_tokenizer
 
 TEXT = Document("a", "The rabbit had a watch. " * 20)
@@ -43,6 +48,58 @@ def test_a_trained_compressor_brings_its_own_model(tmp_path, base, include_model
     reader = Reader(again.corpus, again.model, again.tokenizer, policy=Policy(budget=900))
     assert reader.ask("rabbit?", sampling=Sampling(4)).usage.positions
     assert open_workspace(tmp_path / "s", "c").corpus.add(TEXT).unchanged == ["a"]
+
+
+def make_loader(base, loaded):
+    """Gives every corpus the same model, as a server does."""
+
+    def give(ref, *, device=None, dtype=None):
+        if not loaded:
+            loaded.append(load_model(base))
+        return loaded[0]
+
+    return give
+
+
+def test_corpora_of_trained_compressors_share_one_model(tmp_path, base):
+    loaded = []
+    loader = make_loader(base, loaded)
+    for seed, name in enumerate(("one", "two")):
+        train(tmp_path / name, seed)
+        made = open_or_create(tmp_path / "s", name, model_ref=base, compressor_ref=str(tmp_path / name), loader=loader)
+        assert made.model is loaded[0][0]
+        made.corpus.add(TEXT)
+    plain = open_or_create(tmp_path / "s", "plain", model_ref=base, compressor_ref="mean-pool", loader=loader)
+    assert plain.model is loaded[0][0]
+    plain.corpus.add(TEXT)
+    for name in ("one", "two", "plain"):
+        shared = open_workspace(tmp_path / "s", name, compressing=False, loader=loader)
+        alone = open_workspace(tmp_path / "s", name, compressing=False)
+        assert shared.model is loaded[0][0] and alone.model is not shared.model
+        answers = []
+        for one in (shared, alone):
+            reader = Reader(one.corpus, one.model, one.tokenizer, policy=Policy(raw=0, compressed="document"))
+            answers.append(reader.ask("rabbit?", sampling=Sampling(6)).text)
+        assert answers[0] == answers[1]
+        assert open_workspace(tmp_path / "s", name, loader=loader).corpus.add(TEXT).unchanged == ["a"]
+
+
+def test_a_model_that_a_compressor_changes_is_not_shared(tmp_path, base):
+    train(tmp_path / "one", 0)
+    path = tmp_path / "one" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["modules_to_save"].append("lm_head")
+    path.write_text(json.dumps(config))
+    weights = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    weights["base_model.model.lm_head.weight"] = torch.ones(260, 32)
+    save_file(weights, tmp_path / "one" / "adapter_model.safetensors", {"format": "pt"})
+    loaded = []
+    loader = make_loader(base, loaded)
+    options = {"model_ref": base, "compressor_ref": str(tmp_path / "one"), "loader": loader}
+    made = open_or_create(tmp_path / "s", "c", **options)
+    made.corpus.add(TEXT)
+    again = open_workspace(tmp_path / "s", "c", compressing=False, loader=loader)
+    assert not loaded and again.changed and bool((again.model.lm_head.weight == 1).all())
 
 
 def test_a_corpus_made_in_bfloat16_is_read_and_continued_in_float32(tmp_path, base, monkeypatch):

@@ -117,6 +117,14 @@ class Compressor(ABC):
         """
         return cls.from_pretrained(folder, model, tokenizer, **described)
 
+    @classmethod
+    def merges(cls, folder: str | Path) -> bool:
+        """Whether loading from a folder changes the weights of the model, so that none is shared.
+
+        Only methods that say `changes_model` are asked.
+        """
+        return False
+
     def write_reader(self, folder: Path) -> None:
         """Writes the adapter that reads its vectors into a folder that does not exist yet."""
         assert self.reader is not None, "there is no adapter to write"

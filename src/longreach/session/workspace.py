@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from longreach.compressors.adapters import base_model
-from longreach.compressors.method import Value
+from longreach.compressors.method import Method, Value
 from longreach.compressors.registry import (
     check_reference,
     default_compressor,
@@ -112,10 +112,11 @@ def open_workspace(
         check_reference(trained)
     base = model_ref or settings.model_ref or DEFAULT_MODEL
     # Only a model that the caller names is fetched: what a corpus names may come from anywhere.
-    bring: Loader = load if model_ref else load_named
-    # Weights that a compressor may change are no other corpus' business.
-    if loader is not None and not (trained and method.changes_model):
-        bring = loader
+    own: Loader = load if model_ref else load_named
+    bring = loader or own
+    # Weights that a compressor changes are no other corpus' business.
+    if trained and _merges(method, trained):
+        bring = own
     # The config alone tells most wrong models apart, in no time.
     _check_outline(corpus, Path(base))
     if loaded and not loaded.changed and dtype_of(loaded.model) == settings.dtype:
@@ -131,6 +132,10 @@ def open_workspace(
     # Most methods leave the model alone, and a fingerprint reads every one of its weights.
     if trained and method.changes_model:
         changed = base_fingerprint(model, tokenizer) != settings.model_fingerprint
+        # A corpus of an earlier release: its adapter was merged, and the shared model stays bare.
+        if changed and loader is not None and bring is loader:
+            wanted = settings.dtype if compressing else dtype_of(model)
+            model, tokenizer = own(base, device=str(model.device), dtype=wanted)
     # To read, only a compressor that changes the model is needed: an adapter lies in the corpus.
     if not compressing and not changed:
         return Workspace(corpus, model, tokenizer)
@@ -140,6 +145,13 @@ def open_workspace(
     if compressing:
         corpus = Corpus.open(store, name, compressor)
     return Workspace(corpus, compressor.model, compressor.tokenizer, changed)
+
+
+def _merges(method: Method, trained: str) -> bool:
+    """Whether the trained compressor changes the weights of its model when it is loaded."""
+    # What a corpus was made with may have moved, and then it is refused later where it is needed.
+    found = method.changes_model and resolve_folder(trained).is_dir()
+    return found and method.compressor().merges(trained)
 
 
 def _check_outline(corpus: Corpus, folder: Path) -> None:
@@ -211,7 +223,7 @@ def open_or_create(
     if trained and not model_ref:
         base = base_model(resolve_folder(ref))
     bring: Loader = load if model_ref else load_named
-    if loader is not None and not (trained and find_method(ref).changes_model):
+    if loader is not None and not (trained and _merges(find_method(ref), trained)):
         bring = loader
     model, tokenizer = bring(base, device=device)
     PromptBuilder(model, tokenizer)

@@ -245,11 +245,7 @@ def read(
     if trained_on and trained_on != base_fingerprint(model, tokenizer):
         raise other
     found = Arguments()
-    # Modules that were trained whole are no adapter: they can only take the place of the model's.
-    saved = lora.get("modules_to_save") or []
-    names = saved if isinstance(saved, list) else [saved]
-    whole = [name for name in names if name != _SUMMARY]
-    if lora and (merged or whole):
+    if lora and (merged or find_whole_modules(folder)):
         with exclusive(model):
             model = merge_lora(model, folder, lora, apart=_SUMMARY)
     elif lora:
@@ -277,6 +273,17 @@ def read(
     elif config.get("accumulate_summary") is False:
         found["mode"] = "replace"
     return found
+
+
+def find_whole_modules(folder: Path) -> list[str]:
+    """Returns the modules that were trained whole, beside the LoRA of a folder.
+
+    They are no adapter: they can only take the place of the model's.
+    """
+    lora: dict[str, Any] = read_json(folder / "adapter_config.json")
+    saved = lora.get("modules_to_save") or []
+    names = saved if isinstance(saved, list) else [saved]
+    return [name for name in names if name != _SUMMARY]
 
 
 def _summary_embeddings(folder: Path) -> torch.Tensor:

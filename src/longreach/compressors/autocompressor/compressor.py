@@ -207,6 +207,11 @@ class AutoCompressor(Compressor):
         merged = fingerprint != base_fingerprint(model, tokenizer)
         return cls.from_pretrained(folder, model, tokenizer, merged=merged, **described)
 
+    @classmethod
+    def merges(cls, folder: str | Path) -> bool:
+        """See `Compressor.merges`: modules that were trained whole replace those of the model."""
+        return bool(checkpoint.find_whole_modules(resolve_folder(folder)))
+
     def write_reader(self, folder: Path) -> None:
         """See `Compressor.write_reader`; nothing but the adapter, without summary embeddings."""
         assert self.reader is not None, "there is no adapter to write"
