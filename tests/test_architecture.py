@@ -24,6 +24,7 @@ LAYERS = {
     "caches": 3,
     "models": 4,
     "engine": 5,
+    "layers": 5,
     "compressors": 6,
     "corpus": 7,
     "datasets": 8,

@@ -23,12 +23,14 @@ _HOMES = {
     "Reader": "reading.reader",
     "Sampling": "engine.sampling",
     "Session": "session",
+    "RankSettings": "layers.rank",
     "Steps": "models.steps",
     "WeightedPool": "compressors.weighted_pool.compressor",
     "convert": "models.hybrid.convert",
     "errors": "",
     "load": "models.loading.load",
     "open": "session",
+    "rank_layers": "layers.rank",
     "sparse_attention": "kernels.api",
 }
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from longreach.engine.sampling import Sampling as Sampling
     from longreach.errors import LongreachError as LongreachError
     from longreach.kernels.api import sparse_attention as sparse_attention
+    from longreach.layers.rank import RankSettings as RankSettings
+    from longreach.layers.rank import rank_layers as rank_layers
     from longreach.models.hybrid.convert import convert as convert
     from longreach.models.loading.load import load as load
     from longreach.models.steps import Steps as Steps

@@ -17,6 +17,7 @@ from longreach.cli import (
     eval,
     extend,
     ingest,
+    layers,
     plan,
     pretrain,
     report,
@@ -47,6 +48,7 @@ app.command("ask")(ask.ask)
 app.command("serve")(serve.serve)
 app.add_typer(corpus.app, name="corpus")
 app.command("convert")(convert.convert)
+app.command("layers")(layers.layers)
 app.command("extend", cls=TrainingCommand)(extend.extend)
 app.command("pretrain", cls=pretrain.PretrainCommand)(pretrain.pretrain)
 app.add_typer(eval.app, name="eval")

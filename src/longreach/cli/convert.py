@@ -1,6 +1,7 @@
 """`longreach convert`: a pretrained model into a hybrid one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,6 +15,9 @@ from longreach.cli.pattern import (
     pattern_from,
 )
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def convert(
@@ -32,8 +36,15 @@ def convert(
     full_layers: str | None = typer.Option(
         None,
         "--full-layers",
-        help="Layers that keep full attention: middle-third, a number of layers in the middle, or"
-        " indices such as 4,5,6. [default: middle-third]",
+        help="Layers that keep full attention: measured or measured:N (see `longreach layers`),"
+        " middle-third, a number of layers in the middle, or indices such as 4,5,6. [default:"
+        " measured where a ranking of the model ships, else middle-third]",
+    ),
+    ranking: Path | None = typer.Option(
+        None,
+        "--ranking",
+        help="File of `longreach layers` that measured refers to. [default: the one that ships or"
+        " was made here; else it is made first]",
     ),
     max_length: int | None = typer.Option(
         None,
@@ -65,6 +76,7 @@ def convert(
     from longreach.errors import UsageError
     from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, check_rope
     from longreach.pattern import AttentionPattern
+    from longreach.pattern.layers import is_measured
 
     # Checked first, because loading a model may take minutes.
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -81,6 +93,8 @@ def convert(
     layers = None
     if full_layers is not None:
         layers = layers_from(full_layers)
+    if ranking is not None:
+        _check_ranking(ranking, layers)
     new_base = _read_rope(rope)
     check_rope(new_base)
     given = pattern_from(base, **changes)
@@ -98,7 +112,16 @@ def convert(
     # Single values then change the model's own pattern, not the preset's.
     if pattern is None and getattr(loaded.config, "sparse_attention", None) is not None:
         base = pattern_of(loaded.config)
-    hybrid = convert_model(loaded, pattern_from(base, **changes), layers, max_length, rope=new_base)
+    if is_measured(layers) and ranking is None:
+        _measure_unknown(model, loaded, str(layers))
+    hybrid = convert_model(
+        loaded,
+        pattern_from(base, **changes),
+        layers,
+        max_length,
+        rope=new_base,
+        ranking=ranking,
+    )
     with quiet():
         hybrid.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -129,6 +152,31 @@ def convert(
         f"{out}: {config.model_type}, {len(plan.full)} of {counted(plan.num_layers, 'layer')} full,"
         f" window {counted(length, 'token')}; its KV cache is {smaller:.1%} smaller there."
     )
+
+
+def _check_ranking(ranking: Path, layers: object) -> None:
+    """Refuses, before a model is loaded, a ranking that cannot be read or is not asked for."""
+    from longreach.errors import UsageError
+    from longreach.models.hybrid.ranking import read_ranking
+    from longreach.pattern.layers import is_measured
+
+    if not is_measured(layers):
+        raise UsageError("--ranking is given: add --full-layers measured, or measured:N.")
+    read_ranking(ranking)
+
+
+def _measure_unknown(model: str, loaded: "PreTrainedModel", layers: str) -> None:
+    """Ranks a model's layers where no ranking of them is known yet."""
+    from longreach.cli.layers import rank
+    from longreach.models.hybrid.ranking import known_ranking
+    from longreach.pattern.layers import measured_count, third_of
+
+    total = loaded.config.get_text_config().num_hidden_layers
+    count = measured_count(layers, total)
+    if known_ranking(loaded) is not None:
+        return
+    note("convert: no ranking of this model's layers is known, so it is measured first.")
+    rank(model, {"most": max(third_of(total), count or 0, 1)})
 
 
 def _read_rope(text: str) -> str | float:

@@ -39,7 +39,7 @@ def extend(
     full_layers: str | None = typer.Option(
         None,
         "--full-layers",
-        help="Convert first: middle-third, a number of layers, or indices: 4,5,6.",
+        help="Convert first, as `convert --full-layers` says.",
     ),
     steps: Annotated[int | None, options.steps(default="the data once")] = None,
     tokens: int | None = typer.Option(
@@ -173,7 +173,8 @@ def extend(
     # Any of these options asks for a conversion; without one the model stays what it is.
     converting = bool(pattern or full_layers or given(shape))
     chosen = pattern_from(pattern or "sink-window", **shape)
-    layers = layers_from(full_layers or "middle-third")
+    # Without the option it is `convert` that knows.
+    layers = None if full_layers is None else layers_from(full_layers)
     check_trackers(settings.report_to)
 
     from longreach.models.device import default_device

@@ -7,6 +7,7 @@ import typer
 
 from longreach.errors import UsageError
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.pattern.layers import is_measured, measured_count
 
 PatternOption = typer.Option(
     "sink-window",
@@ -58,8 +59,11 @@ def layers_from(text: str) -> str | int | list[int]:
         else:
             indices = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        # It knows the names of the rules.
-        LayerPlan.make(3, text)
+        if is_measured(text):
+            measured_count(text)
+        else:
+            # It knows the names of the rules.
+            LayerPlan.make(3, text)
         return text
     if not indices or min(indices) < 0:
         raise UsageError(

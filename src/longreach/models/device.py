@@ -48,6 +48,25 @@ def check_dtype_name(dtype: str) -> None:
         raise UsageError(f"'{dtype}' is not a dtype for weights: use float32, bfloat16 or float16.")
 
 
+def fast_dtype(device: str) -> "torch.dtype":
+    """Returns the dtype that a device reads fastest in: bfloat16 where it has instructions for it.
+
+    Args:
+        device: Its name.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Elsewhere, and in older releases of torch, nothing tells.
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    if tell is not None and device.startswith("cpu"):
+        able: dict[str, object] = tell()
+        if able.get("avx512_bf16") or able.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
 def dtype_of(dtype: "torch.dtype | str") -> "torch.dtype":
     """Returns a dtype of weights, by its name or as it is.
 

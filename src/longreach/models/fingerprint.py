@@ -81,6 +81,15 @@ def weights_digest(model: PreTrainedModel) -> str:
     return _digest(model, "exact")
 
 
+def rounded_digest(model: PreTrainedModel) -> str:
+    """Returns the SHA-256 of every weight in bfloat16, adapters omitted.
+
+    It is the same whether a model was loaded in float32 or in bfloat16, and before and after it
+    becomes hybrid.
+    """
+    return _digest(model, "bfloat16")
+
+
 def digest_before_merging(model: PreTrainedModel) -> dict[str, str]:
     """Returns what `name_merged` needs of a model before weights are merged into it."""
     return {kind: _digest(model, kind) for kind in _KINDS}

@@ -8,6 +8,42 @@ from dataclasses import dataclass
 from longreach.errors import UsageError
 from longreach.pattern.attention import AttentionPattern
 
+MIDDLE_THIRD = "middle-third"
+MEASURED = "measured"
+
+
+def third_of(num_layers: int) -> int:
+    """Returns how many layers stay full unless a number is given: round(L / 3)."""
+    return round(num_layers / 3)
+
+
+def is_measured(full_layers: object) -> bool:
+    """Returns whether layers are to be those that a ranking names: "measured" or "measured:N"."""
+    return isinstance(full_layers, str) and full_layers.partition(":")[0] == MEASURED
+
+
+def measured_count(full_layers: str, num_layers: int | None = None) -> int | None:
+    """Returns the N of "measured:N"; for "measured" round(L / 3), or None without the layers.
+
+    Args:
+        full_layers: One of the two.
+        num_layers: Layers of the model; None where they are not known yet.
+
+    Raises:
+        UsageError: N is not a number of the model's layers.
+    """
+    _, colon, text = full_layers.partition(":")
+    if not colon:
+        return None if num_layers is None else third_of(num_layers)
+    # A number of more digits than this is no number of layers, and slow to read.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else -1
+    if number < 0 or (num_layers is not None and number > num_layers):
+        most = "the layers of the model" if num_layers is None else str(num_layers)
+        raise UsageError(
+            f"full_layers is {full_layers!r}; give measured:N with N from 0 to {most}, or measured."
+        )
+    return number
+
 
 @dataclass(frozen=True)
 class LayerPlan:
@@ -23,7 +59,7 @@ class LayerPlan:
 
     @classmethod
     def make(
-        cls, num_layers: int, full_layers: str | int | Sequence[int] = "middle-third"
+        cls, num_layers: int, full_layers: str | int | Sequence[int] = MIDDLE_THIRD
     ) -> LayerPlan:
         """Returns the plan that a rule, a number or a list describes.
 
@@ -35,13 +71,18 @@ class LayerPlan:
         Raises:
             UsageError: Unknown rule, or a number or index outside the model.
         """
+        if is_measured(full_layers):
+            raise UsageError(
+                f"full_layers is {full_layers!r}, which asks for the ranking of a model's layers;"
+                " without a model give 'middle-third', a number or a list of indices."
+            )
         if isinstance(full_layers, str):
-            if full_layers != "middle-third":
+            if full_layers != MIDDLE_THIRD:
                 raise UsageError(
-                    f"full_layers is {full_layers!r}; give 'middle-third', a number or a list of"
-                    " indices."
+                    f"full_layers is {full_layers!r}; give 'middle-third', 'measured',"
+                    " 'measured:N', a number or a list of indices."
                 )
-            full_layers = round(num_layers / 3)
+            full_layers = third_of(num_layers)
         if isinstance(full_layers, int):
             if isinstance(full_layers, bool) or not 0 <= full_layers <= num_layers:
                 raise UsageError(

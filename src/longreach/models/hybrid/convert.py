@@ -6,6 +6,7 @@ import copy
 import types
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from longreach.errors import UsageError
 from longreach.models.hybrid.families import FAMILIES
 from longreach.models.hybrid.names import family_of, is_hybrid
+from longreach.models.hybrid.ranking import measured_layers, usual_layers
 from longreach.models.hybrid.rope import DEFAULT_LENGTH, check_length, longer_rope
 from longreach.models.hybrid.selfcheck import check_cached, make_twin, make_twin_config
 from longreach.models.hybrid.sparse import pattern_of, plan_of, refuse_flash_on_cpu
@@ -21,6 +23,7 @@ from longreach.models.hybrid.writing import HybridCausalLM
 from longreach.models.loading.origin import note_origin, tokenizer_of
 from longreach.models.sharing import exclusive
 from longreach.pattern import AttentionPattern, LayerPlan
+from longreach.pattern.layers import is_measured
 from longreach.wording import counted
 
 # Settings of a stock config that the hybrid's own class knows better, or that a hybrid has not.
@@ -41,6 +44,7 @@ def convert(
     *,
     rope: str | float = "theta",
     attn_implementation: str | None = None,
+    ranking: str | Path | None = None,
 ) -> PreTrainedModel:
     """Returns a hybrid model with the weights of `model`.
 
@@ -52,21 +56,26 @@ def convert(
             is; both share their weights, so training one changes the other.
         pattern: What sparse layers see, or the name of a preset. None: a hybrid model's own, else
             "sink-window".
-        full_layers: "middle-third", a number of layers in the middle, or the indices themselves.
-            None: a hybrid model's own, else "middle-third".
+        full_layers: "measured" for round(L / 3) layers, or "measured:N" for N, those that a
+            ranking of this model's layers names (see `rank_layers`); "middle-third"; a number of
+            layers in the middle; or the indices themselves. None: a hybrid model's own, else
+            "measured" where a ranking of the model ships, else "middle-third".
         max_length: Tokens of the new window. Where it is not above the model's own, that one stays,
             and so does the rotary embedding. None: a hybrid model's own, else 131,072.
         rope: How the rotary embedding reaches further by a factor f = max_length / window. "theta"
             (ABF, the default): its base times f ** 1.8; a number: that base; "yarn"; "linear".
         attn_implementation: Of the full layers ("sdpa", "flash_attention_2", ...); None for the
             model's own.
+        ranking: The file that `longreach layers` wrote for this model, for "measured". None takes
+            the one that ships, else the one that was kept when it was measured here.
 
     Returns:
         The hybrid model, with a config of its own model_type: `save_pretrained` and
             `longreach.load` know it.
 
     Raises:
-        UsageError: The family is not supported, or a value is out of range.
+        UsageError: The family is not supported, a value is out of range, or no ranking of this
+            model is known.
         ModelError: Under the installed libraries the model would not read its cache.
 
     Paper: LongGen, "A Little Goes a Long Way: Efficient Long Context Training and Inference with
@@ -74,7 +83,16 @@ def convert(
     """
     # Its modules are copied as they are: with no adapter or attention switched for a moment.
     with exclusive(model):
-        return _convert(model, pattern, full_layers, max_length, rope, attn_implementation)
+        layers = full_layers
+        if is_measured(layers):
+            _stock_config(model)
+            layers = measured_layers(model, str(layers), ranking)
+        elif ranking is not None:
+            raise UsageError(
+                f"A ranking is given and full_layers is {layers!r}; give 'measured' or 'measured:N'"
+                " to take its layers."
+            )
+        return _convert(model, pattern, layers, max_length, rope, attn_implementation)
 
 
 def _convert(
@@ -87,22 +105,15 @@ def _convert(
 ) -> PreTrainedModel:
     stock = _stock_config(model)
     # What is not said stays as it is in a model that is hybrid already.
-    if is_hybrid(stock.model_type):
-        usual_pattern = pattern_of(stock)
-        usual_layers: str | Sequence[int] = plan_of(stock).full
-        usual_length = stock.max_position_embeddings
-    else:
-        usual_pattern = AttentionPattern.sink_window()
-        usual_layers = "middle-third"
-        usual_length = DEFAULT_LENGTH
+    hybrid_already = is_hybrid(stock.model_type)
     if pattern is None:
-        pattern = usual_pattern
+        pattern = pattern_of(stock) if hybrid_already else AttentionPattern.sink_window()
     elif isinstance(pattern, str):
         pattern = AttentionPattern.preset(pattern)
     if full_layers is None:
-        full_layers = usual_layers
+        full_layers = plan_of(stock).full if hybrid_already else usual_layers(model)
     if max_length is None:
-        max_length = usual_length
+        max_length = stock.max_position_embeddings if hybrid_already else DEFAULT_LENGTH
     plan = LayerPlan.make(stock.num_hidden_layers, full_layers)
     check_length(max_length, pattern)
     implementation = attn_implementation or stock._attn_implementation

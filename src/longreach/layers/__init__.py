@@ -1,0 +1,1 @@
+"""Which layers of a model need full attention, found by measuring without any training."""
