@@ -45,7 +45,7 @@ def nll_of(model, full, settings=SETTINGS):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reported_losses_are_those_of_the_converted_models(family, tmp_path):
     model = make(family)
-    report = rank_layers(model, make_tokenizer(), SETTINGS, out=tmp_path / "r.json")
+    report = rank_layers(model, make_tokenizer(), SETTINGS, out=tmp_path / "r.json").to_json()
     assert [len(choice["full_layers"]) for choice in report["choices"]] == [0, 3, 5]
     for choice in report["choices"]:
         assert choice["nll"] == pytest.approx(nll_of(model, choice["full_layers"]), abs=2e-4)
@@ -57,7 +57,7 @@ def test_reported_losses_are_those_of_the_converted_models(family, tmp_path):
 
 def test_the_bytes_are_those_of_the_plan(tmp_path):
     model = make()
-    report = rank_layers(model, make_tokenizer(), SETTINGS, out=tmp_path / "r.json")
+    report = rank_layers(model, make_tokenizer(), SETTINGS, out=tmp_path / "r.json").to_json()
     # Keys and values of 2 heads of 8 numbers of 2 bytes, at 2,048 tokens in a full layer; a sparse one of the usual
     # pattern keeps the sink and the last 31 blocks before the next one.
     full, sparse = 2 * 2 * 8 * 2 * 2048, 2 * 2 * 8 * 2 * (64 + 30 * 64)
@@ -77,9 +77,9 @@ def test_a_killed_measurement_resumes_to_the_same_report(tmp_path):
         rank_layers(make(), make_tokenizer(), SETTINGS, out=out, say=stop)
     assert not out.exists()
     rest = []
-    resumed = rank_layers(make(), make_tokenizer(), SETTINGS, out=out, say=rest.append)
+    resumed = rank_layers(make(), make_tokenizer(), SETTINGS, out=out, say=rest.append).to_json()
     whole = []
-    other = rank_layers(make(), make_tokenizer(), SETTINGS, out=tmp_path / "s.json", say=whole.append)
+    other = rank_layers(make(), make_tokenizer(), SETTINGS, out=tmp_path / "s.json", say=whole.append).to_json()
     assert len(rest) == len(whole) - 5
     for name in ("order", "costs", "choices"):
         assert resumed[name] == other[name]
@@ -87,7 +87,7 @@ def test_a_killed_measurement_resumes_to_the_same_report(tmp_path):
 
 def test_heads_are_a_report(tmp_path):
     settings = RankSettings(length=1024, window=64, samples=1, kinds=("numbers",), most=3, heads=True)
-    report = rank_layers(make(), make_tokenizer(), settings, out=tmp_path / "r.json")
+    report = rank_layers(make(), make_tokenizer(), settings, out=tmp_path / "r.json").to_json()
     heads = report["heads"]
     assert {(one["layer"], one["head"]) for one in heads} == {(layer, head) for layer in range(5) for head in range(2)}
     assert [one["cost"] for one in heads] == sorted((one["cost"] for one in heads), reverse=True)
@@ -97,7 +97,7 @@ def test_convert_takes_the_layers_of_a_ranking(tmp_path):
     model = make()
     with pytest.raises(UsageError, match="longreach layers MODEL"):
         longreach.convert(model, full_layers="measured")
-    report = rank_layers(model, make_tokenizer(), SETTINGS)
+    report = rank_layers(model, make_tokenizer(), SETTINGS).to_json()
     assert report["file"] == str(place_of(model))
     best = report["choices"][1]["full_layers"]
     # 5 / 3 rounds to 2, of which there is no choice, so that the order counts.
@@ -117,7 +117,7 @@ def test_a_ranking_that_ships_is_the_default(tmp_path, monkeypatch):
     from longreach.models.hybrid import ranking
 
     monkeypatch.setattr(ranking, "_SHIPPED", tmp_path)
-    report = rank_layers(make(), make_tokenizer(), SETTINGS, out=tmp_path / "tiny.json")
+    report = rank_layers(make(), make_tokenizer(), SETTINGS, out=tmp_path / "tiny.json").to_json()
     assert plan_of(longreach.convert(make()).config).full == tuple(sorted(report["order"][:2]))
     assert plan_of(longreach.convert(make(), full_layers="middle-third").config).full == (1, 2)
     # Other weights of the same shape are another model.

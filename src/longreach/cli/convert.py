@@ -168,6 +168,7 @@ def _check_ranking(ranking: Path, layers: object) -> None:
 def _measure_unknown(model: str, loaded: "PreTrainedModel", layers: str) -> None:
     """Ranks a model's layers where no ranking of them is known yet."""
     from longreach.cli.layers import rank
+    from longreach.layers.rank import RankSettings
     from longreach.models.hybrid.ranking import known_ranking
     from longreach.pattern.layers import measured_count, third_of
 
@@ -176,7 +177,7 @@ def _measure_unknown(model: str, loaded: "PreTrainedModel", layers: str) -> None
     if known_ranking(loaded) is not None:
         return
     note("convert: no ranking of this model's layers is known, so it is measured first.")
-    rank(model, {"most": max(third_of(total), count or 0, 1)})
+    rank(model, RankSettings(most=max(third_of(total), count or 0, 1)))
 
 
 def _read_rope(text: str) -> str | float:

@@ -1,6 +1,8 @@
 """`longreach layers`: which layers of a model need full attention."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,8 +16,11 @@ from longreach.cli.output import (
     say,
     table,
 )
-from longreach.jsontext import JsonObject
 from longreach.wording import counted
+
+if TYPE_CHECKING:
+    from longreach.layers.rank import RankSettings
+    from longreach.layers.result import RankedLayers
 
 _MOST_HEADS = 10
 
@@ -68,6 +73,7 @@ def layers(
     from longreach.bench.plot import check_plot
     from longreach.layers.chart import draw_lines, plot_choices
     from longreach.layers.kinds import KINDS
+    from longreach.layers.rank import RankSettings
 
     if plot is not None:
         check_plot(plot)
@@ -75,51 +81,37 @@ def layers(
     if kinds is not None:
         asked = tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
     text = None if texts is None else _read_text(texts)
-    options = {
-        "length": length,
-        "window": window,
-        "samples": samples,
-        "kinds": asked,
-        "most": most,
-        "heads": heads,
-        "seed": seed,
-    }
+    settings = RankSettings(length, window, samples, asked, most, heads, seed)
     with memory_said("--samples or --length", as_json):
-        report = rank(model, options, text=text, out=out, device=device, dtype=dtype)
+        ranked = rank(model, settings, text=text, out=out, device=device, dtype=dtype)
     if plot is not None:
-        plot_choices(report, plot)
+        plot_choices(ranked, plot)
     if as_json:
-        emit(report)
+        emit(ranked.to_json())
         return
-    _show(report)
+    _show(ranked)
     say()
-    for line in draw_lines(report):
+    for line in draw_lines(ranked):
         say(line)
-    say(f"\n{report['file']}: longreach convert {model} OUT --full-layers measured")
+    say(f"\n{ranked.file}: longreach convert {model} OUT --full-layers measured")
 
 
 def rank(
     model: str,
-    options: JsonObject,
+    settings: "RankSettings",
     *,
     text: str | None = None,
     out: Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
-) -> JsonObject:
-    """Loads a model and ranks its layers; returns the report."""
-    from longreach.layers.rank import RankSettings, rank_layers
+) -> "RankedLayers":
+    """Loads a model and ranks its layers."""
+    from longreach.layers.rank import rank_layers
     from longreach.models.device import default_device, fast_dtype
-
-    # Checked first, because loading a model may take minutes.
-    settings = RankSettings(**options)
-    place = device or default_device()
-
-    import sys
-
     from longreach.models.loading.load import load
     from longreach.models.machine import record
 
+    place = device or default_device()
     loaded, tokenizer = load(model, device=place, dtype=dtype or fast_dtype(place))
     about = record(sys.argv[1:], loaded.device)
     return rank_layers(loaded, tokenizer, settings, text=text, out=out, say=note, **about)
@@ -136,27 +128,25 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _show(report: JsonObject) -> None:
+def _show(ranked: "RankedLayers") -> None:
     """Prints the choices as a table, then the costs of single layers and heads."""
     rows = []
-    for choice in report["choices"]:
-        megabytes = choice["kv_bytes"] / 2**20
-        full = " ".join(map(str, choice["full_layers"]))
-        count = len(choice["full_layers"])
-        if count == len(report["order"]):
+    for choice in ranked.choices:
+        full = " ".join(map(str, choice.full))
+        if len(choice.full) == len(ranked.order):
             full = "all"
-        nll = f"{choice['nll']:.3f}"
-        found = f"{100 * choice['found']:.0f}"
-        rows.append((str(count), nll, found, f"{megabytes:,.1f}", full or "none"))
-    tokens = report["choices"][0]["kv_tokens"]
-    header = ("full", "NLL", "found, %", f"KV MiB at {counted(tokens, 'token')}", "layers")
-    table(header, rows)
+        nll = f"{choice.score.nll:.3f}"
+        found = f"{100 * choice.score.found:.0f}"
+        megabytes = f"{choice.kv_bytes / 2**20:,.1f}"
+        rows.append((str(len(choice.full)), nll, found, megabytes, full or "none"))
+    tokens = ranked.choices[0].kv_tokens
+    table(("full", "NLL", "found, %", f"KV MiB at {counted(tokens, 'token')}", "layers"), rows)
     costs = []
-    for layer in sorted(report["order"], key=lambda one: -report["costs"][one]):
-        costs.append(f"{layer}: {report['costs'][layer]:.3f}")
+    for layer in sorted(ranked.order, key=lambda one: -ranked.costs[one]):
+        costs.append(f"{layer}: {ranked.costs[layer]:.3f}")
     say(f"\nrise of the NLL where one layer alone is sparse: {', '.join(costs)}")
-    if report["heads"]:
+    if ranked.heads:
         first = []
-        for head in report["heads"][:_MOST_HEADS]:
-            first.append(f"{head['layer']}.{head['head']}: {head['cost']:.3f}")
+        for head in ranked.heads[:_MOST_HEADS]:
+            first.append(f"{head.layer}.{head.head}: {head.cost:.3f}")
         say(f"the same of one KV head (layer.head): {', '.join(first)}, ...")

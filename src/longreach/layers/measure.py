@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from longreach.errors import StorageError, UsageError
-from longreach.jsontext import JsonObject, parse_object
+from longreach.jsontext import JsonObject, parse_object, read_field
 from longreach.layers.probes import Probe
 from longreach.layers.scores import Score, score_states
 from longreach.models.hybrid.states import LayerRunner, Pass
@@ -78,7 +78,7 @@ class Progress:
             if not whole and found.get("settings") != settings:
                 raise refused
             if whole:
-                self._known[str(found.get("name"))] = found["value"]
+                self._known[str(found.get("name"))] = read_field(found, "value", dict)
             whole += len(line)
         if not whole:
             raise refused

@@ -16,6 +16,7 @@ from longreach.jsontext import JsonObject
 from longreach.layers.kinds import KINDS
 from longreach.layers.measure import Measure, Progress
 from longreach.layers.probes import digest_probes, make_probes
+from longreach.layers.result import HeadCost, RankedChoice, RankedLayers, describe_heads
 from longreach.layers.search import Found, search
 from longreach.models.decoder import window_of
 from longreach.models.fingerprint import rounded_digest
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROGRESS_SUFFIX = ".progress"
+# Tokens of a block of the probes' pattern.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,9 @@ class RankSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        block = _BLOCK
-        if self.window < block or self.window % block:
+        if self.window < _BLOCK or self.window % _BLOCK:
             raise UsageError(
-                f"window is {self.window}; give a multiple of {block}, the tokens of a block."
+                f"window is {self.window}; give a multiple of {_BLOCK}, the tokens of a block."
             )
         if self.window >= self.length:
             raise UsageError(
@@ -75,9 +77,6 @@ class RankSettings:
         return AttentionPattern(_BLOCK, 1, self.window // _BLOCK, 0)
 
 
-_BLOCK = 64
-
-
 def rank_layers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -87,7 +86,7 @@ def rank_layers(
     out: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     **about: object,
-) -> JsonObject:
+) -> RankedLayers:
     """Ranks a model's layers by what it costs its answers to have them sparse.
 
     Nothing is trained. Probes ask for facts that lie outside the window of sparse layers, and the
@@ -105,10 +104,8 @@ def rank_layers(
         **about: What else the file is to say, such as the command.
 
     Returns:
-        What was written: `order`, the layers from the one that matters most; `costs`, the rise of
-        the NLL in nats where a layer alone is sparse; `choices`, for each number of full layers the
-        best ones found, their NLL, the share of answers found, and the bytes of keys and values of
-        a row of as many tokens as the model's window; and everything that decided it.
+        What was found: for each number of full layers the best ones, their NLL, the share of
+            answers found, and the bytes of keys and values; and the cost of each layer alone.
 
     Raises:
         UsageError: The family has no hybrid form, or a setting does not fit the model or the text.
@@ -141,7 +138,7 @@ def rank_layers(
     runner = LayerRunner(model, settings.pattern, ids)
     weights = rounded_digest(model)
     place = Path(out) if out is not None else place_of(model)
-    decisive = {
+    decisive: JsonObject = {
         "weights": weights,
         "probes": digest_probes(probes),
         "pattern": asdict(settings.pattern),
@@ -153,7 +150,8 @@ def rank_layers(
     measure = Measure(runner, probes, Progress(kept, decisive), say)
     found = search(measure, most)
     heads = _rank_heads(measure, model) if settings.heads else None
-    report = {
+    choices = _describe_choices(found, model)
+    report: JsonObject = {
         "format": FORMAT,
         "model": reference_of(model),
         "sizes": sizes_of(model),
@@ -164,53 +162,44 @@ def rank_layers(
         "filler": "templates" if text is None else "a text of the user's",
         "order": found.order,
         "costs": found.costs,
-        "choices": _describe_choices(found, model, settings.pattern),
-        "heads": heads,
+        "choices": [choice.to_json() for choice in choices],
+        "heads": describe_heads(heads),
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - used,
         **about,
     }
     _write(place, report)
     kept.unlink(missing_ok=True)
-    return report | {"file": str(place)}
+    name = reference_of(model)
+    return RankedLayers(name, found.order, found.costs, choices, heads, place, report)
 
 
-def _rank_heads(measure: Measure, model: PreTrainedModel) -> list[JsonObject]:
+def _rank_heads(measure: Measure, model: PreTrainedModel) -> list[HeadCost]:
     """Returns each KV head with its cost, from the one that matters most."""
     every = range(measure.num_layers)
     complete = measure.whole(every)
-    heads: list[JsonObject] = []
+    heads = []
     for layer in every:
         for head in range(model.config.num_key_value_heads):
             cost = measure.head(layer, head).nll - complete.nll
-            heads.append({"layer": layer, "head": head, "cost": cost})
-    return sorted(heads, key=lambda one: -float(one["cost"]))
+            heads.append(HeadCost(layer, head, cost))
+    return sorted(heads, key=lambda one: -one.cost)
 
 
-def _describe_choices(
-    found: Found, model: PreTrainedModel, pattern: AttentionPattern
-) -> list[JsonObject]:
-    """Returns the choices with what they read like and what their cache takes."""
+def _describe_choices(found: Found, model: PreTrainedModel) -> list[RankedChoice]:
+    """Returns the choices with what their cache takes."""
     config = model.config
     length = config.max_position_embeddings
     head_dim = getattr(config, "head_dim", None)
     if head_dim is None:
         head_dim = config.hidden_size // config.num_attention_heads
-    layers = config.num_hidden_layers
     # Bytes of the pattern that `convert` uses unless told otherwise, not of the probes' one.
     usual = AttentionPattern.sink_window()
     described = []
     for choice in found.choices.values():
-        plan = LayerPlan(layers, choice.full)
+        plan = LayerPlan(config.num_hidden_layers, choice.full)
         kv_bytes = plan.kv_bytes(usual, length, config.num_key_value_heads, head_dim, 2)
-        described.append(
-            {
-                "full_layers": list(choice.full),
-                **choice.score.to_json(),
-                "kv_bytes": sum(kv_bytes),
-                "kv_tokens": length,
-            }
-        )
+        described.append(RankedChoice(choice.full, choice.score, sum(kv_bytes), length))
     return described
 
 

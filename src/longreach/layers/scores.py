@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longreach.jsontext import JsonObject
+from longreach.jsontext import JsonObject, read_field
 from longreach.layers.probes import Probe
 from longreach.models.hybrid.states import LayerRunner
 
@@ -28,7 +28,7 @@ class Score(NamedTuple):
 
     def to_json(self) -> JsonObject:
         """Returns the score as it is kept in files."""
-        kinds = {}
+        kinds: JsonObject = {}
         for kind, (nll, found) in self.by_kind.items():
             kinds[kind] = {"nll": nll, "found": found}
         return {"nll": self.nll, "found": self.found, "by_kind": kinds}
@@ -37,9 +37,9 @@ class Score(NamedTuple):
     def from_json(cls, value: JsonObject) -> Score:
         """Returns the score that `to_json` wrote."""
         kinds = {}
-        for kind, one in value["by_kind"].items():
-            kinds[kind] = (one["nll"], one["found"])
-        return cls(value["nll"], value["found"], kinds)
+        for kind, one in read_field(value, "by_kind", dict).items():
+            kinds[kind] = (read_field(one, "nll", float), read_field(one, "found", float))
+        return cls(read_field(value, "nll", float), read_field(value, "found", float), kinds)
 
 
 class _Answer(NamedTuple):

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from longreach.errors import ModelError, UsageError
-from longreach.jsontext import JsonObject, NotJson, misfit, parse_object
+from longreach.jsontext import JsonObject, NotJson, misfit, parse_object, read_field
 from longreach.models.fingerprint import rounded_digest
 from longreach.models.loading.places import cache_folder
 from longreach.pattern.layers import MIDDLE_THIRD, measured_count, third_of
@@ -103,22 +102,24 @@ def parse_ranking(value: JsonObject) -> Ranking:
         raise ValueError(f"it has no usable '{wrong}'")
     if value["format"] != FORMAT:
         raise ValueError(f"its format is not '{FORMAT}'")
-    order = tuple(value["order"])
-    layers = value["sizes"].get("num_hidden_layers")
+    order = tuple(read_field(value, "order", list))
+    sizes = read_field(value, "sizes", dict)
+    layers = sizes.get("num_hidden_layers")
     if not isinstance(layers, int) or not _are_layers(order, layers) or len(order) != layers:
         raise ValueError("its order does not name every layer once")
     choices = {}
-    for choice in value["choices"]:
+    for choice in read_field(value, "choices", list):
         if misfit(choice, {"full_layers": (list,)}) is not None:
             raise ValueError("a choice in it names no full_layers")
         full = tuple(choice["full_layers"])
         if not _are_layers(full, layers):
             raise ValueError("a choice in it names layers that do not exist")
         choices[len(full)] = tuple(sorted(full))
-    return Ranking(value["model"], value["weights"], dict(value["sizes"]), order, choices)
+    model = read_field(value, "model", str)
+    return Ranking(model, read_field(value, "weights", str), sizes, order, choices)
 
 
-def _are_layers(full: tuple[Any, ...], layers: int) -> bool:
+def _are_layers(full: tuple[object, ...], layers: int) -> bool:
     """Returns whether all of these are different indices of layers."""
     for layer in full:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < layers:
