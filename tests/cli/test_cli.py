@@ -121,14 +121,12 @@ def test_a_name_no_corpus_can_have(wrong, texts, name):
     ],
 )
 def test_a_corpus_of_another_compressor(wrong, run, library, texts, options, said):
-    wrong(
-        2, ["'library' was made with", said, "leave that option out"], "ingest", texts, "--corpus", "library", *options
-    )
+    wrong(2, ["'library' was made with", said, "omit that option"], "ingest", texts, "--corpus", "library", *options)
     assert documents(run).keys() == TEXTS.keys()
 
 
 def test_a_corpus_of_no_trained_compressor(wrong, run, library, texts, tmp_path):
-    said = ["'library' was made with method mean-pool", "leave that option out"]
+    said = ["'library' was made with method mean-pool", "omit that option"]
     wrong(2, said, "ingest", texts, "--corpus", "library", "--compressor", tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_offloading_a_cache_without_a_gpu_says_so():
         lambda: model.new_cache(offloading=True),
         lambda: greedy(model, ids_of(20), cache_implementation="offloaded"),
     ):
-        with pytest.raises(UsageError, match="there is no GPU here; leave it out"):
+        with pytest.raises(UsageError, match="there is no GPU here; omit it"):
             call()
 
 

@@ -295,7 +295,7 @@ def test_a_full_disk_says_so(train, tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(LongTrainer, "_save", fail)
-    with pytest.raises(TrainingError, match="does not fit on the disk: make room"):
+    with pytest.raises(TrainingError, match="does not fit on the disk: free some space"):
         train(held_out=0)
 
 

@@ -309,7 +309,7 @@ def test_a_full_disk_says_so_and_the_run_goes_on(base, data, tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr(f"longreach.{where}", full)
-    with pytest.raises(TrainingError, match="does not fit on the disk: make room"):
+    with pytest.raises(TrainingError, match="does not fit on the disk: free some space"):
         train(base, data, out, schedule=replace(SCHEDULE, steps=4))
     monkeypatch.undo()
     (out / "compressor.json").unlink()  # of two steps

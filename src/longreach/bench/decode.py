@@ -33,7 +33,7 @@ DEFINITIONS = {
     ),
     "ideal_speedup": "the ratio of these bytes, full over hybrid (longreach plan)",
     "kv_bytes": "keys and values that the pattern retains, by arithmetic",
-    "kv_allocated_bytes": "bytes of the tensors really held, with room for the tokens to come",
+    "kv_allocated_bytes": "bytes of the tensors really held, with slots for the tokens to come",
     "cache": (
         "filled with random keys and values instead of a prompt; the last of its tokens is really"
         " read"

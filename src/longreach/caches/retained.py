@@ -270,7 +270,7 @@ class RetainedCache(Cache):
         if offloading and not torch.cuda.is_available():
             raise UsageError(
                 "offloading keeps a cache in the CPU's memory while a GPU computes, and there is no"
-                " GPU here; leave it out (cache_implementation='dynamic')."
+                " GPU here; omit it (cache_implementation='dynamic')."
             )
         layers: list[Any] = [
             DynamicLayer() if plan.is_full(layer) else RetainedLayer(pattern, layer)

@@ -158,7 +158,7 @@ def _run(arguments: list[str], as_json: bool) -> None:
         raise
     except OSError as error:
         fail(
-            f"The system refused ({error}): make room or permit access, and try again.",
+            f"The system refused ({error}): free some space or permit access, and try again.",
             "OSError",
             as_json,
             1,

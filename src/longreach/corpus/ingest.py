@@ -44,7 +44,7 @@ FLUSH_SECONDS = 10.0
 
 
 @dataclass
-class _Piece:
+class _Draft:
     """A passage to be: its tokens and characters, and the number of the segment it lies in."""
 
     tokens: range
@@ -59,7 +59,7 @@ class _Work:
 
     revision: str
     text: str
-    pieces: list[_Piece]
+    drafts: list[_Draft]
     documents: list[Document]
     checksums: list[str] = field(default_factory=list)
     positions: int = 0
@@ -76,7 +76,7 @@ def _identify(row: Row) -> _Identity:
     return _Identity(row["revision"], tuple(row.get(NOTES) or ()))
 
 
-def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
+def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Draft]]:
     """Tokenizes a text and cuts it into passages whose character spans tile it.
 
     Raises:
@@ -98,16 +98,16 @@ def cut(text: str, compressor: "Compressor") -> tuple[list[int], list[_Piece]]:
     )
     ids = encoded["input_ids"]
     offsets = encoded["offset_mapping"]
-    pieces: list[_Piece] = []
+    drafts: list[_Draft] = []
     for number, segment in enumerate(compressor.segments(len(ids))):
         for tokens in compressor.passages(segment):
             start = 0
-            if pieces:
+            if drafts:
                 # The tokens of one character share its offsets, and normalizers may step back.
-                start = min(max(pieces[-1].start, offsets[tokens.start][0]), len(text))
-                pieces[-1].end = start
-            pieces.append(_Piece(tokens, start, len(text), number))
-    return ids, pieces
+                start = min(max(drafts[-1].start, offsets[tokens.start][0]), len(text))
+                drafts[-1].end = start
+            drafts.append(_Draft(tokens, start, len(text), number))
+    return ids, drafts
 
 
 def run_uninterrupted(work: Callable[[], None]) -> None:
@@ -128,7 +128,7 @@ def run_uninterrupted(work: Callable[[], None]) -> None:
         thread.start()
         thread.join()
     finally:
-        # Ctrl-C ends the first wait, and the work goes on: it is waited for once more.
+        # Ctrl-C ends the first wait, and the work continues: it is waited for once more.
         if thread.ident is not None:
             thread.join()
     if failures:
@@ -205,7 +205,7 @@ class Ingest:
                 self._publish(item, self._finished[revision])
             else:
                 try:
-                    ids, pieces = cut(item.text, self.compressor)
+                    ids, drafts = cut(item.text, self.compressor)
                     if not ids:
                         raise DocumentError("It has no tokens in this model's vocabulary: omit it.")
                     self.compressor.check(len(ids))
@@ -217,7 +217,7 @@ class Ingest:
                     )
                     self.report.notes.pop(item.name, None)
                     continue
-                work = self._work[revision] = _Work(revision, item.text, pieces, [item])
+                work = self._work[revision] = _Work(revision, item.text, drafts, [item])
                 done = []
                 if revision in self._stored:
                     done = self._resume(work)
@@ -230,15 +230,15 @@ class Ingest:
         with explain_storage_faults(self.log.folder):
             rows = read_passages(self.database, work.revision, memory=True)[work.revision]
             good = []
-            for number, (piece, row) in enumerate(zip(work.pieces, rows, strict=False)):
-                expected = (number, piece.start, piece.end, len(piece.tokens))
+            for number, (draft, row) in enumerate(zip(work.drafts, rows, strict=False)):
+                expected = (number, draft.start, draft.end, len(draft.tokens))
                 stored = (row["index"], row["start"], row["end"], row["tokens"])
                 if not row["intact"] or stored != expected:
                     break
                 good.append(row)
             # A segment is made again whole: its memory lies with its first passage.
-            while 0 < len(good) < len(work.pieces):
-                if work.pieces[len(good)].segment != work.pieces[len(good) - 1].segment:
+            while 0 < len(good) < len(work.drafts):
+                if work.drafts[len(good)].segment != work.drafts[len(good) - 1].segment:
                     break
                 good.pop()
             # A gap, a copy or a damaged row: keep what is good and make the rest again.
@@ -251,7 +251,7 @@ class Ingest:
             self._note(work, row)
         done = []
         for at, row in enumerate(good):
-            if at == 0 or work.pieces[at].segment != work.pieces[at - 1].segment:
+            if at == 0 or work.drafts[at].segment != work.drafts[at - 1].segment:
                 done.append(self.format.memory(row, self.settings.compressor))
         return done
 
@@ -260,25 +260,25 @@ class Ingest:
         from longreach.compressors.memory import Within
 
         first = len(work.checksums)
-        assert work.pieces[first].segment == segment, (
+        assert work.drafts[first].segment == segment, (
             f"segment {segment} of {work.revision} came out of order"
         )
         tokens = 0
-        for at in range(first, len(work.pieces)):
-            if work.pieces[at].segment != segment:
+        for at in range(first, len(work.drafts)):
+            if work.drafts[at].segment != segment:
                 break
             tokens += self._append(work, at, memory if at == first else Within())
         return tokens
 
     def _append(self, work: _Work, index: int, memory: "Memory") -> int:
-        piece = work.pieces[index]
+        draft = work.drafts[index]
         row: Row = {
             "revision": work.revision,
             "index": index,
-            "start": piece.start,
-            "end": piece.end,
-            "text": work.text[piece.start : piece.end],
-            "tokens": len(piece.tokens),
+            "start": draft.start,
+            "end": draft.end,
+            "text": work.text[draft.start : draft.end],
+            "tokens": len(draft.tokens),
             "fingerprint": self.settings.fingerprint,
             "model_fingerprint": self.settings.model_fingerprint,
         }
@@ -289,17 +289,17 @@ class Ingest:
         row["checksum"] = sum_row(row)
         self._rows.append(row)
         self._note(work, row)
-        return len(piece.tokens)
+        return len(draft.tokens)
 
     def _note(self, work: _Work, row: Row) -> None:
         work.checksums.append(row["checksum"])
         work.positions += positions_of(row)
-        if len(work.checksums) == len(work.pieces):
+        if len(work.checksums) == len(work.drafts):
             self._finished[work.revision] = {
                 "revision": work.revision,
                 "characters": len(work.text),
-                "tokens": work.pieces[-1].tokens.stop,
-                "passages": len(work.pieces),
+                "tokens": work.drafts[-1].tokens.stop,
+                "passages": len(work.drafts),
                 self.format.total: work.positions,
                 "digest": sum_rows(work.checksums),
             }

@@ -1,6 +1,6 @@
 """Reads the JSON lines that users give: questions, texts to learn, records of data sets.
 
-Every reader of such a file uses `read_records`, so that the same fault is refused in the same
+All code that reads such a file uses `read_records`, so that the same fault is refused in the same
 words: file and line, what is wrong, what to do. A line is one object in UTF-8, with or without a
 byte order mark. Blank lines are skipped. NaN and numbers of any size may stand in fields that
 nobody reads, as in files that pandas wrote.

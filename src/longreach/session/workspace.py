@@ -279,7 +279,7 @@ def check_settings(
                 differing.append(f"{name} {made.get(name)}")
     if differing:
         raise UsageError(
-            f"Corpus '{corpus.name}' was made with {', '.join(differing)}: leave that option out,"
+            f"Corpus '{corpus.name}' was made with {', '.join(differing)}: omit that option,"
             " or name another corpus."
         )
 

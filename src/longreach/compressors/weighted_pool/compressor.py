@@ -1,6 +1,6 @@
 """Weighted pooling: a few words in one vector, the telling ones loudest.
 
-Papers: mean pooling with a reader that learns it, arXiv 2510.20797. Here the input embeddings are
+Papers: mean pooling with a model that learns it, arXiv 2510.20797. Here the input embeddings are
 pooled, and how loud a token is in the sum is learned, one number a token of the vocabulary. What
 reads the sums is a LoRA, learned with them. Telling words share a vector with few others.
 Compressing takes no forward pass: a book is read in the time that its tokens are looked up.

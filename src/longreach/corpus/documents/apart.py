@@ -196,7 +196,7 @@ def convert_apart(format: Format, raw: bytes, name: str, limits: Limits) -> Conv
         worker = _POOL.take()
     except OSError as error:
         reason = error.strerror or error
-        advice = "make room for it and try again."
+        advice = "free some memory and try again."
         raise DocumentError(
             f"{name} cannot be read, its converter does not start ({reason}): {advice}"
         ) from error

@@ -29,7 +29,7 @@ class Limits:
 
     A file that needs more is skipped, with the limit named, and the others are read.
 
-    The defaults let through what people write and scan: books of thousands of pages pass with room
+    The defaults let through what people write and scan: books of thousands of pages pass with much
     to spare.
 
     Attributes:

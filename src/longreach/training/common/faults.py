@@ -28,8 +28,8 @@ def explain_full(lower: str) -> Iterator[None]:
     except Exception as error:
         if any(sign in str(error) for sign in _DISK_FULL):
             raise TrainingError(
-                "A checkpoint does not fit on the disk: make room and run the same command again,"
-                " it resumes from the last whole one."
+                "A checkpoint does not fit on the disk: free some space and run the same command"
+                " again, it resumes from the last whole one."
             ) from error
         if not out_of_memory(error):
             raise
