@@ -178,3 +178,13 @@ def test_unsupported_families_and_settings_are_refused_before_work():
     for wrong in ({"window": 100}, {"window": 0}, {"window": 1024}):
         with pytest.raises(UsageError, match="window"):
             RankSettings(**wrong)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_ranking_of_smollm2_ships_and_is_its_default(smollm2):
+    model, _ = smollm2
+    full = plan_of(longreach.convert(model).config).full
+    assert len(full) == 10 and {7, 18, 23} <= set(full)
+    assert plan_of(longreach.convert(model, full_layers="measured:5").config).full == (7, 8, 17, 18, 23)
+    assert plan_of(longreach.convert(model, full_layers="middle-third").config).full == tuple(range(10, 20))
