@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import longreach
-from longreach import Document, Policy, Sampling, Session
+from longreach import Document, Policy, Reader, Sampling, Session
 from longreach.datasets.questions import Question
 from longreach.errors import CorpusNotFound, DataError, FingerprintMismatch, UsageError
 from longreach.evals.suites.docqa.suite import DocumentSuite
+from longreach.models.sharing import exclusive
 from longreach.session import workspace
 from longreach.training.study.questions import StudyQuestions
 from longreach.training.study.settings import StudySettings
@@ -208,6 +210,52 @@ def short_answers(monkeypatch):
 
     real = study.gate
     monkeypatch.setattr(study, "gate", lambda *args, **more: real(*args, **more, max_new_tokens=4))
+
+
+def test_whoever_holds_the_model_may_ask_while_another_thread_opens_the_reader(store, monkeypatch):
+    real = Reader.__init__
+    begun = threading.Event()
+
+    def init(self, corpus, model, *parts, **options):
+        begun.set()
+        with exclusive(model):  # as where an adapter is laid over it
+            real(self, corpus, model, *parts, **options)
+
+    monkeypatch.setattr(Reader, "__init__", init)
+    session = longreach.open("library", store)  # closing would wait where asking does
+    model, answers = session.model, []
+
+    def ask():
+        answers.append(session.ask("Who stole the tarts?", **FEW).text)
+
+    def ask_with_the_model():
+        with exclusive(model):
+            other = threading.Thread(target=ask, daemon=True)
+            other.start()
+            begun.wait(20)
+            ask()
+        other.join(20)
+
+    thread = threading.Thread(target=ask_with_the_model, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert len(answers) == 2 and answers[0] == answers[1]
+    session.close()
+
+
+def test_a_reader_that_was_made_of_what_has_changed_meanwhile_is_made_again(store, monkeypatch):
+    real = Reader.__init__
+    made = []
+
+    def init(self, *parts, **options):
+        made.append(self)
+        if len(made) == 1:
+            session.forget_reader()
+        real(self, *parts, **options)
+
+    monkeypatch.setattr(Reader, "__init__", init)
+    with longreach.open("library", store) as session:
+        assert session.reader is made[1] and len(made) == 2
 
 
 def test_a_study_and_its_undoing_change_what_is_read_next(store, short_answers):

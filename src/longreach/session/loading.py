@@ -64,6 +64,8 @@ class OpenCorpus:
         self._loading = RLock()
         self._workspace: Workspace | None = None
         self._reader: Reader | None = None
+        # How often a reader that was being made has become an earlier one.
+        self._changes = 0
         self._corpus: Corpus | None = None
         # A corpus that is to be made may be missing until the first `add`.
         if not create or name in Corpus.names(store):
@@ -100,18 +102,27 @@ class OpenCorpus:
         """What answers questions, with the adapter and the policy that `study` found best."""
         from longreach.reading.reader import Reader
 
-        with self._loading:
-            if self._reader is None:
+        while True:
+            with self._loading:
+                if self._reader is not None:
+                    return self._reader
                 loaded = self._load()
-                self._reader = Reader(
-                    self.corpus,
-                    loaded.model,
-                    loaded.tokenizer,
-                    self._adapter,
-                    policy=self._policy,
-                    hot=self._find_hot(loaded.model),
-                )
-            return self._reader
+                corpus = self.corpus
+                changes = self._changes
+            # Made without the lock of this session: it takes that of the model, and whoever holds
+            # that one may be about to ask here too.
+            made = Reader(
+                corpus,
+                loaded.model,
+                loaded.tokenizer,
+                self._adapter,
+                policy=self._policy,
+                hot=self._find_hot(loaded.model),
+            )
+            with self._loading:
+                # One that was made of what has changed meanwhile is made again.
+                if changes == self._changes and self._reader is None:
+                    self._reader = made
 
     @property
     def loaded_model(self) -> "PreTrainedModel | None":
@@ -128,7 +139,7 @@ class OpenCorpus:
             self._closed = True
             # Let go, not stopped: threads that still write answers hold what they need themselves.
             self._workspace = None
-            self._reader = None
+            self._drop_reader()
 
     def check_open(self) -> None:
         """Raises UsageError where the session is closed."""
@@ -177,7 +188,7 @@ class OpenCorpus:
                 # The reader is tied to the model that was loaded before; the next question makes
                 # another.
                 if self._workspace is None or opened.model is not self._workspace.model:
-                    self._reader = None
+                    self._drop_reader()
                 self._workspace = opened
                 self._corpus = opened.corpus
             return self._corpus
@@ -185,7 +196,11 @@ class OpenCorpus:
     def forget_reader(self) -> None:
         """Has the next question read with the adapter and the scorecard that are there then."""
         with self._loading:
-            self._reader = None
+            self._drop_reader()
+
+    def _drop_reader(self) -> None:
+        self._reader = None
+        self._changes += 1
 
 
 def _find_none(model: "PreTrainedModel") -> None:
