@@ -141,6 +141,17 @@ def test_filters_choose_documents(client, store):
     assert changed.attributes == {"year": 1}
 
 
+def test_an_unfinished_vector_store_answers_from_what_is_there_and_says_so(client, store, server, monkeypatch):
+    first = upload(client, "book.txt", BOOK)
+    client.vector_stores.files.create_and_poll(file_id=first.id, vector_store_id=store.id, poll_interval_ms=50)
+    monkeypatch.setattr(server.service.ingesting, "wake", lambda: None)
+    client.vector_stores.files.create(store.id, file_id=upload(client, "other.txt", OTHER).id)
+    question = [{"role": "user", "content": "What did the Dormouse tell?"}]
+    done = client.chat.completions.create(model="stories", messages=question)
+    assert done.longreach["files_in_progress"] == 1
+    assert {citation["filename"] for citation in done.longreach["citations"]} == {"book.txt"}
+
+
 def test_documents_of_the_command_line_are_files_too(client):
     library = client.vector_stores.retrieve("library")
     members = {member.longreach["document"]: member for member in client.vector_stores.files.list(library.id)}

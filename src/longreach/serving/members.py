@@ -124,14 +124,6 @@ class Members:
                 found.append(_foreign_member(store.id, info))
         return found
 
-    def readable(self, store: VectorStore) -> dict[str, Member]:
-        """Returns the files that can be read, by the names of their documents."""
-        found = {}
-        for member in self.all(store):
-            if member.status == COMPLETED:
-                found[member.document] = member
-        return found
-
     def get(self, store: VectorStore, file_id: str) -> Member:
         """Returns a file of a vector store.
 

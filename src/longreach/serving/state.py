@@ -22,7 +22,7 @@ from longreach.serving.answering.writing import Draft, Outcome, Writing
 from longreach.serving.database import Database
 from longreach.serving.filters import Filter, check_filter, matches
 from longreach.serving.ingesting import Ingesting
-from longreach.serving.members import Member, Members
+from longreach.serving.members import COMPLETED, IN_PROGRESS, Member, Members
 from longreach.serving.metrics import Metrics
 from longreach.serving.pool import Pool
 from longreach.serving.problems import Problem, no_such
@@ -43,10 +43,12 @@ class Searched:
     Attributes:
         members: The files by the names of their documents.
         among: Names of documents; None for all.
+        waiting: The number of files that are not read yet.
     """
 
     members: dict[str, Member]
     among: Collection[str] | None
+    waiting: int = 0
 
 
 class Service:
@@ -126,8 +128,7 @@ class Service:
             searched = self.search_in(store, question.reading.filters)
             asked = limit_passages(question, self, store)
             with self.pool.open_corpus(store.corpus) as session:
-                members = searched.members
-                write(GroundedDraft(session, asked, self.quoter, members, searched.among))
+                write(GroundedDraft(session, asked, self.quoter, searched))
             self.stores.touch(store)
 
         return self._begin(write_grounded, question)
@@ -160,7 +161,8 @@ class Service:
     def search_in(self, store: VectorStore, filters: Filter | None) -> Searched:
         """Returns which documents of a vector store pass a filter."""
         with self.pool.open_corpus(store.corpus) as session:
-            members = self.members.readable(store)
+            everything = self.members.all(store)
+            members = {one.document: one for one in everything if one.status == COMPLETED}
             found = {}
             for name, member in members.items():
                 if matches(filters, member.attributes):
@@ -168,7 +170,8 @@ class Service:
             # Only where something is left out does the search have to look at names.
             all_names = self.members.document_names(session)
         among = None if len(found) == len(all_names) else found.keys()
-        return Searched(members, among)
+        waiting = sum(one.status == IN_PROGRESS for one in everything)
+        return Searched(members, among, waiting)
 
     def end(self, writing: Writing, outcome: Outcome | None, key: ApiKey | None) -> None:
         """Counts an answer that has come to its end; None for one whose client went away."""

@@ -10,9 +10,7 @@ from longreach.serving.answering.question import Question
 from longreach.serving.answering.writing import LENGTH, STOP, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from longreach.serving.members import Member
+    from longreach.serving.state import Searched
     from longreach.session.session import Session
 
 
@@ -23,8 +21,7 @@ class GroundedDraft:
         session: The corpus.
         question: The question.
         quoter: Verifies its citations.
-        members: The files of the vector store by the names of their documents.
-        among: The documents in which passages are looked for; None for all.
+        searched: The files of the vector store, and in which of them passages are looked for.
     """
 
     def __init__(
@@ -32,12 +29,11 @@ class GroundedDraft:
         session: Session,
         question: Question,
         quoter: Quoter,
-        members: Mapping[str, Member],
-        among: Collection[str] | None,
+        searched: Searched,
     ) -> None:
         self._session = session
         self._quoter = quoter
-        self._members = members
+        self._searched = searched
         self._most = question.sampling.max_new_tokens
         self._stream = session.stream(
             question.text,
@@ -45,7 +41,7 @@ class GroundedDraft:
             policy=question.reading.make_policy(session.reader.policy),
             sampling=question.sampling,
             history=question.history,
-            among=among,
+            among=searched.among,
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -61,7 +57,7 @@ class GroundedDraft:
         assert answer is not None, "the stream was read to its end"
         usage = answer.usage
         is_full = usage.answer_tokens == self._most and not stopped
-        quotes = self._quoter.quote(self._session.corpus, answer.passages, self._members)
+        quotes = self._quoter.quote(self._session.corpus, answer.passages, self._searched.members)
         return Outcome(
             text,
             LENGTH if is_full else STOP,
@@ -72,4 +68,5 @@ class GroundedDraft:
             answer.timings.total_seconds,
             answer,
             quotes,
+            self._searched.waiting,
         )

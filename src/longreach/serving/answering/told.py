@@ -12,6 +12,7 @@ def tell_reading(outcome: Outcome) -> JsonObject:
     told: JsonObject = {
         "policy": answer.policy,
         "citations": [quote.to_passage() for quote in outcome.quotes],
+        "files_in_progress": outcome.waiting,
         "source_tokens": answer.usage.source_tokens,
         "memory_positions": answer.usage.vectors,
         "text_positions": answer.usage.raw_tokens,

@@ -31,6 +31,7 @@ class Outcome:
             its last one.
         answer: The answer of a corpus; None of a model alone.
         quotes: What was read for it, best first.
+        waiting: The number of files of the vector store that are not read yet.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Outcome:
     seconds: float
     answer: Answer | None = None
     quotes: Sequence[Quote] = field(default_factory=tuple)
+    waiting: int = 0
 
 
 class Draft(Protocol):
