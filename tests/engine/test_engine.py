@@ -187,7 +187,7 @@ def test_equal_prefixes_are_read_once(kind, monkeypatch):
     wanted = [alone(model, embeds, 12) for embeds in prompts]
     read, real = [], rows.read_prefix
     monkeypatch.setattr(
-        rows, "read_prefix", lambda model, embeds, cache: read.append(len(embeds)) or real(model, embeds, cache)
+        rows, "read_prefix", lambda model, embeds, *others: read.append(len(embeds)) or real(model, embeds, *others)
     )
     requests = [greedy(embeds, cuts=(40, 60), prefixes=prefixes) for embeds in prompts]
     with exclusive(model):

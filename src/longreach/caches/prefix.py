@@ -8,6 +8,11 @@ from threading import Lock
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from longreach.caches.placed import ShiftedWindowLayer
+
+# Layers that join old and new keys into new tensors.
+_GROWING = (DynamicLayer, DynamicSlidingWindowLayer, ShiftedWindowLayer)
+
 
 class PrefixCache:
     """Least-recently-used map from a prefix's key to the KV cache after reading it.
@@ -65,7 +70,7 @@ def share(cache: Cache) -> Cache:
     twin = copy.copy(cache)
     twin.layers = []
     for layer in cache.layers:
-        grows_anew = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+        grows_anew = type(layer) in _GROWING
         twin.layers.append(copy.copy(layer) if grows_anew else copy.deepcopy(layer))
     return twin
 

@@ -79,6 +79,7 @@ class PromptBuilder:
         self._separator = self.plain(_SEPARATOR)
         self._turns: tuple[int, ...] = ()  # positions at which the last turns of the user begin
         self._joins = self._text.joins
+        self._history: tuple[Turn, ...] = ()
 
     def following(self, turns: Sequence[Turn]) -> Self:
         """Returns a builder of prompts that follow earlier turns of a conversation.
@@ -89,6 +90,7 @@ class PromptBuilder:
         if not turns:
             return self
         twin = copy.copy(self)
+        twin._history = tuple(turns)
         first, *others = frame_turns(self._tokenizer, [turn.role for turn in turns])
         ids = list(self._text.control(first))
         starts = []
@@ -190,6 +192,44 @@ class PromptBuilder:
             sum(map(len, vectors)),
             raw_tokens,
         )
+
+    def build_behind(
+        self, passages: Sequence[Sequence[int]], question: str, request: str = REQUEST
+    ) -> Prompt:
+        """Puts together what is read behind a memory in the KV cache, which begins the prompt.
+
+        Earlier turns of a conversation stand behind the memory, which is part of the first one.
+
+        Args:
+            passages: See `build`.
+            question: See `build`.
+            request: See `build`.
+        """
+        words = request + question
+        start = [*self._separator, *self._earlier()]
+        before = _SEPARATOR
+        ids = self._ids(start, before, passages, words, first=False)
+        boundaries: tuple[int, ...] = ()
+        if passages or self._history:
+            other = self._ids(start, before, passages, _OTHER, first=False)
+            boundaries = (self._text.shared(ids, other),)
+        raw_tokens = sum(map(len, passages)) - len(passages) * len(self._separator)
+        return Prompt(self._embed(ids), boundaries, 0, raw_tokens)
+
+    def _earlier(self) -> list[int]:
+        """Returns the token ids of earlier turns behind a memory."""
+        turns = self._history
+        ids: list[int] = []
+        # The head of the prompt lies in the memory, so a system's words come after it.
+        if turns and turns[0].role == "system":
+            ids += self.plain(turns[0].text + _SEPARATOR)
+            turns = turns[1:]
+        if turns:
+            _, *others = frame_turns(self._tokenizer, [turn.role for turn in turns])
+            # What comes last is the end of the prompt.
+            for turn, after in zip(turns, others[:-1], strict=True):
+                ids += [*self.plain(turn.text), *self._text.control_after(after)]
+        return ids
 
     def _ids(
         self,

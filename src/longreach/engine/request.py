@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Request:
             in `prefixes`, or read once and kept there.
         prefixes: Where prefixes are kept; None reads the whole prompt.
         after: KV cache of what comes before the prompt; it is shared and not written to.
+        after_name: Names what that cache holds, so that the prompt can be cut; None where nobody
+            can tell.
         position: Position of the prompt's first embedding; None for right after `after`.
         chunk_tokens: Positions of the prompt read in one forward at most; None leaves it to the
             engine.
@@ -50,6 +52,7 @@ class Request:
     cuts: tuple[int, ...] = ()
     prefixes: PrefixCache | None = None
     after: Any = None
+    after_name: Hashable | None = None
     position: int | None = None
     chunk_tokens: int | None = None
     began: float | None = None
@@ -66,8 +69,10 @@ class Request:
                 " ascend and lie inside it."
             )
         # A prefix is named by the prompt's own content, which does not tell what the cache holds.
-        if self.cuts and self.after is not None:
-            raise UsageError("A prompt after a KV cache cannot be cut; give cuts or a cache.")
+        if self.cuts and self.after is not None and self.after_name is None:
+            raise UsageError(
+                "A prompt after a KV cache without a name cannot be cut; give cuts or a cache."
+            )
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise UsageError(f"chunk_tokens is {self.chunk_tokens}; give at least 1, or None.")
 
@@ -85,14 +90,16 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     return frozenset(token for token in ids if token is not None)
 
 
-def prefix_key(embeds: torch.Tensor, adapter: str | None) -> tuple[str | None, bytes]:
-    """Names a prefix by its content and the adapter that reads it.
+def prefix_key(
+    embeds: torch.Tensor, adapter: str | None, after: Hashable | None = None
+) -> Hashable:
+    """Names a prefix by its content, the adapter that reads it and the name of what lies before.
 
     So a document that changed can never meet an old cache.
     """
     # NumPy has no bfloat16, so the bytes are hashed as they are.
     content = embeds.contiguous().cpu().view(torch.uint8).numpy().data
-    return adapter, hashlib.sha256(content).digest()
+    return adapter, hashlib.sha256(content).digest(), after
 
 
 @dataclass(frozen=True)

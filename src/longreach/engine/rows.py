@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def read_prefix(model: PreTrainedModel, embeds: torch.Tensor, cache: Cache | None = None) -> Cache:
+def read_prefix(
+    model: PreTrainedModel, embeds: torch.Tensor, cache: Cache | None = None, offset: int = 0
+) -> Cache:
     """Reads embeddings [T, d] after `cache`, and returns the KV cache that holds both.
 
     That is `cache` itself, extended.
+
+    Args:
+        model: A causal language model.
+        embeds: The embeddings.
+        cache: What was read before.
+        offset: See `Steps`.
     """
     past = cache.get_seq_length() if cache is not None else 0
-    positions = torch.arange(past, past + len(embeds), device=embeds.device)[None]
+    first = past + offset
+    positions = torch.arange(first, first + len(embeds), device=embeds.device)[None]
     with exclusive(model):
         output = model(
             inputs_embeds=embeds[None],
@@ -71,11 +80,16 @@ class Row:
 
     def _find_cuts(self) -> list[tuple[int, Hashable]]:
         request = self.request
-        length = len(request.embeds) + request.sampling.max_new_tokens
+        length = self._past + self._offset + len(request.embeds)
+        length += request.sampling.max_new_tokens
         # Where the rotation may change, keys may have to be rotated anew before the answer ends.
         if request.prefixes is None or may_switch(self.model, length):
             return []
-        return [(cut, prefix_key(request.embeds[:cut], request.adapter)) for cut in request.cuts]
+        cuts: list[tuple[int, Hashable]] = []
+        for cut in request.cuts:
+            name = prefix_key(request.embeds[:cut], request.adapter, request.after_name)
+            cuts.append((cut, name))
+        return cuts
 
     @property
     def is_read(self) -> bool:
@@ -124,7 +138,8 @@ class Row:
         cut, key = self._cuts[0]
         end = self._end_of_chunk(cut, most)
         with adapted(self.model, [self.request.adapter]):
-            self._cache = read_prefix(self.model, self._embeds[self._read : end], self._cache)
+            chunk = self._embeds[self._read : end]
+            self._cache = read_prefix(self.model, chunk, self._cache, self._offset)
         self._read = end
         self.reading = self.next_prefix
         if end == cut:

@@ -29,7 +29,7 @@ class Usage:
 
     Attributes:
         positions: Of the whole prompt.
-        vectors: Positions that were summary vectors.
+        vectors: Positions that were memory: summary vectors, or entries of the KV cache.
         raw_tokens: Positions that were raw text of passages.
         cached: Positions taken from the KV cache of an earlier question.
         source_tokens: Tokens of source text behind the vectors and the raw text, each passage

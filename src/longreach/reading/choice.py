@@ -3,6 +3,7 @@
 Knows no model: a price list says what text and memory cost.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -41,6 +42,10 @@ class Segment(Protocol):
     def tokens(self) -> int: ...  # noqa: D102
     @property
     def n_vectors(self) -> int: ...  # noqa: D102
+    @property
+    def segment(self) -> int | None: ...  # noqa: D102
+    @property
+    def reach(self) -> int: ...  # noqa: D102
 
 
 class Choice(NamedTuple):
@@ -49,7 +54,8 @@ class Choice(NamedTuple):
     Attributes:
         text: Token ids of raw text, in document order.
         read_as_text: Passages in it.
-        memory: Passages read as memory, in document order.
+        memory: Passages whose memory is read, in document order; that of a segment of several
+            passages is named by its first one.
         positions: Positions that both take.
         source_tokens: Tokens of source text behind both.
     """
@@ -65,12 +71,18 @@ class Choice(NamedTuple):
         key = key_of(passage)
         if key in self.read_as_text:
             return "raw"
-        return "vectors" if key in self.memory else "not read"
+        return "vectors" if memory_key_of(passage) in self.memory else "not read"
 
 
 def key_of(passage: Segment) -> Key:
     """Returns the key of a passage."""
     return passage.revision, passage.index
+
+
+def memory_key_of(passage: Segment) -> Key:
+    """Returns the key of the passage that has the memory of a passage's segment."""
+    index = passage.index if passage.segment is None else passage.segment
+    return passage.revision, index
 
 
 def choose(
@@ -79,6 +91,8 @@ def choose(
     positions: int,
     policy: Policy,
     prices: Prices,
+    *,
+    window: int = sys.maxsize,
 ) -> Choice:
     """Returns what is read within a number of positions.
 
@@ -90,11 +104,13 @@ def choose(
         positions: Positions left beside the question.
         policy: The policy.
         prices: What text and memory cost.
+        window: Positions left of the model's window. What is read behind a memory in the KV cache
+            stands behind its whole segment, however few entries are kept.
 
     Raises:
         ContextError: The policy reads a whole document as raw text, and it does not fit.
     """
-    chosen = _Chosen(positions, prices)
+    chosen = _Chosen(positions, window, prices)
     if policy.raw == "document":
         chosen.read_document_as_text(document)
     else:
@@ -112,11 +128,13 @@ def choose(
 class _Chosen:
     """Passages as they are chosen, and the positions that are left."""
 
-    def __init__(self, left: int, prices: Prices) -> None:
+    def __init__(self, left: int, window: int, prices: Prices) -> None:
         self.left = left
+        self.window = window
         self.memory: dict[Key, Segment] = {}
         self._text: dict[Key, list[int]] = {}
         self._text_tokens: dict[Key, int] = {}
+        self._owners: dict[Key, Key] = {}
         self._prices = prices
         # One vector costs itself and the separator behind it.
         self._separator = prices.vectors_cost(1) - 1
@@ -133,15 +151,18 @@ class _Chosen:
         self._text[key_of(document[0])] = ids
         for segment in document:
             # Citations ask passage by passage, and all of them were read.
-            self._text_tokens[key_of(segment)] = segment.tokens
-        self.left -= len(ids)
+            self._note_text(segment, segment.tokens)
+        self._take(len(ids))
 
     def read_document_as_memory(self, document: Sequence[Segment]) -> None:
         """Reads all of a document as memory, or nothing of it where that does not fit."""
-        cost = self._prices.vectors_cost(sum(segment.n_vectors for segment in document))
-        if cost <= self.left:
-            self.memory = {key_of(segment): segment for segment in document}
-            self.left -= cost
+        # Of the passages of a segment one stands for all.
+        held = {memory_key_of(segment): segment for segment in document}
+        cost = self._prices.vectors_cost(sum(segment.n_vectors for segment in held.values()))
+        span = sum(map(_span_of, held.values())) + self._separator
+        if cost <= self.left and span <= self.window:
+            self.memory = held
+            self._take(cost, span)
 
     def read_as_text(self, passage: Segment, *, cut: bool) -> None:
         ids = self._prices.raw(passage.text)
@@ -151,26 +172,48 @@ class _Chosen:
             # sentence.
             tokens = self.left - self._separator
             ids = [*ids[:tokens], *ids[len(ids) - self._separator :]]
-        if len(ids) <= self.left:
+        if len(ids) <= min(self.left, self.window):
             self._text[key_of(passage)] = ids
-            self._text_tokens[key_of(passage)] = tokens
-            self.left -= len(ids)
+            self._note_text(passage, tokens)
+            self._take(len(ids))
 
     def read_as_memory(self, passages: Sequence[Segment]) -> None:
-        """Reads those as memory that fit and are not read as text."""
-        # All vectors together have one separator behind them.
+        """Reads those as memory that fit and are not read as text.
+
+        A memory in the KV cache goes around the text of passages of its segment.
+        """
+        # All memory together has one separator behind it.
         left = self.left - self._separator
+        window = self.window - self._separator
         for passage in passages:
-            key = key_of(passage)
-            if key not in self._text_tokens and passage.n_vectors <= left:
+            key = memory_key_of(passage)
+            wanted = key_of(passage) not in self._text_tokens
+            if passage.reach:
+                wanted = not wanted or not self._text_tokens
+            span = _span_of(passage)
+            if wanted and key not in self.memory and passage.n_vectors <= left and span <= window:
                 self.memory[key] = passage
                 left -= passage.n_vectors
+                window -= span
+
+    def _note_text(self, passage: Segment, tokens: int) -> None:
+        self._text_tokens[key_of(passage)] = tokens
+        self._owners[key_of(passage)] = memory_key_of(passage)
+
+    def _take(self, positions: int, span: int | None = None) -> None:
+        self.left -= positions
+        self.window -= positions if span is None else span
 
     def freeze(self) -> Choice:
         # A dict, because a passage that is read both ways counts once.
-        tokens = dict(self._text_tokens)
+        tokens: dict[Key, int] = {}
+        for key, count in self._text_tokens.items():
+            around = self.memory.get(self._owners[key])
+            # A longer segment counts the tokens of all its passages.
+            if around is None or not around.reach:
+                tokens[key] = count
         for key, segment in self.memory.items():
-            tokens[key] = segment.tokens
+            tokens[key] = segment.reach or segment.tokens
         vectors = sum(segment.n_vectors for segment in self.memory.values())
         text = tuple(self._text[key] for key in sorted(self._text))
         return Choice(
@@ -180,3 +223,8 @@ class _Chosen:
             positions=sum(map(len, text)) + self._prices.vectors_cost(vectors),
             source_tokens=sum(tokens.values()),
         )
+
+
+def _span_of(passage: Segment) -> int:
+    """Returns the positions of the window that a passage's memory takes."""
+    return max(passage.n_vectors, passage.reach)

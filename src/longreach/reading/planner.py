@@ -130,7 +130,8 @@ class Planner:
         whole: Sequence[PassageInfo] = ()
         if "document" in (policy.compressed, policy.raw):
             whole = self._corpus.passages(found[0].document)
-        choice = choose(found, whole, budget - fixed, followed, self._prices)
+        left = (self._window or sys.maxsize) - max_new_tokens - fixed
+        choice = choose(found, whole, budget - fixed, followed, self._prices, window=left)
         if not (choice.text or choice.memory or policy.nothing):
             raise ContextError(
                 f"No passage fits the {counted(budget, 'position')} of the budget with the"

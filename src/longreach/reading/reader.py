@@ -11,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from longreach.caches.prefix import PrefixCache
-from longreach.compressors.memory import Memory, embedded
+from longreach.compressors.memory import embedded
 from longreach.corpus.store import Corpus
 from longreach.engine.adapters import adapted
 from longreach.engine.engine import engine_of
@@ -31,9 +29,9 @@ from longreach.models.decoder import add_adapter, embedding_weight, window_of
 from longreach.models.fingerprint import base_fingerprint
 from longreach.models.sharing import decode
 from longreach.reading.answer import Answer, AnswerStream, Cancellation, Timings, Usage
-from longreach.reading.choice import Key
 from longreach.reading.planner import Plan, Planner
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
+from longreach.reading.remembered import Before, Remembered
 from longreach.reading.scorecard import scorecard_of
 from longreach.reading.view import DocumentsAmong, View
 
@@ -46,6 +44,7 @@ class _Planned(NamedTuple):
 
     plan: Plan
     prompt: Prompt
+    before: Before | None
     assembled_seconds: float
 
 
@@ -118,6 +117,7 @@ class Reader:
         self._window = window_of(model)
         # An empty cache is false, so it has to be compared with None.
         self._hot = PrefixCache(hot_bytes) if hot is None else hot
+        self._remembered = Remembered(corpus, model, self._hot)
         self._stops = stop_tokens(model, tokenizer)
 
     def ask(
@@ -283,6 +283,11 @@ class Reader:
             prefixes=self._hot if self._hot.max_bytes else None,
             began=began,
         )
+        before = planned.before
+        if before is not None:
+            request = replace(
+                request, after=before.cache, after_name=before.name, position=before.position
+            )
         return engine_of(self.model).submit(request)
 
     def _adapter_of(self, policy: Policy) -> str | None:
@@ -312,10 +317,15 @@ class Reader:
             words=words,
             max_new_tokens=sampling.max_new_tokens,
         )
-        vectors = self._vectors(plan.memory)
+        memories, before = self._remembered.take(plan.memory)
         with adapted(self.model, [self._adapter_of(policy)]):
-            prompt = builder.build(vectors, plan.text, plan.question, plan.request)
-        return _Planned(plan, prompt, time.perf_counter() - began)
+            if before is not None:
+                prompt = builder.build_behind(plan.text, plan.question, plan.request)
+                prompt = replace(prompt, vectors=before.entries)
+            else:
+                vectors = embedded(memories, embedding_weight(self.model))
+                prompt = builder.build(vectors, plan.text, plan.question, plan.request)
+        return _Planned(plan, prompt, before, time.perf_counter() - began)
 
     def _allow_for(self, policy: Policy, builder: PromptBuilder, sampling: Sampling) -> Policy:
         """Returns the policy with what earlier turns take added to its budget."""
@@ -327,27 +337,22 @@ class Reader:
             budget = min(budget, max(most, policy.budget or 1))
         return replace(policy, budget=budget)
 
-    def _vectors(self, keys: Collection[Key]) -> list[torch.Tensor]:
-        """Returns what is read for the memory of passages, with one read of the corpus a document.
-
-        They come in document order.
-        """
-        memories = list[Memory]()
-        for revision in sorted({revision for revision, _ in keys}):
-            indices = sorted(index for owner, index in keys if owner == revision)
-            memories += self.corpus.memories(revision, indices)
-        return embedded(memories, embedding_weight(self.model))
-
     def _decode(self, tokens: Sequence[int]) -> str:
         return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
     def _answer(self, planned: _Planned, written: Written) -> Answer:
-        plan, prompt, assembled_seconds = planned
+        plan, prompt, before, assembled_seconds = planned
+        positions = len(prompt.embeds)
+        cached = written.cached
+        if before is not None:
+            positions += before.entries
+            if before.hot:
+                cached += before.entries
         usage = Usage(
-            positions=len(prompt.embeds),
+            positions=positions,
             vectors=prompt.vectors,
             raw_tokens=prompt.raw_tokens,
-            cached=written.cached,
+            cached=cached,
             source_tokens=plan.source_tokens,
             answer_tokens=len(written.tokens),
             kv_bytes=written.kv_bytes,

@@ -141,7 +141,9 @@ class SampleCorpus:
         """Returns how much there is of a document."""
         if document not in self._sizes:
             passages = self.reader.corpus.passages(document)
-            positions = sum(passage.n_vectors for passage in passages)
+            # Each segment once, however many passages it has.
+            held = [passage.n_vectors for passage in passages if passage.segment is None]
+            positions = sum(held)
             self._sizes[document] = DocumentSize(len(passages), positions)
         return self._sizes[document]
 
