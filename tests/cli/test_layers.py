@@ -1,20 +1,22 @@
 """`longreach layers`, and `convert` that reads or makes a ranking."""
 
 import json
+import sys
 
 import pytest
 
 QUICK = ("--length", 2048, "--window", 64, "--samples", 1, "--kinds", "numbers", "--device", "cpu")
 
 
-def test_it_ranks_and_convert_takes_it(run, models, tmp_path):
+def test_it_ranks_and_convert_takes_it(run, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["longreach", "layers", "one", "--heads"])
     out = tmp_path / "ranking.json"
     ranked = run("layers", models / "one", *QUICK, "--out", out, "--heads", "--most", 2, "--dtype", "float32", "--json")
     assert ranked.code == 0 and ranked.json["file"] == str(out)
     assert [len(choice["full_layers"]) for choice in ranked.json["choices"]] == [0, 2, 3]
     saved = json.loads(out.read_text())
-    # The command without where the file went.
-    assert saved["order"] == ranked.json["order"] and "layers" in saved["command"] and len(saved["heads"]) == 6
+    assert saved["order"] == ranked.json["order"] and len(saved["heads"]) == 6
+    assert saved["command"] == "longreach layers one --heads"
     made = run("convert", models / "one", tmp_path / "h", "--full-layers", "measured:2", "--ranking", out, "--json")
     assert made.code == 0 and made.json["full_layers"] == saved["choices"][1]["full_layers"]
     other = run("convert", models / "other", tmp_path / "o", "--full-layers", "measured", "--ranking", out)
