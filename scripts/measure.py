@@ -108,8 +108,26 @@ def count_tuple_assignments(source: Source) -> int:
     return count
 
 
-def count_any(source: Source) -> int:
-    """Returns how often `Any` stands in the signatures of functions."""
+def find_any_aliases(sources: list[Source]) -> set[tuple[str, str]]:
+    """Returns the module and the name of each alias whose type holds `Any`."""
+    found = set()
+    for source in sources:
+        for node in source.tree.body:
+            if isinstance(node, ast.Assign) and re.search(r"\bAny\b", ast.unparse(node.value)):
+                for target in node.targets:
+                    found.add((name_module(source.path), ast.unparse(target)))
+    return found
+
+
+def count_any(source: Source, aliases: set[tuple[str, str]]) -> int:
+    """Returns how often `Any`, by itself or by an alias, stands in the signatures of functions."""
+    names = {"Any"} | {name for module, name in aliases if module == name_module(source.path)}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom):
+            for imported in node.names:
+                if (str(node.module), imported.name) in aliases:
+                    names.add(imported.asname or imported.name)
+    pattern = re.compile(rf"\b({'|'.join(sorted(names))})\b")
     count = 0
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -119,7 +137,7 @@ def count_any(source: Source) -> int:
         hints = [argument.annotation for argument in arguments] + [node.returns]
         for hint in hints:
             if hint is not None:
-                count += len(re.findall(r"\bAny\b", ast.unparse(hint)))
+                count += len(pattern.findall(ast.unparse(hint)))
     return count
 
 
@@ -242,7 +260,8 @@ def measure(sources: list[Source], *, whole: bool) -> list[Row]:
     comprehensions_rate = 1000 * comprehensions / code
     conditionals_rate = 1000 * conditionals / code
     wide_share = 100 * wide / filled
-    any_count = sum(count_any(source) for source in sources)
+    aliases = find_any_aliases(sources)
+    any_count = sum(count_any(source, aliases) for source in sources)
     # Packages without code of their own would pull the median down.
     ordinary = [source for source in sources if find_limit(source) == LARGEST_FILE]
     largest = max([0, *(len(source.text.splitlines()) for source in ordinary)])

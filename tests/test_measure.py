@@ -65,7 +65,7 @@ def f(x: Any, *rest: Any) -> dict[str, Any]:
     assert measure.count_code_lines(source) == 4
     assert measure.count_comment_lines(source) == 1
     assert measure.count_tuple_assignments(source) == 1
-    assert measure.count_any(source) == 3
+    assert measure.count_any(source, set()) == 3
 
 
 def test_files_that_are_too_large_are_named(measure):
@@ -75,3 +75,12 @@ def test_files_that_are_too_large_are_named(measure):
     (measure.PACKAGE / "kernels" / "triton").mkdir(parents=True)
     sources = write(measure, "kernels/triton/backward.py", "a = 1\n" * 440)  # the one exception
     assert measure.find_large_files(sources) == []
+
+
+def test_an_alias_hides_no_any(measure):
+    write(measure, "models/a.py", "Row = dict[str, Any]\n\n\ndef f(x: Row) -> int:\n    return 1\n")
+    text = "from longreach.models.a import Row as Line\n\n\ndef g(x: list[Line], y: Rows) -> Line:\n    return y\n"
+    sources = write(measure, "corpus/b.py", text)
+    aliases = measure.find_any_aliases(sources)
+    assert aliases == {("longreach.models.a", "Row")}
+    assert sum(measure.count_any(source, aliases) for source in sources) == 3
