@@ -50,6 +50,12 @@ class Prompt:
     vectors: int
     raw_tokens: int
 
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The boundaries as a `Request` takes them: ascending, none at either end."""
+        inside = {cut for cut in self.boundaries if 0 < cut < len(self.embeds)}
+        return tuple(sorted(inside))
+
 
 class PromptBuilder:
     """Assembles [system ; vectors ; raw passages ; question] for one model.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -138,3 +138,20 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], **options:
     """The text of tokens; `options` are those of the tokenizer's `decode`."""
     with exclusive(tokenizer):
         return str(tokenizer.decode(list(tokens), **options))
+
+
+def decode_stream(
+    tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int], **options: Any
+) -> Iterator[str]:
+    """Yields the text of tokens piece by piece, as they come; `options` as in `decode`."""
+    taken: list[int] = []
+    shown = ""
+    for token in tokens:
+        taken.append(token)
+        # All tokens anew each time, because several of them may make up one character.
+        text = decode(tokenizer, taken, **options)
+        # Half a character waits for its other bytes.
+        if not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+    yield decode(tokenizer, taken, **options)[len(shown) :]

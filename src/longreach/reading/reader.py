@@ -27,7 +27,7 @@ from longreach.errors import (
 )
 from longreach.models.decoder import add_adapter, embedding_weight, window_of
 from longreach.models.fingerprint import base_fingerprint
-from longreach.models.sharing import decode
+from longreach.models.sharing import decode, decode_stream
 from longreach.reading.answer import Answer, AnswerStream, Cancellation, Timings, Usage
 from longreach.reading.planner import Plan, Planner
 from longreach.reading.policy import DEFAULT_BUDGET, Policy
@@ -256,30 +256,17 @@ class Reader:
         planned = self._plan(question, document, policy, sampling, view=view)
         handle = self._submit(planned, sampling, began)
         cancellation.attach(handle)
-        tokens: list[int] = []
-        shown = ""
-        for token in handle:
-            tokens.append(token)
-            # All tokens anew each time, because several of them may make up one character.
-            text = self._decode(tokens)
-            # Half a character waits for its other bytes.
-            if not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        yield self._decode(tokens)[len(shown) :]
+        yield from decode_stream(self.tokenizer, handle, skip_special_tokens=True)
         yield self._answer(planned, handle.result())
 
     def _submit(self, planned: _Planned, sampling: Sampling, began: float) -> Handle:
         """Hands a prompt to the model's engine."""
-        embeds = planned.prompt.embeds
-        # A cut at either end divides nothing, and `Request` refuses it.
-        cuts = {cut for cut in planned.prompt.boundaries if 0 < cut < len(embeds)}
         request = Request(
-            embeds,
+            planned.prompt.embeds,
             sampling,
             self._stops,
             self._adapter_of(planned.plan.policy),
-            cuts=tuple(sorted(cuts)),
+            cuts=planned.prompt.cuts,
             prefixes=self._hot if self._hot.max_bytes else None,
             began=began,
         )
@@ -337,9 +324,6 @@ class Reader:
             budget = min(budget, max(most, policy.budget or 1))
         return replace(policy, budget=budget)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return decode(self.tokenizer, tokens, skip_special_tokens=True)
-
     def _answer(self, planned: _Planned, written: Written) -> Answer:
         plan, prompt, before, assembled_seconds = planned
         positions = len(prompt.embeds)
@@ -363,5 +347,5 @@ class Reader:
             written.first_token_seconds,
             written.seconds,
         )
-        text = self._decode(written.tokens).strip()
+        text = decode(self.tokenizer, written.tokens, skip_special_tokens=True).strip()
         return Answer(text, list(plan.citations), usage, timings, plan.policy.name)

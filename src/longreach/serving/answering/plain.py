@@ -11,7 +11,7 @@ from longreach.engine.engine import engine_of
 from longreach.engine.request import FULL, Request, stop_tokens
 from longreach.errors import ContextError
 from longreach.models.decoder import window_of
-from longreach.models.sharing import decode
+from longreach.models.sharing import decode_stream
 from longreach.serving.answering.writing import LENGTH, STOP, Outcome
 
 if TYPE_CHECKING:
@@ -41,23 +41,14 @@ class PromptDraft:
             prompt.embeds,
             sampling,
             stop_tokens(shared.model, shared.tokenizer),
-            cuts=tuple(sorted({cut for cut in prompt.boundaries if 0 < cut < self._positions})),
+            cuts=prompt.cuts,
             prefixes=shared.hot,
             began=began,
         )
         self._handle: Handle = engine_of(shared.model).submit(request)
 
     def __iter__(self) -> Iterator[str]:
-        tokens: list[int] = []
-        shown = ""
-        for token in self._handle:
-            tokens.append(token)
-            text = self._decode(tokens)
-            # Half a character waits for its other bytes.
-            if not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        yield self._decode(tokens)[len(shown) :]
+        return decode_stream(self._tokenizer, self._handle, skip_special_tokens=True)
 
     def cancel(self) -> None:
         """Ends it with what there is of it."""
@@ -75,9 +66,6 @@ class PromptDraft:
             written.first_token_seconds,
             written.seconds,
         )
-
-    def _decode(self, tokens: list[int]) -> str:
-        return decode(self._tokenizer, tokens, skip_special_tokens=True)
 
 
 def begin_conversation(shared: SharedModel, question: Question) -> PromptDraft:
