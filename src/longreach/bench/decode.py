@@ -15,6 +15,7 @@ from longreach.caches.retained import RetainedLayer
 from longreach.errors import UsageError
 from longreach.jsontext import JsonObject
 from longreach.models.steps import Steps, empty_cache
+from longreach.planning.plan import Shape
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -61,15 +62,14 @@ def filled_cache(model: PreTrainedModel, length: int, rows: int = 1) -> Cache:
         length: Tokens.
         rows: Rows of the batch.
     """
-    config = model.config
     cache: Any = empty_cache(model)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sizes = Shape.of(model.config)
     for layer in cache.layers:
         sparse = isinstance(layer, RetainedLayer)
         # A dynamic layer copies itself at every update, so it is given everything at once.
         chunk = _FILL_TOKENS if sparse else max(1, length)
         for begin in range(0, length, chunk):
-            shape = (rows, config.num_key_value_heads, min(chunk, length - begin), head_dim)
+            shape = (rows, sizes.kv_heads, min(chunk, length - begin), sizes.head_dim)
             k = torch.randn(shape, dtype=model.dtype, device=model.device)
             v = torch.randn(shape, dtype=model.dtype, device=model.device)
             if sparse:

@@ -25,6 +25,7 @@ from longreach.models.hybrid.states import LayerRunner
 from longreach.models.loading.origin import reference_of
 from longreach.pattern import AttentionPattern, LayerPlan
 from longreach.pattern.layers import third_of
+from longreach.planning.plan import Shape
 from longreach.wording import counted
 
 if TYPE_CHECKING:
@@ -188,17 +189,14 @@ def _rank_heads(measure: Measure, model: PreTrainedModel) -> list[HeadCost]:
 
 def _describe_choices(found: Found, model: PreTrainedModel) -> list[RankedChoice]:
     """Returns the choices with what their cache takes."""
-    config = model.config
-    length = config.max_position_embeddings
-    head_dim = getattr(config, "head_dim", None)
-    if head_dim is None:
-        head_dim = config.hidden_size // config.num_attention_heads
+    shape = Shape.of(model.config)
+    length = model.config.max_position_embeddings
     # Bytes of the pattern that `convert` uses unless told otherwise, not of the probes' one.
     usual = AttentionPattern.sink_window()
     described = []
     for choice in found.choices.values():
-        plan = LayerPlan(config.num_hidden_layers, choice.full)
-        kv_bytes = plan.kv_bytes(usual, length, config.num_key_value_heads, head_dim, 2)
+        plan = LayerPlan(shape.layers, choice.full)
+        kv_bytes = plan.kv_bytes(usual, length, shape.kv_heads, shape.head_dim, 2)
         described.append(RankedChoice(choice.full, choice.score, sum(kv_bytes), length))
     return described
 

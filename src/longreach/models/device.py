@@ -23,6 +23,15 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def default_dtype(device: str) -> str:
+    """Returns the dtype that weights get on a device unless told otherwise.
+
+    Args:
+        device: Its name.
+    """
+    return "float32" if device.startswith("cpu") else "bfloat16"
+
+
 def check_device_name(device: str) -> None:
     """Raises UsageError where no machine has a device of this name; needs no torch."""
     if not _DEVICE.fullmatch(device):

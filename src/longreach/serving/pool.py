@@ -20,7 +20,7 @@ from longreach.corpus.documents.limits import format_bytes
 from longreach.corpus.schema import SCORECARD, SETTINGS
 from longreach.engine.prompt import PromptBuilder
 from longreach.errors import CorpusNotFound, ModelError
-from longreach.models.device import default_device
+from longreach.models.device import default_device, default_dtype
 from longreach.models.loading.load import load, load_named
 from longreach.serving.problems import Problem
 from longreach.session.session import Session
@@ -246,8 +246,7 @@ class Pool:
 
     def _place(self, device: str | None, dtype: str | None) -> tuple[str, str]:
         device = device or self._settings.device or default_device()
-        usual = "float32" if device.startswith("cpu") else "bfloat16"
-        return device, dtype or self._settings.dtype or usual
+        return device, dtype or self._settings.dtype or default_dtype(device)
 
     def _take_model(self, key: _ModelKey) -> SharedModel:
         with self._lock:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from longreach.errors import ModelError, reason_of
-from longreach.models.device import default_device, dtype_of
+from longreach.models.device import default_device, default_dtype, dtype_of
 from longreach.models.hybrid.adapted import (
     ADAPTER,
     adapt,
@@ -104,10 +104,7 @@ def _load(
 ) -> Loaded:
     """Loads a model; `above` counts the adapters that are laid over it."""
     device = device or default_device()
-    if dtype is None:
-        dtype = torch.float32 if device.startswith("cpu") else torch.bfloat16
-    else:
-        dtype = dtype_of(dtype)
+    dtype = dtype_of(dtype or default_dtype(device))
     with _loading, quiet():
         # A folder of this name does not stand for it.
         if source == DEFAULT_MODEL:

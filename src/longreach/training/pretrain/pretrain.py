@@ -27,7 +27,7 @@ from longreach.corpus.documents import Document
 from longreach.datasets.texts import read_texts
 from longreach.errors import ModelError, UsageError
 from longreach.jsontext import JsonObject
-from longreach.models.device import check_device, default_device
+from longreach.models.device import check_device, default_device, default_dtype
 from longreach.models.loading.load import load
 from longreach.models.loading.quiet import quiet
 from longreach.models.loss import checkpointing
@@ -137,10 +137,9 @@ def pretrain(
             f"The device is '{device}': use cpu or cuda, and choose cards with"
             " CUDA_VISIBLE_DEVICES."
         )
-    on_cpu = (device or default_device()) == "cpu"
-    if dtype is None:
-        dtype = "float32" if on_cpu else "bfloat16"
-    base, tokenizer = load(model, device="cpu", dtype=dtype)
+    place = device or default_device()
+    on_cpu = place == "cpu"
+    base, tokenizer = load(model, device="cpu", dtype=dtype or default_dtype(place))
     quick = base.dtype == torch.bfloat16
     short = recipe.segment_tokens <= 512
     if quick and on_cpu and short and base.config._attn_implementation == "sdpa":
