@@ -16,6 +16,10 @@ Compressed = Literal["passages", "document", "none"]
 
 DEFAULT_BUDGET = 2048
 """Positions of a prompt at most where a policy does not say."""
+DEFAULT_K = 5
+"""Passages retrieved where a policy does not say."""
+DEFAULT_MIXED_K = 2
+"""Passages read as text beside a document's memory where `Policy.mixed` is not told."""
 
 
 class Shared(TypedDict, total=False):
@@ -31,7 +35,7 @@ class Shared(TypedDict, total=False):
 class _Fields:
     """The fields of a policy, and what is refused; `Policy` says what they mean."""
 
-    k: int = 5
+    k: int = DEFAULT_K
     raw: int | Literal["document"] = 2
     compressed: Compressed = "passages"
     budget: int | None = None
@@ -129,12 +133,12 @@ class Policy(_Fields):
         return cls(raw=0, compressed="none", **more)
 
     @classmethod
-    def passages(cls, k: int = 5, **more: Unpack[Shared]) -> Self:
+    def passages(cls, k: int = DEFAULT_K, **more: Unpack[Shared]) -> Self:
         """Returns the policy that reads the text of the `k` best passages, and no memory."""
         return cls(k=k, raw=k, compressed="none", **more)
 
     @classmethod
-    def _read_compressed(cls, k: int = 5, **more: Unpack[Shared]) -> Self:
+    def _read_compressed(cls, k: int = DEFAULT_K, **more: Unpack[Shared]) -> Self:
         """Returns the policy that reads the memory of the best passage's whole document.
 
         Where that does not fit, the memory of the `k` best passages is read instead.
@@ -142,7 +146,7 @@ class Policy(_Fields):
         return cls(k=k, raw=0, compressed="document", **more)
 
     @classmethod
-    def mixed(cls, k: int = 2, **more: Unpack[Shared]) -> Self:
+    def mixed(cls, k: int = DEFAULT_MIXED_K, **more: Unpack[Shared]) -> Self:
         """Returns the policy that reads a document's memory and the text of its best passages.
 
         The text of the `k` best passages is read beside the memory of the best one's whole

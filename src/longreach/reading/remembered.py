@@ -74,12 +74,15 @@ class Remembered:
     def _find_hot(self, keys: Sequence[Key]) -> Before | None:
         """Returns the memory of passages where it lies in the KV cache of an earlier question."""
         name = self._name(keys)
-        if name not in self._placed:
+        known = self._placed.get(name)
+        if known is None:
             return None
         cache = self._hot.get(name)
         if cache is None:
+            # It has left since; another thread may have noticed too.
+            self._placed.pop(name, None)
             return None
-        entries, position = self._placed[name]
+        entries, position = known
         return Before(cache, name, entries, position, hot=True)
 
     def _place(self, keys: Sequence[Key], memories: Sequence[Memory]) -> Before:

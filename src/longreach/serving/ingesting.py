@@ -17,7 +17,7 @@ from longreach.corpus.documents import Document, Limits
 from longreach.corpus.documents.convert import convert_bytes
 from longreach.errors import CorpusBusy, DocumentError, LongreachError
 from longreach.serving.members import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, REMOVING
-from longreach.serving.problems import explain
+from longreach.serving.problems import Problem, explain
 from longreach.serving.stores import VectorStore
 
 if TYPE_CHECKING:
@@ -95,17 +95,16 @@ class Ingesting:
 
     def _work_off(self) -> bool:
         """Reads what is there; returns False where a corpus is busy and has to be tried again."""
-        by_id = {store.id: store for store in self._stores.all()}
         is_done = True
         for row in self._rows(REMOVING):
-            is_done = self._remove(row, by_id.get(row["store_id"])) and is_done
+            is_done = self._remove(row, self._stores.find(row["store_id"])) and is_done
         busy: set[str] = set()
         while not self._is_ending:
             rows = self._next_batch(busy)
             if not rows:
                 return is_done and not busy
             store_id = rows[0]["store_id"]
-            store = by_id.get(store_id) or {s.id: s for s in self._stores.all()}.get(store_id)
+            store = self._stores.find(store_id)
             if store is None:
                 # The corpus was deleted from the command line.
                 self._database.execute("DELETE FROM attached WHERE store_id = ?", (store_id,))
@@ -171,12 +170,13 @@ class Ingesting:
 
     def _convert(self, row: Row) -> Document | None:
         """Returns a file as a document; None where it cannot be read, which is noted."""
-        found = self._database.row("SELECT * FROM files WHERE id = ?", (row["file_id"],))
-        if found is None:
+        try:
+            upload = self._uploads.get(row["file_id"])
+        except Problem:
             self._fail(row["store_id"], row["document"], "invalid_file", "The file was deleted.")
             return None
         try:
-            raw = self._uploads.path(self._uploads.get(row["file_id"])).read_bytes()
+            raw = self._uploads.path(upload).read_bytes()
             name = row["filename"]
             converted = convert_bytes(raw, name, PurePath(name).suffix, self._limits)
         except DocumentError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -263,6 +263,14 @@ class Members:
         with self._lock:
             self._documents[corpus.name] = state, documents
         return documents
+
+
+def count_states(members: Sequence[Member]) -> dict[str, int]:
+    """Returns how many files are in each state, and `total`, as OpenAI's `file_counts`."""
+    counts = dict.fromkeys((IN_PROGRESS, COMPLETED, FAILED, CANCELLED), 0)
+    for member in members:
+        counts[member.status] += 1
+    return {**counts, "total": len(members)}
 
 
 def _member_of(row: Row) -> Member:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 from longreach.errors import NothingFound
 from longreach.reading.answer import Citation
+from longreach.reading.policy import DEFAULT_K
 
 if TYPE_CHECKING:
     from longreach.corpus.search.retrieval import Passage
     from longreach.serving.answering.citations import Quote
     from longreach.serving.answering.question import Question
-    from longreach.serving.filters import Filter
-    from longreach.serving.state import Service
+    from longreach.serving.state import Searched, Service
     from longreach.serving.stores import VectorStore
 
 DEFAULT_RETRIEVER = "bm25"
-_MOST_PASSAGES = 5
 _RETRIEVERS = ("bm25", "dense", "hybrid")
 # Of reciprocal rank fusion: the sum of a passage that is the first one in both rankings.
 _BEST_FUSED = 2 / 61
@@ -28,8 +27,8 @@ def search(
     service: Service,
     store: VectorStore,
     queries: Sequence[str],
+    searched: Searched,
     *,
-    filters: Filter | None,
     most: int,
     retriever: str | None = None,
     threshold: float = 0.0,
@@ -40,7 +39,7 @@ def search(
         service: The server.
         store: The vector store.
         queries: One or more.
-        filters: On the attributes of files.
+        searched: Where passages are looked for.
         most: Passages at most.
         retriever: "bm25", "dense" or "hybrid"; any other word is "bm25".
         threshold: The least score.
@@ -49,7 +48,6 @@ def search(
         MissingDependency: The retriever is not installed.
     """
     method = retriever if retriever in _RETRIEVERS else DEFAULT_RETRIEVER
-    searched = service.search_in(store, filters)
     best: dict[tuple[str, int], Passage] = {}
     with service.pool.open_corpus(store.corpus) as session:
         corpus = session.corpus
@@ -80,7 +78,9 @@ def scale_score(score: float, method: str) -> float:
     return min(max(scaled, 0.0), 1.0)
 
 
-def limit_passages(question: Question, service: Service, store: VectorStore) -> Question:
+def limit_passages(
+    question: Question, service: Service, store: VectorStore, searched: Searched
+) -> Question:
     """Returns a question that reads no passage below its threshold.
 
     Raises:
@@ -89,12 +89,12 @@ def limit_passages(question: Question, service: Service, store: VectorStore) -> 
     reading = question.reading
     if not reading.threshold:
         return question
-    most = reading.k or _MOST_PASSAGES
+    most = reading.k or DEFAULT_K
     found = search(
         service,
         store,
         [question.text],
-        filters=reading.filters,
+        searched,
         most=most,
         threshold=reading.threshold,
     )

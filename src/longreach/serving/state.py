@@ -126,7 +126,7 @@ class Service:
 
         def write_grounded(write: Callable[[Draft], None]) -> None:
             searched = self.search_in(store, question.reading.filters)
-            asked = limit_passages(question, self, store)
+            asked = limit_passages(question, self, store, searched)
             with self.pool.open_corpus(store.corpus) as session:
                 write(GroundedDraft(session, asked, self.quoter, searched))
             self.stores.touch(store)

@@ -13,7 +13,7 @@ from longreach.corpus.store import Corpus
 from longreach.errors import CorpusError
 from longreach.jsontext import JsonObject
 from longreach.serving.database import Database
-from longreach.serving.members import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, Members
+from longreach.serving.members import CANCELLED, COMPLETED, IN_PROGRESS, Members, count_states
 from longreach.serving.objects import new_id, now, short_hash
 from longreach.serving.problems import Problem, no_such
 
@@ -61,6 +61,8 @@ class VectorStores:
         self._pool = pool
         self._members = members
         self._store = store
+        # The corpus of each id that was met: its settings say whether it still is.
+        self._corpora: dict[str, str] = {}
 
     def all(self) -> list[VectorStore]:
         """Returns all that can be opened."""
@@ -81,6 +83,10 @@ class VectorStores:
         """Returns the vector store of an id, or of the name of its corpus; None for none."""
         if is_valid_name(given) and not given.startswith("vs_"):
             return self._of_corpus(given)
+        known = self._corpora.get(given)
+        store = None if known is None else self._of_corpus(known)
+        if store is not None and store.id == given:
+            return store
         return next((store for store in self._walk() if store.id == given), None)
 
     def create(self, name: str | None, metadata: dict[str, str]) -> VectorStore:
@@ -133,6 +139,7 @@ class VectorStores:
         )
         Corpus.open(self._store, store.corpus, lock_seconds=_LOCK_SECONDS).delete()
         self._pool.forget(store.corpus)
+        self._corpora.pop(store.id, None)
         with self._database.change():
             for table in ("attached", "batches"):
                 self._database.execute(f"DELETE FROM {table} WHERE store_id = ?", (store.id,))
@@ -147,16 +154,14 @@ class VectorStores:
     def to_dict(self, store: VectorStore) -> JsonObject:
         """Returns OpenAI's object of a vector store."""
         members = self._members.all(store)
-        counts = dict.fromkeys((IN_PROGRESS, COMPLETED, CANCELLED, FAILED), 0)
-        for member in members:
-            counts[member.status] += 1
+        counts = count_states(members)
         return {
             "id": store.id,
             "object": "vector_store",
             "created_at": store.created_at,
             "name": store.title,
             "usage_bytes": sum(member.bytes for member in members),
-            "file_counts": {**counts, "total": len(members)},
+            "file_counts": counts,
             "status": IN_PROGRESS if counts[IN_PROGRESS] else COMPLETED,
             "last_active_at": store.last_active_at,
             "metadata": store.metadata,
@@ -172,14 +177,13 @@ class VectorStores:
                 yield found
 
     def _of_corpus(self, name: str) -> VectorStore | None:
-        if name not in Corpus.names(self._store):
-            return None
         try:
             settings = Corpus.open(self._store, name).settings
         except CorpusError:
-            # A damaged one answers nothing, and must not hide the others.
+            # There is none, or it is damaged: then it answers nothing, and must not hide others.
             return None
         store_id = "vs_" + short_hash(name, settings.created)
+        self._corpora[store_id] = name
         created = int(datetime.fromisoformat(settings.created).timestamp())
         row = self._database.row("SELECT * FROM stores WHERE id = ?", (store_id,))
         if row is None:

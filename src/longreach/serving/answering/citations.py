@@ -46,6 +46,11 @@ class Quote:
     score: float
     attributes: JsonObject
 
+    @property
+    def place(self) -> JsonObject:
+        """The exact place, as the field `longreach` of a result tells it."""
+        return {"document": self.document, "start": self.start, "end": self.end}
+
     def to_citation(self, index: int) -> JsonObject:
         """Returns OpenAI's file citation, with the exact place."""
         return {
@@ -53,9 +58,7 @@ class Quote:
             "index": index,
             "file_id": self.file_id,
             "filename": self.filename,
-            "document": self.document,
-            "start": self.start,
-            "end": self.end,
+            **self.place,
             "read_as": self.read_as,
         }
 
@@ -64,9 +67,7 @@ class Quote:
         return {
             "file_id": self.file_id,
             "filename": self.filename,
-            "document": self.document,
-            "start": self.start,
-            "end": self.end,
+            **self.place,
             "text": self.text,
             "read_as": self.read_as,
             "score": self.score,
@@ -74,7 +75,7 @@ class Quote:
 
 
 class Quoter:
-    """Turns the citations of answers into quotes, and leaves out those that do not quote.
+    """Turns the citations of answers into quotes, and omits those that do not quote.
 
     A document's text is read from the corpus, apart from the index that found the passage, and
     kept for a while by its revision, which names its content.

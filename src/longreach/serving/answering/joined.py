@@ -15,7 +15,7 @@ from longreach.errors import NothingFound
 from longreach.models.decoder import window_of
 from longreach.reading.answer import Answer, Timings, Usage
 from longreach.reading.planner import Plan, Planner
-from longreach.reading.policy import Policy
+from longreach.reading.policy import DEFAULT_K, Policy
 from longreach.serving.answering.plain import PromptDraft
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from longreach.serving.pool import SharedModel
     from longreach.session.session import Session
 
-_PASSAGES = 5
 _SEPARATOR = "\0"
 
 
@@ -104,7 +103,7 @@ class JoinedDraft(PromptDraft):
         began = time.perf_counter()
         builder = shared.builder.following(question.history)
         reading = question.reading
-        policy = Policy.passages(reading.k or _PASSAGES, budget=reading.budget, adapter=False)
+        policy = Policy.passages(reading.k or DEFAULT_K, budget=reading.budget, adapter=False)
         planner = Planner(_Joined(sources), builder, window_of(shared.model))
         most = question.sampling.max_new_tokens
         self._plan: Plan = planner.plan(question.text, policy, max_new_tokens=most)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from longreach.engine.sampling import Sampling
 from longreach.engine.turns import Role, Turn
-from longreach.reading.policy import Policy
+from longreach.reading.policy import DEFAULT_K, DEFAULT_MIXED_K, Policy
 from longreach.serving.filters import Filter
 from longreach.serving.objects import Body
 from longreach.serving.problems import Problem
@@ -21,9 +21,6 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
 }
 _SEPARATOR = "\n\n"
-# As many as the ways of reading take by themselves.
-_PASSAGES = 5
-_MIXED = 2
 
 
 class Reading(Body):
@@ -58,11 +55,11 @@ class Reading(Body):
         if self.policy == "full":
             return Policy.full(budget=budget)
         if self.policy == "passages":
-            return Policy.passages(k or _PASSAGES, budget=budget)
+            return Policy.passages(k or DEFAULT_K, budget=budget)
         if self.policy == "compressed":
-            return Policy.compressed(k or _PASSAGES, budget=budget)
+            return Policy.compressed(k or DEFAULT_K, budget=budget)
         if self.policy == "mixed":
-            return Policy.mixed(k or _MIXED, budget=budget)
+            return Policy.mixed(k or DEFAULT_MIXED_K, budget=budget)
         return replace(measured, k=k or measured.k, budget=budget or measured.budget)
 
 

@@ -134,5 +134,5 @@ def _describe_result(quote: Quote) -> JsonObject:
         "score": quote.score,
         "text": quote.text,
         "attributes": quote.attributes,
-        "longreach": {"document": quote.document, "start": quote.start, "end": quote.end},
+        "longreach": quote.place,
     }

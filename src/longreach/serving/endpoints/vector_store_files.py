@@ -7,7 +7,14 @@ from pydantic import Field
 
 from longreach.jsontext import JsonObject
 from longreach.serving.endpoints.vector_stores import MOST_FILES, AutoChunking, FileIds
-from longreach.serving.members import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, Member
+from longreach.serving.members import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    Member,
+    count_states,
+)
 from longreach.serving.objects import (
     Attributes,
     Body,
@@ -187,9 +194,7 @@ def _list(members: list[Member], query: MembersQuery) -> JsonObject:
 
 def _describe_batch(service: Service, store: VectorStore, batch_id: str) -> JsonObject:
     created, members = service.members.batch(store, batch_id)
-    counts = dict.fromkeys((IN_PROGRESS, COMPLETED, FAILED, CANCELLED), 0)
-    for member in members:
-        counts[member.status] += 1
+    counts = count_states(members)
     status = COMPLETED
     if counts[IN_PROGRESS]:
         status = IN_PROGRESS
@@ -203,5 +208,5 @@ def _describe_batch(service: Service, store: VectorStore, batch_id: str) -> Json
         "created_at": created,
         "vector_store_id": store.id,
         "status": status,
-        "file_counts": {**counts, "total": len(members)},
+        "file_counts": counts,
     }

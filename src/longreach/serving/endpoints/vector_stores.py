@@ -129,7 +129,7 @@ def search_store(vector_store_id: str, body: SearchBody, service: Shared) -> Jso
         service,
         store,
         queries,
-        filters=body.filters,
+        service.search_in(store, body.filters),
         most=body.max_num_results,
         retriever=ranking.ranker,
         threshold=ranking.score_threshold or 0.0,
@@ -144,11 +144,7 @@ def search_store(vector_store_id: str, body: SearchBody, service: Shared) -> Jso
                 "score": quote.score,
                 "attributes": quote.attributes,
                 "content": [{"type": "text", "text": quote.text}],
-                "longreach": {
-                    "document": quote.document,
-                    "start": quote.start,
-                    "end": quote.end,
-                },
+                "longreach": quote.place,
             }
         )
     return {
