@@ -1,6 +1,7 @@
 """`rank_layers` on tiny models, and `convert` that reads what it wrote."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_heads_are_a_report(tmp_path):
     settings = RankSettings(length=1024, window=64, samples=1, kinds=("numbers",), most=3, heads=True)
     report = rank_layers(make(), make_tokenizer(), settings, out=tmp_path / "r.json").to_json()
     heads = report["heads"]
-    assert {(one["layer"], one["head"]) for one in heads} == {(layer, head) for layer in range(5) for head in range(2)}
+    assert {(one["layer"], one["head"]) for one in heads} == set(product(range(5), range(2)))
     assert [one["cost"] for one in heads] == sorted((one["cost"] for one in heads), reverse=True)
 
 

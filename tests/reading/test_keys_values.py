@@ -1,5 +1,7 @@
 """Readers of keys and values: as the text in full where all is kept, alone as in company, warm as cold."""
 
+from itertools import product
+
 import pytest
 
 import longreach as lr
@@ -49,7 +51,7 @@ def test_where_all_is_kept_it_answers_as_from_the_text_in_full(tmp_path, family)
 def test_rows_with_unlike_memories_equal_single_ones(tmp_path):
     reader = make_reader(tmp_path)
     policies = [lr.Policy.compressed(), lr.Policy.mixed(1), lr.Policy.passages(1), lr.Policy.none()]
-    asked = [(document, policy) for document in TEXTS for policy in policies]
+    asked = list(product(TEXTS, policies))
     single = [tokens(reader, document, policy).text for document, policy in asked]
     fresh = lr.Reader(reader.corpus, reader.model, reader.tokenizer, policy=lr.Policy.compressed())
     together = fresh.ask_many(

@@ -103,9 +103,9 @@ def test_tests_ask_with_other_words_over_held_out_text(make):
     assert [row.window for row in rows[:4]] == [64, 128, 64, 128]
     again = make(lengths=())[1].test_rows()
     assert all(np.array_equal(a.row.ids, b.row.ids) for a, b in zip(rows, again, strict=True))
-    learned = {
-        row.ids.tobytes() for index in range(16) if schedule.is_asked(index) for row in schedule.asked_rows(index)
-    }
+    learned = set()
+    for index in filter(schedule.is_asked, range(16)):
+        learned.update(row.ids.tobytes() for row in schedule.asked_rows(index))
     assert not learned & {test.row.ids.tobytes() for test in rows}
     assert make(asks=0.0)[1].test_rows() == []
     assert len(data.kept) == 1

@@ -226,7 +226,7 @@ def windows_from(text: str | None) -> tuple[int, ...]:
     """Returns what --windows means.
 
     Raises:
-        UsageError: It is no list of numbers above 0.
+        UsageError: It is not a list of numbers above 0.
     """
     from longreach.errors import UsageError
 

@@ -172,7 +172,7 @@ class Within(Memory):
     covered = positions
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """See `Memory.tensors`; there are none."""
+        """See `Memory.tensors`; this memory has no tensors."""
         return {}
 
     @classmethod

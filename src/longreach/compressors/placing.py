@@ -91,7 +91,7 @@ def _line_up(
         skip = 0
         for number, kind in enumerate(kinds):
             if kind is LayerKind.FULL:
-                # All heads go on with equally many: the one that has most of these says how many.
+                # All heads omit the same number: as many as the head that has most of them.
                 before = memory.layers[number].places < first
                 skip = max(skip, int(before.sum(1).max()))
         stretches.append(_Stretch(memory, skip, end - memory.head))

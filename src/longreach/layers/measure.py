@@ -21,7 +21,7 @@ class Progress:
     """The lines of a progress file: what was measured, by a name for each.
 
     Args:
-        path: The file; it is made where there is none. None keeps the lines in memory alone.
+        path: The file, which is made if it does not exist. None keeps the lines in memory only.
         settings: What decides the figures; a file with other ones is refused.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ def _walk_answers(
     runner: LayerRunner, probes: Sequence[Probe], states: Tensor, start: int
 ) -> Iterator[_Answer]:
     for row, probe in enumerate(probes):
-        positions = [at for answer in probe.answers for at in answer]
+        positions = list(chain.from_iterable(probe.answers))
         at = torch.tensor(positions, device=states.device)
         # A token is predicted by the position before it.
         logits = runner.logits(states[row, at - 1 - start])

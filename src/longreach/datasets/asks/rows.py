@@ -121,8 +121,8 @@ class RowMaker:
         unknown = sorted(set(self.kinds) - set(KINDS))
         if unknown or not self.kinds:
             raise UsageError(
-                f"There is no kind of questions called {', '.join(unknown) or 'nothing'}: give some"
-                f" of {', '.join(KINDS)}."
+                f"The kinds of questions are {', '.join(self.kinds) or 'none'}: give some of"
+                f" {', '.join(KINDS)}."
             )
 
     def make(self, number: int, tokens: int, *, beyond: int = 0, after: int = 0) -> AskedRow:

@@ -68,7 +68,7 @@ _THINGS = _split("""
     jackdaw, a tin whistle, a torn banknote, a velvet cloak, a violin without strings, a wooden leg,
     two beehives, three hens
 """)
-# One word in so many is kept for validation.
+# Every fifth word is kept for validation.
 _KEPT = 5
 
 

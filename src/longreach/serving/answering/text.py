@@ -24,7 +24,7 @@ class TextCutter:
         if self.stopped:
             return ""
         text = self._held + piece
-        found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        found = [text.find(stop) for stop in self._stops if stop in text]
         if found:
             self.stopped = True
             self._held = ""
